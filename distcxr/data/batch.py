@@ -1,0 +1,40 @@
+"""What travels from a loader to the engine.
+
+Shapes: B samples, C findings, S side of the square image in pixels, P augmentation parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch.
+
+    Attributes:
+        pixels: uint8 [B, 1, S, S], grey.
+        targets: uint8 [B, C], 1 = finding present.
+        mask: uint8 [B, C], 1 = label known. All 0 for a sample whose file can't be read.
+        sample_id: int64 [B], the sample's row in the index.
+        augment: float32 [B, P], see `distcxr.data.augment`.
+        unreadable: (sample_id, reason) of each sample whose file can't be read; its pixels are 0.
+    """
+
+    pixels: Tensor
+    targets: Tensor
+    mask: Tensor
+    sample_id: Tensor
+    augment: Tensor
+    unreadable: tuple[tuple[int, str], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on `device`; asynchronous where the tensors are pinned."""
+        names = ("pixels", "targets", "mask", "sample_id", "augment")
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})

@@ -1,0 +1,111 @@
+"""From an order of samples to batches: the part that all ways of reading pixels share.
+
+    order (positions) ──► Request (ids, files) ──► PixelReader ──► Pixels ──► Batch
+                          what to read             torch, dali                + labels, mask, augmentation parameters
+
+A `PixelReader` only turns files into uint8 pixels, in the order asked. Order, labels, augmentation parameters and
+what happens to a bad file are decided here, once, so every reader gives the same batches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distcxr.data.batch import Batch
+from distcxr.data.index import SampleIndex
+from distcxr.data.order import Draws
+
+AugmentParameters = Callable[[int, NDArray[np.int64]], Tensor]
+"""(epoch, positions int64 [B]) -> float32 [B, P]."""
+
+
+class Request(NamedTuple):
+    """Samples of one micro-batch to read, in order: rows of the index (int64 [B]) and their files."""
+
+    sample_id: NDArray[np.int64]
+    files: list[str]
+
+
+class Pixels(NamedTuple):
+    """What came of a request.
+
+    pixels: uint8 [B, 1, S, S], pinned or already on the GPU where that helps; 0 for a file that can't be read.
+    unreadable: (place in the batch, reason) of each such file.
+    """
+
+    pixels: Tensor
+    unreadable: tuple[tuple[int, str], ...]
+
+
+class PixelReader(Protocol):
+    """Turns requests into pixels, in order, reading ahead as it likes.
+
+    `read` may be called again once its iterator is used up or closed; closing it early leaves nothing running.
+    A file that can't be decoded is reported in `Pixels.unreadable`, it never raises; a reader that itself breaks
+    (a worker killed) raises RuntimeError within seconds.
+    """
+
+    where: str
+    """One line for the start-up message: which device decodes, with how many workers or threads."""
+
+    def read(self, requests: Iterable[Request]) -> Generator[Pixels]: ...
+
+    def close(self) -> None: ...
+
+
+class Order(Protocol):
+    """Which samples in which micro-batches; see `distcxr.data.order`."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Draws]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches of one split, read by `reader` in the order that `order` gives.
+
+    Train and validation may share a reader, one epoch iterator at a time, so that the memory of two pipelines does
+    not add up. The loader does not close it.
+    """
+
+    index: SampleIndex
+    order: Order
+    reader: PixelReader
+    augment: AugmentParameters
+
+    def __len__(self) -> int:
+        """Length of an epoch: global batches in training, this rank's micro-batches in evaluation."""
+        return len(self.order)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Micro-batches of an epoch, from `start` (counted as `len` counts) to its end."""
+        ahead: deque[Draws] = deque()  # what the reader was asked for and has not answered yet
+
+        def requests() -> Iterator[Request]:
+            for positions, sample_id in self.order.epoch(epoch, start):
+                ahead.append((positions, sample_id))
+                yield Request(sample_id, [str(file) for file in self.index.files(sample_id)])
+
+        with closing(self.reader.read(requests())) as answers:
+            for pixels, bad in answers:
+                positions, sample_id = ahead.popleft()
+                mask = self.index.mask_NC[sample_id]
+                mask[[place for place, _ in bad]] = 0
+                yield Batch(
+                    pixels=pixels,
+                    targets=torch.from_numpy(self.index.targets_NC[sample_id]),
+                    mask=torch.from_numpy(mask),
+                    sample_id=torch.from_numpy(sample_id),
+                    augment=self.augment(epoch, positions),
+                    unreadable=tuple((int(sample_id[place]), reason) for place, reason in bad),
+                )

@@ -1,0 +1,179 @@
+"""From a YAML file and `key=value` overrides to a `Recipe`, with errors that say what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from distcxr.recipe.schema import DURATION_KEYS, Recipe
+
+
+class RecipeError(ValueError):
+    """A recipe or override that can't be used; the message names file, key and remedy."""
+
+
+class _Yaml(yaml.SafeLoader):
+    """Safe YAML whose plain words stay words: `no` and `off` are strings, `1e-4` is a number, keys are unique."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key_node.value!r} is there twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag.rsplit(":", 1)[1] in ("null", "merge")]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
+):
+    _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, its bases and the overrides, and validate the result.
+
+    Args:
+        path: YAML file; `base:` in it names one parent, relative to the file.
+        overrides: `section.key=value`, the value in YAML.
+
+    Raises:
+        RecipeError: naming the file or override, the key, and the nearest valid name where one is near.
+    """
+    values = _read(Path(path), ())
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(issue, values, overrides) for issue in error.errors()]
+        raise RecipeError(f"{path} can't be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in children:
+        raise RecipeError(f"{path}: `base` goes round in a circle: {' -> '.join(str(p) for p in (*children, path))}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        wanted = f" (the base of {children[-1]})" if children else ""
+        raise RecipeError(f"the recipe {path}{wanted} can't be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is not a text file") from None
+    try:
+        values = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} must hold keys and values, not a {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise RecipeError(f"{path}: `base` must be one file name, not {base!r}")
+    return _merge(_read(path.parent / base, (*children, path)), values)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"the override {override!r} must read key=value, for example train.epochs=3")
+    try:
+        value = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value of the override {override!r} is not valid YAML: {error}") from None
+    *sections, name = key.split(".")
+    place = values
+    for section in sections:
+        inner = place.setdefault(section, {})
+        if not isinstance(inner, dict):
+            # A union such as augment.normalize may hold a word where the override wants a mapping.
+            inner = place[section] = {}
+        place = inner
+    place[name] = value
+
+
+def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> str:
+    """One validation error in a user's words."""
+    location, given = _locate(values, issue["loc"], absent=issue["type"] == "missing")
+    key = ".".join(location)
+    origin = next((f" (from the override {text!r})" for text in reversed(overrides) if text.startswith(f"{key}=")), "")
+    if issue["type"] == "extra_forbidden":
+        names = list(_fields_at(location[:-1]))
+        section = ".".join(location[:-1]) or "a recipe"
+        hint = _did_you_mean(location[-1], names)
+        return f"unknown key {key!r}{origin}{hint or "."} Valid keys of {section}: {', '.join(names)}"
+    if issue["type"] == "missing":
+        return f"{key} is needed and not given"
+    if issue["type"] == "value_error":
+        return f"{issue['ctx']['error']}{origin}"
+    said = f"{key} = {given!r}{origin}"
+    if issue["type"] == "literal_error":
+        expected = issue["ctx"]["expected"]
+        hint = _did_you_mean(str(given), re.findall(r"'([^']*)'", expected))
+        return f"{said} is not one of {expected}{hint}"
+    if location[-1] in DURATION_KEYS:
+        return f"{said} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
+    return f"{said}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
+
+
+def _did_you_mean(word: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _locate(values: Any, path: Sequence[str | int], *, absent: bool) -> tuple[list[str], Any]:
+    """The key that pydantic's `path` leads to and what the user wrote there.
+
+    Parts of the path that only name a member of a union are in no file, so they are left out.
+    """
+    key = []
+    for place, part in enumerate(path):
+        if isinstance(values, dict) and part in values:
+            key.append(str(part))
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            key.append(str(part))
+            values = values[part]
+        elif absent and place == len(path) - 1:
+            key.append(str(part))
+    return key, values
+
+
+def _fields_at(location: Sequence[str]) -> Sequence[str]:
+    """Names of the keys of the section at `location`."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        annotation = section.model_fields[part].annotation if part in section.model_fields else None
+        inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+        section = next((kind for kind in inner if issubclass(kind, BaseModel)), section)
+    return list(section.model_fields)
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
