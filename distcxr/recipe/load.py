@@ -126,7 +126,7 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
         names = list(_fields_at(location[:-1]))
         section = ".".join(location[:-1]) or "a recipe"
         hint = _did_you_mean(location[-1], names)
-        return f"unknown key {key!r}{origin}{hint or "."} Valid keys of {section}: {', '.join(names)}"
+        return f"unknown key {key!r}{origin}{hint or '.'} Valid keys of {section}: {', '.join(names)}"
     if issue["type"] == "missing":
         return f"{key} is needed and not given"
     if issue["type"] == "value_error":

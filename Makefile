@@ -1,0 +1,47 @@
+# make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
+# make test    set up, run the tests
+# make lint    ruff, mypy, codespell
+# The first call sets up .venv (about 6 GB); later ones reuse it. PYTHON=python3.12 picks another Python.
+
+PYTHON ?= python3
+REQUIREMENTS ?= requirements/cuda13.txt
+BIN := .venv/bin
+READY := .venv/.ready
+PHANTOM := data/phantom
+
+# One process per GPU, or two on a CPU.
+GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
+PROCESSES := $(if $(filter 0,$(GPUS)),2,$(GPUS))
+LAUNCH := $(BIN)/accelerate launch $(if $(filter 1,$(PROCESSES)),,--multi_gpu) --num_processes $(PROCESSES) \
+	--num_machines 1 --mixed_precision no --dynamo_backend no
+
+.PHONY: setup train test lint clean
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY): setup.cfg pyproject.toml $(REQUIREMENTS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
+	  "distcxr needs Python 3.11 or newer, and '$(PYTHON)' is not. Install it, then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	  exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+	  "Python's venv is missing. Install it with: sudo apt-get install -y make python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS) -e '.[dev]'
+	@touch $@
+
+train: $(READY)
+	$(BIN)/distcxr phantom $(PHANTOM) --images 2000 --size 128
+	$(LAUNCH) launch.py recipes/quickstart.yaml data.root=$(PHANTOM)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+clean:
+	rm -rf .venv data/phantom build *.egg-info

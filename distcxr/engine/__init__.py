@@ -1,0 +1,1 @@
+"""Training and evaluation: what holds the other rooms together."""

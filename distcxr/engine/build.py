@@ -1,0 +1,221 @@
+"""From a recipe to a run that is ready for its first step, or for the step after its checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from distcxr.data.augment import DeviceTransform, channel_statistics, draw_parameters
+from distcxr.data.index import SampleIndex
+from distcxr.data.labels import resolve_findings
+from distcxr.data.loader import Loader, PixelReader, Request
+from distcxr.data.loaders.choose import choose_reader
+from distcxr.data.order import BatchPlan, TrainOrder, shuffled
+from distcxr.data.sources.nih import read_nih
+from distcxr.data.splits import Splits, by_patient, describe_hashes, findings_without_positives, from_lists, official
+from distcxr.engine import checkpoint as checkpoints
+from distcxr.engine.checkpoint import Checkpoint
+from distcxr.engine.folder import choose_folder, describe
+from distcxr.engine.state import Evaluation, Horizon, Run, StepLog, TrainState, rewind_steps_csv
+from distcxr.engine.step import warm_up
+from distcxr.models.factory import build_model
+from distcxr.optim import build_optimizer
+from distcxr.recipe import Recipe
+from distcxr.recipe.schema import Statistics
+from distcxr.runtime import Runtime, log_to_file
+from distcxr.tracking.progress import Progress
+from distcxr.tracking.tensorboard import Tracker
+
+logger = logging.getLogger(__name__)
+
+ROOT_VARIABLE = "DISTCXR_NIH_ROOT"
+_STATISTICS_IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Index and splits, and the hashes that say which labels and lists they came from."""
+
+    index: SampleIndex
+    splits: Splits
+
+    def describe(self) -> list[str]:
+        """Lines that say which labels and lists these are, how many images each split has, what can't be learnt."""
+        lines = describe_hashes(self.index, self.splits)
+        absent = findings_without_positives(self.index, self.splits.train)
+        if absent:
+            lines.append(f"no training image shows {', '.join(absent)}: the model can't learn them")
+        return lines
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """sha256 by name: `labels`, each list file and each split."""
+        return {"labels": self.index.label_hash, **self.splits.list_hashes}
+
+
+def data_root(recipe: Recipe) -> Path:
+    """Folder of the dataset: the recipe's, or what `DISTCXR_NIH_ROOT` says."""
+    named = recipe.data.root or os.environ.get(ROOT_VARIABLE)
+    if not named:
+        raise ValueError(
+            f"the recipe has no data.root and {ROOT_VARIABLE} is not set: add data.root=PATH to the command, where "
+            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/"
+        )
+    return Path(named).expanduser()
+
+
+def open_dataset(recipe: Recipe) -> Dataset:
+    """Read labels and lists, split by patient and check that no patient is in two splits."""
+    data, root = recipe.data, data_root(recipe)
+    index = read_nih(root, resolve_findings(data.findings), missing=data.missing)
+    if data.split == "official":
+        splits = official(index, root, val_fraction=data.val_fraction, seed=data.split_seed)
+    elif data.split == "by_patient":
+        splits = by_patient(index, ratios=data.ratios, seed=data.split_seed)
+    else:
+        assert data.lists is not None
+        splits = from_lists(
+            index, train=data.lists.train, val=data.lists.val, test=data.lists.test,
+            val_fraction=data.val_fraction, seed=data.split_seed,
+        )  # fmt: skip
+    return Dataset(index, splits)
+
+
+def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
+    """How the recipe's global batch is shared out among the ranks."""
+    total = recipe.train.global_batch_size
+    return BatchPlan(
+        global_batch_size=total,
+        per_device_batch_size=recipe.train.per_device_batch_size or max(1, total // runtime.world_size),
+        world_size=runtime.world_size,
+        rank=runtime.rank,
+    )
+
+
+def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
+    """Everything a training run needs, restored from its checkpoint where there is one."""
+    folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
+    dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
+    order = TrainOrder(dataset.splits.train, recipe.seed, plan)
+    horizon = Horizon.of(recipe, len(order))
+    if runtime.is_main:
+        log_to_file(folder / "log.txt")
+        resolved = recipe.data.model_copy(update={"root": data_root(recipe)})
+        describe(folder, recipe.model_copy(update={"output": folder, "data": resolved}), runtime, dataset.hashes)
+    _say_start(recipe, runtime, dataset, plan, horizon, folder)
+    base = build_evaluation(recipe, runtime, dataset, plan, checkpoint)
+
+    module = base.module
+    if recipe.train.sync_bn and runtime.world_size > 1:
+        if runtime.device.type != "cuda":
+            raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    if recipe.train.compile:
+        module.compile()
+    optim = recipe.optim
+    model, optimizer = runtime.accelerator.prepare(
+        module,
+        build_optimizer(
+            optim.name, module.named_parameters(), lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas,
+            momentum=optim.momentum, nesterov=optim.nesterov,
+        ),
+    )  # fmt: skip
+    state = checkpoints.stored_state(checkpoint) if checkpoint else TrainState()
+
+    def parameters(epoch: int, positions: NDArray[np.int64]) -> Tensor:
+        return draw_parameters(recipe.augment, seed=recipe.seed, epoch=epoch, positions=positions)
+
+    run = Run(
+        recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
+        transform=base.transform, reader=base.reader, plan=plan, folder=folder, model=model, optimizer=optimizer,
+        train_loader=Loader(dataset.index, order, base.reader, parameters), horizon=horizon, state=state,
+        steps=StepLog(), tracker=Tracker(folder / "tensorboard", purge_step=state.step + 1) if runtime.is_main else None,
+        progress=Progress(console, total_steps=horizon.last_step, done_steps=state.step) if runtime.is_main else None,
+    )  # fmt: skip
+    warm_up(run)
+    if checkpoint is not None:
+        checkpoints.load_training(checkpoint, run)
+        logger.info(f"going on from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
+    if runtime.is_main:
+        rewind_steps_csv(folder / "steps.csv", state.step)
+    return run
+
+
+def build_evaluation(
+    recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, checkpoint: Checkpoint | None
+) -> Evaluation:
+    """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
+    reader = choose_reader(
+        recipe.data.loader, image_size=recipe.data.image_size, max_batch_size=plan.per_device_batch_size,
+        num_workers=recipe.data.num_workers, prefetch=recipe.data.prefetch, device=runtime.device,
+        local_world_size=runtime.local_world_size,
+    )  # fmt: skip
+    logger.info(reader.where)
+    torch.manual_seed(recipe.seed)
+    with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights
+        module = build_model(
+            recipe.model.name, library=recipe.model.library, num_classes=len(dataset.index.findings),
+            in_chans=recipe.model.in_chans, weights="none" if checkpoint else recipe.model.weights,
+            drop_rate=recipe.model.drop_rate,
+        )  # fmt: skip
+    if checkpoint:
+        checkpoints.load_weights(checkpoint, module)
+        mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])
+    else:
+        choice = recipe.augment.normalize
+        measured = None
+        if choice == "dataset":
+            measured = runtime.decided_by_main(lambda: _measure(dataset, reader, plan.per_device_batch_size))
+        mean, std = channel_statistics(choice, in_chans=recipe.model.in_chans, measured=measured)
+    memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+    module = module.to(runtime.device, memory_format=memory_format)
+    return Evaluation(
+        recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
+        transform=DeviceTransform(recipe.augment, mean, std), reader=reader, plan=plan,
+    )  # fmt: skip
+
+
+def _measure(dataset: Dataset, reader: PixelReader, batch_size: int) -> Statistics:
+    """Mean and std of grey values in [0, 1] over up to 512 training images, always the same ones."""
+    rows = dataset.splits.train
+    drawn = rows[shuffled(np.arange(min(len(rows), _STATISTICS_IMAGES)), len(rows), seed=0, epoch=0)]
+    parts = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
+    requests = [Request(part, [str(file) for file in dataset.index.files(part)]) for part in parts]
+    count, total, squares = 0, 0.0, 0.0
+    for pixels, unreadable in reader.read(requests):
+        bad = [place for place, _ in unreadable]
+        kept = np.delete(pixels.cpu().numpy(), bad, axis=0) / 255.0
+        count, total, squares = count + kept.size, total + float(kept.sum()), squares + float((kept**2).sum())
+    if not count:
+        raise ValueError("augment.normalize=dataset: none of the training images drawn for it can be read")
+    mean = total / count
+    std = max(squares / count - mean**2, 0.0) ** 0.5
+    logger.info(f"training images: mean {mean:.4f}, std {std:.4f} ({len(drawn)} measured)")
+    return Statistics(mean=mean, std=max(std, 1e-3))
+
+
+def _say_start(
+    recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, horizon: Horizon, folder: Path
+) -> None:
+    """The derived numbers of the run, before its first step."""
+    logger.info(f"run folder {folder}")
+    for line in dataset.describe():
+        logger.info(line)
+    logger.info(
+        f"world size {runtime.world_size} ({runtime.backend}), device {runtime.device}, "
+        f"precision {recipe.train.precision}"
+    )
+    logger.info(
+        f"global batch {plan.global_batch_size} = {plan.per_device_batch_size} per device x {plan.accumulation} "
+        f"accumulation x {plan.world_size} ranks; {horizon.steps_per_epoch} steps an epoch, "
+        f"{horizon.last_step} of {horizon.total_steps} steps"
+    )
+    assert plan.per_device_batch_size * plan.accumulation * plan.world_size == plan.global_batch_size

@@ -1,0 +1,223 @@
+"""Checkpoints: folders that are either whole or not there.
+
+    checkpoints/last-00000120/   model.safetensors   weights and buffers, contiguous, loadable anywhere
+                                 training.pt         optimiser and GradScaler; loads with weights_only=True
+                                 checkpoint.json     written last: version, step, recipe, state, sizes of the others
+    checkpoints/best/            the same, of the best validation so far
+
+A folder is written under another name, flushed to disk and renamed. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from distcxr.engine.state import Run, TrainState
+from distcxr.recipe import Recipe
+from distcxr.recipe.schema import IDENTITY_FREE
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+_MODEL, _TRAINING, _META = "model.safetensors", "training.pt", "checkpoint.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is not whole or does not go with the recipe; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk and what its `checkpoint.json` says."""
+
+    path: Path
+    meta: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimiser updates done."""
+        return int(self.meta["state"]["step"])
+
+
+def save(run: Run, name: str) -> None:
+    """Write `checkpoints/<name>` from rank 0. Called at an update boundary; the other ranks go on."""
+    if not run.runtime.is_main:
+        return
+    folder = run.folder / "checkpoints"
+    folder.mkdir(exist_ok=True)
+    part = folder / f".{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    # safetensors refuses channels_last tensors, and takes no two that share memory.
+    weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.module.state_dict().items()}
+    save_file(weights, part / _MODEL, metadata={"format": "pt"})
+    scaler = run.runtime.accelerator.scaler
+    training = {"optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+    torch.save(training, part / _TRAINING)
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "identity": run.recipe.identity(),
+        "findings": list(run.index.findings),
+        "mean": list(run.transform.mean),
+        "std": list(run.transform.std),
+        "world_size": run.runtime.world_size,
+        "recipe": run.recipe.model_dump(mode="json"),
+        "state": run.state.to_dict(),
+        "bytes": {file: (part / file).stat().st_size for file in (_MODEL, _TRAINING)},
+    }
+    (part / _META).write_text(json.dumps(meta, indent=1, allow_nan=False))
+    for file in part.iterdir():
+        _flush(file)
+    _flush(part)
+    _put_in_place(part, folder / name)
+
+
+def _put_in_place(part: Path, place: Path) -> None:
+    """Rename `part` to `place`; an old folder there steps aside first and is found by `open_checkpoint` if we die."""
+    aside = _aside(place)
+    if place.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        place.rename(aside)
+    part.rename(place)
+    _flush(place.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f".{place.name}.old")
+
+
+def _flush(path: Path) -> None:
+    """Have a file's or folder's bytes on the disk before what comes next."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_last(run: Run) -> None:
+    """Write `last-<step>` and remove all but the newest `checkpoint.keep` of them."""
+    save(run, f"last-{run.state.step:08d}")
+    if run.runtime.is_main:
+        for old in _last_folders(run.folder)[run.recipe.checkpoint.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _last_folders(run_folder: Path) -> list[Path]:
+    """`last-*` folders of a run, newest first."""
+    found = (run_folder / "checkpoints").glob("last-*")
+    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda path: -int(path.name[5:]))
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Check that a checkpoint is whole.
+
+    Args:
+        path: a checkpoint folder, or a run folder, whose `best` is then meant.
+
+    Raises:
+        CheckpointError: naming the file that is missing, cut short or of another format.
+    """
+    if (path / "checkpoints").is_dir():
+        path = path / "checkpoints" / "best"
+    if not path.exists() and _aside(path).exists():
+        path = _aside(path)
+    try:
+        meta = json.loads((path / _META).read_text())
+        version, sizes = meta["format_version"], meta["bytes"]
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} is not a checkpoint: it has no {_META}. Give a folder such as "
+            "runs/<recipe>/<time>/checkpoints/best, or the run folder itself"
+        ) from None
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path / _META} can't be read: {error}") from None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{path} has format {version}; this distcxr reads format {FORMAT_VERSION}")
+    for file, size in sizes.items():
+        there = (path / file).stat().st_size if (path / file).exists() else 0
+        if there != size:
+            raise CheckpointError(f"{path / file} is cut short: {there} of {size} bytes; use another checkpoint")
+    return Checkpoint(path, meta)
+
+
+def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
+    """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over."""
+    for path in _last_folders(run_folder):
+        try:
+            return open_checkpoint(path)
+        except CheckpointError as error:
+            logger.warning(f"passed over a checkpoint: {error}")
+    return None
+
+
+def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ."""
+    if checkpoint.meta["identity"] == recipe.identity():
+        return
+    theirs, ours = _flat(checkpoint.meta["recipe"]), _flat(recipe.model_dump(mode="json"))
+    lines = [
+        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
+        for key in ours | theirs
+        if theirs.get(key) != ours.get(key) and not _is_free(key)
+    ]
+    raise CheckpointError(
+        f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with train.resume=never or "
+        "another output=FOLDER, or set these keys back"
+    )
+
+
+def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse to test weights with a recipe that would show them other images or another head."""
+    theirs, ours = _flat(checkpoint.meta["recipe"]), _flat(recipe.model_dump(mode="json"))
+    keys = ("model.name", "model.library", "model.in_chans", "data.image_size", "augment.center_crop", "augment.crop")
+    lines = [
+        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
+        for key in (*keys, "data.findings")
+        if theirs.get(key) != ours.get(key)
+    ]
+    if lines:
+        raise CheckpointError(f"{checkpoint.path} was trained differently:\n" + "\n".join(lines))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in IDENTITY_FREE)
+
+
+def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
+    """Load the weights and buffers into `module`, every key or none."""
+    try:
+        module.load_state_dict(load_file(checkpoint.path / _MODEL), strict=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.path / _MODEL} does not fit the model: {error}") from None
+
+
+def load_training(checkpoint: Checkpoint, run: Run) -> None:
+    """Load the optimiser and GradScaler, on the device of the model."""
+    stored = torch.load(checkpoint.path / _TRAINING, map_location=run.runtime.device, weights_only=True)
+    run.optimizer.load_state_dict(stored["optimizer"])
+    if run.runtime.accelerator.scaler is not None and stored["scaler"]:
+        run.runtime.accelerator.scaler.load_state_dict(stored["scaler"])
+
+
+def stored_state(checkpoint: Checkpoint) -> TrainState:
+    """Where the checkpointed run stood."""
+    return TrainState(**checkpoint.meta["state"])

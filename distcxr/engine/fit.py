@@ -1,0 +1,235 @@
+"""The training loop, and what it does at the steps where something is due."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import resource
+import time
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distcxr.data.batch import Batch
+from distcxr.engine import checkpoint as checkpoints
+from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.state import STEP_COLUMNS, Evaluation, Run
+from distcxr.engine.step import train_step
+from distcxr.metrics.report import write_json, write_predictions
+from distcxr.tracking.images import contact_sheet
+
+logger = logging.getLogger(__name__)
+
+
+class UnreadableFile(ValueError):
+    """A file that can't be read where `data.on_error=stop`; raised on the rank that met it, the others are ended."""
+
+
+HISTORY_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_auroc", "lr", "img_per_s", "train_s")
+
+
+def fit(run: Run) -> dict[str, Scores]:
+    """Train to the run's last step, then score the best checkpoint.
+
+    Returns:
+        The scores of every split in `eval.splits`.
+    """
+    horizon, state = run.horizon, run.state
+    while state.step < horizon.last_step:
+        run.steps.start_window()
+        with closing(updates(run)) as global_batches:
+            for micro_batches in global_batches:
+                row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
+                run.steps.add(row, train_step(run, micro_batches))
+                state.advance(horizon.steps_per_epoch)
+                if run.progress:
+                    run.progress.advance(state.step)
+                if run.due(horizon.eval_every) or state.batch == 0:
+                    break  # training and validation share one reader; the next pass goes on from the cursor
+                if run.due(horizon.log_every):
+                    write_steps(run)  # the only host sync
+                if run.due(horizon.save_every):
+                    write_steps(run)
+                    checkpoints.save_last(run)
+        write_steps(run)
+        if run.due(horizon.eval_every):
+            validate(run)
+        if state.batch == 0 or state.step == horizon.last_step:
+            close_epoch(run)
+        if run.due(horizon.save_every):
+            checkpoints.save_last(run)
+    return finish(run)
+
+
+def updates(run: Run) -> Generator[list[Batch]]:
+    """What is left of the cursor's epoch: for each update this rank's micro-batches, on the device."""
+    state, device = run.state, run.runtime.device
+    with closing(run.train_loader.epoch(state.epoch, state.batch)) as batches:
+        while True:
+            asked_s = time.monotonic()
+            group = list(islice(batches, run.plan.accumulation))
+            if not group:
+                return
+            for batch in group:
+                _count_unreadable(run, batch)
+            if state.batch == 0 and run.tracker and run.recipe.logging.images:
+                _show_images(run, group[0])
+            on_device = [batch.to(device) for batch in group]
+            run.steps.data_s += time.monotonic() - asked_s
+            yield on_device
+
+
+def _count_unreadable(run: Run, batch: Batch) -> None:
+    for sample_id, reason in batch.unreadable:
+        path = run.index.files([sample_id])[0]
+        if run.recipe.data.on_error == "stop":
+            raise UnreadableFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
+        logger.warning(f"{path} can't be read: {reason}; trained with no known label")
+    run.steps.num_unreadable += len(batch.unreadable)
+
+
+def _show_images(run: Run, batch: Batch) -> None:
+    """The epoch's first training images, as the network sees them, with their labels."""
+    assert run.tracker is not None
+    num = min(run.recipe.logging.images, len(batch))
+    images = run.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
+    captions = []
+    for row in batch.sample_id[:num].tolist():
+        present = [name for name, on in zip(run.index.findings, run.index.targets_NC[row], strict=True) if on]
+        captions.append(", ".join(name.replace("_", " ") for name in present) or "no finding of the recipe")
+    run.tracker.image("train/images", contact_sheet(images, captions), run.state.step)
+
+
+def write_steps(run: Run) -> None:
+    """Read the waiting losses from the device and write them: `steps.csv`, TensorBoard, the terminal."""
+    steps, state = run.steps, run.state
+    if not steps.pending:
+        return
+    counts = torch.tensor([float(steps.num_unreadable)], device=run.runtime.device)
+    losses = torch.stack([loss for _, loss in steps.pending]).float()
+    summed = run.runtime.sum_over_ranks(torch.cat([losses, counts])).tolist()
+    elapsed_s = max(time.monotonic() - steps.started_s, 1e-9)
+    figures = {
+        "img_per_s": len(steps.pending) * run.plan.global_batch_size / elapsed_s,
+        "data_wait_pct": 100 * steps.data_s / elapsed_s,
+        "memory_mb": _memory_mb(run),
+    }
+    rows = [row | {"loss": loss} | figures for (row, _), loss in zip(steps.pending, summed[:-1], strict=True)]
+    state.num_unreadable += round(summed[-1])
+    state.epoch_loss += sum(row["loss"] for row in rows)
+    state.epoch_train_s += elapsed_s
+    if run.runtime.is_main:
+        with (run.folder / "steps.csv").open("a", newline="") as file:
+            csv.DictWriter(file, STEP_COLUMNS).writerows(_rounded(row) for row in rows)
+    if run.tracker:
+        for row in rows:
+            run.tracker.scalars({"train/loss": row["loss"], "train/lr": row["lr"]}, row["step"])
+        run.tracker.scalars({f"train/{name}": value for name, value in figures.items()}, state.step)
+    if run.progress and run.due(run.horizon.log_every):
+        run.progress.show(rows[-1]["step"], rows[-1]["epoch"], rows[-1])
+    steps.start_window()
+    if state.num_unreadable > run.recipe.data.max_errors:
+        raise ValueError(
+            f"{state.num_unreadable} draws had files that can't be read, more than data.max_errors="
+            f"{run.recipe.data.max_errors}; log.txt and the terminal name them"
+        )
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with speeds rounded; the loss keeps every digit, so runs can be compared bit for bit."""
+    return row | {name: round(row[name], 1) for name in ("img_per_s", "data_wait_pct", "memory_mb")}
+
+
+def _memory_mb(run: Run) -> float:
+    """Peak memory in MB: of the GPU where there is one, of this process otherwise."""
+    if run.runtime.device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
+
+
+def validate(run: Run) -> None:
+    """Score the validation split; keep the weights as `best` when the macro AUROC is the highest so far."""
+    state = run.state
+    scores = evaluate(run, "val")
+    auroc = scores.report.macro_auroc
+    state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
+    if run.tracker:
+        values = scores.report.scalars() | ({"val/loss": scores.loss} if scores.loss is not None else {})
+        run.tracker.scalars(values, state.step)
+    shown = f"macro AUROC {auroc:.4f} of {len(scores.report.macro_findings)} findings" if auroc else "AUROC undefined"
+    logger.info(f"step {state.step}: validation {shown}" + (f", loss {scores.loss:.4f}" if scores.loss else ""))
+    if auroc is not None and (state.best_auroc is None or auroc > state.best_auroc):
+        state.best_auroc, state.best_step = auroc, state.step
+        checkpoints.save(run, "best")
+
+
+def close_epoch(run: Run) -> None:
+    """Write the epoch's row of `history.csv`; an epoch cut short by `max_steps` gets its row, too, until it is whole."""
+    state = run.state
+    whole = state.batch == 0
+    num_steps = run.horizon.steps_per_epoch if whole else state.batch
+    epoch = state.epoch - 1 if whole else state.epoch
+    val = state.last_val if state.last_val.get("step") == state.step else {}
+    row = {
+        "epoch": epoch,
+        "step": state.step,
+        "train_loss": state.epoch_loss / num_steps,
+        "val_loss": val.get("val_loss"),
+        "val_auroc": val.get("val_auroc"),
+        "lr": run.optimizer.param_groups[0]["lr"],
+        "img_per_s": round(num_steps * run.plan.global_batch_size / max(state.epoch_train_s, 1e-9), 1),
+        "train_s": round(state.epoch_train_s, 1),
+    }
+    state.history = [*(old for old in state.history if old["epoch"] != epoch), row]
+    if whole:
+        state.epoch_loss, state.epoch_train_s = 0.0, 0.0
+    if run.runtime.is_main:
+        with (run.folder / "history.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, HISTORY_COLUMNS)
+            writer.writeheader()
+            writer.writerows(state.history)
+
+
+def finish(run: Run) -> dict[str, Scores]:
+    """Score the best checkpoint on the splits of `eval.splits` and write their files."""
+    if run.progress:
+        run.progress.close()
+    step = run.state.step
+    run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
+    if run.state.best_step is not None:
+        best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
+        checkpoints.load_weights(best, run.module)
+        step = best.step
+    else:
+        logger.warning("no validation gave a macro AUROC: the last weights are scored instead of the best")
+    scores = {}
+    for split in run.recipe.eval.splits:
+        scores[split] = evaluate(run, split)
+        write_scores(run, run.folder, split, scores[split], step)
+    if run.tracker:
+        final = {f"final/{split}_auroc": found.report.macro_auroc for split, found in scores.items()}
+        recipe = {
+            f"{section}.{key}": value
+            for section in ("model", "loss", "optim", "schedule", "train", "augment")
+            for key, value in run.recipe.model_dump(mode="json")[section].items()
+        }
+        run.tracker.hyperparameters(recipe, {tag: auroc for tag, auroc in final.items() if auroc is not None})
+        run.tracker.close()
+    return scores
+
+
+def write_scores(run: Evaluation, folder: Path, split: str, scores: Scores, step: int) -> None:
+    """Write `predictions_<split>.csv` and `metrics_<split>.json` and log the table; on rank 0 alone."""
+    if not run.runtime.is_main:
+        return
+    index, rows = run.index, scores.rows
+    write_predictions(
+        folder / f"predictions_{split}.csv", [index.file_name(row) for row in rows], index.patient_id[rows],
+        index.findings, scores.logits_NC, index.targets_NC[rows], index.mask_NC[rows],
+    )  # fmt: skip
+    write_json(scores.report, folder / f"metrics_{split}.json", step=step, loss=scores.loss)
+    logger.info(f"{split} split, weights of step {step}\n{scores.report.table()}")

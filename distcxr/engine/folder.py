@@ -1,0 +1,161 @@
+"""The run folder: which one, and the files that describe the run.
+
+    recipe.yaml  environment.json  log.txt  tensorboard/  checkpoints/  steps.csv  history.csv
+    predictions_{val,test}.csv  metrics_{val,test}.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import distcxr
+from distcxr.engine.checkpoint import Checkpoint, check_recipe, newest_checkpoint, open_checkpoint
+from distcxr.recipe import Recipe
+from distcxr.recipe.load import to_yaml
+from distcxr.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+RUNS = Path("runs")
+_PACKAGES = (
+    "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pillow",
+)  # fmt: skip
+
+
+def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | None]:
+    """The run folder and the checkpoint to go on from, as `output` and `train.resume` say. Rank 0 alone asks.
+
+    Raises:
+        ValueError: the folder can't be written, or holds a run that would be lost.
+        CheckpointError: the checkpoint named is not whole, or was made by another recipe.
+    """
+    resume = recipe.train.resume
+    checkpoint = None
+    if resume not in ("auto", "never"):
+        checkpoint = open_checkpoint(Path(resume))
+        folder = recipe.output or _folder_of(checkpoint)
+    elif recipe.output is not None:
+        folder = recipe.output
+        if resume == "auto":
+            checkpoint = newest_checkpoint(folder)
+        elif (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir()):
+            raise ValueError(
+                f"{folder} holds a run, and train.resume=never would overwrite it: "
+                "choose another output=FOLDER, or train.resume=auto to go on"
+            )
+    else:
+        if resume == "auto":
+            checkpoint = _newest_unfinished(recipe, RUNS / recipe_name)
+        folder = _folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
+    if checkpoint is not None:
+        check_recipe(checkpoint, recipe)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"the run folder {folder} can't be written: {error.strerror}. Choose another with output=FOLDER"
+        ) from None
+    return folder, checkpoint
+
+
+def _folder_of(checkpoint: Checkpoint) -> Path:
+    return checkpoint.path.parent.parent
+
+
+def _new_folder(runs: Path) -> Path:
+    """`runs/<recipe>/<time>`, with a number where two runs start in the same second."""
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    candidates = (runs / (name if number == 1 else f"{name}_{number}") for number in range(1, 1000))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
+    """The newest checkpoint of the newest run of the same recipe that stopped before this launch's last step."""
+    for folder in sorted(runs.glob("*/"), key=lambda path: path.name, reverse=True):
+        checkpoint = newest_checkpoint(folder)
+        if checkpoint is None or checkpoint.meta["identity"] != recipe.identity():
+            continue
+        epochs_left = checkpoint.meta["state"]["epoch"] < recipe.train.epochs
+        if epochs_left and checkpoint.step < (recipe.train.max_steps or sys.maxsize):
+            return checkpoint
+        return None
+    return None
+
+
+def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str]) -> None:
+    """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
+
+    Args:
+        hashes: sha256 of the labels and lists by name.
+    """
+    _write(folder / "recipe.yaml", to_yaml(recipe))
+    path = folder / "environment.json"
+    earlier: list[Any] = []
+    if path.exists():
+        before = json.loads(path.read_text())
+        earlier = [*before.pop("earlier", []), before]
+    environment = {
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "distcxr": distcxr.__version__,
+        "commit": _commit(),
+        "identity": recipe.identity(),
+        "versions": {"python": platform.python_version(), "cuda": torch.version.cuda} | _versions(),
+        "hardware": _hardware(runtime),
+        "world_size": runtime.world_size,
+        "backend": runtime.backend,
+        "hashes": hashes,
+        "earlier": earlier,
+    }
+    _write(path, json.dumps(environment, indent=1, allow_nan=False))
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _commit() -> str | None:
+    """Commit of this checkout of distcxr, with `+changes` where files differ from it; None if installed otherwise."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        said = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _hardware(runtime: Runtime) -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or platform.machine()
+    return {"host": platform.node(), "device": device, "cores": len(os.sched_getaffinity(0))}

@@ -1,0 +1,56 @@
+"""Pictures for people: a sheet of training images with their labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+_TILE_PX = 224
+_CAPTION_PX = 40
+_GAP_PX = 6
+_BACKGROUND = (24, 24, 28)
+_INK = (235, 235, 235)
+
+
+def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], columns: int = 4) -> NDArray[np.uint8]:
+    """Images in rows, each with its caption below.
+
+    Args:
+        images_BHW: float32 in any range; each image is stretched to its own darkest and brightest value, so that what
+            the model sees after normalisation can be looked at.
+        captions: one for each image; long ones wrap to two lines.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    rows = -(-len(images_BHW) // columns)
+    cell_h = _TILE_PX + _CAPTION_PX + _GAP_PX
+    sheet = Image.new("RGB", (columns * (_TILE_PX + _GAP_PX) + _GAP_PX, rows * cell_h + _GAP_PX), _BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    for number, (pixels, caption) in enumerate(zip(images_BHW, captions, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = _GAP_PX + column * (_TILE_PX + _GAP_PX), _GAP_PX + row * cell_h
+        low, high = float(pixels.min()), float(pixels.max())
+        grey = ((pixels - low) * (255 / max(high - low, 1e-6))).astype(np.uint8)
+        sheet.paste(Image.fromarray(grey).resize((_TILE_PX, _TILE_PX)).convert("RGB"), (x, y))
+        draw.multiline_text((x, y + _TILE_PX + 2), _wrapped(caption, draw, font), fill=_INK, font=font, spacing=2)
+    return np.asarray(sheet)
+
+
+def _wrapped(caption: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The caption in at most two lines that fit a tile; what does not fit is cut with an ellipsis."""
+    lines, words = [""], caption.split(" ")
+    for number, word in enumerate(words):
+        longer = f"{lines[-1]} {word}".strip()
+        if draw.textlength(longer, font=font) <= _TILE_PX:
+            lines[-1] = longer
+        elif len(lines) == 1:
+            lines.append(word)
+        else:
+            lines[-1] += f" … +{len(words) - number}"
+            break
+    return "\n".join(lines)

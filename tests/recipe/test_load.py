@@ -1,0 +1,107 @@
+"""Recipes: strict keys, helpful errors, values coerced by their declaration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distcxr.recipe import Recipe, RecipeError, load_recipe
+from distcxr.recipe.load import to_yaml
+from distcxr.recipe.schema import json_schema, to_steps
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def write(folder: Path, text: str, name: str = "recipe.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def error_of(path: Path, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_load_and_print_themselves(path: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(path)
+    assert load_recipe(write(tmp_path, to_yaml(recipe))) == recipe
+
+
+def test_exported_schema_is_up_to_date() -> None:
+    assert json.loads((RECIPES / "recipe.schema.json").read_text()) == json_schema(), (
+        "run: .venv/bin/distcxr schema > recipes/recipe.schema.json"
+    )
+
+
+def test_values_take_their_declared_type(tmp_path: Path) -> None:
+    path = write(tmp_path, "optim: {lr: 1e-4, weight_decay: 0}\ntrain: {precision: no, tf32: off, epochs: 3}\n")
+    recipe = load_recipe(path, ["schedule.min_lr=1.5e-6", "train.max_steps=12", "data.findings=[Mass, Nodule]"])
+    assert recipe.optim.lr == 1e-4 and recipe.schedule.min_lr == 1.5e-6
+    assert recipe.train.precision == "no" and recipe.train.tf32 is False
+    assert recipe.train.max_steps == 12 and recipe.data.findings == ["Mass", "Nodule"]
+
+
+def test_base_is_merged_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "seed: 5\noptim: {name: sgd, lr: 0.1}\n", "base.yaml")
+    recipe = load_recipe(write(tmp_path, "base: base.yaml\noptim: {lr: 0.2}\n"))
+    assert (recipe.seed, recipe.optim.name, recipe.optim.lr) == (5, "sgd", 0.2)
+
+
+def test_base_errors(tmp_path: Path) -> None:
+    assert "circle" in error_of(write(tmp_path, "base: recipe.yaml\n"))
+    said = error_of(write(tmp_path, "base: nowhere.yaml\n"))
+    assert "nowhere.yaml" in said and "recipe.yaml" in said
+    assert "`base` must be one file name" in error_of(write(tmp_path, "base: [a.yaml]\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        ("modle: {}", [], ["recipe.yaml", "unknown key 'modle'; did you mean 'model'?", "Valid keys of a recipe: output"]),
+        ("", ["train.epoch=3"], ["unknown key 'train.epoch'", "(from the override 'train.epoch=3')", "'epochs'"]),
+        ("data: {loader: torhc}", [], ["data.loader = 'torhc'", "'auto', 'torch' or 'dali'", "did you mean 'torch'?"]),
+        ("data: {image_size: large}", [], ["data.image_size = 'large'", "valid integer"]),
+        ("train: 5", [], ["train = 5"]),
+        ("schedule: {warmup: 10}", [], ["schedule.warmup = 10 is not a duration", "10ep", "500st", "5%"]),
+        ("checkpoint: {every: 3 epochs}", [], ["checkpoint.every = '3 epochs' is not a duration"]),
+        ("", ["train.max_steps=0"], ["train.max_steps = 0", "greater than or equal to 1"]),
+        ("", ["optim.lr=nan"], ["optim.lr"]),
+        ("augment: {normalize: {mean: 0.5, sdt: 1}}", [], ["unknown key 'augment.normalize.sdt'; did you mean 'std'?"]),
+        ("", ["data.split=lists"], ["data.lists and data.split: lists belong together"]),
+        ("", ["data.ratios=[0.5, 0.1, 0.1]"], ["data.ratios must sum to 1"]),
+        ("", ["augment.crop=300"], ["augment.crop=300 is larger than the 224 px image"]),
+        ("", ["nonsense"], ["'nonsense' must read key=value"]),
+        ("seed: 1\nseed: 2", [], ["the key 'seed' is there twice"]),
+        ("a: [1", [], ["is not valid YAML"]),
+        ("- 1", [], ["must hold keys and values"]),
+        ("seed: !!python/object/apply:os.getpid []", [], ["is not valid YAML"]),
+    ],
+)
+def test_errors_name_key_and_remedy(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:
+    said = error_of(write(tmp_path, text), *overrides)
+    for part in expected:
+        assert part in said
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    assert "gone.yaml" in error_of(tmp_path / "gone.yaml")
+
+
+def test_identity_ignores_what_does_not_change_the_result() -> None:
+    recipe = Recipe()
+    free = {"output": "x", "train": {"max_steps": 3, "resume": "never"}, "data": {"loader": "dali", "num_workers": 2}}
+    assert Recipe.model_validate(free).identity() == recipe.identity()
+    for changed in ({"seed": 1}, {"optim": {"lr": 2e-4}}, {"train": {"epochs": 11}}, {"data": {"image_size": 256}}):
+        assert Recipe.model_validate(changed).identity() != recipe.identity()
+
+
+def test_durations() -> None:
+    def resolve(duration: str) -> int:
+        return to_steps(duration, steps_per_epoch=40, epochs=5)
+
+    assert [resolve(text) for text in ("2ep", "0.5ep", "7st", "5%", "100%")] == [80, 20, 7, 10, 200]
