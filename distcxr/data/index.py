@@ -1,0 +1,89 @@
+"""The samples of a dataset as a struct of arrays: 112,120 rows take 10 MB, and pickle or fork in one piece.
+
+Shapes: N samples, C findings. A `sample_id` is a row number of the index.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class MissingDataError(ValueError):
+    """The dataset, or images of it, are not where the recipe says; the message tells how to get them."""
+
+
+@dataclass(frozen=True, eq=False)
+class SampleIndex:
+    """N samples in the order of the label file.
+
+    Attributes:
+        root: absolute path of the folder that holds the dataset.
+        findings: names of the C columns of `targets_NC`.
+        path: bytes [N], file paths relative to `root`, `/` between folders, in the file system's encoding.
+            Fixed-width bytes take a quarter of numpy's text and a third of Python strings.
+        patient_id: int64 [N].
+        targets_NC: uint8 [N, C], 1 = the finding is present.
+        mask_NC: uint8 [N, C], 1 = the label is known.
+        age: float32 [N], years, NaN = unknown.
+        sex: [N], "M", "F" or "" = unknown.
+        view: [N], "PA", "AP" or "" = unknown.
+        label_hash: sha256 of the label file's bytes, in hex.
+        skipped: bytes [K], names of images that the label file lists but that have no file. The lists of a
+            split may name them.
+    """
+
+    root: Path
+    findings: tuple[str, ...]
+    path: NDArray[np.bytes_]
+    patient_id: NDArray[np.int64]
+    targets_NC: NDArray[np.uint8]
+    mask_NC: NDArray[np.uint8]
+    age: NDArray[np.float32]
+    sex: NDArray[np.str_]
+    view: NDArray[np.str_]
+    label_hash: str
+    skipped: NDArray[np.bytes_]
+
+    def __post_init__(self) -> None:
+        num = len(self.path)
+        assert self.root.is_absolute()
+        assert all(len(getattr(self, name)) == num for name in _PER_SAMPLE)
+        assert self.targets_NC.shape == self.mask_NC.shape == (num, len(self.findings))
+        assert self.targets_NC.dtype == self.mask_NC.dtype == np.uint8
+        assert self.path.dtype.kind == self.skipped.dtype.kind == "S"
+
+    def __len__(self) -> int:
+        return len(self.path)
+
+    def files(self, rows: Iterable[int] | NDArray[np.int64]) -> list[Path]:
+        """Absolute paths of the images of `rows`, in their order."""
+        return [self.root / os.fsdecode(path) for path in self.path[_as_rows(rows)].tolist()]
+
+    def file_name(self, row: int) -> str:
+        """Name of the image of `row` without its folder: what label files and lists call it."""
+        return os.fsdecode(bytes(self.path[row]).rsplit(b"/", 1)[-1])
+
+    def file_names(self, rows: Iterable[int] | NDArray[np.int64]) -> list[str]:
+        """`file_name` of many rows."""
+        return [os.fsdecode(path.rsplit(b"/", 1)[-1]) for path in self.path[_as_rows(rows)].tolist()]
+
+    def take(self, rows: Iterable[int] | NDArray[np.int64]) -> SampleIndex:
+        """The index of `rows` alone, in their order; sample ids count anew. Make splits before, not after."""
+        chosen = _as_rows(rows)
+        columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_SAMPLE}
+        return replace(self, **columns)
+
+
+_WHOLE = ("root", "findings", "label_hash", "skipped")
+_PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE)
+
+
+def _as_rows(rows: Iterable[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows if isinstance(rows, np.ndarray) else np.array(list(rows), dtype=np.int64)

@@ -1,0 +1,270 @@
+"""ChestX-ray14 as NIH ships it: the label file of 2017 or 2020, and the images in one folder or in twelve.
+
+Source: Wang et al., "ChestX-ray8", CVPR 2017; NIH Clinical Center, https://nihcc.app.box.com/v/ChestXray-NIHCC
+
+Shapes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import re
+from array import array
+from collections import Counter
+from collections.abc import Collection, Sequence
+from csv import Error as CsvError
+from csv import reader as csv_reader
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.labels import encode
+
+logger = logging.getLogger(__name__)
+
+CSV_NAMES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+
+KNOWN_HASHES = {
+    "dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11": "NIH v2020",
+    "61fbe896321c1c1c8b75f3e4f3a08e4fef6486d95ef8a667c31d4d60dca6cb81": "NIH train_val_list.txt",
+    "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc": "NIH test_list.txt",
+}
+"""sha256 of the bytes of NIH's files. Figures differ between its label files, so a report names its own."""
+
+MAX_AGE_YEARS = 120  # the 2017 file holds ages above 400
+
+_REQUIRED = ("Image Index", "Finding Labels", "Patient ID")
+_OPTIONAL = {"age": ("Patient Age",), "sex": ("Patient Gender", "Patient Sex"), "view": ("View Position",)}
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
+_YEARS_PER = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+_ARCHIVE_FOLDER = re.compile(r"images_\d{3}")
+
+_HOW_TO_GET = f"""\
+Get ChestX-ray14 from the NIH Clinical Center, https://nihcc.app.box.com/v/ChestXray-NIHCC: the twelve
+archives images/images_001.tar.gz ... images_012.tar.gz (45 GB), {CSV_NAMES[0]},
+train_val_list.txt and test_list.txt. Extract them into one of two layouts:
+  ROOT/{CSV_NAMES[0]} (or {CSV_NAMES[1]}), ROOT/train_val_list.txt, ROOT/test_list.txt and
+  either ROOT/images/00000001_000.png ...
+  or     ROOT/images_001/images/00000001_000.png ... ROOT/images_012/images/00030805_000.png
+Then say where it is: data.root=ROOT, or DISTCXR_NIH_ROOT=ROOT in the environment."""
+
+
+def missing_dataset(problem: str) -> MissingDataError:
+    """An error that starts with `problem` and tells how to get the dataset and which layout is expected."""
+    return MissingDataError(f"{problem}\n{_HOW_TO_GET}")
+
+
+def read_nih(
+    root: Path,
+    findings: Sequence[str],
+    *,
+    missing: Literal["error", "skip"] = "error",
+    csv: Path | None = None,
+) -> SampleIndex:
+    """Index the images that NIH's label file lists and that lie under `root`.
+
+    Images are looked for in `images/`, `images_NNN/images/` and `root` itself. Each folder is listed once:
+    asking for 112,120 files one by one is slow on a network file system.
+
+    Args:
+        findings: columns of the targets, from `distcxr.data.labels.resolve_findings`.
+        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
+
+    Raises:
+        MissingDataError: no dataset at `root`, or rows without a file and `missing` is `error`.
+        ValueError: a label file that lacks a column, lists an image twice, names a path instead of a file, or
+            holds an unknown finding or a patient id that is no number; names the file and the line.
+    """
+    root = Path(os.path.abspath(root.expanduser()))
+    csv_path = _find_csv(root, csv)
+    content = csv_path.read_bytes()
+    table = _read_table(csv_path, content)
+    targets_NC = encode(table.labels, findings, source=str(csv_path), lines=table.lines)
+    folders, folder_of_row = _locate(root, table.names)
+    found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
+    _report_missing(root, csv_path, folders, table.names, absent, missing)
+    paths = [f"{folders[folder_of_row[row]]}{table.names[row]}" for row in found.tolist()]
+    return SampleIndex(
+        root=root,
+        findings=tuple(findings),
+        path=_as_bytes(paths),
+        patient_id=np.array(table.patient_ids, dtype=np.int64)[found],
+        targets_NC=targets_NC[found],
+        mask_NC=np.ones((len(found), len(findings)), dtype=np.uint8),  # NIH leaves no label open
+        age=_ages(csv_path, table.ages)[found],
+        sex=_categories(csv_path, "sex", table.sexes, ("M", "F"))[found],
+        view=_categories(csv_path, "view", table.views, ("PA", "AP"))[found],
+        label_hash=hashlib.sha256(content).hexdigest(),
+        skipped=_as_bytes([table.names[row] for row in absent.tolist()]),
+    )
+
+
+def parse_age(text: str) -> float:
+    """Age in years from `58`, `058Y`, `006M`, `002W` or `010D`; NaN where the text is none of these."""
+    match = _AGE.fullmatch(text.strip())
+    return float(match[1]) * _YEARS_PER[match[2]] if match else float("nan")
+
+
+@dataclass
+class _Table:
+    """Columns of the label file, N each; `lines` counts the file's lines from 1."""
+
+    names: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    patient_ids: array[int] = field(default_factory=lambda: array("q"))
+    ages: list[str] = field(default_factory=list)
+    sexes: list[str] = field(default_factory=list)
+    views: list[str] = field(default_factory=list)
+    lines: array[int] = field(default_factory=lambda: array("q"))
+
+
+def _find_csv(root: Path, csv: Path | None) -> Path:
+    if not root.is_dir():
+        raise missing_dataset(f"{root} is not a folder: no dataset is there.")
+    if csv is not None:
+        if not csv.is_file():
+            raise missing_dataset(f"The label file {csv} does not exist.")
+        return csv
+    for name in CSV_NAMES:
+        if (root / name).is_file():
+            return root / name
+    holds = ", ".join(sorted(os.listdir(root))[:5]) or "nothing"
+    raise missing_dataset(f"{root} has neither {CSV_NAMES[0]} nor {CSV_NAMES[1]}; it holds {holds}.")
+
+
+def _read_table(csv_path: Path, content: bytes) -> _Table:
+    # utf-8-sig drops the mark that spreadsheets put first; newline="" leaves CRLF to the csv module.
+    rows = csv_reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""))
+    table, intern = _Table(), dict[str, str]()
+    line_of: dict[str, int] = {}
+    repeated: list[str] = []
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        at_name, at_label, at_patient = (_column(csv_path, header, (name,)) for name in _REQUIRED)
+        at_optional = [_optional_column(csv_path, header, names) for names in _OPTIONAL.values()]
+        width = max(at_name, at_label, at_patient, *at_optional) + 1
+        for row in rows:
+            if not row:
+                continue
+            line = rows.line_num
+            if len(row) < width:
+                raise ValueError(f"{csv_path}, line {line}: {len(row)} fields, at least {width} are needed")
+            name = row[at_name].strip()
+            if "/" in name or "\\" in name or "\0" in name or name in ("", ".", ".."):
+                raise ValueError(
+                    f"{csv_path}, line {line}: image {name!r} is not a plain file name. Names such as "
+                    "00000001_000.png are expected; a path could leave the data root"
+                )
+            if line_of.setdefault(name, line) != line:
+                repeated.append(f"{name} (lines {line_of[name]} and {line})")
+            patient = row[at_patient].strip()
+            if not (patient.isascii() and patient.isdigit() and len(patient) < 19):  # more overflows int64
+                raise ValueError(f"{csv_path}, line {line}: Patient ID {patient!r} is not a whole number")
+            table.names.append(name)
+            table.labels.append(intern.setdefault(row[at_label], row[at_label].strip()))
+            table.patient_ids.append(int(patient))
+            table.lines.append(line)
+            for texts, at in zip((table.ages, table.sexes, table.views), at_optional, strict=True):
+                texts.append("" if at < 0 else intern.setdefault(row[at], row[at].strip()))
+    except (CsvError, UnicodeDecodeError) as error:
+        raise ValueError(f"{csv_path}, after line {rows.line_num}: not readable as CSV: {error}") from error
+    if not table.names:
+        raise ValueError(f"{csv_path} has a header and no rows")
+    if repeated:
+        raise ValueError(f"{csv_path} lists {len(repeated):,} images more than once: {_first(repeated)}")
+    return table
+
+
+def _column(csv_path: Path, header: list[str], names: tuple[str, ...]) -> int:
+    places = [place for place, name in enumerate(header) if name in names]
+    if len(places) == 1:
+        return places[0]
+    problem = f"{'more than one' if places else 'no'} column {' or '.join(map(repr, names))}"
+    raise ValueError(f"{csv_path} has {problem}; its columns: {', '.join(header)}")
+
+
+def _optional_column(csv_path: Path, header: list[str], names: tuple[str, ...]) -> int:
+    if not set(names) & set(header):
+        logger.warning(f"{csv_path} has no column {names[0]!r}: unknown for every image")
+        return -1
+    return _column(csv_path, header, names)
+
+
+def _locate(root: Path, names: list[str]) -> tuple[list[str], NDArray[np.int16]]:
+    """Folders below `root` ("" or ending in "/"), and for every name the first of them that has it, or -1."""
+    archives = sorted(name for name in os.listdir(root) if _ARCHIVE_FOLDER.fullmatch(name))
+    candidates = ["images/", *(f"{name}/images/" for name in archives), ""]
+    folders = [folder for folder in candidates if (root / folder).is_dir()]
+    row_of = {name: row for row, name in enumerate(names)}
+    folder_of_row = np.full(len(names), -1, dtype=np.int16)
+    repeated: list[str] = []
+    for number, folder in enumerate(folders):
+        for name in os.listdir(root / folder):
+            row = row_of.get(name)
+            if row is None:
+                continue
+            if folder_of_row[row] >= 0:
+                repeated.append(name)
+            else:
+                folder_of_row[row] = number
+    if repeated:
+        first = f"{_first(repeated)}; searched first: {folders[0]}"
+        logger.warning(f"{len(repeated):,} images lie in two folders of {root}, the first counts: {first}")
+    return folders, folder_of_row
+
+
+def _report_missing(
+    root: Path, csv_path: Path, folders: list[str], names: list[str], absent: NDArray[np.intp], missing: str
+) -> None:
+    if not len(absent):
+        return
+    searched = " and ".join(folder or "the folder itself" for folder in folders)
+    if len(absent) == len(names):
+        raise missing_dataset(
+            f"None of the {len(names):,} images that {csv_path} lists is in {root} (searched: {searched})."
+        )
+    first = _first([names[row] for row in absent[:4].tolist()], len(absent))
+    problem = f"{len(absent):,} of {len(names):,} images in {csv_path} have no file: {first}"
+    if missing == "skip":
+        logger.warning(f"data.missing=skip: {problem}; they are left out")
+        return
+    raise MissingDataError(
+        f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
+        "or set data.missing=skip to go on without these images"
+    )
+
+
+def _ages(csv_path: Path, texts: list[str]) -> NDArray[np.float32]:
+    years = {text: parse_age(text) for text in set(texts)}
+    counts = Counter(text for text in texts if text and not years[text] <= MAX_AGE_YEARS)
+    if counts:
+        what = f"ages above {MAX_AGE_YEARS} years or unreadable"
+        logger.warning(f"{csv_path}: {counts.total():,} {what} count as unknown: {_first(list(counts))}")
+    known = {text: age if age <= MAX_AGE_YEARS else float("nan") for text, age in years.items()}
+    return np.array([known[text] for text in texts], dtype=np.float32)
+
+
+def _categories(csv_path: Path, column: str, texts: list[str], valid: tuple[str, ...]) -> NDArray[np.str_]:
+    counts = Counter(text for text in texts if text and text not in valid)
+    if counts:
+        what = f"values of {column} other than {' and '.join(valid)}"
+        logger.warning(f"{csv_path}: {counts.total():,} {what} count as unknown: {_first(list(counts))}")
+    known = {text: text if text in valid else "" for text in set(texts)}
+    return np.array([known[text] for text in texts], dtype=f"U{max(map(len, valid))}")
+
+
+def _as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
+def _first(names: Sequence[str], count: int | None = None) -> str:
+    more = (len(names) if count is None else count) > 3
+    return ", ".join(names[:3]) + (", ..." if more else "")

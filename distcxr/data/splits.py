@@ -1,0 +1,229 @@
+"""Who may see which images: train, val and test by patient, and the check that no patient is in two of them.
+
+A patient's place in a random split is a pure function of (seed, patient id): a hash in [0, 1), held against
+thresholds. So images that are skipped or added never move anyone, and a larger val_fraction keeps every
+validation patient it had. The price: shares are met on average over patients, not exactly over images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import SampleIndex
+from distcxr.data.order import hash64
+from distcxr.data.sources.nih import KNOWN_HASHES, missing_dataset
+
+logger = logging.getLogger(__name__)
+
+TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
+NAMES = ("train", "val", "test")
+
+_STREAM = 0x5B117  # keeps a patient's place apart from other draws of the same seed
+_NOT_COMPARABLE = "figures are not comparable with published ones"
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """Rows of an index, int64 and ascending, no row and no patient in two splits.
+
+    Attributes:
+        list_hashes: sha256 in hex. `train`, `val`, `test`: of the split's file names, sorted and joined by
+            newlines, so that two runs can be compared. Other keys: of the bytes of the list file so named.
+    """
+
+    train: NDArray[np.int64]
+    val: NDArray[np.int64]
+    test: NDArray[np.int64]
+    list_hashes: dict[str, str]
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Rows of `"train"`, `"val"` or `"test"`."""
+        assert split in NAMES
+        found: NDArray[np.int64] = getattr(self, split)
+        return found
+
+
+def official(index: SampleIndex, root: Path, *, val_fraction: float, seed: int) -> Splits:
+    """NIH's own lists in `root`; about `val_fraction` of the patients of `train_val_list.txt` become val.
+
+    Raises:
+        MissingDataError: a list is not in `root`.
+        ValueError: as `from_lists`.
+    """
+    root = Path(os.path.abspath(root.expanduser()))
+    for name in (TRAIN_VAL_LIST, TEST_LIST):
+        if not (root / name).is_file():
+            raise missing_dataset(f"{root} has no {name}, which data.split=official needs.")
+    train, test = root / TRAIN_VAL_LIST, root / TEST_LIST
+    return from_lists(index, train=train, val=None, test=test, val_fraction=val_fraction, seed=seed)
+
+
+def by_patient(index: SampleIndex, *, ratios: tuple[float, float, float], seed: int) -> Splits:
+    """All images, split at random by patient, in about the shares `ratios` (train, val, test; they sum to 1).
+
+    Raises:
+        ValueError: ratios that are not three positive shares of 1, or a split that turns out empty.
+    """
+    if len(ratios) != 3 or not all(ratio > 0 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-6:
+        raise ValueError(f"data.ratios must be three shares above 0 that sum to 1, not {ratios}")
+    place = _place(index.patient_id, seed)
+    train_end, val_end = ratios[0], ratios[0] + ratios[1]
+    member = {
+        "train": place < train_end,
+        "val": (place >= train_end) & (place < val_end),
+        "test": place >= val_end,
+    }
+    num_patients = len(np.unique(index.patient_id))
+    hint = (
+        f"none of the {num_patients:,} patients fell into its share of data.ratios={list(ratios)}: "
+        "raise that share, or choose another data.split_seed"
+    )
+    return _checked(index, member, {}, dict.fromkeys(NAMES, hint))
+
+
+def from_lists(
+    index: SampleIndex, *, train: Path, val: Path | None, test: Path, val_fraction: float, seed: int
+) -> Splits:
+    """Splits from text files with one image name a line; paths are absolute or relative to the data root.
+
+    Without a `val` list, about `val_fraction` of the patients of the `train` list become val; with one,
+    `val_fraction` and `seed` have no part in it. Images in no list are in no split: a log line says how many.
+
+    Raises:
+        ValueError: a list that can't be read, is empty, names an image twice or one the label file lacks;
+            a split without images; a patient in two splits; `val_fraction` outside (0, 1) where it is needed.
+    """
+    given = {"train": train, "val": val, "test": test}
+    files = {name: index.root / path for name, path in given.items() if path is not None}
+    row_of = {name: row for row, name in enumerate(index.file_names(range(len(index))))}
+    skipped = {os.fsdecode(name) for name in index.skipped.tolist()}
+    member: dict[str, NDArray[np.bool_]] = {}
+    hashes: dict[str, str] = {}
+    hints: dict[str, str] = {}
+    for name, path in files.items():
+        member[name], digest = _read_list(path, row_of, skipped)
+        hashes[str(path) if path.name in (*hashes, *NAMES) else path.name] = digest
+        hints[name] = f"no image that {path} names has a file"
+    if val is None:
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"data.val_fraction is {val_fraction:g}: it must be above 0 and below 1")
+        carved = member["train"]
+        chosen = _place(index.patient_id, seed) < val_fraction
+        member["val"], member["train"] = carved & chosen, carved & ~chosen
+        num_patients = len(np.unique(index.patient_id[carved]))
+        too_few = f"of the {num_patients:,} patients of {files['train'].name} that have images, "
+        key = f"data.val_fraction (now {val_fraction:g})"
+        hints["val"] = f"{too_few}none was drawn: raise {key}, or choose another data.split_seed"
+        hints["train"] = f"{too_few}all were drawn for val: lower {key}, or choose another data.split_seed"
+        if not num_patients:
+            hints["val"] = hints["train"] = f"no image that {files['train']} names has a file"
+    num_unlisted = len(index) - int(np.count_nonzero(member["train"] | member["val"] | member["test"]))
+    if num_unlisted:
+        logger.warning(f"{num_unlisted:,} of {len(index):,} images are in no list and so in no split")
+    return _checked(index, member, hashes, hints)
+
+
+def check_leak(index: SampleIndex, splits: Splits) -> None:
+    """Raise ValueError, with the count and the first patients, when images of one patient are in two splits.
+
+    Every way to make splits in this module ends here.
+    """
+    patients = {name: np.unique(index.patient_id[splits.rows(name)]) for name in NAMES}
+    for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = np.intersect1d(patients[first], patients[second], assume_unique=True)
+        if len(both):
+            raise ValueError(
+                f"{len(both):,} patients have images in both {first} and {second}, which flatters results: "
+                f"patients {_first(both.tolist())}. Put all images of a patient in one list"
+            )
+
+
+def findings_without_positives(index: SampleIndex, rows: NDArray[np.int64]) -> tuple[str, ...]:
+    """Findings that no image of `rows` is known to have: they can't be learned there, and have no AUROC."""
+    positives_C = np.any(index.targets_NC[rows] & index.mask_NC[rows], axis=0)
+    return tuple(index.findings[column] for column in np.flatnonzero(~positives_C))
+
+
+def describe_hashes(index: SampleIndex, splits: Splits) -> list[str]:
+    """Lines to print at the start: which labels, lists and images these are, and whether NIH knows them."""
+    lines = [_known("labels", index.label_hash)]
+    files = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
+    lines += [_known(f"list {name}", digest) for name, digest in files.items()]
+    if not files:
+        lines.append(f"list: none, split at random by patient: {_NOT_COMPARABLE} on the official split")
+    if len(index.skipped):
+        num = len(index) + len(index.skipped)
+        lines.append(f"images: {len(index):,} of {num:,} have a file: {_NOT_COMPARABLE}")
+    for name in NAMES:
+        rows = splits.rows(name)
+        patients = len(np.unique(index.patient_id[rows]))
+        digest = splits.list_hashes[name][:8]
+        lines.append(f"{name}: {len(rows):,} images of {patients:,} patients (names {digest}…)")
+    return lines
+
+
+def _place(patient_id: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """A number in [0, 1) for each patient id, the same for the same (seed, id) whatever else is there."""
+    bits = hash64(seed, _STREAM, patient_id.astype(np.uint64))
+    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+
+
+def _checked(
+    index: SampleIndex,
+    member: dict[str, NDArray[np.bool_]],
+    file_hashes: dict[str, str],
+    hints: dict[str, str],
+) -> Splits:
+    """Splits of the rows marked in `member`; `hints` says what to do about a split that is empty."""
+    rows = {name: np.flatnonzero(member[name]) for name in NAMES}
+    for name in NAMES:
+        if not len(rows[name]):
+            raise ValueError(f"the {name} split is empty: {hints[name]}")
+    names = {name: "\n".join(sorted(index.file_names(rows[name]))) for name in NAMES}
+    hashes = {name: hashlib.sha256(os.fsencode(names[name])).hexdigest() for name in NAMES}
+    splits = Splits(**rows, list_hashes={**hashes, **file_hashes})
+    check_leak(index, splits)
+    return splits
+
+
+def _read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[NDArray[np.bool_], str]:
+    """Which rows the list names, bool [N], and the sha256 of its bytes."""
+    try:
+        content = path.read_bytes()
+        listed = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the list {path} can't be read: {error}") from error
+    if not listed:
+        raise ValueError(f"the list {path} is empty: one image name a line is expected")
+    repeated = [name for name, count in Counter(listed).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path} names {len(repeated):,} images more than once: {_first(repeated)}")
+    member = np.zeros(len(row_of), dtype=np.bool_)
+    member[[row_of[name] for name in listed if name in row_of]] = True
+    unknown = [name for name in listed if name not in row_of and name not in skipped]
+    if unknown:
+        raise ValueError(
+            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list "
+            "holds one file name a line, without folder or labels, and belongs to its label file"
+        )
+    return member, hashlib.sha256(content).hexdigest()
+
+
+def _known(what: str, digest: str) -> str:
+    if digest in KNOWN_HASHES:
+        return f"{what}: {KNOWN_HASHES[digest]} ({digest[:8]}…)"
+    return f"{what}: not a known NIH file ({digest[:8]}…): {_NOT_COMPARABLE}"
+
+
+def _first(values: Iterable[object]) -> str:
+    shown = [str(value) for value in values]
+    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

@@ -1,0 +1,70 @@
+"""Names of findings and multi-hot rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from distcxr.data.labels import NIH14, NIH15, encode, resolve_findings
+
+
+def test_named_sets_and_lists() -> None:
+    assert resolve_findings("nih14") == NIH14
+    assert resolve_findings("nih15") == (*NIH14, "No Finding")
+    assert resolve_findings(["Mass", "Edema"]) == ("Mass", "Edema")
+    assert len(NIH14) == 14 and NIH14[0] == "Atelectasis" and NIH14[-1] == "Hernia"
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("nih16", ["'nih16'", "did you mean 'nih1"]),
+        ("Mass", ["[Mass]"]),
+        (["Infiltrate"], ["'Infiltrate'", "did you mean 'Infiltration'", "Hernia"]),
+        (["pleural_thickening"], ["did you mean 'Pleural_Thickening'"]),
+        (["Zebra"], ["'Zebra'", "Valid: Atelectasis"]),
+        (["Mass", "Edema", "Mass"], ["Mass more than once"]),
+        ([], ["empty"]),
+    ],
+)
+def test_bad_findings_are_named(spec: str | list[str], words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"data\.findings") as caught:
+        resolve_findings(spec)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_encode_against_a_plain_loop() -> None:
+    rng = np.random.default_rng(0)
+    labels = ["|".join(rng.permutation(NIH14)[: rng.integers(1, 5)]) for _ in range(300)] + ["No Finding"] * 3
+    expected = [[int(finding in label.split("|")) for finding in NIH15] for label in labels]
+    targets_NC = encode(labels, NIH15)
+    assert targets_NC.dtype == np.uint8
+    np.testing.assert_array_equal(targets_NC, expected)
+
+
+def test_tokens_match_whole_and_findings_pick_the_columns() -> None:
+    # "Pneumo" would be found in "Pneumonia" and "Pneumothorax" by a substring match.
+    known = ("Pneumo", "Pneumonia", "Pneumothorax")
+    np.testing.assert_array_equal(
+        encode(["Pneumonia", "Pneumothorax|Pneumo"], ("Pneumo", "Pneumothorax"), known=known), [[0, 0], [1, 1]]
+    )
+    np.testing.assert_array_equal(encode(["Mass|Edema", "No Finding"], ("Edema",)), [[1], [0]])
+    assert encode([], NIH14).shape == (0, 14)
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        ("Mass|Infiltrate", ["'Infiltrate'", "did you mean 'Infiltration'"]),
+        ("Mass|", ["''"]),
+        ("", ["''"]),
+        ("Mass,Edema", ["'Mass,Edema'"]),
+        ("No Finding|Mass", ["contradicts"]),
+    ],
+)
+def test_bad_labels_name_file_line_and_token(label: str, words: list[str]) -> None:
+    with pytest.raises(ValueError, match=r"file\.csv, line 9: label") as caught:
+        encode(["Mass", label], NIH14, source="file.csv", lines=[7, 9])
+    assert all(word in str(caught.value) for word in words)
+    with pytest.raises(ValueError, match="labels, row 1: label"):
+        encode(["Mass", label], NIH14)
