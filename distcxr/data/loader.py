@@ -87,7 +87,7 @@ class Loader:
         """Length of an epoch: global batches in training, this rank's micro-batches in evaluation."""
         return len(self.order)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Micro-batches of an epoch, from `start` (counted as `len` counts) to its end."""
         ahead: deque[Draws] = deque()  # what the reader was asked for and has not answered yet
 

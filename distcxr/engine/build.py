@@ -117,7 +117,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     if recipe.train.sync_bn and runtime.world_size > 1:
         if runtime.device.type != "cuda":
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
     if recipe.train.compile:
         module.compile()
     optim = recipe.optim
@@ -155,10 +155,9 @@ def build_evaluation(
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
     reader = choose_reader(
         recipe.data.loader, image_size=recipe.data.image_size, max_batch_size=plan.per_device_batch_size,
-        num_workers=recipe.data.num_workers, prefetch=recipe.data.prefetch, device=runtime.device,
+        num_workers=recipe.data.num_workers, device=runtime.device,
         local_world_size=runtime.local_world_size,
     )  # fmt: skip
-    logger.info(reader.where)
     torch.manual_seed(recipe.seed)
     with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights
         module = build_model(
@@ -176,7 +175,7 @@ def build_evaluation(
             measured = runtime.decided_by_main(lambda: _measure(dataset, reader, plan.per_device_batch_size))
         mean, std = channel_statistics(choice, in_chans=recipe.model.in_chans, measured=measured)
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-    module = module.to(runtime.device, memory_format=memory_format)
+    module = module.to(runtime.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     return Evaluation(
         recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
         transform=DeviceTransform(recipe.augment, mean, std), reader=reader, plan=plan,

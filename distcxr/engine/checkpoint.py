@@ -212,7 +212,7 @@ def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
 
 def load_training(checkpoint: Checkpoint, run: Run) -> None:
     """Load the optimiser and GradScaler, on the device of the model."""
-    stored = torch.load(checkpoint.path / _TRAINING, map_location=run.runtime.device, weights_only=True)
+    stored = torch.load(checkpoint.path / _TRAINING, map_location="cpu", weights_only=True)
     run.optimizer.load_state_dict(stored["optimizer"])
     if run.runtime.accelerator.scaler is not None and stored["scaler"]:
         run.runtime.accelerator.scaler.load_state_dict(stored["scaler"])

@@ -206,7 +206,7 @@ def finish(run: Run) -> dict[str, Scores]:
         step = best.step
     else:
         logger.warning("no validation gave a macro AUROC: the last weights are scored instead of the best")
-    scores = {}
+    scores: dict[str, Scores] = {}
     for split in run.recipe.eval.splits:
         scores[split] = evaluate(run, split)
         write_scores(run, run.folder, split, scores[split], step)
@@ -228,7 +228,7 @@ def write_scores(run: Evaluation, folder: Path, split: str, scores: Scores, step
         return
     index, rows = run.index, scores.rows
     write_predictions(
-        folder / f"predictions_{split}.csv", [index.file_name(row) for row in rows], index.patient_id[rows],
+        folder / f"predictions_{split}.csv", index.file_names(rows), index.patient_id[rows].tolist(),
         index.findings, scores.logits_NC, index.targets_NC[rows], index.mask_NC[rows],
     )  # fmt: skip
     write_json(scores.report, folder / f"metrics_{split}.json", step=step, loss=scores.loss)

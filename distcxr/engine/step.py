@@ -68,7 +68,7 @@ def warm_up(run: Run) -> None:
     for _ in range(2):
         run.runtime.seed_step(recipe.seed, 0, 0)
         logits = run.model(run.inputs(batch)).float()
-        (LOSSES[recipe.loss.name](logits, batch.targets, batch.mask) / known.numel()).backward()
+        (LOSSES[recipe.loss.name](logits, batch.targets, batch.mask) / known.numel()).backward()  # type: ignore[no-untyped-call]
         run.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, kept in zip(run.module.buffers(), buffers, strict=True):

@@ -1,0 +1,1 @@
+"""Exact ranking metrics, the gather of every rank's logits, and the report made of them."""

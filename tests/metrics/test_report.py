@@ -1,0 +1,299 @@
+"""The report's numbers, its JSON, scalars and table, and the predictions file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from distcxr.metrics.report import (
+    Report,
+    UnreadableFile,
+    build_report,
+    read_predictions,
+    write_json,
+    write_predictions,
+)
+
+HEADER = "file,patient,Mass,Mass_true,logit:Mass"
+FINDINGS = ["Hernia", "Mass", "Edema", "No Finding"]
+Arrays = tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]
+
+
+def arrays(num: int = 300, num_findings: int = 4) -> Arrays:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, size=(num, num_findings)).astype(np.uint8)
+    logits = (rng.normal(size=targets.shape) + targets).astype(np.float32).round(1)
+    mask = (rng.random(targets.shape) < 0.9).astype(np.uint8)
+    return logits, targets, mask
+
+
+def with_hernia_absent() -> Report:
+    logits, targets, mask = arrays()
+    targets[:, 0] = 0
+    mask[:, 0] = 1
+    return build_report("val", FINDINGS, logits, targets, mask, unreadable=[("a.png", "truncated")])
+
+
+def test_scores_equal_sklearn_over_known_labels() -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    logits, targets, mask = arrays()
+    report = build_report("test", FINDINGS, logits, targets, mask)
+    areas = []
+    for column, name in enumerate(FINDINGS):
+        keep = mask[:, column] == 1
+        truth, scores = targets[keep, column], logits[keep, column]
+        areas.append(roc_auc_score(truth, scores))
+        score = report.findings[name]
+        assert score.auroc == pytest.approx(areas[-1], rel=0, abs=1e-12)
+        assert score.auprc == pytest.approx(average_precision_score(truth, scores), rel=0, abs=1e-12)
+        assert (score.num_positive, score.num, score.reason) == (int(truth.sum()), int(keep.sum()), None)
+    assert report.macro_auroc == pytest.approx(np.mean(areas[:3]), rel=0, abs=1e-12)
+    assert report.macro_findings == ("Hernia", "Mass", "Edema")
+    assert report.num_samples == 300
+
+
+def test_macro_is_over_the_named_findings() -> None:
+    report = build_report("val", FINDINGS, *arrays(), macro_findings=["No Finding", "Mass"])
+    assert report.macro_findings == ("No Finding", "Mass")
+    areas = [report.findings[name].auroc for name in ("No Finding", "Mass")]
+    assert report.macro_auroc == pytest.approx(sum(area for area in areas if area is not None) / 2)
+
+
+def test_finding_with_an_absent_class_has_a_reason_and_is_not_averaged() -> None:
+    report = with_hernia_absent()
+    hernia = report.findings["Hernia"]
+    assert (hernia.auroc, hernia.auprc, hernia.num_positive, hernia.num) == (None, None, 0, 300)
+    assert hernia.reason == "no positives among 300 known labels"
+    assert report.macro_findings == ("Mass", "Edema")
+    assert report.macro_auroc is not None and report.macro_auroc > 0.5
+
+
+def test_every_reason() -> None:
+    logits, targets, mask = arrays()
+    mask[:, 0] = 0
+    targets[:, 1] = 1
+    logits[5, 3], mask[5, 3] = np.nan, 1
+    num_known = mask.sum(axis=0)
+    report = build_report("val", FINDINGS, logits, targets, mask)
+    reasons = [report.findings[name].reason for name in FINDINGS]
+    assert reasons == [
+        "no known labels",
+        f"no negatives among {num_known[1]} known labels",
+        None,
+        f"1 of {num_known[3]} logits are not finite",
+    ]
+    assert report.macro_findings == ("Edema",)
+
+
+def test_logits_that_are_not_finite_leave_the_average_undefined() -> None:
+    """An average over the rest could pass for the best epoch."""
+    logits, targets, mask = arrays()
+    logits[0, 1], mask[0, 1] = np.inf, 1
+    report = build_report("val", FINDINGS, logits, targets, mask)
+    assert (report.macro_auroc, report.macro_findings) == (None, ())
+    assert report.macro_reason == "logits are not finite: Mass"
+    assert report.findings["Edema"].auroc is not None
+
+
+def test_logits_without_a_known_label_may_be_anything() -> None:
+    logits, targets, mask = arrays()
+    expected = build_report("val", FINDINGS, logits, targets, mask)
+    logits[mask == 0] = np.nan
+    assert build_report("val", FINDINGS, logits, targets, mask) == expected
+
+
+@pytest.mark.parametrize(
+    ("findings", "reason"),
+    [(["Mass"], "undefined for all 1 named findings"), (["No Finding"], "no findings are named")],
+)
+def test_macro_without_anything_to_average(findings: list[str], reason: str) -> None:
+    report = build_report(
+        "val", findings, np.zeros((3, 1), np.float32), np.zeros((3, 1), np.uint8), np.ones((3, 1), np.uint8)
+    )
+    assert report.macro_auroc is None and report.macro_findings == ()
+    assert report.macro_reason is not None and report.macro_reason.startswith(reason)
+
+
+def test_report_of_no_samples() -> None:
+    report = build_report(
+        "val", ["Mass"], np.zeros((0, 1), np.float32), np.zeros((0, 1), np.uint8), np.ones((0, 1), np.uint8)
+    )
+    assert report.findings["Mass"].reason == "no known labels"
+    assert report.num_samples == 0
+
+
+@pytest.mark.parametrize(
+    ("findings", "macro", "message"),
+    [
+        (["Hernia", "Mass", "Mass", "Edema"], None, "repeat a name"),
+        (FINDINGS, ["Mass", "Cardiomegaly"], r"\['Cardiomegaly'\] are not scored"),
+        (FINDINGS, ["Mass", "Mass"], "repeat a name"),
+        (FINDINGS[:3], None, "C = 3 findings"),
+    ],
+)
+def test_names_that_do_not_fit_are_an_error(findings: list[str], macro: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_report("val", findings, *arrays(), macro_findings=macro)
+
+
+def test_json_is_strict_and_complete(tmp_path: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"bare {constant}")
+
+    report = with_hernia_absent()
+    write_json(report, tmp_path / "metrics_val.json")
+    stored = json.loads((tmp_path / "metrics_val.json").read_text(), parse_constant=refuse)
+    assert stored == report.to_json()
+    assert stored["findings"]["Hernia"] == {
+        "auroc": None,
+        "auprc": None,
+        "num_positive": 0,
+        "num": 300,
+        "reason": "no positives among 300 known labels",
+    }
+    assert stored["findings"]["Mass"]["auroc"] == report.findings["Mass"].auroc
+    assert stored["macro"] == {"auroc": report.macro_auroc, "findings": ["Mass", "Edema"], "reason": None}
+    assert stored["unreadable"] == [{"file": "a.png", "reason": "truncated"}]
+    assert (stored["split"], stored["num_samples"]) == ("val", 300)
+    assert list(tmp_path.iterdir()) == [tmp_path / "metrics_val.json"]
+
+
+def test_json_takes_further_entries(tmp_path: Path) -> None:
+    report = with_hernia_absent()
+    write_json(report, tmp_path / "m.json", step=40, loss=0.25, other=float("nan"), none=None)
+    stored = json.loads((tmp_path / "m.json").read_text())
+    assert stored == report.to_json() | {"step": 40, "loss": 0.25, "other": None, "none": None}
+    assert isinstance(stored["step"], int)
+    with pytest.raises(AssertionError, match="would replace"):
+        write_json(report, tmp_path / "m.json", macro=0.5)
+
+
+def test_scalars_leave_out_what_is_undefined() -> None:
+    report = with_hernia_absent()
+    scalars = report.scalars()
+    names = ("Mass", "Edema", "No Finding")
+    expected = {f"val/{metric}/{name}" for metric in ("auroc", "auprc") for name in names}
+    assert set(scalars) == expected | {"val/auroc/macro"}
+    assert scalars["val/auroc/Mass"] == report.findings["Mass"].auroc
+    assert scalars["val/auprc/Mass"] == report.findings["Mass"].auprc
+    assert scalars["val/auroc/macro"] == report.macro_auroc
+
+
+def test_table_is_aligned_and_names_the_average() -> None:
+    report = with_hernia_absent()
+    header, hernia, mass, *_, macro = report.table().splitlines()
+    assert header.split() == ["val", "positives", "auroc", "auprc"]
+    assert hernia.split(maxsplit=4) == ["Hernia", "0/300", "-", "-", "no positives among 300 known labels"]
+    score = report.findings["Mass"]
+    counts = f"{score.num_positive}/{score.num}"
+    assert mass.split() == ["Mass", counts, f"{score.auroc:.4f}", f"{score.auprc:.4f}"]
+    assert macro.split() == ["macro", "of", "2", f"{report.macro_auroc:.4f}"]
+    column_end = header.index("auroc") + len("auroc")
+    assert hernia[column_end - 1] == "-"
+    assert mass[:column_end].endswith(f"{score.auroc:.4f}")
+    assert macro[:column_end].endswith(f"{report.macro_auroc:.4f}")
+
+
+def test_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    num = 3000
+    bits = rng.integers(0, 2**32, size=(num, 4), dtype=np.uint64).astype(np.uint32)
+    logits = bits.view(np.float32)
+    logits[~np.isfinite(logits)] = 0.1
+    logits[:4, 0] = 0.0, -0.0, 1.4e-45, -3.4028235e38
+    _, targets, mask = arrays(num)
+    files = [f"{row:08d}_000.png" for row in range(num)]
+    files[0] = 'with, comma and "quotes".png'
+    patients = list(range(num))
+    path = tmp_path / "predictions_val.csv"
+    write_predictions(path, files, patients, FINDINGS, logits, targets, mask)
+    back = read_predictions(path)
+    assert back.files == files
+    assert back.patient_ids == [str(patient) for patient in patients]
+    assert back.findings == FINDINGS
+    np.testing.assert_array_equal(back.logits_NC.view(np.uint32), logits.view(np.uint32))
+    np.testing.assert_array_equal(back.mask_NC, mask)
+    np.testing.assert_array_equal(back.targets_NC, targets * mask)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_predictions_of_no_samples_come_back(tmp_path: Path) -> None:
+    logits, targets, mask = arrays(0)
+    write_predictions(tmp_path / "p.csv", [], [], FINDINGS, logits, targets, mask)
+    back = read_predictions(tmp_path / "p.csv")
+    assert back.findings == FINDINGS
+    assert back.logits_NC.shape == back.targets_NC.shape == back.mask_NC.shape == (0, 4)
+
+
+def test_predictions_file_as_text(tmp_path: Path) -> None:
+    logits = np.float32([[0.0, 100.0], [-100.0, 0.1], [20.0, np.nan]])
+    targets, mask = np.uint8([[0, 1], [1, 1], [1, 0]]), np.uint8([[1, 1], [1, 0], [1, 1]])
+    path = tmp_path / "predictions_test.csv"
+    write_predictions(path, ["a.png", "b.png", "c.png"], [7, 8, 8], ["Mass", "Edema"], logits, targets, mask)
+    header, first, second, third = csv.reader(path.read_text().splitlines())
+    assert ",".join(header) == "file,patient,Mass,Mass_true,logit:Mass,Edema,Edema_true,logit:Edema"
+    assert first == ["a.png", "7", "0.5", "0", "0.0", "1.0", "1", "100.0"]
+    assert second[:2] == ["b.png", "8"] and second[3:5] == ["1", "-100.0"] and second[6:] == ["", "0.1"]
+    assert float(second[2]) == pytest.approx(3.720075976020836e-44, rel=1e-14)  # a float32 sigmoid gives less
+    assert float(second[5]) == pytest.approx(0.5249791875, abs=1e-9)
+    assert 0 < 1 - float(third[2]) < 1e-8  # a float32 sigmoid gives 1
+    assert third[5:] == ["nan", "0", "nan"]
+    assert np.isnan(read_predictions(path).logits_NC[2, 1])
+
+
+def test_predictions_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> None:
+    logits, targets, mask = arrays(2)
+    path = tmp_path / "p.csv"
+    write_predictions(path, ["a", "b"], [1, 2], FINDINGS, logits, targets, mask)
+    before = path.read_bytes()
+
+    class Bad:
+        def __str__(self) -> str:
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_predictions(path, ["a", "b"], [1, Bad()], FINDINGS, logits, targets, mask)
+    with pytest.raises(ValueError, match="1 files, 2 patients, 2 rows"):
+        write_predictions(path, ["a"], [1, 2], FINDINGS, logits, targets, mask)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "header must be"),
+        ("file,patient\n", "header must be"),
+        ("file,patient,Mass,logit:Mass,Mass_true\n", "header must be"),
+        (f"{HEADER}\na,1,0.5,1\n", "row 2: 4 cells where the header has 5"),
+        (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, row 3: cannot read '2'"),
+        (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, row 2: cannot read 'high'"),
+    ],
+)
+def test_predictions_that_cannot_be_read_are_an_error(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_predictions(tmp_path / "p.csv")
+    assert "p.csv" in str(caught.value)
+
+
+@pytest.mark.slow
+def test_predictions_of_the_nih_test_split_take_seconds(tmp_path: Path) -> None:
+    logits, targets, mask = arrays(25_596, 14)
+    files, patients = ["x.png"] * len(logits), [1] * len(logits)
+    names = [f"finding {column}" for column in range(14)]
+    start = time.perf_counter()
+    write_predictions(tmp_path / "p.csv", files, patients, names, logits, targets, mask)
+    assert time.perf_counter() - start < 10
+
+
+def test_unreadable_file_is_a_pair() -> None:
+    assert UnreadableFile("a.png", "truncated") == ("a.png", "truncated")

@@ -1,0 +1,75 @@
+"""A run small enough for a test: 96 synthetic X-rays of 64 pixels, a small network, two CPU cores."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from rich.console import Console
+
+from distcxr.data.phantom import write_phantom
+from distcxr.engine.build import build_run
+from distcxr.engine.state import Run
+from distcxr.recipe import Recipe, load_recipe
+from distcxr.runtime import Runtime, start_runtime
+
+RECIPE = """
+data: {image_size: 32, loader: torch, num_workers: 0, val_fraction: 0.25}
+augment: {flip: 0.5, rotate_deg: 5, scale: [0.9, 1.1], brightness: 0.1, contrast: 0.1, normalize: half}
+model: {library: timm, name: test_resnet, weights: none, in_chans: 1}
+optim: {lr: 1e-3}
+schedule: {warmup: 2st}
+train: {epochs: 3, global_batch_size: 16, precision: no, clip_norm: 1.0}
+checkpoint: {every: 3st, keep: 3}
+logging: {every: 2st, images: 0}
+"""
+
+
+def phantom(folder: Path, images: int = 96, size: int = 64) -> Path:
+    """The data; written once, for later calls and other ranks."""
+    data = folder / "phantom"
+    write_phantom(data, images=images, size=size, workers=1)
+    return data
+
+
+def recipe(folder: Path, *overrides: str) -> Recipe:
+    """The tiny recipe over `folder / "phantom"`."""
+    path = folder / "tiny.yaml"
+    if not path.exists():
+        path.write_text(RECIPE)
+    return load_recipe(path, [f"data.root={folder / 'phantom'}", *overrides])
+
+
+def runtime(tiny: Recipe) -> Runtime:
+    """A runtime for one recipe after another in the same processes, which Accelerate does not expect."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    started = start_runtime(tiny)
+    torch.set_num_threads(1)  # small tensors: on a busy machine two threads wait for each other more than they work
+    return started
+
+
+def build(folder: Path, *overrides: str) -> Run:
+    """A run in this world, ready for its next step."""
+    logging.getLogger("distcxr").setLevel(logging.INFO)
+    tiny = recipe(folder, *overrides)
+    return build_run(tiny, "tiny", runtime(tiny), Console(quiet=True))
+
+
+def on_main(world_size: int) -> bool:
+    """Whether this process is rank 0 of a world that has the size it should."""
+    if world_size == 1:
+        assert not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1
+        return True
+    assert torch.distributed.get_world_size() == world_size
+    return torch.distributed.get_rank() == 0
+
+
+def worlds(*sizes: int) -> Any:
+    """Parametrise a test over `world_size`, each in a world of that size."""
+    import pytest
+
+    params = [pytest.param(n, marks=pytest.mark.world_size(n), id=f"{n}-ranks") for n in sizes]
+    return pytest.mark.parametrize("world_size", params)
