@@ -1,0 +1,233 @@
+"""Pretrained weights: where they come from, and how they get into a network, whole or not at all.
+
+Nothing here unpickles code: torchvision's files are read with `weights_only=True`, all others are safetensors.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distcxr.models.heads import head_parameter_names
+
+logger = logging.getLogger(__name__)
+
+SOCKET_TIMEOUT_S = 20.0
+PROBE_TIMEOUT_S = 5.0
+_SHOWN = 5
+_BATCH_COUNTER = "num_batches_tracked"
+_OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+
+
+class WeightsUnavailable(ValueError):
+    """Pretrained weights are neither here nor to be had from the network; the message says where to put them."""
+
+
+def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
+    """Copy a state dict into the network, in place; all of the backbone or an error.
+
+    - The head may be absent or of another shape: then it stays as it is, and the log says so.
+    - First-convolution weights for 3 channels are summed when the network takes 1.
+    - Files of old DenseNets (`norm.1` for `norm1`) are read; so are files from before BatchNorm counted its
+      batches (the counter matters only to `momentum=None`).
+
+    Args:
+        source: what to call the weights in messages, a path or a name.
+
+    Raises:
+        ValueError: any other key is missing, unexpected or of another shape; with counts and first names.
+    """
+    own = model.state_dict()
+    state = remap_densenet_keys(state)
+    first, _ = first_conv(model)
+    if f"{first}.weight" in state:
+        state[f"{first}.weight"] = _sum_channels(state[f"{first}.weight"], own[f"{first}.weight"])
+    if not any(key.endswith(_BATCH_COUNTER) for key in state):
+        state |= {key: value for key, value in own.items() if key.endswith(_BATCH_COUNTER)}
+    head = [key for key in head_parameter_names(model) if key in own]
+    if any(key not in state or state[key].shape != own[key].shape for key in head):
+        there = [f"{key} {list(state[key].shape)}" for key in head if key in state]
+        logger.info(f"{source}: the head is new, the file has {' and '.join(there) or 'none'}")
+        state |= {key: own[key] for key in head}
+    faults = {
+        "missing from the file": [key for key in own if key not in state],
+        "not in the model": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} (model: {list(own[key].shape)})"
+            for key in own
+            if key in state and state[key].shape != own[key].shape
+        ],
+    }
+    if any(faults.values()):
+        found = "; ".join(f"{len(keys)} {fault}: {_first(keys)}" for fault, keys in faults.items() if keys)
+        raise ValueError(f"{source} does not fit model.name, model.library and model.in_chans: {found}")
+    model.load_state_dict(state)
+
+
+def load_safetensors(model: nn.Module, path: Path) -> None:
+    """Load a local safetensors file with `load_weights`.
+
+    Raises:
+        ValueError: no such file, not a safetensors file, or it does not fit the model.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(
+            f"model.weights={path}: give 'imagenet', 'none' or the path of a .safetensors file (opening a .pth "
+            "file can run code; convert one you trust with torch.load and safetensors.torch.save_file)"
+        )
+    if not path.is_file():
+        raise ValueError(f"model.weights={path}: no such file; relative paths start at {Path.cwd()}")
+    try:
+        state = load_file(path, device="cpu")
+    except SafetensorError as error:
+        raise ValueError(f"model.weights={path}: not a whole safetensors file ({error})") from error
+    load_weights(model, state, source=str(path))
+
+
+def remap_densenet_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A new dict with the keys of old DenseNet files, `denselayer3.norm.1.weight`, as `denselayer3.norm1.weight`.
+
+    torchvision's own ImageNet files have the old names. Skipped, as `strict=False` does, they leave the dense
+    layers untrained in a network that still runs: AUROC .49 [arnoweng/CheXNet#34].
+    """
+    return {_OLD_DENSENET_KEY.sub(r"\1", key): value for key, value in state.items()}
+
+
+def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
+    """Name and layer of the convolution that sees the image: the one registered first.
+
+    Raises:
+        ValueError: the network has none.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            return name, module
+    raise ValueError(f"{type(model).__name__} has no 2-D convolution: it can't be given grey images")
+
+
+def make_first_conv_grey(model: nn.Module) -> None:
+    """Let a network for 3 channels take 1, in place: the first convolution's weights are summed over them.
+
+    So a grey image gives the activations that it gave repeated in three equal channels.
+
+    Raises:
+        ValueError: the first convolution does not have 3 input channels.
+    """
+    name, conv = first_conv(model)
+    if conv.in_channels != 3 or conv.groups != 1:
+        raise ValueError(f"model.in_chans=1: {name} takes {conv.in_channels} channels where 3 were expected")
+    conv.in_channels = 1
+    conv.weight = nn.Parameter(conv.weight.detach().sum(dim=1, keepdim=True))
+
+
+def fetch_torch_file(url: str) -> dict[str, Tensor]:
+    """State dict of one of PyTorch's own files, from torch.hub's folder or from the network.
+
+    Raises:
+        WeightsUnavailable: it is in neither place, or the file is damaged.
+    """
+    file = hub_folder() / Path(urlparse(url).path).name
+    try:
+        with _socket_timeout(SOCKET_TIMEOUT_S):  # torch.hub sets none and would hang behind a silent firewall
+            state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+                url, map_location="cpu", progress=False, check_hash=True, weights_only=True
+            )
+    except OSError as error:
+        raise WeightsUnavailable(_where_to_put(url, file, error)) from error
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        advice = f"{file} is damaged ({error}): delete it. {_where_to_put(url, file, None)}"
+        raise WeightsUnavailable(advice) from error
+    return state
+
+
+def fetch_timm_file(cfg: Any) -> Path:
+    """The safetensors file of a timm `PretrainedCfg`: placed by hand, in Hugging Face's cache, or downloaded.
+
+    Local places come first, and the hub is asked once whether it is there: its client retries for 46 s without
+    a network (measured), longer behind a silent firewall.
+
+    Raises:
+        WeightsUnavailable: it is in none of these places.
+        ValueError: timm has no safetensors file for this model.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
+    placed = hub_folder() / f"{name}.safetensors"
+    if placed.is_file():
+        return placed
+    file_name = cfg.hf_hub_filename or "model.safetensors"
+    if not cfg.hf_hub_id or not file_name.endswith(".safetensors"):
+        raise ValueError(
+            f"model.weights=imagenet: timm has no safetensors file for {name}; choose another model, "
+            "model.weights=PATH with a safetensors file, or model.weights=none"
+        )
+    repo, _, revision = cfg.hf_hub_id.partition("@")
+    wanted = {"repo_id": repo, "filename": file_name, "revision": revision or None}
+    url = huggingface_hub.hf_hub_url(**wanted)
+    try:
+        return Path(huggingface_hub.hf_hub_download(**wanted, local_files_only=True))
+    except OSError:
+        logger.info(f"downloading {url}")
+    try:
+        _probe(url)
+        return Path(huggingface_hub.hf_hub_download(**wanted))
+    except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
+        raise WeightsUnavailable(_where_to_put(url, placed, error)) from error
+
+
+def hub_folder() -> Path:
+    """Folder in which torch.hub keeps weights (`TORCH_HOME` moves it); files put there by hand are found."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _where_to_put(url: str, file: Path, error: Exception | None) -> str:
+    because = f"can't download the weights ({error}). " if error else ""
+    return (
+        f"{because}Fetch {url} on a machine with a network and put it here as {file}; "
+        "or set model.weights=PATH to a safetensors file of this model, or model.weights=none to train from scratch"
+    )
+
+
+def _probe(url: str) -> None:
+    """Raise OSError unless the host answers, with whatever status."""
+    parts = urlparse(url)
+    try:
+        urlopen(Request(f"{parts.scheme}://{parts.netloc}", method="HEAD"), timeout=PROBE_TIMEOUT_S).close()
+    except HTTPError as answer:
+        answer.close()
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _sum_channels(found: Tensor, own: Tensor) -> Tensor:
+    if found.ndim == 4 and found.shape[1] == 3 and own.shape[1] == 1:
+        return found.sum(dim=1, keepdim=True)
+    return found
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -1,0 +1,68 @@
+"""The optimiser and its parameter groups."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+
+def build_optimizer(
+    name: Literal["adamw", "adam", "sgd"],
+    params: Iterable[tuple[str, nn.Parameter]],
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    momentum: float = 0.9,
+    nesterov: bool = False,
+) -> torch.optim.Optimizer:
+    """Build an optimiser over the parameters that require a gradient.
+
+    There are up to two groups, each with its key `name`: `decay`, and `no_decay` (weight decay 0) for biases
+    and parameters with at most one dimension, which is what normalisation layers have. A group without
+    parameters is left out; the order within a group is that of `params`.
+
+    Args:
+        params: names and parameters, as `module.named_parameters()` gives them.
+        lr: the peak; `set_lr` changes it from step to step.
+        weight_decay: decoupled for AdamW; added to the gradient (L2) for Adam and SGD, as torch does.
+        betas: of Adam and AdamW.
+        momentum: of SGD.
+        nesterov: of SGD.
+
+    Raises:
+        ValueError: an unknown name, a value out of range, or no parameter that requires a gradient.
+    """
+    for key, value in {"lr": lr, "weight_decay": weight_decay}.items():
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"optim.{key}={value}: give a finite number that is not negative")
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
+    for parameter_name, parameter in params:
+        if parameter.requires_grad:
+            plain = parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias"
+            (no_decay if plain else decay).append(parameter)
+    if not decay and not no_decay:
+        raise ValueError("no parameter requires a gradient: everything is frozen, there is nothing to train")
+    groups: list[dict[str, Any]] = []
+    if decay:
+        groups.append({"name": "decay", "params": decay, "weight_decay": weight_decay})
+    if no_decay:
+        groups.append({"name": "no_decay", "params": no_decay, "weight_decay": 0.0})
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, betas=betas)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
+    raise ValueError(f"optim.name={cast(str, name)}: give 'adamw', 'adam' or 'sgd'")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group the learning rate of the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

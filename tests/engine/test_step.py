@@ -1,0 +1,90 @@
+"""One update has the gradient of one large batch, whatever the number of ranks and micro-batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from distcxr.engine.fit import updates
+from distcxr.engine.step import train_step
+from distcxr.losses import masked_bce_sum
+
+# A ViT has no BatchNorm, whose statistics are each rank's own unless train.sync_bn says otherwise.
+PLAIN = ("model.name=test_vit", "data.image_size=160", "model.in_chans=1")
+
+
+def skew(run: tiny.Run) -> None:
+    """Labels known very unevenly: the mean of the ranks' means would be far from the mean."""
+    rows = np.arange(len(run.index))
+    unknown = np.random.default_rng(0).random(run.index.mask_NC.shape) < (rows % 10 / 10)[:, None]
+    run.index.mask_NC[unknown] = 0
+
+
+@pytest.mark.parametrize("per_device", [4, 2])
+@tiny.worlds(1, 2, 4)
+def test_gradient_is_that_of_the_global_batch(tmp_path: Path, world_size: int, per_device: int) -> None:
+    if tiny.on_main(world_size):
+        tiny.phantom(tmp_path)
+    torch.distributed.barrier()
+    run = tiny.build(
+        tmp_path, *PLAIN, f"output={tmp_path / 'run'}", f"train.per_device_batch_size={per_device}",
+        "optim={name: sgd, lr: 1.0, weight_decay: 0, momentum: 0}", "schedule={name: constant, warmup: 0st}",
+        "train.clip_norm=null", "train.global_batch_size=16",
+    )  # fmt: skip
+    skew(run)
+    before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    micro_batches = next(updates(run))
+    assert len(micro_batches) * per_device * world_size == 16
+    share = train_step(run, micro_batches)
+    stepped = {name: before[name] - value.detach() for name, value in run.module.named_parameters()}
+
+    # The whole global batch at once, by plain torch.
+    with torch.no_grad():
+        for name, value in run.module.named_parameters():
+            value.copy_(before[name])
+    parts: list[list[torch.Tensor]] = []
+    for batch in micro_batches:
+        parts.append([run.inputs(batch), batch.targets, batch.mask])
+    mine = [torch.cat(column) for column in zip(*parts, strict=True)]
+    gathered = []
+    for column in mine:
+        pieces = [torch.empty_like(column) for _ in range(world_size)]
+        torch.distributed.all_gather(pieces, column)
+        gathered.append(torch.cat(pieces))
+    inputs, targets, mask = gathered
+    assert len(inputs) == 16 and 0 < mask.sum() < mask.numel()
+    loss = masked_bce_sum(run.module(inputs), targets, mask) / mask.sum()
+    gradient = torch.autograd.grad(loss, list(run.module.parameters()))
+    for (name, _), expected in zip(run.module.named_parameters(), gradient, strict=True):
+        assert torch.allclose(stepped[name], expected, rtol=0, atol=1e-6), name
+    total = run.runtime.sum_over_ranks(share)
+    assert abs(total.item() - loss.item()) < 1e-6
+    torch.distributed.barrier()
+
+
+def test_lr_follows_the_step_not_the_ranks(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
+    seen = []
+    for micro_batches in updates(run):
+        train_step(run, micro_batches)
+        seen.append(run.optimizer.param_groups[0]["lr"])
+        run.state.advance(run.horizon.steps_per_epoch)
+    assert seen[:2] == [pytest.approx(5e-4), pytest.approx(1e-3)]
+    assert all(later < earlier for earlier, later in zip(seen[1:], seen[2:], strict=False))
+
+
+def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    from distcxr.models.factory import build_model
+
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
+    torch.manual_seed(run.recipe.seed)
+    fresh = build_model("test_resnet", library="timm", num_classes=14, in_chans=1, weights="none")
+    for name, value in run.module.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+    assert all(parameter.grad is None for parameter in run.module.parameters())

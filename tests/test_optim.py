@@ -1,0 +1,138 @@
+"""Parameter groups, and the first updates against formulas written out in float64."""
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from distcxr.optim import build_optimizer, set_lr
+
+LR, DECAY = 1e-2, 0.1
+
+
+def _network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+
+
+def _build(network: nn.Module, name: Any = "adamw", **changes: Any) -> torch.optim.Optimizer:
+    settings = {"lr": LR, "weight_decay": DECAY} | changes
+    return build_optimizer(name, network.named_parameters(), **settings)
+
+
+def _names(network: nn.Module, group: dict[str, Any]) -> list[str]:
+    return [name for name, p in network.named_parameters() for q in group["params"] if p is q]
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_biases_and_norms_are_not_decayed(name: str) -> None:
+    network = _network()
+    decay, no_decay = _build(network, name).param_groups
+    assert (decay["name"], decay["weight_decay"]) == ("decay", DECAY)
+    assert (no_decay["name"], no_decay["weight_decay"]) == ("no_decay", 0.0)
+    assert _names(network, decay) == ["0.weight", "3.weight"]
+    assert _names(network, no_decay) == ["0.bias", "1.weight", "1.bias", "3.bias"]
+
+
+def test_the_kinds_of_optimiser() -> None:
+    network = _network()
+    assert type(_build(network, "adamw")) is torch.optim.AdamW
+    assert type(_build(network, "adam")) is torch.optim.Adam
+    sgd = _build(network, "sgd", momentum=0.8, nesterov=True)
+    assert type(sgd) is torch.optim.SGD
+    assert all(group["momentum"] == 0.8 and group["nesterov"] for group in sgd.param_groups)
+    assert all(group["betas"] == (0.8, 0.95) for group in _build(network, betas=(0.8, 0.95)).param_groups)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_two_updates_follow_the_formula(name: str) -> None:
+    value, gradients, betas, momentum, epsilon = 0.5, [0.3, -0.2], (0.9, 0.999), 0.9, 1e-8
+    parameter = nn.Parameter(torch.full((1, 1), value, dtype=torch.float64))
+    optimizer = build_optimizer(
+        name, [("weight", parameter)], lr=LR, weight_decay=DECAY, betas=betas, momentum=momentum  # type: ignore[arg-type]
+    )
+    first, second, velocity = 0.0, 0.0, None
+    for update, gradient in enumerate(gradients, start=1):
+        parameter.grad = torch.full((1, 1), gradient, dtype=torch.float64)
+        optimizer.step()
+        if name == "adamw":
+            value -= LR * DECAY * value
+        else:
+            gradient += DECAY * value
+        if name == "sgd":
+            velocity = gradient if velocity is None else momentum * velocity + gradient
+            value -= LR * velocity
+        else:
+            first = betas[0] * first + (1 - betas[0]) * gradient
+            second = betas[1] * second + (1 - betas[1]) * gradient**2
+            corrected = math.sqrt(second / (1 - betas[1] ** update)) + epsilon
+            value -= LR * first / (1 - betas[0] ** update) / corrected
+    assert parameter.item() == pytest.approx(value, rel=1e-12)
+
+
+def test_the_same_gradients_give_the_same_weights() -> None:
+    outcomes = []
+    for _ in range(2):
+        network = _network()
+        optimizer = _build(network)
+        for _ in range(3):
+            optimizer.zero_grad()
+            network(torch.ones(2, 1, 4, 4)).square().sum().backward()
+            optimizer.step()
+        outcomes.append(copy.deepcopy(network.state_dict()))
+    assert all(torch.equal(outcomes[0][key], outcomes[1][key]) for key in outcomes[0])
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    network = _network()
+    network[0].requires_grad_(False)
+    network[1].requires_grad_(False)
+    decay, no_decay = _build(network).param_groups
+    assert _names(network, decay) == ["3.weight"] and _names(network, no_decay) == ["3.bias"]
+    network[3].weight.requires_grad_(False)
+    (only,) = _build(network).param_groups
+    assert only["name"] == "no_decay"
+
+
+def test_a_frozen_network_is_an_error() -> None:
+    with pytest.raises(ValueError, match="nothing to train"):
+        _build(_network().requires_grad_(False))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"name": "lion"}, "optim.name=lion"),
+        ({"lr": -1.0}, "optim.lr=-1.0"),
+        ({"lr": float("nan")}, "optim.lr=nan"),
+        ({"weight_decay": -0.1}, "optim.weight_decay=-0.1"),
+        ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "Nesterov"),
+    ],
+)
+def test_bad_values_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        _build(_network(), **changes)
+
+
+def test_set_lr_reaches_every_group_and_nothing_else() -> None:
+    optimizer = _build(_network())
+    before = [{k: v for k, v in group.items() if k not in ("lr", "params")} for group in optimizer.param_groups]
+    set_lr(optimizer, 3e-5)
+    assert [group["lr"] for group in optimizer.param_groups] == [3e-5, 3e-5]
+    after = [{k: v for k, v in group.items() if k not in ("lr", "params")} for group in optimizer.param_groups]
+    assert after == before
+
+
+def test_its_state_goes_through_a_file_read_without_pickle(tmp_path: Any) -> None:
+    network = _network()
+    optimizer = _build(network)
+    network(torch.ones(2, 1, 4, 4)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    other = _build(_network(), lr=1.0)
+    other.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
+    assert [group["name"] for group in other.param_groups] == ["decay", "no_decay"]
+    assert [group["lr"] for group in other.param_groups] == [LR, LR]
