@@ -5,8 +5,10 @@ Rank and world size are asked for here and in `metrics.gather` alone; everything
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,9 +103,10 @@ def start_runtime(recipe: Recipe) -> Runtime:
     The recipe wins over the launcher's flags; a disagreement is logged.
 
     Raises:
-        ValueError: a precision that the device does not have.
-        RuntimeError: the launcher started another number of processes than Accelerate sees.
+        ValueError: a precision that the device does not have, or a launcher that started another number of
+            processes than Accelerate sees.
     """
+    _die_with_launcher()
     use_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     _check_device(recipe, use_cpu)
     for line in _overrule_launcher(recipe):
@@ -116,7 +119,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
-        raise RuntimeError(
+        raise ValueError(
             f"the launcher started WORLD_SIZE={launched} processes, but Accelerate sees {accelerator.num_processes}: "
             "each would train alone. On a machine without GPUs use "
             "`accelerate launch --multi_gpu --num_processes N launch.py ...` (`--cpu` starts one process)."
@@ -137,6 +140,18 @@ def start_runtime(recipe: Recipe) -> Runtime:
         device=accelerator.device,
         backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
     )
+
+
+def _die_with_launcher() -> None:
+    """Have the kernel end this process when its launcher dies.
+
+    A launcher that is killed leaves its ranks running otherwise: they would go on writing into the run folder beside
+    the run that was started in their place.
+    """
+    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+    if launched and sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def _check_device(recipe: Recipe, use_cpu: bool) -> None:

@@ -38,7 +38,7 @@ def build_model(
     num_classes: int,
     in_chans: int = 3,
     weights: str = "none",
-    drop_rate: float = 0.0,
+    drop_rate: float | None = None,
 ) -> nn.Module:
     """Build a classifier: float32 [B, in_chans, H, W] to logits [B, num_classes]; on the CPU, training mode.
 
@@ -49,7 +49,7 @@ def build_model(
             the activations that it gives repeated in 3 channels, if all 3 are normalised alike.
         weights: `none`; `imagenet`, the library's default for this name; or the path of a .safetensors file,
             which must have all of the backbone (`weights.load_weights`).
-        drop_rate: dropout before the head, in place of the network's own.
+        drop_rate: dropout before the head, in place of the network's own; None keeps that.
 
     Raises:
         ValueError: an unknown name or value, or weights that don't fit.
@@ -59,7 +59,7 @@ def build_model(
         raise ValueError(f"num_classes={num_classes}: a classifier needs at least one finding")
     if in_chans not in (1, 3):
         raise ValueError(f"model.in_chans={in_chans}: give 1 or 3")
-    if not 0 <= drop_rate < 1:
+    if drop_rate is not None and not 0 <= drop_rate < 1:
         raise ValueError(f"model.drop_rate={drop_rate}: give a share from 0 to below 1")
     imagenet = weights == "imagenet"
     if library == "torchvision":
@@ -74,7 +74,7 @@ def build_model(
 
 
 def _build_torchvision(
-    name: str, num_classes: int, in_chans: int, drop_rate: float, imagenet: bool
+    name: str, num_classes: int, in_chans: int, drop_rate: float | None, imagenet: bool
 ) -> nn.Module:
     if name in _REFUSED:
         raise ValueError(f"model.name={name}: {_REFUSED[name]}")
@@ -88,7 +88,8 @@ def _build_torchvision(
     head = find_head(model)[1]
     assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == _IMAGENET_CLASSES
     replace_head(model, num_classes)
-    set_head_dropout(model, drop_rate)
+    if drop_rate is not None:
+        set_head_dropout(model, drop_rate)
     if in_chans == 1:
         make_first_conv_grey(model)
     if imagenet:
@@ -97,7 +98,7 @@ def _build_torchvision(
     return model
 
 
-def _build_timm(name: str, num_classes: int, in_chans: int, drop_rate: float, imagenet: bool) -> nn.Module:
+def _build_timm(name: str, num_classes: int, in_chans: int, drop_rate: float | None, imagenet: bool) -> nn.Module:
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -107,7 +108,7 @@ def _build_timm(name: str, num_classes: int, in_chans: int, drop_rate: float, im
     if tag and name not in tagged:
         listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
         raise _unknown(name, "timm", tagged, listing)
-    shape = {"in_chans": in_chans, "drop_rate": drop_rate}
+    shape = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
     model: Any  # timm's are modules with `reset_classifier`
     if imagenet:
         cfg = timm.get_pretrained_cfg(name)

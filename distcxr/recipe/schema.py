@@ -136,8 +136,8 @@ class Model(Section):
     """`imagenet`, `none`, or the path of a safetensors file."""
     in_chans: Literal[1, 3] = 3
     """Input channels; with 3 the grey image is repeated on the device."""
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout before the classifier."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout before the classifier; null keeps what the network comes with."""
 
 
 class Loss(Section):

@@ -1,0 +1,89 @@
+"""Who may import whom, and that heavy libraries wait until they are used."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Each room and the rooms it may import; itself is always allowed.
+ALLOWED = {
+    "recipe": set(),
+    "data": {"recipe"},
+    "models": {"recipe"},
+    "losses": {"recipe"},
+    "optim": {"recipe"},
+    "schedule": {"recipe"},
+    "metrics": {"recipe"},
+    "tracking": {"recipe"},
+    "runtime": {"recipe", "data"},
+    "engine": {
+        "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
+    },
+    "cli": {"recipe", "data", "models", "metrics", "tracking", "engine", "runtime"},
+    "launch": {"recipe", "engine", "runtime"},
+}  # fmt: skip
+HEAVY = {"nvidia", "timm", "matplotlib", "sklearn", "pandas"}
+ARRAYS_ONLY = {"ranking", "threshold", "bootstrap", "delong"}
+
+
+def modules() -> list[Path]:
+    return [ROOT / "launch.py", *sorted((ROOT / "distcxr").rglob("*.py"))]
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "distcxr" and len(parts) > 1 else parts[0]
+
+
+def imports(tree: ast.AST) -> list[str]:
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide which room is meant"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rooms_import_only_what_they_may(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for name in imports(ast.parse(path.read_text())):
+        parts = name.split(".")
+        if parts[0] == "distcxr" and len(parts) > 1:
+            assert parts[1] == room or parts[1] in ALLOWED[room], f"{path} imports {name}"
+        if path.stem in ARRAYS_ONLY and room == "metrics":
+            assert parts[0] != "torch", f"{path} knows arrays only"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
+    top_level = ast.Module([node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.FunctionDef)], [])
+    inside = {id(child) for node in ast.walk(top_level) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    for node in ast.walk(top_level):
+        if id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not HEAVY & {name.split(".")[0] for name in names}, f"{path} imports {names} at the top"
+
+
+def test_printing_a_recipe_does_not_import_torch() -> None:
+    """`--print` and a typing error answer at once."""
+    code = "import sys, launch; sys.argv = ['launch.py', 'recipes/quickstart.yaml', '--print']; launch.main(); " + (
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 0, said.stderr
+    assert "global_batch_size" in said.stdout
+
+
+def test_launch_stays_small() -> None:
+    assert len((ROOT / "launch.py").read_text().splitlines()) < 60

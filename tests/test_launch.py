@@ -1,0 +1,116 @@
+"""The command as a user types it: `accelerate launch launch.py RECIPE ...`, in real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
+
+
+def command(*arguments: str, processes: int = 2, flags: Sequence[str] = ()) -> list[str]:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [*launch, *(["--multi_gpu"] if processes > 1 else []), *flags, str(ROOT / "launch.py"), *arguments]
+
+
+def run(*arguments: str, cwd: Path, processes: int = 2, flags: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, processes=processes, flags=flags), cwd=cwd, env=ENVIRONMENT | env, capture_output=True,
+        text=True, timeout=240,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("launch")
+    tiny.phantom(folder)
+    tiny.recipe(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_train_kill_resume_test(place: Path) -> None:
+    """A run that is killed in the middle goes on at its newest checkpoint and ends where an undisturbed one ends."""
+    data, every = f"data.root={place / 'phantom'}", "checkpoint.every=1st"
+    steps, output = "train.max_steps=8", place / "killed"
+    with (place / "killed.txt").open("w") as log:
+        victim = subprocess.Popen(
+            command("tiny.yaml", data, every, "train.max_steps=900", "train.epochs=300", f"output={output}"), cwd=place,
+            env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list((output / "checkpoints").glob("last-*")) and time.monotonic() < deadline:
+        assert victim.poll() is None, (place / "killed.txt").read_text()
+        time.sleep(0.2)
+    os.kill(victim.pid, signal.SIGKILL)  # the launcher alone: its ranks must not outlive it
+    victim.wait()
+    time.sleep(1)
+    reached = max(int(path.name[5:]) for path in (output / "checkpoints").glob("last-*"))
+    steps = f"train.max_steps={reached + 3}"
+    resumed = run("tiny.yaml", data, every, steps, "train.epochs=300", f"output={output}", cwd=place)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stderr and "macro of" in resumed.stderr
+    straight = run("tiny.yaml", data, every, steps, "train.epochs=300", f"output={place / 'straight'}", cwd=place)
+    assert straight.returncode == 0, straight.stderr
+    name = f"checkpoints/last-{reached + 3:08d}/model.safetensors"
+    one, other = load_file(output / name), load_file(place / "straight" / name)
+    assert all(torch.equal(one[key], other[key]) for key in one | other)
+
+    tested = run("tiny.yaml", data, "train.epochs=300", "--test", str(output), cwd=place, processes=1)
+    assert tested.returncode == 0, tested.stderr
+    assert json.loads((output / "metrics_test.json").read_text())["split"] == "test"
+
+
+def test_a_mistake_is_said_once_without_a_traceback_of_ours(place: Path) -> None:
+    failed = run("tiny.yaml", "data.root=nowhere", cwd=place)
+    assert failed.returncode != 0
+    assert failed.stderr.count("error: ") == 1 and "nowhere" in failed.stderr and "images_001" in failed.stderr
+    assert "distcxr/engine" not in failed.stderr
+
+    failed = run("tiny.yaml", "train.epoch=3", cwd=place, processes=1)
+    assert failed.returncode != 0 and failed.stderr.count("did you mean 'epochs'?") == 1
+
+
+def test_the_recipe_wins_over_the_launcher(place: Path) -> None:
+    said = run(
+        "tiny.yaml", f"data.root={place / 'phantom'}", "train.max_steps=1", "eval.splits=[]", "eval.every=300ep",
+        "output=wins", cwd=place, processes=1, flags=("--mixed_precision", "bf16"),
+        ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4",
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    assert "mixed_precision=bf16, the recipe train.precision=no: the recipe wins" in said.stderr
+    assert "gradient_accumulation_steps=4, the recipe says train.global_batch_size=16" in said.stderr
+    assert "world size 1 (none), device cpu" in said.stderr
+    assert "global batch 16 = 16 per device x 1 accumulation x 1 ranks" in said.stderr
+    assert "PNGs are decoded on the CPU" in said.stderr
+
+
+def test_a_world_that_accelerate_does_not_see_stops(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny.recipe(place)
+    tiny.runtime(recipe)  # Accelerate settles on one process, as it does when the launcher's variables do not reach it
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"WORLD_SIZE=2 processes, but Accelerate sees 1: each would train alone"):
+        tiny.runtime(recipe)
+
+
+def test_data_root_from_the_environment(place: Path) -> None:
+    without = run("tiny.yaml", cwd=place, processes=1)
+    assert without.returncode != 0 and "DISTCXR_NIH_ROOT is not set" in without.stderr
+    with_it = run(
+        "tiny.yaml", "train.max_steps=1", "eval.splits=[]", "output=env", cwd=place, processes=1,
+        DISTCXR_NIH_ROOT=str(place / "phantom"),
+    )  # fmt: skip
+    assert with_it.returncode == 0, with_it.stderr
