@@ -33,7 +33,7 @@ HISTORY_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_auroc", "lr",
 
 
 def fit(run: Run) -> dict[str, Scores]:
-    """Train to the run's last step, then score the best checkpoint.
+    """Train to the run's last step, then score the splits of `eval.splits`.
 
     Returns:
         The scores of every split in `eval.splits`.
@@ -195,19 +195,20 @@ def close_epoch(run: Run) -> None:
 
 
 def finish(run: Run) -> dict[str, Scores]:
-    """Score the best checkpoint on the splits of `eval.splits` and write their files."""
+    """Score the weights and splits that the recipe's `eval` names and write their files."""
     if run.progress:
         run.progress.close()
-    step = run.state.step
-    run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
-    if run.state.best_step is not None:
-        best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
-        checkpoints.load_weights(best, run.module)
-        step = best.step
-    else:
-        logger.warning("no validation gave a macro AUROC: the last weights are scored instead of the best")
+    step, wanted = run.state.step, run.recipe.eval
+    if wanted.splits and wanted.weights == "best":
+        run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
+        if run.state.best_step is None:
+            logger.warning("no validation gave a macro AUROC: the last weights are scored instead of the best")
+        else:
+            best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
+            checkpoints.load_weights(best, run.module)
+            step = best.step
     scores: dict[str, Scores] = {}
-    for split in run.recipe.eval.splits:
+    for split in wanted.splits:
         scores[split] = evaluate(run, split)
         write_scores(run, run.folder, split, scores[split], step)
     if run.tracker:

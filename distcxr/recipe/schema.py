@@ -60,20 +60,20 @@ class Data(Section):
     """Shares of train, val and test for `data.split: by_patient`."""
     val_fraction: Fraction = 0.1
     """Share of the official training patients that validates instead."""
-    split_seed: int = Field(0, ge=0)
+    split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
     missing: Literal["error", "skip"] = "error"
     """Rows of the CSV whose image is not there: stop, or go on without them and say how many."""
     on_error: Literal["mask", "stop"] = "mask"
     """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
     and leaves it out."""
-    max_errors: int = Field(100, ge=0)
+    max_errors: int = Field(default=100, ge=0)
     """Unreadable files, counted over all ranks, after which `mask` stops too."""
     loader: Literal["auto", "torch", "dali"] = "auto"
     """Who reads: PyTorch's worker processes, NVIDIA DALI, or whichever suits the machine."""
-    image_size: int = Field(224, ge=8, le=4096)
+    image_size: int = Field(default=224, ge=8, le=4096)
     """Side of the square image in pixels, after decoding and resizing."""
-    num_workers: int | None = Field(None, ge=0)
+    num_workers: int | None = Field(default=None, ge=0)
     """Reader processes (torch) or threads (dali) of each rank; null takes this rank's share of the cores."""
     prefetch: PositiveInt = 2
     """Batches that each worker reads ahead."""
@@ -207,8 +207,10 @@ class Eval(Section):
 
     every: Duration = "1ep"
     """How often the validation split is scored; the best macro AUROC is kept as `best`."""
-    splits: list[Literal["val", "test"]] = ["val", "test"]
-    """Splits that the best checkpoint is scored on at the end."""
+    splits: list[Literal["train", "val", "test"]] = ["val", "test"]
+    """Splits that are scored at the end; `train` without augmentation."""
+    weights: Literal["best", "last"] = "best"
+    """Which weights are scored at the end."""
     macro_findings: list[str] | None = None
     """Findings that the macro average names; null takes all but No Finding."""
 
@@ -227,13 +229,13 @@ class Logging(Section):
 
     every: Duration = "20st"
     """How often loss, lr and speed are read from the device and written."""
-    images: int = Field(16, ge=0, le=64)
+    images: int = Field(default=16, ge=0, le=64)
     """Augmented training images drawn in TensorBoard at the start of every epoch; 0 for none."""
 
 
 IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.per_device_batch_size", "data.root", "data.loader",
-    "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits",
+    "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 
@@ -243,7 +245,7 @@ class Recipe(Section):
 
     output: Path | None = None
     """Run folder; without it `runs/<recipe>/<time>`."""
-    seed: int = Field(0, ge=0, lt=2**63)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Of weights, order, augmentation and dropout."""
     data: Data = Data()
     """Images, labels, splits, loaders."""

@@ -43,7 +43,7 @@ class Tracker:
 
         plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
         for summary in hparams(plain, dict(results)):  # type: ignore[no-untyped-call]
-            self._writer.file_writer.add_summary(summary)
+            self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
         for tag, value in results.items():
             self._writer.add_scalar(tag, value)  # type: ignore[no-untyped-call]
 

@@ -1,0 +1,7 @@
+"""`python -m distcxr.cli VERB ...`: the `distcxr` command where it is not on the PATH."""
+
+import sys
+
+from distcxr.cli import main
+
+sys.exit(main())

@@ -1,0 +1,64 @@
+"""What only a GPU can show: precisions, no host sync in a step, the same transform as on the CPU."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from distcxr.data.augment import DeviceTransform, draw_parameters
+from distcxr.engine.evaluate import evaluate
+from distcxr.engine.fit import fit, updates
+from distcxr.engine.step import train_step
+from distcxr.recipe.schema import Augment
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "no"])
+def test_a_run_in_every_precision(tmp_path: Path, precision: str) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", f"train.precision={precision}", "train.epochs=1")
+    assert run.runtime.device.type == "cuda"
+    fit(run)
+    rows = list(csv.DictReader((tmp_path / "run" / "steps.csv").read_text().splitlines()))
+    assert rows and all(math.isfinite(float(row["loss"])) for row in rows)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> None:
+    tiny.phantom(tmp_path)
+    overrides = (f"train.precision={precision}", "train.per_device_batch_size=4")
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", *overrides)
+    batches = updates(run)
+    train_step(run, next(batches))
+    micro_batches = next(batches)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train_step(run, micro_batches)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    batches.close()
+
+
+def test_the_transform_is_the_cpus() -> None:
+    spec = Augment(flip=0.5, rotate_deg=10, translate=0.1, scale=(0.8, 1.2), crop=48, brightness=0.1, contrast=0.2)
+    transform = DeviceTransform(spec, (0.5,) * 3, (0.25,) * 3)
+    pixels = torch.randint(0, 256, (16, 1, 64, 64), dtype=torch.uint8)
+    parameters = draw_parameters(spec, seed=0, epoch=0, positions=np.arange(16))
+    on_gpu = transform(pixels.cuda(), parameters.cuda()).cpu()
+    assert torch.allclose(on_gpu, transform(pixels, parameters), atol=2e-3)
+
+
+def test_evaluation_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.phantom(tmp_path)
+    on_gpu = evaluate(tiny.build(tmp_path, f"output={tmp_path / 'a'}", "train.tf32=false", "data.loader=torch"), "test")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = evaluate(tiny.build(tmp_path, f"output={tmp_path / 'b'}", "data.loader=torch"), "test")
+    assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)
