@@ -191,7 +191,10 @@ def _overrule_launcher(recipe: Recipe) -> list[str]:
 
 
 def start_logging(console: Console) -> None:
-    """Log to the terminal: everything from rank 0, warnings from the others, with their rank."""
+    """Log to the terminal: everything from rank 0, errors from the others, with their rank.
+
+    What the others warn of, rank 0 warns of, too: all ranks read the same labels and lists.
+    """
     rank = int(os.environ.get("RANK", "0"))
     handler: logging.Handler
     if sys.stderr.isatty():
@@ -199,7 +202,7 @@ def start_logging(console: Console) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_formatter(rank))
-    handler.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+    handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

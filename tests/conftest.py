@@ -18,7 +18,7 @@ import torch
 
 WORLD_TIMEOUT_S = 240
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["torch", "torch.distributed", "torchvision", "accelerate", "distcxr.recipe"])
+_FORKSERVER.set_forkserver_preload(["torch", "torch.distributed", "torchvision", "accelerate", "timm", "distcxr.data.loaders.torch"])
 
 
 def pytest_configure(config: pytest.Config) -> None:

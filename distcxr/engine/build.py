@@ -155,7 +155,7 @@ def build_evaluation(
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
     reader = choose_reader(
         recipe.data.loader, image_size=recipe.data.image_size, max_batch_size=plan.per_device_batch_size,
-        num_workers=recipe.data.num_workers, device=runtime.device,
+        num_workers=recipe.data.num_workers, prefetch=recipe.data.prefetch, device=runtime.device,
         local_world_size=runtime.local_world_size,
     )  # fmt: skip
     torch.manual_seed(recipe.seed)

@@ -88,7 +88,7 @@ def _count_unreadable(run: Run, batch: Batch) -> None:
         path = run.index.files([sample_id])[0]
         if run.recipe.data.on_error == "stop":
             raise UnreadableFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
-        logger.warning(f"{path} can't be read: {reason}; trained with no known label")
+        logger.error(f"{path} can't be read: {reason}; trained with no known label")  # shown from any rank
     run.steps.num_unreadable += len(batch.unreadable)
 
 

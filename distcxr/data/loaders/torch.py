@@ -1,0 +1,259 @@
+"""PNGs decoded by Pillow in worker processes of a torch DataLoader: the reader that runs anywhere.
+
+    requests ──► _Feed (main process) ──► workers: file names in, uint8 pixels out ──► Pixels, in the order asked
+
+A worker is sent file names and holds no table, so its memory does not grow with the data set. The workers live as
+long as the reader; each `read` hands them another list of requests.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from distcxr.data.loader import Pixels, Request
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
+from distcxr.data.pixels.resize import resize_grey
+
+logger = logging.getLogger(__name__)
+
+_Item = tuple[int, list[str]]  # which `read` call wants them, the files
+_Answer = tuple[Tensor, list[tuple[int, str]]]
+
+# SLURM and Ctrl-C send these to every process of a job. The main process decides what they mean and then stops its
+# workers; a worker that dies of one takes away the moment in which a preempted run saves its state.
+_JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+_LOOK_EVERY_S = 2.0
+_DIED = "a decoding worker died, killed from outside or out of memory"
+_SHM = Path("/dev/shm")
+
+
+class TorchReader:
+    """A `PixelReader` on torch's DataLoader.
+
+    Workers come from a fork server that has torch imported: forking the training process itself is unsafe once it
+    runs CUDA or gloo threads, and plain spawn would import torch anew in each worker. A worker re-imports the main
+    script, so that keeps its heavy imports inside functions.
+
+    Batches travel through /dev/shm. Each `read` first checks that those in flight fit there, because otherwise a
+    worker dies of a bus error.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        num_workers: int,
+        prefetch: int = 2,
+        pin_memory: bool,
+        timeout_s: float = 60.0,
+    ) -> None:
+        """Start nothing yet; the workers start with the first `read`.
+
+        Args:
+            num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
+            prefetch: requests that each worker works ahead.
+            pin_memory: put the pixels into pinned memory; needs a CUDA device.
+            timeout_s: how long one batch may take before `read` gives up with RuntimeError.
+        """
+        assert num_workers >= 0 and prefetch >= 1
+        self.where = (
+            f"PNGs are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)} (Pillow)"
+            if num_workers
+            else "PNGs are decoded on the CPU in the calling process (Pillow)"
+        )
+        self._num_workers, self._prefetch = num_workers, prefetch
+        self._pin_memory, self._timeout_s = pin_memory, timeout_s
+        self._dataset = _Decoder(image_size)
+        self._feed = _Feed(prefetch * num_workers, image_size)
+        self._loader: DataLoader[_Answer] | None = None
+        self._batches: Iterator[_Answer] | None = None
+        self._reading = False
+
+    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        """Pixels of each request, in order. Runs at most `prefetch * num_workers` requests ahead.
+
+        Raises:
+            RuntimeError: a worker died, a batch took longer than `timeout_s`, or /dev/shm is too small.
+        """
+        assert not self._reading, "one read at a time: use up or close the one before"
+        self._reading = True
+        try:
+            yield from self._read_in_workers(requests) if self._num_workers else self._read_here(requests)
+        finally:
+            self._reading = False
+
+    def close(self) -> None:
+        """Stop the workers; a later `read` would start new ones."""
+        atexit.unregister(self.close)
+        batches: Any = self._batches
+        self._loader = self._batches = None
+        if batches is not None:
+            self._dataset.wanted += 1
+            batches._shutdown_workers()
+            for worker in batches._workers:  # stuck on a dead file system, perhaps: they hold SIGTERM back
+                worker.kill()
+
+    def _read_here(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        for request in requests:
+            pixels, unreadable = self._dataset[int(self._dataset.wanted), request.files]
+            yield Pixels(pixels.pin_memory() if self._pin_memory else pixels, tuple(unreadable))
+
+    def _read_in_workers(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        try:
+            self._start(requests)
+            while (answer := self._next()) is not None:
+                pixels, unreadable = answer
+                yield Pixels(pixels, tuple(unreadable))
+        except GeneratorExit:
+            self._dataset.wanted += 1  # the workers skip what nobody wants any more
+            self._feed.requests = iter(())
+            while self._batches is not None and self._next() is not None:
+                pass
+            raise
+        except BaseException:
+            self.close()  # some workers hold answers that nobody will take: the next read starts afresh
+            raise
+
+    def _start(self, requests: Iterable[Request]) -> None:
+        self._feed.requests, self._feed.wanted_by = iter(requests), int(self._dataset.wanted)
+        if self._loader is None:
+            context = multiprocessing.get_context("forkserver")
+            # The list holds for the whole process: leave one that somebody else has set.
+            if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]
+                context.set_forkserver_preload(["torch", __name__])
+            self._loader = DataLoader(
+                self._dataset,
+                batch_size=None,
+                sampler=self._feed,
+                num_workers=self._num_workers,
+                prefetch_factor=self._prefetch,
+                pin_memory=self._pin_memory,
+                timeout=min(_LOOK_EVERY_S, self._timeout_s),
+                multiprocessing_context=context,
+                persistent_workers=True,
+                collate_fn=_as_it_is,
+                worker_init_fn=_prepare_worker,
+                generator=torch.Generator(),  # of its own: the loader draws a seed, and dropout's must not move
+            )
+        with _job_signals_held():  # the fork server inherits this
+            self._batches = iter(self._loader)
+        atexit.unregister(self.close)  # of an earlier read
+        atexit.register(self.close)  # before multiprocessing's own exit, which would wait for the workers
+
+    def _next(self) -> _Answer | None:
+        """The next answer, None after the last.
+
+        The loader's own time limit is short, because it notices a dead worker only when that has passed; one that is
+        merely slow is asked again.
+        """
+        assert self._batches is not None
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                return next(self._batches, None)
+            except (OSError, EOFError) as error:  # it died while it handed an answer over
+                raise RuntimeError(f"{_DIED}: {error}") from error
+            except RuntimeError as error:
+                if "exited unexpectedly" in str(error):
+                    raise RuntimeError(f"{_DIED}: {error}") from error
+                if "timed out" not in str(error) or time.monotonic() > deadline:
+                    raise
+
+
+class _Decoder(Dataset[_Answer]):
+    """Runs in the workers: file names to pixels.
+
+    Attributes:
+        wanted: int64 scalar in shared memory, the number of the `read` call whose answers are still wanted.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        self.image_size = image_size
+        self.wanted = torch.zeros((), dtype=torch.int64)
+        self.wanted.share_memory_()  # type: ignore[no-untyped-call]
+
+    def __getitem__(self, item: _Item) -> _Answer:
+        wanted_by, files = item
+        pixels = torch.zeros(len(files), 1, self.image_size, self.image_size, dtype=torch.uint8)
+        pixels_BHW = pixels.numpy()[:, 0]
+        unreadable = []
+        for place, file in enumerate(files):
+            if int(self.wanted) != wanted_by:
+                return pixels[:0], []
+            try:
+                pixels_BHW[place] = resize_grey(decode_grey(read_file(file)[0]), self.image_size)
+            except UnreadableImage as error:
+                unreadable.append((place, str(error)))
+        return pixels, unreadable
+
+
+class _Feed:
+    """The loader's sampler: whatever requests the current `read` was given, pulled one by one."""
+
+    def __init__(self, num_ahead: int, image_size: int) -> None:
+        self.requests: Iterator[Request] = iter(())
+        self.wanted_by = 0
+        self._num_ahead, self._image_bytes = num_ahead, image_size * image_size
+
+    def __iter__(self) -> Iterator[_Item]:
+        checked = False
+        while (request := next(self.requests, None)) is not None:
+            if not checked:
+                self._check_shared_memory(len(request.files))
+                checked = True
+            yield self.wanted_by, request.files
+
+    def _check_shared_memory(self, batch_size: int) -> None:
+        needed = (self._num_ahead + 1) * batch_size * self._image_bytes
+        if _SHM.is_dir() and shutil.disk_usage(_SHM).free < needed:
+            raise RuntimeError(
+                f"{_SHM} has {shutil.disk_usage(_SHM).free / 2**20:.0f} MiB free and the workers need "
+                f"{needed / 2**20:.0f}: use fewer workers or a smaller batch, or give the container more shared "
+                "memory (docker run --shm-size)"
+            )
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
+
+
+def _prepare_worker(_: int) -> None:
+    """Hold the job's signals back, and die with the training process.
+
+    torch's own watchdog looks whether the fork server lives, which lives as long as its workers do.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextmanager
+def _job_signals_held() -> Iterator[None]:
+    """Hold the job's signals back in this thread and what it starts; they arrive afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
