@@ -31,7 +31,7 @@ $(READY): setup.cfg pyproject.toml $(REQUIREMENTS)
 	@touch $@
 
 train: $(READY)
-	$(BIN)/distcxr phantom $(PHANTOM) --images 2000 --size 128
+	$(BIN)/distcxr phantom $(PHANTOM) --images 4000 --size 128
 	$(LAUNCH) launch.py recipes/quickstart.yaml data.root=$(PHANTOM)
 
 test: $(READY)

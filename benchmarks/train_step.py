@@ -41,7 +41,9 @@ def main() -> None:
     on_gpu = torch.cuda.is_available()
     device = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
     rows = []
-    print(f"{args.recipe}, {device}, torch {torch.__version__}, median of {args.windows} windows of {args.steps} steps\n")
+    print(
+        f"{args.recipe}, {device}, torch {torch.__version__}, median of {args.windows} windows of {args.steps} steps\n"
+    )
     print("| precision | batch | img/s | memory MB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         write_phantom(Path(place) / "data", images=max(args.batches) * 2 + 64, size=64)
@@ -64,7 +66,11 @@ def main() -> None:
 def measure(args: argparse.Namespace, place: Path, precision: str, batch: int) -> dict[str, float]:
     """Median img/s of whole optimiser updates over one resident batch."""
     data = (f"data.root={place / 'data'}", "data.loader=torch", "data.num_workers=0", "model.weights=none")
-    size = (f"train.global_batch_size={batch}", f"train.precision={precision}", f"output={place / precision / str(batch)}")
+    size = (
+        f"train.global_batch_size={batch}",
+        f"train.precision={precision}",
+        f"output={place / precision / str(batch)}",
+    )
     recipe = load_recipe(args.recipe, [*args.overrides, *data, *size, "logging.images=0"])
     AcceleratorState._reset_state(reset_partial_state=False)
     run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))

@@ -18,7 +18,9 @@ import torch
 
 WORLD_TIMEOUT_S = 240
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(["torch", "torch.distributed", "torchvision", "accelerate", "timm", "distcxr.data.loaders.torch"])
+_FORKSERVER.set_forkserver_preload(
+    ["torch", "torch.distributed", "torchvision", "accelerate", "timm", "distcxr.data.loaders.torch"]
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -65,7 +67,9 @@ def _run_world(world_size: int, file: Path, function: str, arguments: dict[str, 
     while waiting:
         ready = wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            errors += [f"rank {rank} of {world_size} did not finish in {WORLD_TIMEOUT_S} s" for rank in waiting.values()]
+            errors += [
+                f"rank {rank} of {world_size} did not finish in {WORLD_TIMEOUT_S} s" for rank in waiting.values()
+            ]
             break
         for pipe in ready:
             rank = waiting.pop(pipe)  # type: ignore[arg-type]

@@ -67,8 +67,12 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
-    top_level = ast.Module([node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.FunctionDef)], [])
-    inside = {id(child) for node in ast.walk(top_level) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)}
+    top_level = ast.Module(
+        [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.FunctionDef)], []
+    )
+    inside = {
+        id(child) for node in ast.walk(top_level) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)
+    }
     for node in ast.walk(top_level):
         if id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]

@@ -21,12 +21,22 @@ ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.starts
 
 
 def command(*arguments: str, processes: int = 2, flags: Sequence[str] = ()) -> list[str]:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--num_machines", "1"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--num_machines",
+        "1",
+    ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return [*launch, *(["--multi_gpu"] if processes > 1 else []), *flags, str(ROOT / "launch.py"), *arguments]
 
 
-def run(*arguments: str, cwd: Path, processes: int = 2, flags: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, processes: int = 2, flags: Sequence[str] = (), **env: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments, processes=processes, flags=flags), cwd=cwd, env=ENVIRONMENT | env, capture_output=True,
         text=True, timeout=240,

@@ -74,9 +74,7 @@ def test_huge_logits_stay_exact() -> None:
 def test_half_precision_logits_are_summed_in_float32() -> None:
     logits_BC, targets_BC, mask_BC = _batch()
     half = logits_BC.bfloat16()
-    assert torch.equal(
-        masked_bce_sum(half, targets_BC, mask_BC), masked_bce_sum(half.float(), targets_BC, mask_BC)
-    )
+    assert torch.equal(masked_bce_sum(half, targets_BC, mask_BC), masked_bce_sum(half.float(), targets_BC, mask_BC))
 
 
 def test_shapes_that_would_broadcast_are_refused() -> None:

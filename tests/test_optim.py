@@ -52,7 +52,12 @@ def test_two_updates_follow_the_formula(name: str) -> None:
     value, gradients, betas, momentum, epsilon = 0.5, [0.3, -0.2], (0.9, 0.999), 0.9, 1e-8
     parameter = nn.Parameter(torch.full((1, 1), value, dtype=torch.float64))
     optimizer = build_optimizer(
-        name, [("weight", parameter)], lr=LR, weight_decay=DECAY, betas=betas, momentum=momentum  # type: ignore[arg-type]
+        name,
+        [("weight", parameter)],
+        lr=LR,
+        weight_decay=DECAY,
+        betas=betas,
+        momentum=momentum,  # type: ignore[arg-type]
     )
     first, second, velocity = 0.0, 0.0, None
     for update, gradient in enumerate(gradients, start=1):

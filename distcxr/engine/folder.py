@@ -1,7 +1,7 @@
 """The run folder: which one, and the files that describe the run.
 
-    recipe.yaml  environment.json  log.txt  tensorboard/  checkpoints/  steps.csv  history.csv
-    predictions_{val,test}.csv  metrics_{val,test}.json
+recipe.yaml  environment.json  log.txt  tensorboard/  checkpoints/  steps.csv  history.csv
+predictions_{val,test}.csv  metrics_{val,test}.json
 """
 
 from __future__ import annotations
@@ -157,5 +157,7 @@ def _versions() -> dict[str, str]:
 
 
 def _hardware(runtime: Runtime) -> dict[str, Any]:
-    device = torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or platform.machine()
+    device = (
+        torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or platform.machine()
+    )
     return {"host": platform.node(), "device": device, "cores": len(os.sched_getaffinity(0))}

@@ -130,6 +130,5 @@ def _unknown(name: str, library: str, known: list[str], listing: str) -> ValueEr
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"nearest: {', '.join(near)}" if near else "nothing is near it"
     return ValueError(
-        f"model.name={name}: no such classifier in {library} ({hint}); "
-        f'list them all with: python -c "{listing}"'
+        f'model.name={name}: no such classifier in {library} ({hint}); list them all with: python -c "{listing}"'
     )

@@ -76,7 +76,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a text file") from None
     try:
-        values = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
+        values = yaml.load(text, Loader=_Yaml)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
     values = {} if values is None else values
@@ -103,7 +103,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"the override {override!r} must read key=value, for example train.epochs=3")
     try:
-        value = yaml.load(text, Loader=_Yaml)  # noqa: S506 - _Yaml is a SafeLoader
+        value = yaml.load(text, Loader=_Yaml)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override {override!r} is not valid YAML: {error}") from None
     *sections, name = key.split(".")

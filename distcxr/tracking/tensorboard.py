@@ -41,7 +41,9 @@ class Tracker:
         """A row of the HParams tab, in this run rather than in a sub-run of its own."""
         from torch.utils.tensorboard.summary import hparams
 
-        plain = {key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()}
+        plain = {
+            key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()
+        }
         for summary in hparams(plain, dict(results)):  # type: ignore[no-untyped-call]
             self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
         for tag, value in results.items():

@@ -59,7 +59,9 @@ def test_bits_do_not_depend_on_the_batch(batch_size: int) -> None:
     pixels, parameters = images(8), draw_parameters(FULL, seed=0, epoch=0, positions=np.arange(8))
     whole = transform(pixels, parameters)
     assert whole.shape == (8, 3, 24, 24)
-    parts = [transform(pixels[at : at + batch_size], parameters[at : at + batch_size]) for at in range(0, 8, batch_size)]
+    parts = [
+        transform(pixels[at : at + batch_size], parameters[at : at + batch_size]) for at in range(0, 8, batch_size)
+    ]
     assert torch.equal(torch.cat(parts), whole)
 
 

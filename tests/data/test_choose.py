@@ -68,7 +68,8 @@ def pick(
         max_batch_size=4,
         num_workers=num_workers,
         device=torch.device(device),
-        prefetch=2, local_world_size=world,
+        prefetch=2,
+        local_world_size=world,
     )
 
 
@@ -118,5 +119,5 @@ def test_auto_takes_dali_for_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pyte
     monkeypatch.setattr(choose, "thread_budget", lambda world: 8 // world)
     with caplog.at_level(logging.INFO, logger="distcxr"), closing(pick("auto", world=2, device="cuda:1")) as reader:
         assert isinstance(reader, DaliReader)
-    assert asked == [(32, 4, 4, 1)]
+    assert asked == [(32, 4, 4, 2, 1)]
     assert "loader dali (a GPU trains and DALI is installed)" in caplog.text

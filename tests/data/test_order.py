@@ -8,7 +8,9 @@ import pytest
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, hash64, shuffled
 
 
-def all_batches(num: int, global_batch: int, world: int, per_device: int, epoch: int, start: int = 0) -> list[list[int]]:
+def all_batches(
+    num: int, global_batch: int, world: int, per_device: int, epoch: int, start: int = 0
+) -> list[list[int]]:
     """Global batches as the ranks together see them, each in global order."""
     rows = np.arange(1000, 1000 + num)
     seen: list[list[int]] = []

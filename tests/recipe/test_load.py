@@ -62,7 +62,11 @@ def test_base_errors(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "expected"),
     [
-        ("modle: {}", [], ["recipe.yaml", "unknown key 'modle'; did you mean 'model'?", "Valid keys of a recipe: output"]),
+        (
+            "modle: {}",
+            [],
+            ["recipe.yaml", "unknown key 'modle'; did you mean 'model'?", "Valid keys of a recipe: output"],
+        ),
         ("", ["train.epoch=3"], ["unknown key 'train.epoch'", "(from the override 'train.epoch=3')", "'epochs'"]),
         ("data: {loader: torhc}", [], ["data.loader = 'torhc'", "'auto', 'torch' or 'dali'", "did you mean 'torch'?"]),
         ("data: {image_size: large}", [], ["data.image_size = 'large'", "valid integer"]),

@@ -99,9 +99,7 @@ def choose_reader(
     return reader
 
 
-def _dali(
-    image_size: int, max_batch_size: int, num_threads: int, prefetch: int, device_id: int | None
-) -> PixelReader:
+def _dali(image_size: int, max_batch_size: int, num_threads: int, prefetch: int, device_id: int | None) -> PixelReader:
     from distcxr.data.loaders.dali import DaliReader
 
     return DaliReader(
