@@ -29,6 +29,7 @@ from distcxr.engine.step import warm_up
 from distcxr.models.factory import build_model
 from distcxr.optim import build_optimizer
 from distcxr.recipe import Recipe
+from distcxr.recipe.load import to_yaml
 from distcxr.recipe.schema import Statistics
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
@@ -137,7 +138,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
         transform=base.transform, reader=base.reader, plan=plan, folder=folder, model=model, optimizer=optimizer,
         train_loader=Loader(dataset.index, order, base.reader, parameters), horizon=horizon, state=state,
-        steps=StepLog(), tracker=Tracker(folder / "tensorboard", purge_step=state.step + 1) if runtime.is_main else None,
+        steps=StepLog(),
+        tracker=Tracker(folder / "tensorboard", purge_step=state.step + 1) if runtime.is_main else None,
         progress=Progress(console, total_steps=horizon.last_step, done_steps=state.step) if runtime.is_main else None,
     )  # fmt: skip
     warm_up(run)
@@ -146,6 +148,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         logger.info(f"going on from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
     if runtime.is_main:
         rewind_steps_csv(folder / "steps.csv", state.step)
+    if run.tracker:
+        run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
     return run
 
 

@@ -100,7 +100,7 @@ def _show_images(run: Run, batch: Batch) -> None:
     captions = []
     for row in batch.sample_id[:num].tolist():
         present = [name for name, on in zip(run.index.findings, run.index.targets_NC[row], strict=True) if on]
-        captions.append(", ".join(name.replace("_", " ") for name in present) or "no finding of the recipe")
+        captions.append(", ".join(name.replace("_", " ") for name in present) or "none")
     run.tracker.image("train/images", contact_sheet(images, captions), run.state.step)
 
 
@@ -157,18 +157,19 @@ def validate(run: Run) -> None:
     scores = evaluate(run, "val")
     auroc = scores.report.macro_auroc
     state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
-    if run.tracker:
-        values = scores.report.scalars() | ({"val/loss": scores.loss} if scores.loss is not None else {})
-        run.tracker.scalars(values, state.step)
     shown = f"macro AUROC {auroc:.4f} of {len(scores.report.macro_findings)} findings" if auroc else "AUROC undefined"
     logger.info(f"step {state.step}: validation {shown}" + (f", loss {scores.loss:.4f}" if scores.loss else ""))
     if auroc is not None and (state.best_auroc is None or auroc > state.best_auroc):
         state.best_auroc, state.best_step = auroc, state.step
         checkpoints.save(run, "best")
+    if run.tracker:
+        more = {"val/loss": scores.loss, "val/auroc/best": state.best_auroc}
+        values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
+        run.tracker.scalars(values, state.step)
 
 
 def close_epoch(run: Run) -> None:
-    """Write the epoch's row of `history.csv`; an epoch cut short by `max_steps` gets its row, too, until it is whole."""
+    """Write the epoch's row of `history.csv`; one cut short by `max_steps` gets its row, too, until it is whole."""
     state = run.state
     whole = state.batch == 0
     num_steps = run.horizon.steps_per_epoch if whole else state.batch
@@ -211,16 +212,30 @@ def finish(run: Run) -> dict[str, Scores]:
     for split in wanted.splits:
         scores[split] = evaluate(run, split)
         write_scores(run, run.folder, split, scores[split], step)
+        if run.tracker:  # a table: curves of one point would crowd out the others
+            run.tracker.text(split, f"```\n{scores[split].report.table()}\n```", step)
     if run.tracker:
-        final = {f"final/{split}_auroc": found.report.macro_auroc for split, found in scores.items()}
-        recipe = {
-            f"{section}.{key}": value
-            for section in ("model", "loss", "optim", "schedule", "train", "augment")
-            for key, value in run.recipe.model_dump(mode="json")[section].items()
-        }
-        run.tracker.hyperparameters(recipe, {tag: auroc for tag, auroc in final.items() if auroc is not None})
+        highest = run.state.best_auroc
+        run.tracker.hyperparameters(_shown(run), {} if highest is None else {"val/auroc/best": highest})
         run.tracker.close()
     return scores
+
+
+def _shown(run: Run) -> dict[str, Any]:
+    """What TensorBoard's HParams tab compares: few columns, or nobody reads them."""
+    recipe = run.recipe
+    return {
+        "model": recipe.model.name,
+        "lr": recipe.optim.lr,
+        "weight_decay": recipe.optim.weight_decay,
+        "global_batch_size": recipe.train.global_batch_size,
+        "epochs": recipe.train.epochs,
+        "image_size": recipe.data.image_size,
+        "optimizer": recipe.optim.name,
+        "schedule": recipe.schedule.name,
+        "precision": recipe.train.precision,
+        "seed": recipe.seed,
+    }
 
 
 def write_scores(run: Evaluation, folder: Path, split: str, scores: Scores, step: int) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-_TILE_PX = 224
-_CAPTION_PX = 40
+_TILE_PX = 160
+_CAPTION_PX = 66
+_CAPTION_LINES = 3
+_FONT_PX = 18  # TensorBoard shows the sheet at less than half its size
 _GAP_PX = 6
 _BACKGROUND = (24, 24, 28)
 _INK = (235, 235, 235)
@@ -21,7 +23,7 @@ def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], colu
     Args:
         images_BHW: float32 in any range; each image is stretched to its own darkest and brightest value, so that what
             the model sees after normalisation can be looked at.
-        captions: one for each image; long ones wrap to two lines.
+        captions: one for each image; long ones wrap, and are cut after three lines.
 
     Returns:
         uint8 [H, W, 3].
@@ -30,7 +32,7 @@ def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], colu
     cell_h = _TILE_PX + _CAPTION_PX + _GAP_PX
     sheet = Image.new("RGB", (columns * (_TILE_PX + _GAP_PX) + _GAP_PX, rows * cell_h + _GAP_PX), _BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
+    font = ImageFont.load_default(size=_FONT_PX)
     for number, (pixels, caption) in enumerate(zip(images_BHW, captions, strict=True)):
         row, column = divmod(number, columns)
         x, y = _GAP_PX + column * (_TILE_PX + _GAP_PX), _GAP_PX + row * cell_h
@@ -42,15 +44,21 @@ def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], colu
 
 
 def _wrapped(caption: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """The caption in at most two lines that fit a tile; what does not fit is cut with an ellipsis."""
-    lines, words = [""], caption.split(" ")
-    for number, word in enumerate(words):
+    """The caption in at most three lines that fit a tile; what does not fit is cut with an ellipsis."""
+
+    def fits(line: str) -> bool:
+        return draw.textlength(line, font=font) <= _TILE_PX
+
+    lines = [""]
+    for word in caption.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if draw.textlength(longer, font=font) <= _TILE_PX:
+        if fits(longer):
             lines[-1] = longer
-        elif len(lines) == 1:
+        elif len(lines) < _CAPTION_LINES:
             lines.append(word)
         else:
-            lines[-1] += f" … +{len(words) - number}"
+            while not fits(f"{lines[-1]} …"):
+                lines[-1] = lines[-1][:-1]
+            lines[-1] += " …"
             break
     return "\n".join(lines)

@@ -38,7 +38,11 @@ class Tracker:
         self._writer.add_text(tag, markdown, step)  # type: ignore[no-untyped-call]
 
     def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
-        """A row of the HParams tab, in this run rather than in a sub-run of its own."""
+        """A row of the HParams tab, in this run rather than in a sub-run of its own.
+
+        Args:
+            results: by the tags of curves this run has; the tab shows their last values.
+        """
         from torch.utils.tensorboard.summary import hparams
 
         plain = {
@@ -46,8 +50,6 @@ class Tracker:
         }
         for summary in hparams(plain, dict(results)):  # type: ignore[no-untyped-call]
             self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-        for tag, value in results.items():
-            self._writer.add_scalar(tag, value)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Flush and close the files."""

@@ -46,7 +46,7 @@ def test_epochs_and_seeds_differ_also_in_epoch_0() -> None:
 
 
 def test_shuffle_spreads_evenly() -> None:
-    """Each of 8 values lands on each of 8 places about as often: chi-squared of 49 degrees stays under its 0.1 % bound."""
+    """Each of 8 values lands on each of 8 places about as often: chi-squared of 49 degrees under its 0.1 % bound."""
     counts = np.zeros((8, 8))
     for seed in range(4000):
         counts[np.arange(8), shuffled(np.arange(8), 8, seed=seed, epoch=0)] += 1

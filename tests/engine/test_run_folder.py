@@ -108,11 +108,12 @@ def test_tensorboard_holds_scalars_pictures_and_hparams(finished: Path) -> None:
     events = EventAccumulator(str(finished / "tensorboard"))
     events.Reload()
     tags = events.Tags()
-    assert {"train/loss", "train/lr", "val/loss", "val/auroc/macro", "val/auroc/Effusion"} <= set(tags["scalars"])
+    assert {"train/loss", "train/lr", "val/loss", "val/auroc/macro", "val/auroc/best"} <= set(tags["scalars"])
     assert len(events.Images("train/images")) == 3  # one sheet an epoch
     losses = [event.value for event in events.Scalars("train/loss")]
     written = [float(row["loss"]) for row in rows(finished / "steps.csv")]
     assert losses == pytest.approx(written, rel=1e-6)
+    assert {"recipe/text_summary", "val/text_summary", "test/text_summary"} <= set(tags["tensors"])
     assert events.PluginTagToContent("hparams")
 
 

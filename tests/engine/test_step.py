@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def test_lr_follows_the_step_not_the_ranks(tmp_path: Path) -> None:
         seen.append(run.optimizer.param_groups[0]["lr"])
         run.state.advance(run.horizon.steps_per_epoch)
     assert seen[:2] == [pytest.approx(5e-4), pytest.approx(1e-3)]
-    assert all(later < earlier for earlier, later in zip(seen[1:], seen[2:], strict=False))
+    assert all(later < earlier for earlier, later in pairwise(seen[1:]))
 
 
 def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
