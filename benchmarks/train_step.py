@@ -19,7 +19,7 @@ import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from distcxr.data.phantom import write_phantom
+from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step

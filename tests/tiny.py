@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
-from distcxr.data.phantom import write_phantom
+from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.state import Run
 from distcxr.recipe import Recipe, load_recipe

@@ -18,7 +18,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the folder and say so; a ValueError goes to the caller."""
-    from distcxr.data.phantom import write_phantom
+    from distcxr.data.phantom.dataset import write_phantom
 
     write_phantom(args.out, images=args.images, size=args.size, seed=args.seed, workers=args.workers)
     print(f"{args.out}: {args.images} synthetic X-rays of {args.size} x {args.size} pixels, seed {args.seed}")

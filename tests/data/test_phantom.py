@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom import FREQUENCY, plan_films, write_phantom
-from distcxr.data.phantom_draw import draw_film
-from distcxr.data.phantom_findings import PAINTERS, RESHAPERS
+from distcxr.data.phantom.dataset import FREQUENCY, plan_films, write_phantom
+from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
 
 IMAGES, SIZE = 48, 64
 

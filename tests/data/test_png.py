@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from distcxr.data.phantom.png import SIGNATURE, encode_png
 from distcxr.data.pixels.png import MAX_PIXELS, Header, UnreadableImage, check, decode_grey, is_plain_grey, read_file
-from distcxr.data.pixels.png_write import SIGNATURE, encode_png
 from distcxr.data.pixels.resize import resize_grey
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte

@@ -2,11 +2,11 @@
 
 from typing import Any
 
+import networks
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distcxr.models.factory import build_model
 from distcxr.models.heads import DropoutLinear, head_parameter_names, replace_head
 
 CHEAP = [
@@ -22,31 +22,14 @@ CHEAP = [
 SIDE = {"test_convnext": 160, "test_vit": 160}
 
 
-def _build(name: str = "resnet18", library: Any = "torchvision", **changes: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return build_model(name, library=library, **({"num_classes": 14} | changes))
-
-
-def _grey(side: int = 64) -> Tensor:
-    return torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def _forward(model: nn.Module, images: Tensor) -> Tensor:
-    """In training mode: with the batch's own statistics, untrained networks give logits that differ."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        logits: Tensor = model.train()(images)
-    return logits
-
-
 def _same(a: dict[str, Tensor], b: dict[str, Tensor], *, but: tuple[str, ...] = ()) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a if key not in but)
 
 
 @pytest.mark.parametrize(("name", "library", "head"), CHEAP)
 def test_one_grey_channel_gives_what_three_equal_ones_give(name: str, library: str, head: str) -> None:
-    images = _grey(SIDE.get(name, 64))
-    coloured, grey = _build(name, library), _build(name, library, in_chans=1)
+    images = networks.grey(SIDE.get(name, 64))
+    coloured, grey = networks.build(name, library), networks.build(name, library, in_chans=1)
     assert head_parameter_names(grey) == head_parameter_names(coloured) == (f"{head}.weight", f"{head}.bias")
     layer = grey.get_submodule(head)
     assert isinstance(layer.bias, Tensor) and not layer.bias.any()
@@ -56,32 +39,32 @@ def test_one_grey_channel_gives_what_three_equal_ones_give(name: str, library: s
         state = coloured.state_dict()
         first = next(key for key, value in state.items() if value is not None and value.shape == convs[0].weight.shape)
         grey.load_state_dict(state | {first: state[first].sum(dim=1, keepdim=True)})
-    logits = _forward(grey, images)
+    logits = networks.forward(grey, images)
     assert logits.shape == (2, 14) and logits.dtype == torch.float32
     assert (logits[0] - logits[1]).abs().max() > 1e-3, "the logits have to depend on the image"
-    torch.testing.assert_close(logits, _forward(coloured, images.expand(-1, 3, -1, -1)), rtol=0, atol=1e-4)
+    torch.testing.assert_close(logits, networks.forward(coloured, images.expand(-1, 3, -1, -1)), rtol=0, atol=1e-4)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
-    model = _build(drop_rate=0.5)
-    model(_grey().expand(-1, 3, -1, -1)).square().sum().backward()
+    model = networks.build(drop_rate=0.5)
+    model(networks.grey().expand(-1, 3, -1, -1)).square().sum().backward()
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_the_same_seed_builds_the_same_network() -> None:
-    assert _same(_build().state_dict(), _build().state_dict())
-    assert _same(_build("test_vit", "timm").state_dict(), _build("test_vit", "timm").state_dict())
+    assert _same(networks.build().state_dict(), networks.build().state_dict())
+    assert _same(networks.build("test_vit", "timm").state_dict(), networks.build("test_vit", "timm").state_dict())
 
 
 def test_squeezenet_can_give_negative_logits() -> None:
     """Its classifier ends in a ReLU, under which every probability would be at least one half."""
-    assert (_forward(_build("squeezenet1_1"), _grey().expand(-1, 3, -1, -1)) < 0).any()
+    assert (networks.forward(networks.build("squeezenet1_1"), networks.grey().expand(-1, 3, -1, -1)) < 0).any()
 
 
 def test_a_head_can_be_replaced_again() -> None:
-    model = _build("test_convnext", "timm")
+    model = networks.build("test_convnext", "timm")
     replace_head(model, 3)
-    assert _forward(model, _grey(160).expand(-1, 3, -1, -1)).shape == (2, 3)
+    assert networks.forward(model, networks.grey(160).expand(-1, 3, -1, -1)).shape == (2, 3)
     assert model.num_classes == 3
 
 
@@ -91,8 +74,8 @@ def test_a_network_without_a_head_is_refused() -> None:
 
 
 def test_drop_rate_is_the_dropout_before_the_head() -> None:
-    images = _grey().expand(-1, 3, -1, -1)
-    plain, dropped = _build(), _build(drop_rate=0.5)
+    images = networks.grey().expand(-1, 3, -1, -1)
+    plain, dropped = networks.build(), networks.build(drop_rate=0.5)
     assert _same(plain.state_dict(), dropped.state_dict()), "dropout changes neither names nor weights"
     assert isinstance(dropped.fc, DropoutLinear)
     assert type(plain.fc) is nn.Linear
@@ -110,9 +93,9 @@ def test_drop_rate_is_the_dropout_before_the_head() -> None:
 
 def test_drop_rate_takes_the_place_of_the_network_s_own() -> None:
     for drop_rate in (0.0, 0.4):
-        model = _build("mobilenet_v3_small", drop_rate=drop_rate)
+        model = networks.build("mobilenet_v3_small", drop_rate=drop_rate)
         assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [drop_rate]
-    assert _build("test_convnext", "timm", drop_rate=0.4).head.drop.p == 0.4  # type: ignore[union-attr]
+    assert networks.build("test_convnext", "timm", drop_rate=0.4).head.drop.p == 0.4  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
@@ -134,4 +117,4 @@ def test_drop_rate_takes_the_place_of_the_network_s_own() -> None:
 )
 def test_what_can_t_be_built_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        _build(**arguments)
+        networks.build(**arguments)

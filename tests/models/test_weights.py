@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 
+import networks
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,23 +17,6 @@ from torch import Tensor, nn
 from distcxr.models import weights as weights_module
 from distcxr.models.factory import build_model
 from distcxr.models.weights import WeightsUnavailable, remap_densenet_keys
-
-
-def _build(name: str = "resnet18", library: Any = "torchvision", **changes: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return build_model(name, library=library, **({"num_classes": 14} | changes))
-
-
-def _grey(side: int = 64) -> Tensor:
-    return torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(1))
-
-
-def _forward(model: nn.Module, images: Tensor) -> Tensor:
-    """In training mode: with the batch's own statistics, untrained networks give logits that differ."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        logits: Tensor = model.train()(images)
-    return logits
 
 
 def _save(model: nn.Module, path: Path, **changes: Tensor | None) -> Path:
@@ -55,7 +39,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor], *, but: tuple[str, ...] = 
 
 
 def test_a_file_of_the_same_network_loads_whole(tmp_path: Path) -> None:
-    source = _build()
+    source = networks.build()
     nn.init.ones_(source.fc.bias)  # type: ignore[union-attr, arg-type]
     path = _save(source, tmp_path / "w.safetensors")
     torch.manual_seed(9)
@@ -67,12 +51,12 @@ def test_a_file_of_the_same_network_loads_whole(tmp_path: Path) -> None:
 def test_another_head_stays_new_and_the_log_says_so(
     head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    source = _build(num_classes=1000 if head == "of another shape" else 14)
+    source = networks.build(num_classes=1000 if head == "of another shape" else 14)
     nn.init.ones_(source.fc.bias)  # type: ignore[union-attr, arg-type]
     left_out = {"absent": {"fc.weight": None, "fc.bias": None}, "half there": {"fc.weight": None}}.get(head, {})
     path = _save(source, tmp_path / "w.safetensors", **left_out)
     with caplog.at_level(logging.INFO, logger="distcxr"):
-        model = _build(weights=str(path))
+        model = networks.build(weights=str(path))
     assert _same(source.state_dict(), model.state_dict(), but=("fc.weight", "fc.bias"))
     assert model.fc.weight.shape == (14, 512)  # type: ignore[union-attr]
     assert not model.fc.bias.any()  # type: ignore[union-attr, operator]
@@ -81,25 +65,25 @@ def test_another_head_stays_new_and_the_log_says_so(
 
 def test_three_channels_in_the_file_are_summed_for_one(tmp_path: Path) -> None:
     for name, library in (("resnet18", "torchvision"), ("resnet10t", "timm")):
-        source = _build(name, library)
+        source = networks.build(name, library)
         path = _save(source, tmp_path / f"{name}.safetensors")
         torch.manual_seed(9)
         grey = build_model(name, library=library, num_classes=14, in_chans=1, weights=str(path))  # type: ignore[arg-type]
-        images = _grey()
+        images = networks.grey()
         torch.testing.assert_close(
-            _forward(grey, images), _forward(source, images.expand(-1, 3, -1, -1)), rtol=0, atol=1e-4
+            networks.forward(grey, images), networks.forward(source, images.expand(-1, 3, -1, -1)), rtol=0, atol=1e-4
         )
 
 
 def test_a_relative_path_starts_at_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = _build("test_vit", "timm")
+    source = networks.build("test_vit", "timm")
     _save(source, tmp_path / "w.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert _same(_build("test_vit", "timm", weights="w.safetensors").state_dict(), source.state_dict())
+    assert _same(networks.build("test_vit", "timm", weights="w.safetensors").state_dict(), source.state_dict())
 
 
 def test_a_file_that_does_not_fit_is_an_error_with_counts_and_names(tmp_path: Path) -> None:
-    source = _build()
+    source = networks.build()
     strange: dict[str, Any] = {
         "conv1.weight": None,
         "bn1.weight": None,
@@ -107,7 +91,7 @@ def test_a_file_that_does_not_fit_is_an_error_with_counts_and_names(tmp_path: Pa
         "layer1.0.conv1.weight": torch.ones(2, 2),
     }
     with pytest.raises(ValueError) as caught:
-        _build(weights=str(_save(source, tmp_path / "w.safetensors", **strange)))
+        networks.build(weights=str(_save(source, tmp_path / "w.safetensors", **strange)))
     message = str(caught.value)
     assert "w.safetensors does not fit" in message
     assert "2 missing from the file: conv1.weight, bn1.weight" in message
@@ -116,22 +100,22 @@ def test_a_file_that_does_not_fit_is_an_error_with_counts_and_names(tmp_path: Pa
 
 
 def test_a_file_of_another_network_changes_nothing(tmp_path: Path) -> None:
-    path = _save(_build("mobilenet_v3_small"), tmp_path / "w.safetensors")
+    path = _save(networks.build("mobilenet_v3_small"), tmp_path / "w.safetensors")
     with pytest.raises(ValueError, match=r"\d+ missing from the file: conv1\.weight, .*\.\.\.; \d+ not in the model"):
-        _build(weights=str(path))
+        networks.build(weights=str(path))
 
 
 def test_one_batch_counter_too_few_is_an_error_but_none_is_an_old_file(tmp_path: Path) -> None:
-    source = _build()
+    source = networks.build()
     counters = [key for key in source.state_dict() if key.endswith("num_batches_tracked")]
     old = _save(source, tmp_path / "old.safetensors", **dict.fromkeys(counters))
-    assert _same(_build(weights=str(old)).state_dict(), source.state_dict())
+    assert _same(networks.build(weights=str(old)).state_dict(), source.state_dict())
     with pytest.raises(ValueError, match=r"1 missing from the file: bn1\.num_batches_tracked"):
-        _build(weights=str(_save(source, tmp_path / "holed.safetensors", **{counters[0]: None})))
+        networks.build(weights=str(_save(source, tmp_path / "holed.safetensors", **{counters[0]: None})))
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
-    (tmp_path / "cut.safetensors").write_bytes(_save(_build(), tmp_path / "w.safetensors").read_bytes()[:5000])
+    (tmp_path / "cut.safetensors").write_bytes(_save(networks.build(), tmp_path / "w.safetensors").read_bytes()[:5000])
     (tmp_path / "w.pth").write_bytes(b"")
     for file, reason in (
         ("cut.safetensors", "not a whole safetensors file"),
@@ -139,7 +123,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
         ("w.pth", "can run code"),
     ):
         with pytest.raises(ValueError, match=reason) as caught:
-            _build(weights=str(tmp_path / file))
+            networks.build(weights=str(tmp_path / file))
         assert file in str(caught.value)
 
 
@@ -168,7 +152,7 @@ def test_old_densenet_names_are_mapped_and_others_left_alone() -> None:
 
 
 def test_an_old_densenet_file_loads_whole(tmp_path: Path) -> None:
-    source = _build("densenet121")
+    source = networks.build("densenet121")
     state = {_old_name(key): value for key, value in source.state_dict().items() if "num_batches" not in key}
     assert sum("norm.1" in key for key in state) == 58 * 4
     save_file(state, tmp_path / "old.safetensors")
@@ -205,7 +189,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_imagenet_without_a_network_says_which_file_to_place_where(hub: Path) -> None:
     before = socket.getdefaulttimeout()
     with pytest.raises(WeightsUnavailable) as caught:
-        _build("densenet121", weights="imagenet")
+        networks.build("densenet121", weights="imagenet")
     message = str(caught.value)
     assert "https://download.pytorch.org/models/densenet121-a639ec97.pth" in message
     assert str(hub / "densenet121-a639ec97.pth") in message
@@ -214,10 +198,10 @@ def test_imagenet_without_a_network_says_which_file_to_place_where(hub: Path) ->
 
 
 def test_a_placed_torchvision_file_is_read(hub: Path) -> None:
-    source = _build("resnet18", num_classes=1000)
+    source = networks.build("resnet18", num_classes=1000)
     for in_chans in (3, 1):
         torch.save(source.state_dict(), hub / "resnet18-f37072fd.pth", _use_new_zipfile_serialization=in_chans == 1)
-        model = _build(weights="imagenet", in_chans=in_chans)
+        model = networks.build(weights="imagenet", in_chans=in_chans)
         expected = source.state_dict()
         if in_chans == 1:
             expected["conv1.weight"] = expected["conv1.weight"].sum(dim=1, keepdim=True)
@@ -234,23 +218,23 @@ def test_a_torchvision_file_is_never_unpickled(hub: Path, tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": _Harm()}, hub / "resnet18-f37072fd.pth")
     with pytest.raises(WeightsUnavailable, match=r"resnet18-f37072fd\.pth is damaged"):
-        _build(weights="imagenet")
+        networks.build(weights="imagenet")
     assert not (tmp_path / "harmed").exists()
     pickle.loads(pickle.dumps(_Harm()))
     assert (tmp_path / "harmed").exists(), "the file would have done harm"
 
 
 def test_a_cut_torchvision_file_is_named(hub: Path) -> None:
-    torch.save(_build(num_classes=1000).state_dict(), hub / "whole.pth")
+    torch.save(networks.build(num_classes=1000).state_dict(), hub / "whole.pth")
     (hub / "resnet18-f37072fd.pth").write_bytes((hub / "whole.pth").read_bytes()[:100_000])
     with pytest.raises(WeightsUnavailable, match=r"resnet18-f37072fd\.pth is damaged.*delete it"):
-        _build(weights="imagenet")
+        networks.build(weights="imagenet")
 
 
 def test_timm_without_a_network_gives_up_at_once_and_says_what_to_do(hub: Path) -> None:
     start = time.monotonic()
     with pytest.raises(WeightsUnavailable) as caught:
-        _build("resnet10t", "timm", weights="imagenet")
+        networks.build("resnet10t", "timm", weights="imagenet")
     assert time.monotonic() - start < 10, "the hub's client would have retried for 46 s"
     message = str(caught.value)
     assert "https://huggingface.co/timm/resnet10t.c3_in1k/resolve/main/model.safetensors" in message
@@ -261,7 +245,7 @@ def test_timm_without_a_network_gives_up_at_once_and_says_what_to_do(hub: Path) 
 @pytest.mark.parametrize("in_chans", [3, 1])
 @pytest.mark.parametrize("place", ["torch.hub", "Hugging Face"])
 def test_timm_weights_are_read_where_they_lie(place: str, in_chans: int, hub: Path) -> None:
-    source = _build("test_resnet", "timm", num_classes=1000)
+    source = networks.build("test_resnet", "timm", num_classes=1000)
     if place == "torch.hub":
         _save(source, hub / "test_resnet.r160_in1k.safetensors")
     else:
@@ -270,21 +254,21 @@ def test_timm_weights_are_read_where_they_lie(place: str, in_chans: int, hub: Pa
         (repo / "refs" / "main").write_text("0" * 40)
         (repo / "snapshots" / ("0" * 40)).mkdir(parents=True)
         _save(source, repo / "snapshots" / ("0" * 40) / "model.safetensors")
-    model = _build("test_resnet", "timm", weights="imagenet", in_chans=in_chans)
+    model = networks.build("test_resnet", "timm", weights="imagenet", in_chans=in_chans)
     expected = source.state_dict()
     if in_chans == 1:
         expected["conv1.0.weight"] = expected["conv1.0.weight"].sum(dim=1, keepdim=True)
     assert _same(expected, model.state_dict(), but=("fc.weight", "fc.bias"))
-    assert _forward(model, _grey().expand(-1, in_chans, -1, -1)).shape == (2, 14)
+    assert networks.forward(model, networks.grey().expand(-1, in_chans, -1, -1)).shape == (2, 14)
 
 
 def test_a_placed_timm_file_has_to_be_whole(hub: Path) -> None:
-    source = _build("test_resnet", "timm", num_classes=1000)
+    source = networks.build("test_resnet", "timm", num_classes=1000)
     _save(source, hub / "test_resnet.r160_in1k.safetensors", **{"layer1.0.conv1.weight": None})
     with pytest.raises(ValueError, match=r"(?s)does not fit.*layer1\.0\.conv1\.weight"):
-        _build("test_resnet", "timm", weights="imagenet")
+        networks.build("test_resnet", "timm", weights="imagenet")
 
 
 def test_timm_models_without_a_safetensors_file_are_refused(hub: Path) -> None:
     with pytest.raises(ValueError, match="no safetensors file for legacy_seresnet18"):
-        _build("legacy_seresnet18", "timm", weights="imagenet")
+        networks.build("legacy_seresnet18", "timm", weights="imagenet")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.pixels.png_write import SIGNATURE
+from distcxr.data.phantom.png import SIGNATURE
 
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""

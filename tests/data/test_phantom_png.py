@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom_draw import draw_film
-from distcxr.data.pixels.png_write import encode_png
+from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.png import encode_png
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (7, 5), (64, 33), (300, 257)]
 

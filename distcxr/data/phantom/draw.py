@@ -2,15 +2,15 @@
 
 A film is a sum of densities along the ray: soft tissue, less the air of the lungs, plus bone, vessels and what
 a finding adds. Every film has its own pose, build, breath, rib phase, exposure and shading, so that the grey at
-a fixed place says little and the shape of things says much. Lengths are in half films, as in `phantom_scene`.
+a fixed place says little and the shape of things says much. Lengths are in half films, as in `scene`.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from distcxr.data.phantom_findings import PAINTERS, RESHAPERS
-from distcxr.data.phantom_scene import SIDES, Anatomy, Field, Scene, bump, looked_up_noise, ramp, smooth_noise
+from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
+from distcxr.data.phantom.scene import SIDES, Anatomy, Field, Scene, bump, looked_up_noise, ramp, smooth_noise
 
 LUNG_AIR = 0.46  # density that aerated lung lacks compared with soft tissue
 

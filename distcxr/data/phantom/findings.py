@@ -2,14 +2,14 @@
 
 `RESHAPERS` change the measures of the chest before it is drawn, `PAINTERS` change its fields afterwards. Sizes,
 places and strengths vary; the texture or outline is what tells one finding from another.
-Lengths are in half films, as in `phantom_scene`.
+Lengths are in half films, as in `scene`.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 
-from distcxr.data.phantom_scene import SIDES, Anatomy, Scene, bump, ramp, smooth_noise
+from distcxr.data.phantom.scene import SIDES, Anatomy, Scene, bump, ramp, smooth_noise
 
 
 def _any_side(scene: Scene) -> int:

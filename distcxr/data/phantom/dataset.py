@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distcxr.data.phantom_draw import draw_film
-from distcxr.data.pixels.png_write import encode_png
+from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.png import encode_png
 
 logger = logging.getLogger(__name__)
 
