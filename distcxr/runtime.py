@@ -160,6 +160,8 @@ def _check_device(recipe: Recipe, use_cpu: bool) -> None:
         if precision == "fp16":
             raise ValueError("train.precision=fp16 needs a GPU; on a CPU use bf16 or no")
         return
+    # This rank's own device: asking for the default one would open a context on GPU 0 from every rank.
+    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
     if capability < (7, 5) and (torch.version.cuda or "").startswith("13"):
         raise ValueError(

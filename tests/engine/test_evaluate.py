@@ -38,8 +38,9 @@ def test_one_image_scores_the_same_on_every_rank(tmp_path: Path, world_size: int
     assert all(torch.equal(one, own[0]) for one in own)
 
 
+@pytest.mark.parametrize("loader", ["torch", "dali"])
 @tiny.worlds(1, 2, 3, 4)
-def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int) -> None:
+def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int, loader: str) -> None:
     """Five validation images: uneven shards, and with 4 ranks of 2 images a rank runs a batch that others do not."""
     if tiny.on_main(world_size):
         data = tiny.phantom(tmp_path)
@@ -53,6 +54,7 @@ def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int) -
     run = tiny.build(
         tmp_path, f"output={tmp_path / 'run'}", "data.split=lists", lists, "train.global_batch_size=24",
         "train.per_device_batch_size=2",
+        f"data.loader={loader}",
     )  # fmt: skip
     scores = evaluate(run, "val")
     assert scores.rows.tolist() == run.splits.val.tolist() and len(scores.rows) == 5

@@ -89,3 +89,13 @@ def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
     for name, value in run.module.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name
     assert all(parameter.grad is None for parameter in run.module.parameters())
+
+
+@tiny.worlds(2)
+def test_sync_bn_without_gpus_says_so(tmp_path: Path, world_size: int) -> None:
+    if tiny.on_main(world_size):
+        tiny.phantom(tmp_path)
+    torch.distributed.barrier()
+    with pytest.raises(ValueError, match=r"train.sync_bn=true needs GPUs"):
+        tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.sync_bn=true")
+    torch.distributed.barrier()
