@@ -103,9 +103,9 @@ def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
 
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
-    folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     order = TrainOrder(dataset.splits.train, recipe.seed, plan)
+    folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     horizon = Horizon.of(recipe, len(order))
     if runtime.is_main:
         log_to_file(folder / "log.txt")

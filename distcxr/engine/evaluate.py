@@ -53,7 +53,8 @@ def evaluate(run: Evaluation, split: str) -> Scores:
     for batch in loader.epoch(0):
         unreadable += batch.unreadable
         on_device = batch.to(runtime.device)
-        logits.append(run.module(run.inputs(on_device)).float())
+        with runtime.accelerator.autocast():
+            logits.append(run.module(run.inputs(on_device)).float())
         ids.append(on_device.sample_id)
     run.module.train()
 

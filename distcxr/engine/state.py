@@ -109,7 +109,7 @@ class Evaluation:
     """What it takes to judge a model: shared by a training run and `--test`.
 
     Attributes:
-        module: the bare network; its forward applies the recipe's precision.
+        module: the bare network, without DDP.
         transform: uint8 batch to the network's input.
     """
 

@@ -30,12 +30,15 @@ def rows(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
+BF16 = "train.precision=bf16"
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of three epochs, with images drawn."""
     folder = tmp_path_factory.mktemp("finished")
     tiny.phantom(folder)
-    train(folder, f"output={folder / 'run'}", "logging.images=4")
+    train(folder, f"output={folder / 'run'}", "logging.images=4", BF16)
     return folder / "run"
 
 
@@ -119,7 +122,7 @@ def test_tensorboard_holds_scalars_pictures_and_hparams(finished: Path) -> None:
 
 def test_testing_the_checkpoint_repeats_the_report(finished: Path, tmp_path: Path) -> None:
     before = json.loads((finished / "metrics_test.json").read_text())
-    recipe = tiny.recipe(finished.parent, f"output={tmp_path / 'test'}")
+    recipe = tiny.recipe(finished.parent, f"output={tmp_path / 'test'}", BF16)
     main.score_test_split(recipe, finished / "checkpoints" / "best", tiny.runtime(recipe))
     after = json.loads((tmp_path / "test" / "metrics_test.json").read_text())
     assert after == before
@@ -135,7 +138,7 @@ def test_testing_with_another_model_is_refused(finished: Path, tmp_path: Path) -
 
 def test_another_recipe_is_refused(finished: Path) -> None:
     with pytest.raises(ValueError, match=r"made by another recipe:\n  - optim.lr: 0.001 in the checkpoint, 0.5 in"):
-        tiny.build(finished.parent, f"output={finished}", "optim.lr=0.5")
+        tiny.build(finished.parent, f"output={finished}", "optim.lr=0.5", BF16)
     with pytest.raises(ValueError, match=r"holds a run, and train.resume=never would overwrite it"):
         tiny.build(finished.parent, f"output={finished}", "train.resume=never")
 
