@@ -46,7 +46,7 @@ def main() -> None:
     )
     print("| precision | batch | img/s | memory MB |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
-        write_phantom(Path(place) / "data", images=max(args.batches) * 2 + 64, size=64)
+        write_phantom(Path(place) / "data", images=max(args.batches) * 2 + 400, size=64)
         for precision in args.precisions:
             if precision == "fp16" and not on_gpu:
                 continue
