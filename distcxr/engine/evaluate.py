@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ class Scores:
     Attributes:
         rows: int64 [N], index rows in ascending order, files that can't be read left out.
         logits_NC: float32.
-        loss: mean over known labels, float64 summed.
+        loss: mean over known labels, float64 summed; None where it is undefined or not finite.
     """
 
     rows: NDArray[np.int64]
@@ -72,4 +73,5 @@ def evaluate(run: Evaluation, split: str) -> Scores:
     )  # fmt: skip
     known = int(mask.sum())
     loss = LOSSES[run.recipe.loss.name](gathered.double(), torch.from_numpy(targets), torch.from_numpy(mask))
-    return Scores(expected, gathered.numpy(), loss.item() / known if known else None, report)
+    mean = loss.item() / known if known else math.nan
+    return Scores(expected, gathered.numpy(), mean if math.isfinite(mean) else None, report)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import resource
 import time
 from collections.abc import Generator
@@ -25,7 +26,7 @@ from distcxr.tracking.images import contact_sheet
 logger = logging.getLogger(__name__)
 
 
-class UnreadableFile(ValueError):
+class UnreadableTrainingFile(ValueError):
     """A file that can't be read where `data.on_error=stop`; raised on the rank that met it, the others are ended."""
 
 
@@ -87,7 +88,7 @@ def _count_unreadable(run: Run, batch: Batch) -> None:
     for sample_id, reason in batch.unreadable:
         path = run.index.files([sample_id])[0]
         if run.recipe.data.on_error == "stop":
-            raise UnreadableFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
+            raise UnreadableTrainingFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
         logger.error(f"{path} can't be read: {reason}; trained with no known label")  # shown from any rank
     run.steps.num_unreadable += len(batch.unreadable)
 
@@ -112,6 +113,12 @@ def write_steps(run: Run) -> None:
     counts = torch.tensor([float(steps.num_unreadable)], device=run.runtime.device)
     losses = torch.stack([loss for _, loss in steps.pending]).float()
     summed = run.runtime.sum_over_ranks(torch.cat([losses, counts])).tolist()
+    for (row, _), loss in zip(steps.pending, summed[:-1], strict=True):
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {row['step']}: training has diverged. Lower optim.lr, set train.clip_norm=1, "
+                "or use another train.precision; checkpoints from before that step are still there"
+            )
     elapsed_s = max(time.monotonic() - steps.started_s, 1e-9)
     figures = {
         "img_per_s": len(steps.pending) * run.plan.global_batch_size / elapsed_s,

@@ -13,7 +13,7 @@ from rich.console import Console
 from distcxr.engine.build import batch_plan, build_evaluation, build_run, open_dataset
 from distcxr.engine.checkpoint import check_testable, open_checkpoint
 from distcxr.engine.evaluate import evaluate
-from distcxr.engine.fit import UnreadableFile, fit, write_scores
+from distcxr.engine.fit import UnreadableTrainingFile, fit, write_scores
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
@@ -36,7 +36,7 @@ def run(recipe: Recipe, recipe_name: str, test: Path | None) -> int:
             score_test_split(recipe, test, runtime)
         runtime.close()
         return 0
-    except UnreadableFile as error:  # this rank's alone
+    except UnreadableTrainingFile as error:  # this rank's alone
         return _leave(2, f"error: {error}")
     except ValueError as error:  # every rank's: rank 0 says it, the others give it the time to
         if int(os.environ.get("RANK", "0")) > 0:

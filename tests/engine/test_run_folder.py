@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from distcxr.engine import main
 from distcxr.engine.checkpoint import CheckpointError
-from distcxr.engine.fit import UnreadableFile, fit
+from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.metrics.report import read_predictions
 from distcxr.recipe import load_recipe
 
@@ -215,10 +215,16 @@ def test_bad_files_are_named_and_the_run_goes_on(tmp_path: Path, loader: str, ca
     assert metrics["num_samples"] == len(probe.splits.test) - 3
     assert not set(bad["test"]) & set(read_predictions(tmp_path / "run" / "predictions_test.csv").files)
 
-    with pytest.raises(UnreadableFile, match=rf"{bad['train'][0][:4]}.* can't be read: .*data.on_error=mask"):
+    with pytest.raises(UnreadableTrainingFile, match=rf"{bad['train'][0][:4]}.* can't be read: .*data.on_error=mask"):
         train(tmp_path, f"output={tmp_path / 'stop'}", f"data.loader={loader}", "data.on_error=stop")
     with pytest.raises(ValueError, match=r"more than data.max_errors=1"):
         train(tmp_path, f"output={tmp_path / 'max'}", f"data.loader={loader}", "data.max_errors=1")
+
+
+def test_a_diverged_run_stops_and_says_so(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training has diverged. Lower optim.lr"):
+        train(tmp_path, f"output={tmp_path / 'run'}", "optim={name: sgd, lr: 1e30}", "train.clip_norm=null")
 
 
 def test_other_png_kinds_train_as_well(tmp_path: Path) -> None:
