@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from distcxr.data.augment import DeviceTransform, channel_statistics, draw_parameters
+from distcxr.data.augment import DeviceTransform, channel_statistics, draw_parameters, input_side
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import resolve_findings
 from distcxr.data.loader import Loader, PixelReader, Request
@@ -76,7 +76,11 @@ def data_root(recipe: Recipe) -> Path:
 def open_dataset(recipe: Recipe) -> Dataset:
     """Read labels and lists, split by patient and check that no patient is in two splits."""
     data, root = recipe.data, data_root(recipe)
-    index = read_nih(root, resolve_findings(data.findings), missing=data.missing)
+    findings = resolve_findings(data.findings)
+    strangers = [name for name in recipe.eval.macro_findings or () if name not in findings]
+    if strangers:
+        raise ValueError(f"eval.macro_findings names {', '.join(strangers)}; data.findings are {', '.join(findings)}")
+    index = read_nih(root, findings, missing=data.missing)
     if data.split == "official":
         splits = official(index, root, val_fraction=data.val_fraction, seed=data.split_seed)
     elif data.split == "by_patient":
@@ -106,6 +110,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     order = TrainOrder(dataset.splits.train, recipe.seed, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
+    has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
     horizon = Horizon.of(recipe, len(order))
     if runtime.is_main:
         log_to_file(folder / "log.txt")
@@ -130,6 +135,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         ),
     )  # fmt: skip
     state = checkpoints.stored_state(checkpoint) if checkpoint else TrainState()
+    if state.best_step is not None and not has_best:
+        logger.warning("the checkpoint has no best one beside it: the best is looked for from here on")
+        state.best_auroc = state.best_step = None
 
     def parameters(epoch: int, positions: NDArray[np.int64]) -> Tensor:
         return draw_parameters(recipe.augment, seed=recipe.seed, epoch=epoch, positions=positions)
@@ -165,10 +173,14 @@ def build_evaluation(
     torch.manual_seed(recipe.seed)
     with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights
         module = build_model(
-            recipe.model.name, library=recipe.model.library, num_classes=len(dataset.index.findings),
-            in_chans=recipe.model.in_chans, weights="none" if checkpoint else recipe.model.weights,
+            recipe.model.name,
+            library=recipe.model.library,
+            num_classes=len(dataset.index.findings),
+            in_chans=recipe.model.in_chans,
+            image_size=input_side(recipe.data.image_size, recipe.augment),
+            weights="none" if checkpoint else recipe.model.weights,
             drop_rate=recipe.model.drop_rate,
-        )  # fmt: skip
+        )
     if checkpoint:
         checkpoints.load_weights(checkpoint, module)
         mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])

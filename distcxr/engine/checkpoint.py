@@ -162,6 +162,21 @@ def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
     return None
 
 
+def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
+    """Have in `run_folder` the best checkpoint of the run that `checkpoint` belongs to; False if it has none."""
+    theirs, ours = checkpoint.path.parent / "best", run_folder / "checkpoints" / "best"
+    try:
+        best = open_checkpoint(theirs)
+    except CheckpointError:
+        return False
+    if theirs.resolve() != ours.resolve():
+        part = ours.with_name(".best.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(best.path, part)
+        _put_in_place(part, ours)
+    return True
+
+
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ."""
     if checkpoint.meta["identity"] == recipe.identity():

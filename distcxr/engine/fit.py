@@ -116,8 +116,8 @@ def write_steps(run: Run) -> None:
     for (row, _), loss in zip(steps.pending, summed[:-1], strict=True):
         if not math.isfinite(loss):
             raise ValueError(
-                f"the loss is {loss} at step {row['step']}: training has diverged. Lower optim.lr, set train.clip_norm=1, "
-                "or use another train.precision; checkpoints from before that step are still there"
+                f"the loss is {loss} at step {row['step']}: training has diverged. Lower optim.lr, set "
+                "train.clip_norm=1, or use another train.precision; checkpoints from before that step are still there"
             )
     elapsed_s = max(time.monotonic() - steps.started_s, 1e-9)
     figures = {

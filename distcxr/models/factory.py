@@ -37,6 +37,7 @@ def build_model(
     library: Library,
     num_classes: int,
     in_chans: int = 3,
+    image_size: int | None = None,
     weights: str = "none",
     drop_rate: float | None = None,
 ) -> nn.Module:
@@ -47,6 +48,8 @@ def build_model(
         num_classes: findings; the head is new for them (`heads.replace_head`) unless a local file has one.
         in_chans: 1 sums the first convolution's weights over its 3 input channels: a grey image then gives
             the activations that it gives repeated in 3 channels, if all 3 are normalised alike.
+        image_size: side of the images in pixels, for networks that are built for one size (ViT, Swin); None is the
+            network's own. timm fits position embeddings of other sizes, torchvision's weights need theirs.
         weights: `none`; `imagenet`, the library's default for this name; or the path of a .safetensors file,
             which must have all of the backbone (`weights.load_weights`).
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
@@ -63,9 +66,9 @@ def build_model(
         raise ValueError(f"model.drop_rate={drop_rate}: give a share from 0 to below 1")
     imagenet = weights == "imagenet"
     if library == "torchvision":
-        model = _build_torchvision(name, num_classes, in_chans, drop_rate, imagenet)
+        model = _build_torchvision(name, num_classes, in_chans, image_size, drop_rate, imagenet)
     elif library == "timm":
-        model = _build_timm(name, num_classes, in_chans, drop_rate, imagenet)
+        model = _build_timm(name, num_classes, in_chans, image_size, drop_rate, imagenet)
     else:
         raise ValueError(f"model.library={library}: give 'torchvision' or 'timm'")
     if weights not in ("imagenet", "none"):
@@ -74,7 +77,7 @@ def build_model(
 
 
 def _build_torchvision(
-    name: str, num_classes: int, in_chans: int, drop_rate: float | None, imagenet: bool
+    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
 ) -> nn.Module:
     if name in _REFUSED:
         raise ValueError(f"model.name={name}: {_REFUSED[name]}")
@@ -84,7 +87,8 @@ def _build_torchvision(
             name, "torchvision", [n for n in known if n not in _REFUSED],
             "import torchvision.models as m; print(m.list_models(module=m))",
         )  # fmt: skip
-    model: nn.Module = torchvision.models.get_model(name, weights=None)
+    size = {"image_size": image_size} if name.startswith("vit_") and image_size else {}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, **size)
     head = find_head(model)[1]
     assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == _IMAGENET_CLASSES
     replace_head(model, num_classes)
@@ -98,7 +102,9 @@ def _build_torchvision(
     return model
 
 
-def _build_timm(name: str, num_classes: int, in_chans: int, drop_rate: float | None, imagenet: bool) -> nn.Module:
+def _build_timm(
+    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
+) -> nn.Module:
     import timm
 
     architecture, _, tag = name.partition(".")
@@ -108,7 +114,9 @@ def _build_timm(name: str, num_classes: int, in_chans: int, drop_rate: float | N
     if tag and name not in tagged:
         listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
         raise _unknown(name, "timm", tagged, listing)
-    shape = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
+    shape: dict[str, Any] = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
+    if image_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        shape["img_size"] = image_size
     model: Any  # timm's are modules with `reset_classifier`
     if imagenet:
         cfg = timm.get_pretrained_cfg(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from distcxr.engine import main
-from distcxr.engine.checkpoint import CheckpointError
+from distcxr.engine.checkpoint import CheckpointError, open_checkpoint
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.metrics.report import read_predictions
 from distcxr.recipe import load_recipe
@@ -177,12 +178,26 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_best_survives_a_crash_between_the_renames(finished: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from distcxr.engine.checkpoint import open_checkpoint
-
     shutil.copytree(finished / "checkpoints" / "best", tmp_path / "run" / "checkpoints" / ".best.old")
     assert open_checkpoint(tmp_path / "run").step > 0
+
+
+def test_going_on_in_another_folder_takes_the_best_along(finished: Path, tmp_path: Path) -> None:
+    last = max((finished / "checkpoints").glob("last-*"))
+    train(finished.parent, f"train.resume={last}", f"output={tmp_path / 'moved'}", BF16)
+    before, after = (json.loads((run / "metrics_val.json").read_text()) for run in (finished, tmp_path / "moved"))
+    assert after == before
+
+    alone = tmp_path / "alone" / "checkpoints" / last.name
+    shutil.copytree(last, alone)
+    run = tiny.build(finished.parent, f"train.resume={alone}", BF16)
+    assert run.folder == tmp_path / "alone" and run.state.best_step is None
+
+
+def test_unknown_macro_findings(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    with pytest.raises(ValueError, match=r"eval.macro_findings names Nodul; data.findings are Atelectasis"):
+        tiny.build(tmp_path, f"output={tmp_path / 'run'}", "eval.macro_findings=[Mass, Nodul]")
 
 
 def test_unwritable_run_folder(tmp_path: Path) -> None:

@@ -118,3 +118,11 @@ def test_drop_rate_takes_the_place_of_the_network_s_own() -> None:
 def test_what_can_t_be_built_is_named(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         networks.build(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("test_vit", "timm"), ("vit_b_32", "torchvision"), ("test_resnet", "timm")]
+)
+def test_networks_built_for_one_size_take_the_recipes(name: str, library: str) -> None:
+    model = networks.build(name, library, in_chans=1, image_size=96)
+    assert networks.forward(model, networks.grey(96)).shape == (2, 14)
