@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import tempfile
 import time
@@ -24,7 +23,7 @@ from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
-from distcxr.runtime import start_runtime
+from distcxr.runtime import device_name, start_runtime
 
 
 def main() -> None:
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_intermixed_args()
     on_gpu = torch.cuda.is_available()
-    device = torch.cuda.get_device_name() if on_gpu else platform.processor() or platform.machine()
+    device = device_name(torch.device("cuda" if on_gpu else "cpu"))
     rows = []
     print(
         f"{args.recipe}, {device}, torch {torch.__version__}, median of {args.windows} windows of {args.steps} steps\n"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -190,6 +191,15 @@ def _overrule_launcher(recipe: Recipe) -> list[str]:
         if dynamo != "no":
             lines.append(f"the launcher says dynamo_backend={dynamo}, the recipe train.compile=false")
     return [f"{line}: the recipe wins" for line in lines]
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is sold as."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def start_logging(console: Console) -> None:

@@ -24,7 +24,7 @@ import distcxr
 from distcxr.engine.checkpoint import Checkpoint, check_recipe, newest_checkpoint, open_checkpoint
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
-from distcxr.runtime import Runtime
+from distcxr.runtime import Runtime, device_name
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +157,9 @@ def _versions() -> dict[str, str]:
 
 
 def _hardware(runtime: Runtime) -> dict[str, Any]:
-    device = (
-        torch.cuda.get_device_name() if runtime.device.type == "cuda" else platform.processor() or platform.machine()
-    )
-    return {"host": platform.node(), "device": device, "cores": len(os.sched_getaffinity(0))}
+    return {
+        "host": platform.node(),
+        "device": device_name(runtime.device),
+        "num_gpus": torch.cuda.device_count(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
