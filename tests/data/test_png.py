@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import tracemalloc
 import warnings
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -255,12 +255,7 @@ def test_header_of_a_real_kind() -> None:
 
 
 def test_real_xrays_are_whole_and_decode_as_pillow_does() -> None:
-    root = os.environ.get("DISTCXR_NIH_ROOT")
-    if not root:
-        pytest.skip("DISTCXR_NIH_ROOT is not set: no real X-rays to read")
-    files = sorted((Path(root) / "images").glob("*.png"))[::12]
-    assert files
-    for file in files:
+    for file in real_xrays(every=12):
         data, _ = read_file(file)
         check(data)
         np.testing.assert_array_equal(decode_grey(data), np.asarray(Image.open(io.BytesIO(data)).convert("L")))

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nih_files import real_xrays
 from PIL import Image
 
 from distcxr.data.loader import PixelReader, Pixels, Request
@@ -209,10 +210,7 @@ def test_every_kind_of_png_gives_the_same_grey(reader: tuple[PixelReader, int], 
 @pytest.mark.parametrize("name", MAKE)
 @pytest.mark.parametrize("size", [224, 320])
 def test_real_xrays_are_within_a_grey_level_of_pillow(name: str, size: int) -> None:
-    root = os.environ.get("DISTCXR_NIH_ROOT")
-    if not root:
-        pytest.skip("DISTCXR_NIH_ROOT is not set: no real X-rays to read")
-    images = sorted(str(file) for file in (Path(root) / "images").glob("*.png"))[::15]
+    images = [str(file) for file in real_xrays(every=15)]
     with closing(MAKE[name](size)) as made:
         for answer, request in zip(made.read(requests(images, 8)), requests(images, 8), strict=True):
             assert_is(answer, request.files, TOLERANCE[name], size)
