@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def phantom(folder: Path, images: int = 96, size: int = 64) -> Path:
 def recipe(folder: Path, *overrides: str) -> Recipe:
     """The tiny recipe over `folder / "phantom"`."""
     path = folder / "tiny.yaml"
-    if not path.exists():
-        path.write_text(RECIPE)
+    part = folder / f"tiny.{os.getpid()}"  # every rank writes it: none may read what another has half written
+    part.write_text(RECIPE)
+    part.replace(path)
     return load_recipe(path, [f"data.root={folder / 'phantom'}", *overrides])
 
 
