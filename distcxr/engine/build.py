@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from distcxr.data.augment import DeviceTransform, channel_statistics, draw_parameters, input_side
 from distcxr.data.index import SampleIndex
@@ -26,11 +26,11 @@ from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.state import Evaluation, Horizon, Run, StepLog, TrainState, rewind_steps_csv
 from distcxr.engine.step import warm_up
-from distcxr.models.factory import build_model
+from distcxr.models.factory import build_model, sync_batchnorm
 from distcxr.optim import build_optimizer
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
-from distcxr.recipe.schema import Statistics
+from distcxr.recipe.schema import Data, Statistics
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tensorboard import Tracker
@@ -81,17 +81,33 @@ def open_dataset(recipe: Recipe) -> Dataset:
     if strangers:
         raise ValueError(f"eval.macro_findings names {', '.join(strangers)}; data.findings are {', '.join(findings)}")
     index = read_nih(root, findings, missing=data.missing)
+    return Dataset(index, make_splits(data, index))
+
+
+def make_splits(data: Data, index: SampleIndex) -> Splits:
+    """The splits that a recipe's `data` section asks for."""
     if data.split == "official":
-        splits = official(index, root, val_fraction=data.val_fraction, seed=data.split_seed)
-    elif data.split == "by_patient":
-        splits = by_patient(index, ratios=data.ratios, seed=data.split_seed)
-    else:
-        assert data.lists is not None
-        splits = from_lists(
-            index, train=data.lists.train, val=data.lists.val, test=data.lists.test,
-            val_fraction=data.val_fraction, seed=data.split_seed,
-        )  # fmt: skip
-    return Dataset(index, splits)
+        return official(index, index.root, val_fraction=data.val_fraction, seed=data.split_seed)
+    if data.split == "by_patient":
+        return by_patient(index, ratios=data.ratios, seed=data.split_seed)
+    assert data.lists is not None
+    lists, fraction, seed = data.lists, data.val_fraction, data.split_seed
+    return from_lists(index, train=lists.train, val=lists.val, test=lists.test, val_fraction=fraction, seed=seed)
+
+
+def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
+    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
+        logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
+        return
+    theirs = make_splits(Recipe.model_validate(checkpoint.meta["recipe"]).data, dataset.index)
+    patient_id = dataset.index.patient_id
+    seen = np.intersect1d(patient_id[np.concatenate([theirs.train, theirs.val])], patient_id[dataset.splits.test])
+    if len(seen):
+        raise ValueError(
+            f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "
+            f"{seen[0]}: the result would be flattered. Test with the split it was trained with"
+        )
 
 
 def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
@@ -110,6 +126,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     order = TrainOrder(dataset.splits.train, recipe.seed, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
+    if checkpoint is not None:
+        checkpoints.check_data(checkpoint, dataset.hashes)
     has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
     horizon = Horizon.of(recipe, len(order))
     if runtime.is_main:
@@ -123,7 +141,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     if recipe.train.sync_bn and runtime.world_size > 1:
         if runtime.device.type != "cuda":
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        module = sync_batchnorm(module)
     if recipe.train.compile:
         module.compile()
     optim = recipe.optim
@@ -136,7 +154,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     )  # fmt: skip
     state = checkpoints.stored_state(checkpoint) if checkpoint else TrainState()
     if state.best_step is not None and not has_best:
-        logger.warning("the checkpoint has no best one beside it: the best is looked for from here on")
+        logger.warning("the best checkpoint so far is not there any more: the best is looked for from here on")
         state.best_auroc = state.best_step = None
 
     def parameters(epoch: int, positions: NDArray[np.int64]) -> Tensor:
@@ -145,6 +163,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     run = Run(
         recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
         transform=base.transform, reader=base.reader, plan=plan, folder=folder, model=model, optimizer=optimizer,
+        hashes=dataset.hashes,
         train_loader=Loader(dataset.index, order, base.reader, parameters), horizon=horizon, state=state,
         steps=StepLog(),
         tracker=Tracker(folder / "tensorboard", purge_step=state.step + 1) if runtime.is_main else None,
@@ -217,6 +236,14 @@ def _measure(dataset: Dataset, reader: PixelReader, batch_size: int) -> Statisti
     return Statistics(mean=mean, std=max(std, 1e-3))
 
 
+def world_line(recipe: Recipe, runtime: Runtime) -> str:
+    """Who computes where, for the start of the log."""
+    return (
+        f"world size {runtime.world_size} ({runtime.backend}), device {runtime.device}, "
+        f"precision {recipe.train.precision}"
+    )
+
+
 def _say_start(
     recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, horizon: Horizon, folder: Path
 ) -> None:
@@ -224,10 +251,7 @@ def _say_start(
     logger.info(f"run folder {folder}")
     for line in dataset.describe():
         logger.info(line)
-    logger.info(
-        f"world size {runtime.world_size} ({runtime.backend}), device {runtime.device}, "
-        f"precision {recipe.train.precision}"
-    )
+    logger.info(world_line(recipe, runtime))
     logger.info(
         f"global batch {plan.global_batch_size} = {plan.per_device_batch_size} per device x {plan.accumulation} "
         f"accumulation x {plan.world_size} ranks; {horizon.steps_per_epoch} steps an epoch, "

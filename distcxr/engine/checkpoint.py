@@ -2,7 +2,7 @@
 
     checkpoints/last-00000120/   model.safetensors   weights and buffers, contiguous, loadable anywhere
                                  training.pt         optimiser and GradScaler; loads with weights_only=True
-                                 checkpoint.json     written last: version, step, recipe, state, sizes of the others
+                                 checkpoint.json     written last: version, recipe, state, checksums of the others
     checkpoints/best/            the same, of the best validation so far
 
 A folder is written under another name, flushed to disk and renamed. Nothing is ever unpickled.
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,17 @@ def save(run: Run, name: str) -> None:
         return
     folder = run.folder / "checkpoints"
     folder.mkdir(exist_ok=True)
+    for left_by_a_kill in folder.glob(".*.part"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     part = folder / f".{name}.part"
-    shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     # safetensors refuses channels_last tensors, and takes no two that share memory.
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.module.state_dict().items()}
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise ValueError(
+            f"the weights are not finite after step {run.state.step}: training has diverged. Lower optim.lr or set "
+            "train.clip_norm=1; the checkpoints before are still there"
+        )
     save_file(weights, part / _MODEL, metadata={"format": "pt"})
     scaler = run.runtime.accelerator.scaler
     training = {"optimizer": run.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
@@ -73,7 +80,8 @@ def save(run: Run, name: str) -> None:
         "world_size": run.runtime.world_size,
         "recipe": run.recipe.model_dump(mode="json"),
         "state": run.state.to_dict(),
-        "bytes": {file: (part / file).stat().st_size for file in (_MODEL, _TRAINING)},
+        "hashes": run.hashes,
+        "crc32": {file: _crc32(part / file) for file in (_MODEL, _TRAINING)},
     }
     (part / _META).write_text(json.dumps(meta, indent=1, allow_nan=False))
     for file in part.iterdir():
@@ -106,28 +114,37 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def _crc32(path: Path) -> int:
+    """Checksum of a file: about a second a gigabyte."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
 def save_last(run: Run) -> None:
     """Write `last-<step>` and remove all but the newest `checkpoint.keep` of them."""
     save(run, f"last-{run.state.step:08d}")
     if run.runtime.is_main:
-        for old in _last_folders(run.folder)[run.recipe.checkpoint.keep :]:
+        for old in last_folders(run.folder)[run.recipe.checkpoint.keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _last_folders(run_folder: Path) -> list[Path]:
+def last_folders(run_folder: Path) -> list[Path]:
     """`last-*` folders of a run, newest first."""
     found = (run_folder / "checkpoints").glob("last-*")
     return sorted((path for path in found if path.name[5:].isdigit()), key=lambda path: -int(path.name[5:]))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Check that a checkpoint is whole.
+    """Check that a checkpoint is whole, to the last bit.
 
     Args:
         path: a checkpoint folder, or a run folder, whose `best` is then meant.
 
     Raises:
-        CheckpointError: naming the file that is missing, cut short or of another format.
+        CheckpointError: naming the file that is missing, damaged or of another format.
     """
     if (path / "checkpoints").is_dir():
         path = path / "checkpoints" / "best"
@@ -135,26 +152,30 @@ def open_checkpoint(path: Path) -> Checkpoint:
         path = _aside(path)
     try:
         meta = json.loads((path / _META).read_text())
-        version, sizes = meta["format_version"], meta["bytes"]
-    except FileNotFoundError:
+        version = meta["format_version"]
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{path} has format {version}; this distcxr reads format {FORMAT_VERSION}")
+        damaged = [file for file in (_MODEL, _TRAINING) if _crc32(path / file) != meta["crc32"][file]]
+        TrainState(**meta["state"])
+        Recipe.model_validate(meta["recipe"])
+        meta["identity"], meta["mean"], meta["std"], meta["hashes"]["labels"]
+    except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint: it has no {_META}. Give a folder such as "
+            f"{path} is not a checkpoint: it has no {Path(error.filename).name}. Give a folder such as "
             "runs/<recipe>/<time>/checkpoints/best, or the run folder itself"
         ) from None
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path / _META} can't be read: {error}") from None
-    if version != FORMAT_VERSION:
-        raise CheckpointError(f"{path} has format {version}; this distcxr reads format {FORMAT_VERSION}")
-    for file, size in sizes.items():
-        there = (path / file).stat().st_size if (path / file).exists() else 0
-        if there != size:
-            raise CheckpointError(f"{path / file} is cut short: {there} of {size} bytes; use another checkpoint")
+    except CheckpointError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / _META} is damaged: {error}; use another checkpoint") from None
+    if damaged:
+        raise CheckpointError(f"{path / damaged[0]} is damaged: its checksum is wrong; use another checkpoint")
     return Checkpoint(path, meta)
 
 
 def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
     """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over."""
-    for path in _last_folders(run_folder):
+    for path in last_folders(run_folder):
         try:
             return open_checkpoint(path)
         except CheckpointError as error:
@@ -163,11 +184,16 @@ def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
 
 
 def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
-    """Have in `run_folder` the best checkpoint of the run that `checkpoint` belongs to; False if it has none."""
+    """Have in `run_folder` the best checkpoint that `checkpoint` knows of; False if it is not beside it any more.
+
+    After a kill between a validation and the next save, for example, a later best has taken its place.
+    """
     theirs, ours = checkpoint.path.parent / "best", run_folder / "checkpoints" / "best"
     try:
         best = open_checkpoint(theirs)
     except CheckpointError:
+        return False
+    if best.step != checkpoint.meta["state"]["best_step"]:
         return False
     if theirs.resolve() != ours.resolve():
         part = ours.with_name(".best.part")
@@ -215,6 +241,20 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in IDENTITY_FREE)
+
+
+def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
+    """Refuse to go on with other labels or other images in a split: the order would change in mid-epoch, and patients
+    trained on could come to validate.
+    """
+    theirs = checkpoint.meta["hashes"]
+    changed = [name for name in ("labels", "train", "val", "test") if theirs.get(name) != hashes[name]]
+    if changed:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on other data: {', '.join(changed)} changed since, "
+            "for example because files were added or removed. Give data.root the data it was trained on, or start anew "
+            "with train.resume=never and another output=FOLDER"
+        )
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:

@@ -57,10 +57,11 @@ def fit(run: Run) -> dict[str, Scores]:
                     write_steps(run)
                     checkpoints.save_last(run)
         write_steps(run)
-        if run.due(horizon.eval_every):
-            validate(run)
+        improved = run.due(horizon.eval_every) and validate(run)
         if state.batch == 0 or state.step == horizon.last_step:
             close_epoch(run)
+        if improved:
+            checkpoints.save(run, "best")
         if run.due(horizon.save_every):
             checkpoints.save_last(run)
     return finish(run)
@@ -141,7 +142,7 @@ def write_steps(run: Run) -> None:
     steps.start_window()
     if state.num_unreadable > run.recipe.data.max_errors:
         raise ValueError(
-            f"{state.num_unreadable} draws had files that can't be read, more than data.max_errors="
+            f"{state.num_unreadable} files of one epoch can't be read, more than data.max_errors="
             f"{run.recipe.data.max_errors}; log.txt and the terminal name them"
         )
 
@@ -158,21 +159,24 @@ def _memory_mb(run: Run) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
 
 
-def validate(run: Run) -> None:
-    """Score the validation split; keep the weights as `best` when the macro AUROC is the highest so far."""
+def validate(run: Run) -> bool:
+    """Score the validation split; True when its macro AUROC is the highest so far."""
     state = run.state
     scores = evaluate(run, "val")
     auroc = scores.report.macro_auroc
     state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
-    shown = f"macro AUROC {auroc:.4f} of {len(scores.report.macro_findings)} findings" if auroc else "AUROC undefined"
-    logger.info(f"step {state.step}: validation {shown}" + (f", loss {scores.loss:.4f}" if scores.loss else ""))
-    if auroc is not None and (state.best_auroc is None or auroc > state.best_auroc):
+    findings = len(scores.report.macro_findings)
+    shown = "AUROC undefined" if auroc is None else f"macro AUROC {auroc:.4f} of {findings} findings"
+    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
+    logger.info(f"step {state.step}: validation {shown}{loss}")
+    improved = auroc is not None and (state.best_auroc is None or auroc > state.best_auroc)
+    if improved:
         state.best_auroc, state.best_step = auroc, state.step
-        checkpoints.save(run, "best")
     if run.tracker:
         more = {"val/loss": scores.loss, "val/auroc/best": state.best_auroc}
         values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
         run.tracker.scalars(values, state.step)
+    return improved
 
 
 def close_epoch(run: Run) -> None:
@@ -194,7 +198,7 @@ def close_epoch(run: Run) -> None:
     }
     state.history = [*(old for old in state.history if old["epoch"] != epoch), row]
     if whole:
-        state.epoch_loss, state.epoch_train_s = 0.0, 0.0
+        state.epoch_loss, state.epoch_train_s, state.num_unreadable = 0.0, 0.0, 0
     if run.runtime.is_main:
         with (run.folder / "history.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, HISTORY_COLUMNS)

@@ -6,6 +6,7 @@ predictions_{val,test}.csv  metrics_{val,test}.json
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 
 import distcxr
-from distcxr.engine.checkpoint import Checkpoint, check_recipe, newest_checkpoint, open_checkpoint
+from distcxr.engine.checkpoint import Checkpoint, check_recipe, last_folders, newest_checkpoint, open_checkpoint
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runtime import Runtime, device_name
@@ -44,8 +45,8 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
     resume = recipe.train.resume
     checkpoint = None
     if resume not in ("auto", "never"):
-        checkpoint = open_checkpoint(Path(resume))
-        folder = recipe.output or _folder_of(checkpoint)
+        checkpoint = newest_checkpoint(Path(resume)) or open_checkpoint(Path(resume))
+        folder = recipe.output or run_folder_of(checkpoint)
     elif recipe.output is not None:
         folder = recipe.output
         if resume == "auto":
@@ -58,9 +59,17 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
     else:
         if resume == "auto":
             checkpoint = _newest_unfinished(recipe, RUNS / recipe_name)
-        folder = _folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
+        folder = run_folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
     if checkpoint is not None:
         check_recipe(checkpoint, recipe)
+    make_writable(folder)
+    claim(folder)
+    _step_aside(folder, checkpoint, explicit=resume not in ("auto", "never"))
+    return folder, checkpoint
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder; ValueError if files can't be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".write-{os.getpid()}"
@@ -70,10 +79,66 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         raise ValueError(
             f"the run folder {folder} can't be written: {error.strerror}. Choose another with output=FOLDER"
         ) from None
-    return folder, checkpoint
 
 
-def _folder_of(checkpoint: Checkpoint) -> Path:
+_claimed: dict[Path, int] = {}
+"""Descriptors of the lock files of this process's run folders; the kernel takes the locks back when it ends."""
+
+
+def claim(folder: Path) -> None:
+    """Keep other processes from training into `folder`; ValueError if one does."""
+    if folder.resolve() in _claimed:
+        return
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace") or "unknown process"
+        os.close(descriptor)
+        raise ValueError(
+            f"another run is writing to {folder} ({holder}): wait for its end, or choose another output=FOLDER"
+        ) from None
+    except OSError:
+        logger.warning(f"{folder} is on a file system without locks: do not start two runs there")
+    os.truncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+    _claimed[folder.resolve()] = descriptor
+
+
+def _is_claimed_elsewhere(folder: Path) -> bool:
+    """Whether another process trains into `folder`."""
+    if folder.resolve() in _claimed or not (folder / ".lock").exists():
+        return False
+    with (folder / ".lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
+    """Checkpoints newer than the one to go on from: they would be taken for this run's own later on.
+
+    `auto` passed over them because they are damaged: they are renamed. Whoever names an older one has to say where
+    the branch goes.
+    """
+    newer = [path for path in last_folders(folder) if checkpoint and int(path.name[5:]) > checkpoint.step]
+    if newer and explicit and checkpoint:
+        raise ValueError(
+            f"{folder} holds newer checkpoints than {checkpoint.path.name} (step {checkpoint.step}), such as "
+            f"{newer[0].name}: they would be lost. Give output=FOLDER for the new branch"
+        )
+    for path in newer:
+        path.rename(path.with_name(f"damaged-{path.name}"))
+
+
+def run_folder_of(checkpoint: Checkpoint) -> Path:
+    """The run folder that a checkpoint lies in."""
+    if checkpoint.path.parent.name != "checkpoints":
+        raise ValueError(f"{checkpoint.path} is not in a run folder: say where the results go with output=FOLDER")
     return checkpoint.path.parent.parent
 
 
@@ -85,13 +150,16 @@ def _new_folder(runs: Path) -> Path:
 
 
 def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
-    """The newest checkpoint of the newest run of the same recipe that stopped before this launch's last step."""
+    """The newest checkpoint of the newest run of the same recipe that stopped before its last step or its scores."""
     for folder in sorted(runs.glob("*/"), key=lambda path: path.name, reverse=True):
+        if _is_claimed_elsewhere(folder):
+            continue
         checkpoint = newest_checkpoint(folder)
         if checkpoint is None or checkpoint.meta["identity"] != recipe.identity():
             continue
         epochs_left = checkpoint.meta["state"]["epoch"] < recipe.train.epochs
-        if epochs_left and checkpoint.step < (recipe.train.max_steps or sys.maxsize):
+        steps_left = epochs_left and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
+        if steps_left or not all((folder / f"metrics_{split}.json").exists() for split in recipe.eval.splits):
             return checkpoint
         return None
     return None
@@ -107,8 +175,11 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, s
     path = folder / "environment.json"
     earlier: list[Any] = []
     if path.exists():
-        before = json.loads(path.read_text())
-        earlier = [*before.pop("earlier", []), before]
+        try:
+            before = json.loads(path.read_text())
+            earlier = [*before.pop("earlier", []), before]
+        except (ValueError, AttributeError):
+            logger.warning(f"{path} is damaged: what it said of earlier launches is lost")
     environment = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,

@@ -46,7 +46,7 @@ class TrainState:
     epoch_train_s: float = 0.0
     """Seconds this epoch has trained so far, evaluation left out."""
     num_unreadable: int = 0
-    """Draws whose file could not be read, over all ranks."""
+    """Files of this epoch that could not be read, over all ranks."""
     best_auroc: float | None = None
     best_step: int | None = None
     last_val: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +140,8 @@ class Run(Evaluation):
     """
 
     folder: Path
+    hashes: dict[str, str]
+    """sha256 of labels, lists and splits by name."""
     model: nn.Module
     optimizer: Any
     train_loader: Loader
@@ -196,6 +198,9 @@ def rewind_steps_csv(path: Path, step: int) -> None:
     rows: list[list[str]] = []
     if path.exists():
         with path.open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) <= step]
-    with path.open("w", newline="") as file:
+            whole = [row for row in csv.reader(file) if len(row) == len(STEP_COLUMNS) and row[0].isdigit()]
+        rows = [row for row in whole if int(row[0]) <= step]
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="") as file:
         csv.writer(file).writerows([STEP_COLUMNS, *rows])
+    part.replace(path)

@@ -26,7 +26,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Tensor:
 
     Returns:
         This rank's share of the global batch's loss, a float32 scalar on the device; the ranks' shares sum to the
-        loss. Nothing here waits for the device.
+        loss. Nothing here waits for the device, but for fp16's GradScaler, which asks it once an update.
     """
     accelerator, loss_sum = run.runtime.accelerator, LOSSES[run.recipe.loss.name]
     known = run.runtime.sum_over_ranks(torch.stack([batch.mask.sum() for batch in micro_batches]).sum())

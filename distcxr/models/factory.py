@@ -76,6 +76,18 @@ def build_model(
     return model
 
 
+def sync_batchnorm(model: nn.Module) -> nn.Module:
+    """The model with BatchNorm statistics over all ranks; weights and state-dict keys stay.
+
+    timm's conversion, for models of both libraries: PyTorch's own would take the activation out of timm's
+    normalise-and-activate layers.
+    """
+    from timm.layers import convert_sync_batchnorm
+
+    converted: nn.Module = convert_sync_batchnorm(model)
+    return converted
+
+
 def _build_torchvision(
     name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
 ) -> nn.Module:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(ep|st|%)$", examples=["10ep", "500st", "5%"])]
 """`10ep` epochs, `500st` steps (optimiser updates) or `5%` of the whole schedule."""
@@ -28,6 +28,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, hide_input_in_errors=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `true` where a number is meant: Python would take it for 1."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
+            raise ValueError(f"{info.field_name} takes no {str(value).lower()}: see its meaning in recipe.schema.json")
+        return value
 
 
 class SplitLists(Section):
@@ -68,7 +77,7 @@ class Data(Section):
     """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
     and leaves it out."""
     max_errors: int = Field(default=100, ge=0)
-    """Unreadable files, counted over all ranks, after which `mask` stops too."""
+    """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
     loader: Literal["auto", "torch", "dali"] = "auto"
     """Who reads: PyTorch's worker processes, NVIDIA DALI, or whichever suits the machine."""
     image_size: int = Field(default=224, ge=8, le=4096)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from distcxr.models.factory import sync_batchnorm
 from distcxr.models.heads import DropoutLinear, head_parameter_names, replace_head
 
 CHEAP = [
@@ -126,3 +127,18 @@ def test_what_can_t_be_built_is_named(arguments: dict[str, Any], named: str) -> 
 def test_networks_built_for_one_size_take_the_recipes(name: str, library: str) -> None:
     model = networks.build(name, library, in_chans=1, image_size=96)
     assert networks.forward(model, networks.grey(96)).shape == (2, 14)
+
+
+@pytest.mark.parametrize(
+    ("name", "library"), [("densenet121", "timm"), ("test_resnet", "timm"), ("resnet18", "torchvision")]
+)
+def test_synchronised_batchnorm_is_the_same_network(name: str, library: str) -> None:
+    model = networks.build(name, library).eval()
+    images = networks.grey(64).repeat(1, 3, 1, 1)
+    keys = set(model.state_dict())
+    with torch.no_grad():
+        before = model(images)
+        converted = sync_batchnorm(model).eval()
+        assert torch.equal(converted(images), before)
+    assert set(converted.state_dict()) == keys
+    assert any(isinstance(layer, nn.SyncBatchNorm) for layer in converted.modules())

@@ -82,6 +82,8 @@ def test_base_errors(tmp_path: Path) -> None:
         ("", ["nonsense"], ["'nonsense' must read key=value"]),
         ("seed: 1\nseed: 2", [], ["the key 'seed' is there twice"]),
         ("a: [1", [], ["is not valid YAML"]),
+        ("? [a, b]\n: 3", [], ["is not valid YAML", "a key must be a word"]),
+        ("train: {epochs: true}", [], ["epochs takes no true"]),
         ("- 1", [], ["must hold keys and values"]),
         ("seed: !!python/object/apply:os.getpid []", [], ["is not valid YAML"]),
     ],
