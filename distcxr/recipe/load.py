@@ -46,6 +46,15 @@ for _tag, _pattern, _first in (
     _Yaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+def _parse(text: str) -> Any:
+    """The one document in `text`, in plain values."""
+    loader = _Yaml(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, its bases and the overrides, and validate the result.
 
@@ -78,7 +87,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a text file") from None
     try:
-        values = yaml.load(text, Loader=_Yaml)
+        values = _parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from None
     values = {} if values is None else values
@@ -105,7 +114,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"the override {override!r} must read key=value, for example train.epochs=3")
     try:
-        value = yaml.load(text, Loader=_Yaml)
+        value = _parse(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override {override!r} is not valid YAML: {error}") from None
     *sections, name = key.split(".")
