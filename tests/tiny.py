@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import os
 from pathlib import Path
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
+from distcxr.engine.fit import fit
 from distcxr.engine.state import Run
 from distcxr.recipe import Recipe, load_recipe
 from distcxr.runtime import Runtime, start_runtime
@@ -58,6 +60,21 @@ def build(folder: Path, *overrides: str) -> Run:
     logging.getLogger("distcxr").setLevel(logging.INFO)
     tiny = recipe(folder, *overrides)
     return build_run(tiny, "tiny", runtime(tiny), Console(quiet=True))
+
+
+BF16 = "train.precision=bf16"
+
+
+def train(folder: Path, *overrides: str) -> None:
+    """A whole launch: build, train, score."""
+    run = build(folder, *overrides)
+    fit(run)
+    run.reader.close()
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A CSV's rows by column name."""
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def on_main(world_size: int) -> bool:

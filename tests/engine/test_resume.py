@@ -10,13 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from distcxr.engine.checkpoint import newest_checkpoint
-from distcxr.engine.fit import fit
-
-
-def train(folder: Path, *overrides: str) -> None:
-    run = tiny.build(folder, *overrides)
-    fit(run)
-    run.reader.close()
 
 
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -48,9 +41,9 @@ def test_resumed_equals_straight(tmp_path: Path, world_size: int, model: str) ->
     torch.distributed.barrier()
     common = (*MODELS[model], "train.per_device_batch_size=2", "train.precision=bf16", "eval.splits=[val]")
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    train(tmp_path, *common, f"output={straight}", "train.max_steps=5")
-    train(tmp_path, *common, f"output={stopped}", "train.max_steps=2")
-    train(tmp_path, *common, f"output={stopped}", "train.max_steps=5")
+    tiny.train(tmp_path, *common, f"output={straight}", "train.max_steps=5")
+    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=2")
+    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=5")
 
     if tiny.on_main(world_size):
         assert newest_checkpoint(stopped) is not None and newest_checkpoint(stopped).step == 5  # type: ignore[union-attr]
