@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -122,17 +123,20 @@ def _is_claimed_elsewhere(folder: Path) -> bool:
 def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
     """Checkpoints newer than the one to go on from: they would be taken for this run's own later on.
 
-    `auto` passed over them because they are damaged: they are renamed. Whoever names an older one has to say where
-    the branch goes.
+    `auto` passed over them because they are damaged, all of them perhaps: they are renamed. Whoever names an older
+    one has to say where the branch goes.
     """
-    newer = [path for path in last_folders(folder) if checkpoint and int(path.name[5:]) > checkpoint.step]
+    reached = checkpoint.step if checkpoint else -1
+    newer = [path for path in last_folders(folder) if int(path.name[5:]) > reached]
     if newer and explicit and checkpoint:
         raise ValueError(
             f"{folder} holds newer checkpoints than {checkpoint.path.name} (step {checkpoint.step}), such as "
             f"{newer[0].name}: they would be lost. Give output=FOLDER for the new branch"
         )
     for path in newer:
-        path.rename(path.with_name(f"damaged-{path.name}"))
+        aside = path.with_name(f"damaged-{path.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 def run_folder_of(checkpoint: Checkpoint) -> Path:

@@ -51,6 +51,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     assert names == ["best", "damaged-last-00000003", "last-00000003", "last-00000004", "last-00000005"]
 
 
+def test_when_every_checkpoint_is_damaged_the_new_ones_are_kept(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    common = (f"output={tmp_path / 'run'}", "eval.splits=[]", "checkpoint.every=1st", "checkpoint.keep=1")
+    tiny.train(tmp_path, *common, "train.max_steps=4")
+    checkpoints = tmp_path / "run" / "checkpoints"
+    damage(checkpoints / "last-00000004", "a bit flipped")
+    tiny.train(tmp_path, *common, "train.max_steps=2")
+    names = sorted(path.name for path in checkpoints.iterdir())
+    assert names == ["best", "damaged-last-00000004", "last-00000002"]
+
+
 def test_a_run_folder_means_its_newest_checkpoint(finished: Path, tmp_path: Path) -> None:
     run = tiny.build(finished.parent, f"train.resume={finished}", f"output={tmp_path / 'branch'}", tiny.BF16)
     assert run.state.step == run.horizon.total_steps
