@@ -50,6 +50,19 @@ class SplitLists(Section):
     """Images to test on."""
 
 
+class Cache(Section):
+    """The decoded cache: what `distcxr cache RECIPE` writes and `data.loader: cache` reads."""
+
+    path: Path | None = None
+    """Its folder; null takes `distcxr-cache/<image_size>px` in `data.root`."""
+    stage_to: Path | None = None
+    """A folder on each node's own disk that the cache is copied to first, once per node."""
+    resident: Literal["host", "device"] = "host"
+    """Where images wait: in the file (and the system's page cache), or in the memory of each GPU."""
+    device_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GPU memory that `resident: device` may take; what does not fit stays on the host. null takes the whole cache."""
+
+
 class Data(Section):
     """Which images, which labels, who may see them, and how they are read."""
 
@@ -78,8 +91,10 @@ class Data(Section):
     and leaves it out."""
     max_errors: int = Field(default=100, ge=0)
     """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
-    loader: Literal["auto", "torch", "dali"] = "auto"
-    """Who reads: PyTorch's worker processes, NVIDIA DALI, or whichever suits the machine."""
+    loader: Literal["auto", "torch", "dali", "cache"] = "auto"
+    """Who reads: PyTorch's worker processes, NVIDIA DALI, the decoded cache, or whichever is fastest here."""
+    cache: Cache = Cache()
+    """The decoded cache."""
     image_size: int = Field(default=224, ge=8, le=4096)
     """Side of the square image in pixels, after decoding and resizing."""
     num_workers: int | None = Field(default=None, ge=0)
@@ -244,7 +259,7 @@ class Logging(Section):
 
 IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.per_device_batch_size", "data.root", "data.loader",
-    "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
+    "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 
