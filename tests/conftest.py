@@ -19,7 +19,15 @@ import torch
 WORLD_TIMEOUT_S = 240
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
-    ["torch", "torch.distributed", "torchvision", "accelerate", "timm", "distcxr.data.loaders.torch"]
+    [
+        "torch",
+        "torch.distributed",
+        "torchvision",
+        "accelerate",
+        "timm",
+        "distcxr.data.loaders.torch",
+        "distcxr.data.pixels.kernels",
+    ]
 )
 
 

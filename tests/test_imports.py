@@ -28,7 +28,7 @@ ALLOWED = {
     "cli": {"recipe", "data", "models", "metrics", "tracking", "engine", "runtime"},
     "launch": {"recipe", "engine", "runtime"},
 }  # fmt: skip
-HEAVY = {"nvidia", "timm", "matplotlib", "sklearn", "pandas"}
+HEAVY = {"nvidia", "timm", "matplotlib", "sklearn", "pandas", "numba", "llvmlite"}
 ARRAYS_ONLY = {"ranking", "threshold", "bootstrap", "delong"}
 
 

@@ -259,7 +259,8 @@ class Logging(Section):
 
 IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.per_device_batch_size", "data.root", "data.loader",
-    "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
+    "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits",
+    "eval.weights",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 

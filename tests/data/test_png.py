@@ -17,7 +17,6 @@ from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE, encode_png
 from distcxr.data.pixels.png import MAX_PIXELS, Header, UnreadableImage, check, decode_grey, is_plain_grey, read_file
-from distcxr.data.pixels.resize import resize_grey
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -241,13 +240,6 @@ def test_read_file_names_the_reason(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     data, state = read_file(tmp_path / "a")
     assert data == b"abc" and state.st_size == 3
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (100, 60), (20, 20), (1, 1), (48, 48)])
-def test_resize_is_pillows_bilinear(shape: tuple[int, int]) -> None:
-    image = np.random.default_rng(2).integers(0, 256, shape).astype(np.uint8)
-    expected = np.asarray(Image.fromarray(image).resize((48, 48), Image.Resampling.BILINEAR))
-    np.testing.assert_array_equal(resize_grey(image, 48), expected)
 
 
 def test_header_of_a_real_kind() -> None:

@@ -68,7 +68,11 @@ def test_base_errors(tmp_path: Path) -> None:
             ["recipe.yaml", "unknown key 'modle'; did you mean 'model'?", "Valid keys of a recipe: output"],
         ),
         ("", ["train.epoch=3"], ["unknown key 'train.epoch'", "(from the override 'train.epoch=3')", "'epochs'"]),
-        ("data: {loader: torhc}", [], ["data.loader = 'torhc'", "'auto', 'torch', 'dali' or 'cache'", "did you mean 'torch'?"]),
+        (
+            "data: {loader: torhc}",
+            [],
+            ["data.loader = 'torhc'", "'auto', 'torch', 'dali' or 'cache'", "did you mean 'torch'?"],
+        ),
         ("data: {image_size: large}", [], ["data.image_size = 'large'", "valid integer"]),
         ("train: 5", [], ["train = 5"]),
         ("schedule: {warmup: 10}", [], ["schedule.warmup = 10 is not a duration", "10ep", "500st", "5%"]),

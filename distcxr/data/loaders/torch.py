@@ -1,4 +1,4 @@
-"""PNGs decoded by Pillow in worker processes of a torch DataLoader: the reader that runs anywhere.
+"""PNGs decoded in worker processes of a torch DataLoader: the reader that runs anywhere.
 
     requests ──► _Feed (main process) ──► workers: file names in, uint8 pixels out ──► Pixels, in the order asked
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
@@ -72,10 +72,11 @@ class TorchReader:
             timeout_s: how long one batch may take before `read` gives up with RuntimeError.
         """
         assert num_workers >= 0 and prefetch >= 1
+        warm_up()
         self.where = (
-            f"PNGs are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)} (Pillow)"
+            f"PNGs are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)}"
             if num_workers
-            else "PNGs are decoded on the CPU in the calling process (Pillow)"
+            else "PNGs are decoded on the CPU in the calling process"
         )
         self._num_workers, self._prefetch = num_workers, prefetch
         self._pin_memory, self._timeout_s = pin_memory, timeout_s
@@ -136,7 +137,7 @@ class TorchReader:
             context = multiprocessing.get_context("forkserver")
             # The list holds for the whole process: leave one that somebody else has set.
             if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]
-                context.set_forkserver_preload(["torch", __name__])
+                context.set_forkserver_preload(["torch", __name__, "distcxr.data.pixels.kernels"])
             self._loader = DataLoader(
                 self._dataset,
                 batch_size=None,

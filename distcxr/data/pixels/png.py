@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import os
 import struct
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -86,13 +86,45 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
     (`value >> 8`), RGB and palettes become ITU-R 601 luma as Pillow computes it (R = G = B stays exactly that
     value). Alpha and transparent colours are ignored, not composited: NIH's RGBA files are opaque.
 
+    What 99 % of NIH's files are, 8-bit grey and not interlaced, takes 2.1 ms for 1024 x 1024 pixels, two thirds of
+    it in ISA-L's inflate; the rest goes through Pillow. All but 0.1 ms of it runs without the GIL.
+
     Returns:
-        uint8 [H, W], possibly read-only.
+        uint8 [H, W].
 
     Raises:
         UnreadableImage: a chunk is broken, or Pillow can't decode what is in them.
     """
     header, stream = _walk(memoryview(data))
+    if is_plain_grey(header):
+        image = _decode_plain(header, b"".join(stream))
+        if image is not None:
+            return image
+    return _decode_by_pillow(data, header, stream)
+
+
+def warm_up() -> None:
+    """Load the compiled kernels, or compile them (4 s, once per machine), before threads or processes need them."""
+    import distcxr.data.pixels.kernels  # noqa: F401
+
+
+def _decode_plain(header: Header, stream: bytes) -> NDArray[np.uint8] | None:
+    """Pixels of an 8-bit grey file; None when anything at all is odd in its stream: Pillow then judges what is left."""
+    from distcxr.data.pixels.kernels import unfilter
+
+    num_bytes = header.height * (1 + header.width)
+    inflater = isal_zlib.decompressobj()
+    try:
+        rows = inflater.decompress(stream, num_bytes + 1)  # never more, whatever the stream holds
+    except isal_zlib.error:  # type: ignore[misc]  # its stub lacks type[...]
+        return None
+    if len(rows) != num_bytes or not inflater.eof:
+        return None
+    image = np.empty((header.height, header.width), dtype=np.uint8)
+    return image if unfilter(np.frombuffer(rows, dtype=np.uint8), image) < 0 else None
+
+
+def _decode_by_pillow(data: bytes, header: Header, stream: list[memoryview]) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             image.load()
@@ -100,7 +132,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
             else:
                 image.info.pop("transparency", None)  # convert() warns about a palette's
-                grey = np.asarray(image if image.mode == "L" else image.convert("L"))
+                grey = np.array(image if image.mode == "L" else image.convert("L"))
     except MemoryError:
         raise
     except Exception as error:
@@ -118,7 +150,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
 
 
 def is_plain_grey(header: Header) -> bool:
-    """Whether any PNG decoder gives this file's stored bytes: 8-bit grey, not interlaced, no chunk that recolours."""
+    """Whether every PNG decoder gives this file's stored bytes: 8-bit grey, not interlaced, no chunk that recolours."""
     kind = (header.bit_depth, header.colour_type, header.interlaced)
     return kind == (8, 0, False) and header.extras <= _HARMLESS
 
@@ -147,7 +179,7 @@ def _walk(view: memoryview) -> tuple[Header, list[memoryview]]:
         body_end = at + 8 + length
         if body_end + 4 > size:
             raise UnreadableImage(f"truncated: the file ends inside an {name} chunk (at byte {size} of {body_end + 4})")
-        if zlib.crc32(view[at + 4 : body_end]) != int.from_bytes(view[body_end : body_end + 4]):
+        if isal_zlib.crc32(view[at + 4 : body_end]) != int.from_bytes(view[body_end : body_end + 4]):
             raise UnreadableImage(f"corrupt: wrong CRC in the {name} chunk at byte {at}")
         body = view[at + 8 : body_end]
         if (kind == b"IHDR") != (header is None):
@@ -196,7 +228,7 @@ def _row_starts(header: Header) -> NDArray[np.int64]:
 def _check_stream(stream: bytes, row_starts: NDArray[np.int64]) -> None:
     """Inflate piece by piece: the length is exact, the Adler-32 holds and every row's filter type exists."""
     needed = int(row_starts[-1])
-    inflater = zlib.decompressobj()
+    inflater = isal_zlib.decompressobj()
     total = 0
     try:
         for start in range(0, len(stream) + 1, _PIECE_BYTES):  # the +1 gives an empty last piece room to flush
@@ -213,7 +245,7 @@ def _check_stream(stream: bytes, row_starts: NDArray[np.int64]) -> None:
                 piece = inflater.unconsumed_tail
                 if not piece and not pixels:
                     break
-    except zlib.error as error:
+    except isal_zlib.error as error:  # type: ignore[misc]
         raise UnreadableImage(f"corrupt pixel data: {error}") from error
     if total < needed:
         raise _TooFewPixels(f"truncated pixel data: {total} of {needed} bytes, then the compressed stream ends")
