@@ -25,6 +25,7 @@ COLUMNS = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x"
 """Parameters of a draw. flip is 0 or 1; translate in shares of the side; crop_x, crop_y in [0, 1] of the free range;
 scale and contrast are factors; brightness is added to pixels in [0, 1]."""
 
+_COLUMN_NUMBERS = np.arange(len(COLUMNS), dtype=np.uint64)
 _IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0)
 _AUGMENT_STREAM = 0xA06  # keeps these draws apart from the shuffle's, which hashes the same seed and epoch
 
@@ -37,22 +38,22 @@ def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[
     Returns:
         float32 [B, P].
     """
-    columns = np.arange(len(COLUMNS), dtype=np.uint64)
-    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], columns[None, :])
-    u = dict(zip(COLUMNS, ((bits >> np.uint64(11)) * 2.0**-53).T, strict=True))  # each float64 [B] in [0, 1)
+    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _COLUMN_NUMBERS)
+    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, P] in [0, 1)
+    # What has a range of plus or minus something, in one go: a call of numpy costs more than 64 draws.
+    reach = {
+        "rotate_deg": spec.rotate_deg, "translate_x": spec.translate, "translate_y": spec.translate,
+        "brightness": spec.brightness, "contrast": spec.contrast,
+    }  # fmt: skip
+    around = (2 * u - 1) * [reach.get(name, 0.0) for name in COLUMNS]
+    drawn = around.astype(np.float32)
     low, high = spec.scale
-    drawn = {
-        "flip": (u["flip"] < spec.flip).astype(np.float64),
-        "rotate_deg": (2 * u["rotate_deg"] - 1) * spec.rotate_deg,
-        "translate_x": (2 * u["translate_x"] - 1) * spec.translate,
-        "translate_y": (2 * u["translate_y"] - 1) * spec.translate,
-        "scale": low + (high - low) * u["scale"],
-        "crop_x": u["crop_x"],
-        "crop_y": u["crop_y"],
-        "brightness": (2 * u["brightness"] - 1) * spec.brightness,
-        "contrast": 1 + (2 * u["contrast"] - 1) * spec.contrast,
-    }
-    return torch.from_numpy(np.stack([drawn[name] for name in COLUMNS], axis=1).astype(np.float32))
+    flip, scale, crop_x, crop_y, contrast = map(COLUMNS.index, ("flip", "scale", "crop_x", "crop_y", "contrast"))
+    drawn[:, flip] = u[:, flip] < spec.flip
+    drawn[:, scale] = low + (high - low) * u[:, scale]
+    drawn[:, [crop_x, crop_y]] = u[:, [crop_x, crop_y]]
+    drawn[:, contrast] = 1 + around[:, contrast]
+    return torch.from_numpy(drawn)
 
 
 def identity_parameters(num: int) -> Tensor:

@@ -62,9 +62,12 @@ class SampleIndex:
     def __len__(self) -> int:
         return len(self.path)
 
-    def files(self, rows: Iterable[int] | NDArray[np.int64]) -> list[Path]:
+    def files(self, rows: Iterable[int] | NDArray[np.int64]) -> list[str]:
         """Absolute paths of the images of `rows`, in their order."""
-        return [self.root / os.fsdecode(path) for path in self.path[_as_rows(rows)].tolist()]
+        # One decoding for all: this runs once a batch, and pathlib would take 10 us a file. No path has a zero byte.
+        prefix = b"\0" + os.path.join(os.fsencode(self.root), b"")
+        joined = b"".join([prefix + path for path in self.path[_as_rows(rows)].tolist()])
+        return os.fsdecode(joined).split("\0")[1:]
 
     def file_name(self, row: int) -> str:
         """Name of the image of `row` without its folder: what label files and lists call it."""

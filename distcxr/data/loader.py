@@ -1,7 +1,7 @@
 """From an order of samples to batches: the part that all ways of reading pixels share.
 
     order (positions) ──► Request (ids, files) ──► PixelReader ──► Pixels ──► Batch
-                          what to read             torch, dali                + labels, mask, augmentation parameters
+                          what to read             torch, dali, cache         + labels, mask, augmentation parameters
 
 A `PixelReader` only turns files into uint8 pixels, in the order asked. Order, labels, augmentation parameters and
 what happens to a bad file are decided here, once, so every reader gives the same batches.
@@ -94,7 +94,7 @@ class Loader:
         def requests() -> Iterator[Request]:
             for positions, sample_id in self.order.epoch(epoch, start):
                 ahead.append((positions, sample_id))
-                yield Request(sample_id, [str(file) for file in self.index.files(sample_id)])
+                yield Request(sample_id, self.index.files(sample_id))
 
         with closing(self.reader.read(requests())) as answers:
             for pixels, bad in answers:

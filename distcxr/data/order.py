@@ -9,6 +9,7 @@ Shapes: B micro-batch, N samples of the split.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,6 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 8
+_BLOCK = 16384
+"""Draws that are shuffled at once: one by one, numpy's fixed cost of a call would be all there is."""
+
+_WORD = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def hash64(*words: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -29,14 +36,37 @@ def hash64(*words: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
-    state = np.zeros((), dtype=np.uint64)
-    with np.errstate(over="ignore"):  # wrapping at 64 bits is the point
-        for word in words:
-            state = (state + np.asarray(word).astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
-            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            state = state ^ (state >> np.uint64(31))
+    state: int | NDArray[np.uint64] = 0
+    for word in words:
+        if isinstance(state, int) and isinstance(word, int):  # plain integers cost a tenth of numpy's
+            state = (state + word + _GOLDEN) & _WORD
+            state = (state ^ (state >> 30)) * _FIRST & _WORD
+            state = (state ^ (state >> 27)) * _SECOND & _WORD
+            state ^= state >> 31
+        else:
+            before, more = (np.asarray(part).astype(np.uint64, copy=False) for part in (state, word))
+            with np.errstate(over="ignore"):  # wrapping at 64 bits is the point
+                state = np.asarray(before + more)
+                state += np.uint64(_GOLDEN)
+                state = _mix(state)
     return np.asarray(state, dtype=np.uint64)
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser itself; uses up `state`."""
+    state ^= state >> np.uint64(30)
+    state *= np.uint64(_FIRST)
+    state ^= state >> np.uint64(27)
+    state *= np.uint64(_SECOND)
+    state ^= state >> np.uint64(31)
+    return state
+
+
+@functools.lru_cache(maxsize=4)
+def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
+    """What each round of the shuffle adds before it mixes, so that `_mix(right + key)` is `hash64(key, right)`."""
+    keys = hash64(seed, epoch, np.arange(_ROUNDS, dtype=np.uint64)).tolist()
+    return tuple(np.uint64((int(hash64(key)) + _GOLDEN) & _WORD) for key in keys)
 
 
 def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -54,15 +84,16 @@ def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -
     assert num > 0
     half_bits = np.uint64(max(1, ((num - 1).bit_length() + 1) // 2))
     mask = np.uint64((1 << int(half_bits)) - 1)
-    keys = hash64(seed, epoch, np.arange(_ROUNDS, dtype=np.uint64))
     values = positions.astype(np.uint64)
-    walking = np.ones(values.shape, dtype=bool)
-    while walking.any():
-        left, right = values[walking] >> half_bits, values[walking] & mask
-        for key in keys:
-            left, right = right, left ^ (hash64(int(key), right) & mask)
-        values[walking] = (left << half_bits) | right
-        walking = values >= num
+    walking, current = np.arange(len(values)), values
+    while len(walking):
+        left, right = current >> half_bits, current & mask
+        for key in _round_keys(seed, epoch):
+            left, right = right, left ^ (_mix(right + key) & mask)
+        current = (left << half_bits) | right
+        values[walking] = current
+        outside = current >= num
+        walking, current = walking[outside], current[outside]
     return values.astype(np.int64)
 
 
@@ -106,16 +137,20 @@ class BatchPlan:
 Draws = tuple[NDArray[np.int64], NDArray[np.int64]]
 """One micro-batch of an order: positions in the epoch and the index rows drawn there, each int64 [B]."""
 
+Rows = NDArray[np.int64] | range
+"""The index rows of a split, int64 [N]; or a range, for a set whose row numbers alone would not fit into memory.
+An order needs nothing else of size N."""
+
+
+def _at(rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+    return rows.start + rows.step * positions if isinstance(rows, range) else rows[positions]
+
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped.
+    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped."""
 
-    Attributes:
-        rows: int64 [N], the index rows of the split.
-    """
-
-    rows: NDArray[np.int64]
+    rows: Rows
     seed: int
     plan: BatchPlan
 
@@ -132,20 +167,23 @@ class TrainOrder:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Draws]:
         """This rank's micro-batches from global batch `start` to the epoch's end."""
-        plan = self.plan
+        plan, size = self.plan, self.plan.per_device_batch_size
         share = plan.global_batch_size // plan.world_size
-        for global_batch in range(start, len(self)):
-            first = global_batch * plan.global_batch_size + plan.rank * share
-            for micro_start in range(first, first + share, plan.per_device_batch_size):
-                positions = np.arange(micro_start, micro_start + plan.per_device_batch_size, dtype=np.int64)
-                yield positions, self.rows[shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch)]
+        mine = np.arange(plan.rank * share, (plan.rank + 1) * share, dtype=np.int64)
+        step = max(1, _BLOCK // share)
+        for block in range(start, len(self), step):
+            firsts = np.arange(block, min(block + step, len(self)), dtype=np.int64) * plan.global_batch_size
+            positions = (firsts[:, None] + mine).reshape(-1)
+            rows = _at(self.rows, shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch))
+            for micro_start in range(0, len(rows), size):
+                yield positions[micro_start : micro_start + size], rows[micro_start : micro_start + size]
 
 
 @dataclass(frozen=True)
 class EvalOrder:
     """Every row of a split once, in order, shared out without padding: ranks may differ in length or have none."""
 
-    rows: NDArray[np.int64]
+    rows: Rows
     plan: BatchPlan
 
     def __len__(self) -> int:
@@ -159,7 +197,7 @@ class EvalOrder:
         size = self.plan.per_device_batch_size
         for micro_start in range(first + start * size, end, size):
             positions = np.arange(micro_start, min(micro_start + size, end), dtype=np.int64)
-            yield positions, self.rows[positions]
+            yield positions, _at(self.rows, positions)
 
     def _shard(self) -> tuple[int, int]:
         num, world = len(self.rows), self.plan.world_size

@@ -19,6 +19,7 @@ from distcxr.data.labels import resolve_findings
 from distcxr.data.loader import Loader, PixelReader, Request
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, TrainOrder, shuffled
+from distcxr.data.pixels.png import warm_up as load_kernels
 from distcxr.data.sources.nih import read_nih
 from distcxr.data.splits import Splits, by_patient, describe_hashes, findings_without_positives, from_lists, official
 from distcxr.engine import checkpoint as checkpoints
@@ -184,10 +185,12 @@ def build_evaluation(
     recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, checkpoint: Checkpoint | None
 ) -> Evaluation:
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
+    with runtime.accelerator.local_main_process_first():  # one process of a machine compiles
+        load_kernels()
     reader = choose_reader(
-        recipe.data.loader, image_size=recipe.data.image_size, max_batch_size=plan.per_device_batch_size,
-        num_workers=recipe.data.num_workers, prefetch=recipe.data.prefetch, device=runtime.device,
-        local_world_size=runtime.local_world_size,
+        recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size, device=runtime.device,
+        local_world_size=runtime.local_world_size, first_rows=dataset.splits.train,
+        decided_by_main=runtime.decided_by_main,
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights
@@ -222,7 +225,7 @@ def _measure(dataset: Dataset, reader: PixelReader, batch_size: int) -> Statisti
     rows = dataset.splits.train
     drawn = rows[shuffled(np.arange(min(len(rows), _STATISTICS_IMAGES)), len(rows), seed=0, epoch=0)]
     parts = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
-    requests = [Request(part, [str(file) for file in dataset.index.files(part)]) for part in parts]
+    requests = [Request(part, dataset.index.files(part)) for part in parts]
     count, total, squares = 0, 0.0, 0.0
     for pixels, unreadable in reader.read(requests):
         bad = [place for place, _ in unreadable]

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shutil
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from pictures import index_of
+from PIL import Image
 
-from distcxr.data.loader import PixelReader
+from distcxr.data.cache import cache_folder
+from distcxr.data.cache.build import build_cache
+from distcxr.data.index import SampleIndex
 from distcxr.data.loaders import choose
+from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.choose import choose_reader, thread_budget
 from distcxr.data.loaders.dali import DaliReader
+from distcxr.data.loaders.measure import Speed
 from distcxr.data.loaders.torch import TorchReader
+from distcxr.recipe.schema import Data
 
 
 @pytest.mark.parametrize(
@@ -59,65 +72,202 @@ def test_thread_budget_minds_the_containers_limit(tmp_path: Path, monkeypatch: p
     assert [thread_budget(world, {}) for world in (1, 2, 4, 8)] == [6, 3, 1, 1]
 
 
-def pick(
-    loader: Literal["auto", "torch", "dali"], *, num_workers: int | None = None, world: int = 1, device: str = "cpu"
-) -> PixelReader:
-    return choose_reader(
-        loader,
-        image_size=32,
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
+    """Ten images, the last two of them broken."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    names = [f"{number}.png" for number in range(10)]
+    for name in names[:8]:
+        Image.fromarray(rng.integers(0, 256, (64, 64)).astype(np.uint8)).save(root / name)
+    (root / names[8]).write_bytes(b"")
+    (root / names[9]).write_bytes(b"no picture")
+    return index_of(root, names)
+
+
+def pick(index: SampleIndex, world: int = 1, device: str = "cpu", rows: list[int] | None = None, **data: Any) -> Any:
+    """The reader of rank 0, closed at once: what it is and what it says of itself is asked here, not what it reads."""
+    reader = choose_reader(
+        Data.model_validate({"image_size": 32} | data),
+        index,
         max_batch_size=4,
-        num_workers=num_workers,
         device=torch.device(device),
-        prefetch=2,
         local_world_size=world,
+        first_rows=np.array(range(len(index)) if rows is None else rows, dtype=np.int64),
+        decided_by_main=lambda decide: decide(),
     )
+    reader.close()
+    return reader
 
 
-def test_auto_says_what_it_took_and_why(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, logger="distcxr")
+    return caplog
+
+
+def measured_as(monkeypatch: pytest.MonkeyPatch, *, torch_: float, dali: float) -> None:
+    """Images per second that the measurements are to give."""
+    monkeypatch.setattr(choose, "speed_of_decoding", lambda *_, **__: Speed(torch_, 3.0))
+    monkeypatch.setattr(choose, "speed_of_reader", lambda *_, **__: Speed(dali, 4.0))
+
+
+def test_what_is_asked_for_is_taken(
+    index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(choose, "thread_budget", lambda world: 4 // world)
-    with caplog.at_level(logging.INFO, logger="distcxr"):
-        assert isinstance(pick("auto"), TorchReader)
-        assert "loader torch (without a GPU, DALI" in caplog.text and "4 worker processes (Pillow)" in caplog.text
-        pick("torch", world=4)
-        assert "loader torch (as asked)" in caplog.text and "in the calling process" in caplog.text
-        with closing(pick("dali", num_workers=3)) as dali:
-            assert isinstance(dali, DaliReader)
-        assert "DALI, 3 threads (DALI has no GPU PNG decoder); resized on the CPU" in caplog.text
+    assert isinstance(pick(index, loader="torch"), TorchReader)
+    assert "loader torch (as asked)" in said.text and "4 worker processes" in said.text
+    pick(index, world=4, loader="torch")
+    assert "in the calling process" in said.text
+    assert isinstance(pick(index, loader="dali", num_workers=3), DaliReader)
+    assert "by 3 threads of distcxr (DALI has no GPU PNG decoder); DALI resizes on the CPU" in said.text
+    assert isinstance(pick(index, loader="dali", num_workers=0), DaliReader)
+    assert "by 1 thread of distcxr" in said.text
 
 
-def test_dali_missing_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(("dali", "kind"), [(900.0, "torch"), (1100.0, "dali")])
+def test_auto_takes_the_faster_and_says_what_would_be_faster_still(
+    dali: float, kind: str, index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    measured_as(monkeypatch, torch_=1000.0, dali=dali)
+    monkeypatch.setattr(choose, "thread_budget", lambda world: 2)
+    many = index.take(np.arange(8).repeat(14_015))
+    assert isinstance(pick(many, image_size=224), {"torch": TorchReader, "dali": DaliReader}[kind])
+    lines = [record.getMessage() for record in said.records]
+    assert len(lines) == 3
+    assert lines[0].startswith("measured on 32 images, for each rank: torch gives 1,000 img/s (3.00 ms of a core")
+    assert f"dali gives {dali:,.0f} img/s (4.00 ms" in lines[0]
+    # 112,120 images of 224 x 224 at 3 ms on two cores
+    assert "`distcxr cache RECIPE` writes 5.6 GB once (about 3 min on the 2 cores here)" in lines[1]
+    assert lines[2].startswith(f"loader {kind} (measured faster than ")
+
+
+def test_auto_measures_real_files_in_about_two_seconds(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    start = time.monotonic()
+    pick(index, num_workers=1)
+    assert time.monotonic() - start < 6  # on a busy machine
+    figures = re.search(
+        r"on 8 images.* torch gives (\S+) img/s .(\S+) ms.* dali gives (\S+) img/s .(\S+) ms", said.text
+    )
+    assert figures is not None
+    torch_rate, torch_ms, dali_rate, dali_ms = (float(figure.replace(",", "")) for figure in figures.groups())
+    assert 0.02 < torch_ms < 20 and 0.02 < dali_ms < 20  # 64 x 64 pixels
+    assert torch_rate == pytest.approx(1e3 / torch_ms, rel=0.2) and dali_rate == pytest.approx(1e3 / dali_ms, rel=0.2)
+    assert ("loader torch" in said.text) == (torch_rate >= dali_rate)
+
+
+def test_auto_with_hardly_a_file(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    pick(index, rows=[3])
+    assert "measured on 1 image, " in said.text
+
+
+@pytest.mark.parametrize("rows", [[8, 9], []])
+def test_auto_without_a_readable_file_takes_torch(
+    rows: list[int], index: SampleIndex, said: pytest.LogCaptureFixture
+) -> None:
+    assert isinstance(pick(index, rows=rows), TorchReader)
+    assert f"loader torch (none of the {len(rows)} images tried can be read, so nothing was measured)" in said.text
+
+
+def test_all_ranks_take_what_rank_0_decided(index: SampleIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 0's answer arrives from outside: this rank measures nothing and builds the same kind."""
+
+    def never(*_: object, **__: object) -> Speed:
+        raise AssertionError("only rank 0 measures")
+
+    monkeypatch.setattr(choose, "speed_of_decoding", never)
+    arguments: dict[str, Any] = {
+        "max_batch_size": 4, "device": torch.device("cpu"), "local_world_size": 2, "first_rows": np.arange(8),
+    }  # fmt: skip
+    for kind, reader in (("torch", TorchReader), ("dali", DaliReader)):
+        said_by_main = lambda _, kind=kind: (kind, "measured")  # noqa: E731
+        with closing(choose_reader(Data(image_size=32), index, decided_by_main=said_by_main, **arguments)) as made:
+            assert isinstance(made, reader)
+
+
+@pytest.fixture
+def cached(index: SampleIndex, tmp_path: Path) -> SampleIndex:
+    """The same images in a folder of their own, with their decoded cache."""
+    shutil.copytree(index.root, tmp_path / "images")
+    copied = replace(index, root=tmp_path / "images")
+    build_cache(copied, cache_folder(Data(image_size=32), copied.root), 32, workers=1)
+    return copied
+
+
+def test_auto_takes_a_whole_cache_and_measures_nothing(cached: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    assert isinstance(pick(cached), CacheReader)
+    assert "32px is whole, and nothing reads faster): decoded images come from" in said.text
+    assert "measured" not in said.text
+
+
+def change_a_source(index: SampleIndex) -> str:
+    os.utime(index.root / "3.png", ns=(1, 1))
+    return "1 of 10 images have changed since it was built, such as 3.png"
+
+
+def cut_the_pixels(index: SampleIndex) -> str:
+    (pixels,) = (index.root / "distcxr-cache" / "32px").glob("*.u8")
+    with pixels.open("r+b") as file:
+        file.truncate(100)
+    return "has 100 bytes instead of"
+
+
+def lose_the_settings(index: SampleIndex) -> str:
+    (index.root / "distcxr-cache" / "32px" / "cache.json").unlink()
+    return "there is no decoded cache in"
+
+
+@pytest.mark.parametrize("spoil", [change_a_source, cut_the_pixels, lose_the_settings])
+def test_a_cache_that_can_not_be_used(
+    spoil: Callable[[SampleIndex], str], cached: SampleIndex, said: pytest.LogCaptureFixture
+) -> None:
+    """Asked for, it is an error with the reason and the command; `auto` says the reason and goes on with PNGs."""
+    why = spoil(cached)
+    with pytest.raises(ValueError, match=f"{why}.*`distcxr cache RECIPE`"):
+        pick(cached, loader="cache")
+    assert isinstance(pick(cached), TorchReader | DaliReader)
+    assert "data.loader=auto goes on without the decoded cache:" in said.text and why in said.text
+    assert "measured on 8 images" in said.text
+
+
+def test_a_cache_is_staged_first(cached: SampleIndex, tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    pick(cached, loader="cache", cache={"stage_to": tmp_path / "fast"})
+    assert f"decoded images come from {tmp_path / 'fast'}" in said.text
+    with pytest.raises(ValueError, match=r"data\.cache\.stage_to=/proc"):
+        pick(cached, loader="cache", cache={"stage_to": "/proc/nowhere"})
+
+
+def test_dali_missing_says_how_to_get_it(
+    index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(ValueError, match=r"nvidia-dali-cuda130.*nvidia-dali-cuda120.*data.loader=torch"):
-        pick("dali")
-    with caplog.at_level(logging.INFO, logger="distcxr"):
-        assert isinstance(pick("auto", device="cuda:0"), TorchReader)
-    assert "loader torch (DALI does not work here: " in caplog.text and "nvidia.dali" in caplog.text
+        pick(index, loader="dali")
+    assert isinstance(pick(index), TorchReader)
+    assert "dali gives nothing: DALI does not work here" in said.text and "nvidia.dali" in said.text
+    assert "loader torch (DALI does not work here)" in said.text
 
 
-def test_auto_trains_on_when_dali_can_not_use_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_auto_trains_on_when_dali_breaks_while_measured(
+    index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*_: object) -> PixelReader:
-        raise RuntimeError("CUDA driver version is insufficient")
+    def breaks(*_: object, **__: object) -> Speed:
+        raise RuntimeError("DALI broke (CUDA out of memory)")
 
-    monkeypatch.setattr(choose, "_dali", fail)
-    with caplog.at_level(logging.INFO, logger="distcxr"):
-        assert isinstance(pick("auto", device="cuda:0"), TorchReader)
-    assert "loader torch (DALI does not work here: CUDA driver version" in caplog.text
-    with pytest.raises(ValueError, match=r"DALI does not work here .CUDA driver version"):
-        pick("dali", device="cuda:0")
+    monkeypatch.setattr(choose, "speed_of_reader", breaks)
+    assert isinstance(pick(index), TorchReader)
+    assert "dali gives nothing: DALI broke (CUDA out of memory)" in said.text
 
 
-def test_auto_takes_dali_for_a_gpu(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    asked: list[tuple[object, ...]] = []
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_dali_without_the_gpu_it_is_to_use(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match=r"DALI does not work here .*data.loader=torch"):
+        pick(index, loader="dali", device="cuda:0")
+    assert isinstance(pick(index, device="cuda:0"), TorchReader)
+    assert "dali gives nothing: DALI does not work here" in said.text
 
-    def on_the_cpu(*arguments: object) -> PixelReader:
-        asked.append(arguments)
-        return DaliReader(32, max_batch_size=4, num_threads=1, device_id=None)
 
-    monkeypatch.setattr(choose, "_dali", on_the_cpu)
-    monkeypatch.setattr(choose, "thread_budget", lambda world: 8 // world)
-    with caplog.at_level(logging.INFO, logger="distcxr"), closing(pick("auto", world=2, device="cuda:1")) as reader:
-        assert isinstance(reader, DaliReader)
-    assert asked == [(32, 4, 4, 2, 1)]
-    assert "loader dali (a GPU trains and DALI is installed)" in caplog.text
+@pytest.mark.gpu
+def test_auto_measures_on_the_gpu(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    pick(index, device="cuda", num_workers=2)
+    assert re.search(r"on 8 images.* torch gives \S+ img/s .*dali gives \S+ img/s", said.text)

@@ -49,7 +49,7 @@ def touch(folder: Path, names: list[str]) -> None:
 def test_columns(tmp_path: Path) -> None:
     index = read_nih(write_dataset(tmp_path), NIH15)
     assert index.file_names(range(3)) == NAMES
-    assert index.files([0]) == [tmp_path / "images" / NAMES[0]]
+    assert index.files([0]) == [str(tmp_path / "images" / NAMES[0])]
     assert index.patient_id.tolist() == [1, 1, 2]
     assert [[NIH15[c] for c in np.flatnonzero(row)] for row in index.targets_NC] == [
         ["Cardiomegaly"], ["Cardiomegaly", "Emphysema"], ["No Finding"],
@@ -119,7 +119,7 @@ def test_ages() -> None:
 @pytest.mark.parametrize("folder", ["images", "images_012/images", "."])
 def test_layouts(tmp_path: Path, folder: str) -> None:
     index = read_nih(write_dataset(tmp_path, folder=folder), NIH14)
-    assert index.files(range(3)) == [tmp_path / folder / name for name in NAMES]
+    assert index.files(range(3)) == [str(tmp_path / folder / name) for name in NAMES]
 
 
 def test_twelve_folders_and_an_image_in_two_of_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -128,7 +128,7 @@ def test_twelve_folders_and_an_image_in_two_of_them(tmp_path: Path, caplog: pyte
     (tmp_path / "images_002/images" / NAMES[1]).rename(tmp_path / "images_001/images" / NAMES[1])
     with caplog.at_level(logging.WARNING):
         index = read_nih(tmp_path, NIH14)
-    folders = [file.parent.parent.name for file in index.files(range(3))]
+    folders = [Path(file).parent.parent.name for file in index.files(range(3))]
     assert folders == ["images_001", "images_001", "images_002"]
     assert f"1 images lie in two folders of {tmp_path}, the first counts: {NAMES[0]}" in caplog.text
 
@@ -309,6 +309,6 @@ def test_the_real_label_file() -> None:
     assert sum(measure(Path(root), "skip")) == 112_120
     index = read_nih(Path(root), NIH15, missing="skip")
     assert nih.KNOWN_HASHES.get(index.label_hash) == "NIH v2020"
-    assert all(file.is_file() for file in index.files(range(len(index))))
+    assert all(Path(file).is_file() for file in index.files(range(len(index))))
     assert (index.targets_NC.any(axis=1)).all()
     assert not (index.targets_NC[:, :14].any(axis=1) & (index.targets_NC[:, 14] == 1)).any()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.pixels.png import decode_grey, read_file
-from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.pixels.resize import resize_grey, resize_rim
 
 SHAPES = [
     (64, 64), (100, 60), (20, 20), (1, 1), (1, 300), (257, 1), (47, 49), (96, 48), (1000, 31), (31, 1000), (2048, 64),
@@ -81,6 +81,16 @@ def test_mirror_images_resize_alike() -> None:
     source = image("noise", (96, 96))
     np.testing.assert_array_equal(resize_grey(source[:, ::-1], 30), resize_grey(source, 30)[:, ::-1])
     np.testing.assert_array_equal(resize_grey(source[::-1], 30), resize_grey(source, 30)[::-1])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (100, 60), (20, 20), (1, 1), (257, 31)], ids=str)
+def test_the_rim_alone_is_the_rim_of_the_whole(shape: tuple[int, int]) -> None:
+    source = image("noise", shape)
+    for size in (1, 2, 24, 48):
+        whole = resize_grey(source, size)
+        np.testing.assert_array_equal(
+            resize_rim(source, size), np.stack([whole[0], whole[-1], whole[:, 0], whole[:, -1]])
+        )
 
 
 def test_a_decoded_file_is_resized_as_pillow_would_read_it() -> None:

@@ -151,7 +151,7 @@ def test_other_data_is_refused_on_resume(tmp_path: Path) -> None:
     data = tiny.phantom(tmp_path)
     common = (f"output={tmp_path / 'run'}", "eval.splits=[]", "data.missing=skip")
     tiny.train(tmp_path, *common, "train.max_steps=2")
-    gone = tiny.build(tmp_path, *common).index.files([0])[0]
+    gone = Path(tiny.build(tmp_path, *common).index.files([0])[0])
     gone.unlink()
     assert data in gone.parents
     with pytest.raises(ValueError, match=r"was trained on other data: (train|val|test) changed since"):

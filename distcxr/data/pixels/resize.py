@@ -26,6 +26,20 @@ def resize_grey(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return resized
 
 
+def resize_rim(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """The outermost pixels of `resize_grey`'s result alone, uint8 [4, size]: top, bottom, left, right."""
+    from distcxr.data.pixels.kernels import resize
+
+    rows, columns = _filter(image_HW.shape[0], size), _filter(image_HW.shape[1], size)
+    rim = np.empty((4, size), dtype=np.uint8)
+    for side, end in enumerate((slice(0, 1), slice(size - 1, size))):
+        resize(image_HW, *(table[end] for table in rows), *columns, rim[side : side + 1])
+        start, count, weight = (table[end] for table in columns)
+        strip = np.ascontiguousarray(image_HW[:, start[0] : start[0] + count[0]])
+        resize(strip, *rows, np.zeros_like(start), count, weight, rim[2 + side].reshape(size, 1))
+    return rim
+
+
 @functools.lru_cache(maxsize=256)
 def _filter(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Along one axis: first source pixel [S] and number of them [S], and their weights [S, taps] that sum to one."""

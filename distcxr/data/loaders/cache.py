@@ -1,0 +1,184 @@
+"""Batches out of the decoded cache: one copy from its memory map, or none where the GPU holds the images.
+
+    requests ──► rows of the cache ──► gather into a new (pinned) tensor ──► Pixels
+                                  └──► index_select in the device's memory ──┘
+
+Shapes: B batch, S side, K images in the device's memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distcxr.data.cache.files import UNREADABLE, CacheError, shown_size
+from distcxr.data.cache.read import DecodedCache
+from distcxr.data.loader import Pixels, Request
+
+_UPLOAD_IMAGES = 256
+
+
+class CacheReader:
+    """A `PixelReader` on the decoded cache.
+
+    With a GPU, a thread gathers ahead into pinned memory, of which PyTorch keeps a block back until the copy out of
+    it is done. Without, the caller gathers: the copy is all there is to do, and a thread would only add handing over.
+    """
+
+    def __init__(
+        self,
+        cache: DecodedCache,
+        *,
+        device: torch.device,
+        resident: Literal["host", "device"] = "host",
+        device_gb: float | None = None,
+        prefetch: int = 2,
+        max_batch_size: int,
+        first_rows: NDArray[np.int64] | None = None,
+    ) -> None:
+        """With `resident="device"`, copy the images there, which reads and checks all of them.
+
+        Args:
+            cache: opened for the index; `close` closes it.
+            device: where the pixels go to in the end.
+            device_gb: GB (10^9 bytes) of the device's memory that images may take; None takes what all need.
+            prefetch: requests gathered ahead, with a GPU.
+            max_batch_size: the longest request that `read` will be given.
+            first_rows: rows of the index that go into the device's memory first where not all fit.
+
+        Raises:
+            CacheError: the device has too little free memory.
+            RuntimeError: the cache is damaged.
+        """
+        assert prefetch >= 1
+        self._cache, self._device, self._prefetch = cache, device, prefetch
+        self._max_batch_size = max_batch_size
+        self._unreadable = cache.entries["state"] == UNREADABLE
+        self._pin = device.type == "cuda"
+        self._slot = np.full(len(cache.entries), -1)  # place of a cache row in `_resident`
+        self._resident = torch.empty(0, cache.image_size**2, dtype=torch.uint8, device=device)
+        self.where = f"decoded images come from {cache.pixels_file}"
+        if resident == "device":
+            self._upload(device_gb, first_rows)
+            shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
+            self.where += f", {shown} of {len(np.unique(cache.row_of)):,} held in the memory of {device}"
+        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="cache") if self._pin else None
+        self._reading = False
+
+    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        """Pixels of each request, in order: pinned or on the GPU where there is one, else in ordinary memory.
+
+        Raises:
+            RuntimeError: the cache is damaged.
+        """
+        assert not self._reading, "one read at a time: use up or close the one before"
+        self._reading = True
+        try:
+            yield from self._read_here(requests) if self._ahead is None else self._read_ahead(requests, self._ahead)
+        finally:
+            self._reading = False
+
+    def close(self) -> None:
+        """Stop the thread, free the device's memory and close the cache; the reader can't be used again."""
+        if self._ahead is not None:
+            self._ahead.shutdown(cancel_futures=True)
+        self._resident = self._resident[:0].clone()
+        self._cache.close()
+
+    def _read_here(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        for request in requests:
+            yield self._assemble(self._gather(request.sample_id))
+
+    def _read_ahead(self, requests: Iterable[Request], ahead: ThreadPoolExecutor) -> Generator[Pixels]:
+        source = iter(requests)
+        gathering: deque[Future[_Gathered]] = deque()
+        try:
+            while True:
+                while len(gathering) < self._prefetch and (request := next(source, None)) is not None:
+                    gathering.append(ahead.submit(self._gather, request.sample_id))
+                if not gathering:
+                    return
+                yield self._assemble(gathering.popleft().result())
+        finally:
+            for future in gathering:
+                future.cancel()
+            wait(gathering)
+
+    def _gather(self, sample_id: NDArray[np.int64]) -> _Gathered:
+        """The host's part of a request."""
+        assert 0 < len(sample_id) <= self._max_batch_size
+        rows = self._cache.row_of[sample_id]
+        if len(self._resident):
+            slots = self._slot[rows]
+            here, away = np.flatnonzero(slots >= 0), np.flatnonzero(slots < 0)
+            return _Gathered(rows, slots[here], np.argsort(np.concatenate([here, away])), self._on_host(rows[away]))
+        return _Gathered(rows, None, None, self._on_host(rows))
+
+    def _on_host(self, rows: NDArray[np.int64]) -> Tensor:
+        # New memory each time: what was handed out belongs to the caller. Both allocators keep freed blocks mapped.
+        pixels = torch.empty(len(rows), self._cache.image_size**2, dtype=torch.uint8, pin_memory=self._pin)
+        if len(rows):
+            self._cache.gather(rows, pixels.numpy())
+        return pixels
+
+    def _assemble(self, gathered: _Gathered) -> Pixels:
+        rows, slots, places, pixels = gathered
+        if slots is not None and places is not None:
+            on_device = self._resident.index_select(0, self._to_device(slots))
+            if len(pixels):
+                both = torch.cat([on_device, pixels.to(self._device, non_blocking=True)])
+                on_device = both.index_select(0, self._to_device(places))
+            pixels = on_device
+        bad = np.flatnonzero(self._unreadable[rows])
+        return Pixels(
+            pixels.view(len(rows), 1, self._cache.image_size, self._cache.image_size),
+            tuple((place, self._cache.reason(int(rows[place]))) for place in bad.tolist()),
+        )
+
+    def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(numbers).to(self._device, non_blocking=True)
+
+    def _upload(self, device_gb: float | None, first_rows: NDArray[np.int64] | None) -> None:
+        """Fill `_resident` [K, S*S] and `_slot`: `first_rows` first, then the others as the index has them."""
+        row_bytes = self._cache.image_size**2
+        wanted = self._cache.row_of if first_rows is None else self._cache.row_of[first_rows]
+        both = np.concatenate([wanted, self._cache.row_of])
+        rows = both[np.sort(np.unique(both, return_index=True)[1])]
+        if device_gb is not None:
+            rows = rows[: int(device_gb * 1e9 / row_bytes)]
+        self._check_free(len(rows) * row_bytes)
+        self._resident = torch.empty(len(rows), row_bytes, dtype=torch.uint8, device=self._device)
+        for start in range(0, len(rows), _UPLOAD_IMAGES):
+            part = rows[start : start + _UPLOAD_IMAGES]
+            self._resident[start : start + len(part)].copy_(self._on_host(part), non_blocking=True)
+        self._slot[rows] = np.arange(len(rows))
+
+    def _check_free(self, needed: int) -> None:
+        if self._device.type != "cuda":
+            return
+        free = torch.cuda.mem_get_info(self._device)[0]
+        if needed > free:
+            raise CacheError(
+                f"data.cache.resident=device needs {shown_size(needed)} and {self._device} has {shown_size(free)} "
+                "free, out of which the network has to live, too: set data.cache.device_gb to what images may take"
+            )
+
+    def _all_resident(self) -> bool:
+        return bool((self._slot[self._cache.row_of] >= 0).all())
+
+
+class _Gathered(NamedTuple):
+    """rows: of the cache, int64 [B]; pixels: uint8 [images, S*S] of those that are not on the device, all if slots is
+    None; slots: where the others are on the device; places: the order that undoes "device first, then host"."""
+
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64] | None
+    places: NDArray[np.int64] | None
+    pixels: Tensor

@@ -1,0 +1,101 @@
+"""How fast PNGs become pixels on this machine, with these files and this rank's cores: what `data.loader=auto` goes by.
+
+Both figures come from the same few real files, read before from the system's page cache: how fast a disk or a network
+is does not show, and is the same for every loader of PNGs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+
+from distcxr.data.loader import PixelReader, Request
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
+from distcxr.data.pixels.resize import resize_grey
+
+_SECONDS = 0.4  # that one loader is measured for
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one rank gets out of one loader.
+
+    Attributes:
+        img_per_s: with all of the rank's threads or workers.
+        core_ms: CPU time that an image costs; on a GPU without the GPU's part.
+    """
+
+    img_per_s: float
+    core_ms: float
+
+    def __str__(self) -> str:
+        return f"{self.img_per_s:,.0f} img/s ({self.core_ms:.2f} ms of a core per image)"
+
+
+def readable(files: list[str]) -> list[str]:
+    """Those of `files` that can be decoded, each now in the page cache."""
+    warm_up()
+    good = []
+    for file in files:
+        try:
+            decode_grey(read_file(file)[0])
+        except UnreadableImage:
+            continue
+        good.append(file)
+    return good
+
+
+def speed_of_decoding(files: list[str], image_size: int, *, num_threads: int, by_clock: bool) -> Speed:
+    """Decoding and resizing by distcxr's own code, in threads.
+
+    They stand for the torch loader's worker processes, whose start alone takes seconds: the decoder needs no GIL.
+
+    Args:
+        files: readable ones.
+        by_clock: count images by wall clock; otherwise `num_threads` cores over the CPU time of an image, which other
+            programs on the machine disturb less.
+    """
+
+    def work(deadline: float) -> int:
+        done = 0
+        while done == 0 or time.monotonic() < deadline:
+            resize_grey(decode_grey(read_file(files[done % len(files)])[0]), image_size)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(num_threads) as pool:
+        return _timed(lambda deadline: sum(pool.map(work, [deadline] * num_threads)), num_threads, by_clock)
+
+
+def speed_of_reader(
+    reader: PixelReader, files: list[str], *, batch_size: int, num_threads: int, by_clock: bool
+) -> Speed:
+    """A reader at work, its first batch not counted; arguments as in `speed_of_decoding`."""
+    request = Request(np.arange(batch_size), [files[place % len(files)] for place in range(batch_size)])
+
+    def requests(deadline: float) -> Iterator[Request]:
+        yield request
+        while time.monotonic() < deadline:
+            yield request
+
+    def work(deadline: float) -> int:
+        with closing(reader.read(requests(deadline))) as answers:
+            done = sum(len(answer.pixels[:, 0, 0, 0].cpu()) for answer in answers)  # on a GPU: waits for the pixels
+        return done
+
+    work(0.0)
+    return _timed(work, num_threads, by_clock)
+
+
+def _timed(work: Callable[[float], int], num_threads: int, by_clock: bool) -> Speed:
+    """`work` is given a moment to stop at and says how many images it made."""
+    start, cpu_start = time.monotonic(), time.process_time()
+    done = work(start + _SECONDS)
+    elapsed_s, core_s = time.monotonic() - start, time.process_time() - cpu_start
+    core_ms = max(core_s, 1e-6) / done * 1e3
+    return Speed(done / elapsed_s if by_clock else num_threads * 1e3 / core_ms, core_ms)
