@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# What only a GPU can prove, in one go: the tests marked gpu, then training speed by precision and batch, then a short
-# run per loader and precision. Results go to a folder, as JSON and logs.
+# What only a GPU can prove, in one go: the tests marked gpu, then training speed by precision and batch, then every
+# loader side by side, then a short run per loader and precision. Results go to a folder, as JSON, a plot and logs.
 #
 #   benchmarks/gpu_suite.sh [RESULTS_FOLDER]     PYTHON=python3 picks the interpreter
-#   DISTCXR_NIH_ROOT=/path/to/nih                real images for the short runs; synthetic ones without it
+#   DISTCXR_NIH_ROOT=/path/to/nih                real images for loaders and short runs; synthetic ones without it
+#   LOADERS="--image-sizes 224 --ranks 1"        arguments for benchmarks/loaders.py; --quick takes a minute
 #   BATCHES=2 WINDOW=1 STEPS=2 IMAGES=200        small values try the suite itself, on a machine without a GPU, too
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
@@ -12,6 +13,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 python=${PYTHON:-.venv/bin/python}
 read -ra batches <<<"${BATCHES:-64 128 256 512}"
+read -ra loader_arguments <<<"${LOADERS:-}"
 export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 failed=0
 
@@ -45,6 +47,8 @@ if [ -z "$root" ]; then
   root=$out/phantom
   step phantom "$python" -m distcxr.cli phantom "$root" --images "${IMAGES:-1200}" --size 1024
 fi
+step loaders "$python" benchmarks/loaders.py recipes/densenet121.yaml --root "$root" "${loader_arguments[@]}" \
+  --json "$out/loaders.json" --plot "$out/loaders.png"
 loaders=torch
 "$python" -c "import nvidia.dali" 2>/dev/null && loaders="torch dali"
 for loader in $loaders; do

@@ -83,7 +83,8 @@ class _Bar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._bar.console.is_terminal:
+            self._bar.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
         from rich.progress import TaskID

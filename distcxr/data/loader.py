@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +24,10 @@ from torch import Tensor
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import Draws
+
+_BLOCK = 16
+"""Micro-batches whose augmentation parameters are drawn at once: one by one, that would be the dearest step but the
+copy of the pixels when these come from memory."""
 
 AugmentParameters = Callable[[int, NDArray[np.int64]], Tensor]
 """(epoch, positions int64 [B]) -> float32 [B, P]."""
@@ -89,23 +94,29 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Micro-batches of an epoch, from `start` (counted as `len` counts) to its end."""
-        ahead: deque[Draws] = deque()  # what the reader was asked for and has not answered yet
+        ahead: deque[tuple[NDArray[np.int64], Tensor]] = deque()  # what the reader was asked for and has not answered
 
         def requests() -> Iterator[Request]:
-            for positions, sample_id in self.order.epoch(epoch, start):
-                ahead.append((positions, sample_id))
-                yield Request(sample_id, self.index.files(sample_id))
+            draws = self.order.epoch(epoch, start)
+            while block := list(islice(draws, _BLOCK)):
+                positions = np.concatenate([positions for positions, _ in block])
+                parameters, done = self.augment(epoch, positions), 0
+                for _, sample_id in block:
+                    ahead.append((sample_id, parameters[done : done + len(sample_id)]))
+                    done += len(sample_id)
+                    yield Request(sample_id, self.index.files(sample_id))
 
         with closing(self.reader.read(requests())) as answers:
             for pixels, bad in answers:
-                positions, sample_id = ahead.popleft()
+                sample_id, augment = ahead.popleft()
                 mask = self.index.mask_NC[sample_id]
-                mask[[place for place, _ in bad]] = 0
+                if bad:
+                    mask[[place for place, _ in bad]] = 0
                 yield Batch(
                     pixels=pixels,
                     targets=torch.from_numpy(self.index.targets_NC[sample_id]),
                     mask=torch.from_numpy(mask),
                     sample_id=torch.from_numpy(sample_id),
-                    augment=self.augment(epoch, positions),
+                    augment=augment,
                     unreadable=tuple((int(sample_id[place]), reason) for place, reason in bad),
                 )

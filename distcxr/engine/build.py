@@ -19,7 +19,7 @@ from distcxr.data.labels import resolve_findings
 from distcxr.data.loader import Loader, PixelReader, Request
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, TrainOrder, shuffled
-from distcxr.data.pixels.png import warm_up as load_kernels
+from distcxr.data.pixels.png import load_kernels
 from distcxr.data.sources.nih import read_nih
 from distcxr.data.splits import Splits, by_patient, describe_hashes, findings_without_positives, from_lists, official
 from distcxr.engine import checkpoint as checkpoints

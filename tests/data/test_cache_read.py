@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -16,6 +19,8 @@ from distcxr.data.cache import CacheError, cache_folder, open_cache
 from distcxr.data.cache import files as cache_files
 from distcxr.data.cache.files import write_json
 from distcxr.data.index import SampleIndex
+from distcxr.data.pixels.png import decode_grey
+from distcxr.data.pixels.resize import resize_grey
 from distcxr.recipe.schema import Cache, Data
 
 
@@ -183,3 +188,24 @@ def test_json_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(OSError, match="no power"):
         write_json(file, {"a": 2})
     assert cache_files.read_json(file) == {"a": 1}
+
+
+def test_pixels_are_those_of_this_codec() -> None:
+    """If this fails and the change is meant, raise `CODEC`, so that older caches are refused, and write it here."""
+    digest = hashlib.sha256()
+    for file in sorted((Path(__file__).parents[1] / "fixtures" / "nih").glob("*.png")):
+        for size in (224, 96):
+            digest.update(resize_grey(decode_grey(file.read_bytes()), size).tobytes())
+    assert (cache_files.CODEC, digest.hexdigest()[:16]) == (1, "34f77c4de26df8fc")
+
+
+def test_a_file_system_without_locks_is_warned_of(
+    index: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    caches.build(index, tmp_path / "cache")
+    assert "let one process alone use this folder" in caplog.text
+    assert len(gather(index, tmp_path / "cache", np.arange(3))) == 3

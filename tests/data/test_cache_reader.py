@@ -84,10 +84,19 @@ def test_what_was_handed_out_stays_as_it_is(reader: CacheReader, index: SampleIn
     asked = requests(index, np.arange(len(index)), 4)
     answers = list(reader.read(asked))
     for answer in answers:
-        answer.pixels += 1  # in the caller's own memory
+        answer.pixels.add_(1)  # in the caller's own memory
     again = list(reader.read(asked))
     for answer, request in zip(again, asked, strict=True):
         assert_is(answer, index, request.sample_id)
+
+
+def test_memory_is_used_again_when_a_batch_is_gone(index: SampleIndex, folder: Path) -> None:
+    rows = np.arange(4)
+    with closing(make(index, folder)) as made:
+        places = {answer.pixels.data_ptr() for answer in made.read(requests(index, np.tile(rows, 50), 4))}
+        assert len(places) <= 2 and all(place % 64 == 0 for place in places)
+        kept = [answer.pixels[0, 0] for answer in made.read(requests(index, np.tile(rows, 5), 4))]  # a part holds all
+        assert len({part.data_ptr() for part in kept}) == 5
 
 
 def test_nothing_asked_nothing_given(reader: CacheReader) -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 from distcxr.data.phantom.png import SIGNATURE, encode_png
 from distcxr.data.pixels import png
 from distcxr.data.pixels.kernels import unfilter
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, warm_up
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels
 
 SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 97, 200)
 ROOT = Path(__file__).parents[2]
@@ -186,7 +186,7 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path: Path) -> None:
     (copy / "distcxr/data/pixels/__pycache__").touch()  # a file: nothing can be written there, not even by root
     decode = (
         "import numpy as np; from distcxr.data.phantom.png import encode_png;"
-        "from distcxr.data.pixels.png import decode_grey, warm_up; import distcxr; warm_up();"
+        "from distcxr.data.pixels.png import decode_grey, load_kernels; import distcxr; load_kernels();"
         "image = np.arange(4000, dtype=np.uint8).reshape(50, 80);"
         "assert (decode_grey(encode_png(image)) == image).all(); print(distcxr.__file__)"
     )
@@ -197,5 +197,5 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path: Path) -> None:
 
 
 def test_warm_up_may_be_called_again() -> None:
-    warm_up()
-    warm_up()
+    load_kernels()
+    load_kernels()

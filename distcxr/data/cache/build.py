@@ -42,7 +42,7 @@ from distcxr.data.cache.files import (
 from distcxr.data.cache.read import DecodedCache
 from distcxr.data.cache.unfinished import Unfinished
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def build_cache(
     Raises:
         CacheError: another process builds it, the disk is full, or the folder can't be written.
     """
-    warm_up()
+    load_kernels()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", wait=None):

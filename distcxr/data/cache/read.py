@@ -61,7 +61,7 @@ class DecodedCache:
             os.close(self._fd)
             raise
         self._pixels_NP = np.asarray(np.memmap(self.pixels_file, dtype=np.uint8, mode="r", shape=(num, row_bytes)))
-        self._verified = np.zeros(num, dtype=bool)
+        self._verified, self._all_verified = np.zeros(num, dtype=bool), False
         self.root, self.row_of = Path(), np.arange(num)
 
     @property
@@ -80,18 +80,20 @@ class DecodedCache:
     def gather(self, rows: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the images of cache rows into `out`, uint8 [B, S*S]; without the GIL, but for an image's first time.
 
-        An image is checked against its CRC-32 the first time, which adds a third to the copy. The first time it is
-        read with system calls, so that a bad disk is an error; afterwards from the memory map, which is as fast as
-        memory and 1.4 times as fast as system calls. Start `out` at a multiple of 64 bytes (torch.empty does): other
-        starts cost a quarter of the speed.
+        An image is compared with its CRC-32 the first time, and read with system calls, so that a bad disk is an
+        error and not a bus error; that time it costs about three times as much. Afterwards it comes from the memory
+        map, which is nearly as fast as memory and 1.4 times as fast as system calls. Start `out` at a multiple of 64
+        bytes: other starts cost a quarter of the speed.
 
         Raises:
             RuntimeError: the file is damaged.
         """
         assert len(rows) == len(out)
-        if not self._verified[rows].all():
-            self.gather_checked(rows, out)
-            return
+        if not self._all_verified:
+            if not self._verified[rows].all():
+                self.gather_checked(rows, out)
+                return
+            self._all_verified = bool(self._verified.all())
         # A map that reaches beyond the file's end would end the process with a bus error.
         if os.fstat(self._fd).st_size < self._bytes:
             raise RuntimeError(str(unusable(self.folder, f"{self.meta['pixels']} was cut short while in use")))
@@ -112,7 +114,7 @@ class DecodedCache:
         self._verified[rows] = True
 
     def check_sources(self) -> None:
-        """Compare size and modification time of every source file with what was read: 112,120 take about a second.
+        """Compare size and modification time of every source file with what was read: 0.4 s for 112,120, local.
 
         Raises:
             CacheError: some have changed.

@@ -195,7 +195,7 @@ def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]
     drawn = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    files = readable([str(file) for file in rank.index.files(rank.first_rows[drawn])])
+    files = readable(rank.index.files(rank.first_rows[drawn]))
     if not files:
         return "torch", f"none of the {len(drawn)} images tried can be read, so nothing was measured"
 

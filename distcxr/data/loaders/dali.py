@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
 from distcxr.data.pixels.resize import resize_rim
 
 _INPUT = "images"
@@ -68,7 +68,7 @@ class DaliReader:
         self._stream: torch.cuda.Stream | None = None
         self._start()
         self._reading = False
-        warm_up()
+        load_kernels()
         self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png")
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:

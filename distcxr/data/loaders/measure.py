@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distcxr.data.loader import PixelReader, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 _SECONDS = 0.4  # that one loader is measured for
@@ -39,7 +39,7 @@ class Speed:
 
 def readable(files: list[str]) -> list[str]:
     """Those of `files` that can be decoded, each now in the page cache."""
-    warm_up()
+    load_kernels()
     good = []
     for file in files:
         try:

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file, warm_up
+from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class TorchReader:
             timeout_s: how long one batch may take before `read` gives up with RuntimeError.
         """
         assert num_workers >= 0 and prefetch >= 1
-        warm_up()
+        load_kernels()
         self.where = (
             f"PNGs are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)}"
             if num_workers

@@ -1,7 +1,7 @@
 """Compiled loops over pixels: undoing PNG's row filters, and an antialiased resize. They never hold the GIL.
 
 Importing this file imports numba and loads the machine code from numba's disk cache, or compiles it (seconds, once
-per machine): so it is imported inside functions, where pixels are first needed, and `warm_up` in `png.py` does it
+per machine): so it is imported inside functions, where pixels are first needed, and `load_kernels` in `png.py` does it
 before threads or processes start.
 """
 

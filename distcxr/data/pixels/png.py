@@ -103,7 +103,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
     return _decode_by_pillow(data, header, stream)
 
 
-def warm_up() -> None:
+def load_kernels() -> None:
     """Load the compiled kernels, or compile them (4 s, once per machine), before threads or processes need them."""
     import distcxr.data.pixels.kernels  # noqa: F401
 

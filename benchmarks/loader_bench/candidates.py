@@ -1,0 +1,223 @@
+"""The ways from PNG to pixels, each a generator: made and started by the first `next`, then images per batch for ever.
+
+They run in processes of their own (`rank.py`). Libraries are imported by `prepare`, before the clock runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, cycle, islice
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from distcxr.data.pixels.png import decode_grey, read_file
+from distcxr.data.pixels.resize import resize_grey
+from loader_bench import cached
+from loader_bench.lanes import Task
+
+Images = Generator[int]
+"""Number of images of each batch that is ready."""
+
+_PREFETCH = 2  # as data.prefetch has it
+_IMPORTS = {
+    "seed": ("torch", "loader_bench.seed"),
+    "torchvision": ("torch", "torchvision"),
+    "torchvision decode": ("torch", "torchvision"),
+    "dali plain": ("nvidia.dali.fn",),
+    "dali decode": ("nvidia.dali.fn",),
+    "torch": ("torch", "distcxr.data.loaders.torch"),
+    "dali": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali"),
+    "cache": ("torch", "distcxr.data.loaders.cache"),
+    "cache reader": ("torch", "distcxr.data.loaders.cache"),
+    "cache device": ("torch", "distcxr.data.loaders.cache"),
+    "cache build": ("distcxr.data.cache.build",),
+    "inflate": ("isal.igzip_lib",),
+}
+
+
+def prepare(task: Task) -> None:
+    """Import what the lane uses and let the compiled kernels load; none of it counts as the first batch."""
+    modules = [importlib.import_module(name) for name in _IMPORTS.get(task.loader, ())]
+    if modules and modules[0].__name__ == "torch":
+        modules[0].set_num_threads(1)
+    if task.loader in ("png", "png decode", "torch", "dali", "cache build"):
+        from distcxr.data.pixels.png import load_kernels
+
+        load_kernels()
+
+
+def open_lane(task: Task) -> Images:
+    """The generator of a lane."""
+    return _OPEN[task.loader](task)
+
+
+def _seed(task: Task) -> Images:
+    from loader_bench.seed import seed_loader
+
+    num_workers = 0 if task.cold else task.threads
+    for images, _ in seed_loader(list(task.files), task.image_size, task.batch_size, num_workers):
+        yield len(images)
+
+
+def _pooled(work: Callable[[Any], object], items: tuple[Any, ...], task: Task) -> Images:
+    """`work` on each item: in this thread alone, or in a pool that is given twice as many as it has threads."""
+    endless = cycle(items)
+    if task.threads == 1:
+        while True:
+            for item in islice(endless, task.batch_size):
+                work(item)
+            yield task.batch_size
+    with ThreadPoolExecutor(task.threads) as pool:
+        waiting: deque[Future[object]] = deque(pool.submit(work, next(endless)) for _ in range(2 * task.threads))
+        while True:
+            for _ in range(task.batch_size):
+                waiting.popleft().result()
+                waiting.append(pool.submit(work, next(endless)))
+            yield task.batch_size
+
+
+def _pil(task: Task) -> Images:
+    side = (task.image_size, task.image_size)
+
+    def work(file: str) -> object:
+        return np.asarray(Image.open(file).convert("L").resize(side, Image.Resampling.BILINEAR))
+
+    return _pooled(work, task.files, task)
+
+
+def _pil_decode(task: Task) -> Images:
+    return _pooled(lambda file: np.asarray(Image.open(file).convert("L")), task.files, task)
+
+
+def _torchvision(task: Task) -> Images:
+    from torchvision.io import ImageReadMode, decode_png, read_file
+    from torchvision.transforms.v2 import functional
+
+    side = [task.image_size, task.image_size]
+
+    def work(file: str) -> object:
+        return functional.resize(decode_png(read_file(file), ImageReadMode.GRAY), side, antialias=True)
+
+    return _pooled(work, task.files, task)
+
+
+def _torchvision_decode(task: Task) -> Images:
+    from torchvision.io import ImageReadMode, decode_png, read_file
+
+    return _pooled(lambda file: decode_png(read_file(file), ImageReadMode.GRAY), task.files, task)
+
+
+def _png(task: Task) -> Images:
+    side = task.image_size
+    return _pooled(lambda file: resize_grey(decode_grey(read_file(file)[0]), side), task.files, task)
+
+
+def _png_decode(task: Task) -> Images:
+    return _pooled(lambda file: decode_grey(read_file(file)[0]), task.files, task)
+
+
+def _inflate(task: Task) -> Images:
+    """The compressed pixels of the files, held in memory, inflated to exactly their size."""
+    from isal import igzip_lib
+
+    def work(item: tuple[bytes, int]) -> object:
+        stream, size = item
+        return igzip_lib.decompress(stream, flag=igzip_lib.DECOMP_ZLIB, bufsize=size)
+
+    streams = []
+    for file in task.files:
+        stream = _compressed_pixels(read_file(file)[0])
+        streams.append((stream, len(igzip_lib.decompress(stream, flag=igzip_lib.DECOMP_ZLIB)) + 1))
+    return _pooled(work, tuple(streams), task)
+
+
+def _compressed_pixels(data: bytes) -> bytes:
+    parts, at = [], 8
+    while at + 8 <= len(data):
+        length = int.from_bytes(data[at : at + 4])
+        if data[at + 4 : at + 8] == b"IDAT":
+            parts.append(data[at + 8 : at + 8 + length])
+        at += length + 12
+    return b"".join(parts)
+
+
+def _dali_plain(task: Task, resizes: bool = True) -> Images:
+    from nvidia.dali import fn, types
+    from nvidia.dali.pipeline import Pipeline
+
+    on_gpu = task.gpu is not None
+    pipeline = Pipeline(task.batch_size, task.threads, task.gpu, prefetch_queue_depth=_PREFETCH)
+    with pipeline:
+        files, _ = fn.readers.file(files=list(task.files), random_shuffle=False, name="files")
+        image = fn.decoders.image(files, device="mixed" if on_gpu else "cpu", output_type=types.GRAY)
+        if resizes:
+            side = task.image_size
+            image = fn.resize(image, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True)
+        pipeline.set_outputs(image)
+    pipeline.build()
+    while True:
+        (images,) = pipeline.run()
+        yield len(images)
+
+
+def _reader_batches(task: Task, reader: Any) -> Images:
+    """A `PixelReader` of ours, asked for the files over and over."""
+    from distcxr.data.loader import Request
+
+    endless = cycle(task.files)
+
+    def requests() -> Iterator[Request]:
+        for number in count():
+            rows = np.arange(number * task.batch_size, (number + 1) * task.batch_size, dtype=np.int64)
+            yield Request(rows, list(islice(endless, task.batch_size)))
+
+    try:
+        for pixels, unreadable in reader.read(requests()):
+            assert not unreadable, unreadable
+            yield len(pixels)
+    finally:
+        reader.close()
+
+
+def _torch(task: Task) -> Images:
+    from distcxr.data.loaders.torch import TorchReader
+
+    pinned = task.gpu is not None
+    reader = TorchReader(task.image_size, num_workers=task.threads, prefetch=_PREFETCH, pin_memory=pinned)
+    yield from _reader_batches(task, reader)
+
+
+def _dali(task: Task) -> Images:
+    from distcxr.data.loaders.dali import DaliReader
+
+    reader = DaliReader(
+        task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,
+        prefetch=_PREFETCH,
+    )  # fmt: skip
+    yield from _reader_batches(task, reader)
+
+
+_OPEN: dict[str, Callable[[Task], Images]] = {
+    "seed": _seed,
+    "pil": _pil,
+    "pil decode": _pil_decode,
+    "torchvision": _torchvision,
+    "torchvision decode": _torchvision_decode,
+    "dali plain": _dali_plain,
+    "dali decode": lambda task: _dali_plain(task, resizes=False),
+    "png": _png,
+    "png decode": _png_decode,
+    "torch": _torch,
+    "dali": _dali,
+    "inflate": _inflate,
+    "cache": cached.whole_loader,
+    "cache reader": cached.reader_alone,
+    "cache device": cached.device_resident,
+    "cache build": cached.build,
+    "memcpy": cached.memcpy,
+}
