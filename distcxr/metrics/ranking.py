@@ -1,6 +1,6 @@
 """Exact AUROC and average precision from raw float32 logits.
 
-Shape suffixes: N samples, C findings, P positives, G groups of positives with equal scores.
+Shape suffixes: N samples, C findings, P positives, G groups of positives with equal scores, B bad rows.
 
 Rank logits, never float32 probabilities: a float32 sigmoid rounds everything above about 17 to 1.0 and so
 makes ties that the model did not.
@@ -14,12 +14,16 @@ ties with.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 _INFINITY_BITS = 0x7F800000
 _MAGNITUDE_BITS = 0x7FFFFFFF
+_NUM_ROWS_SHOWN = 5
+
+_Float = TypeVar("_Float", bound=np.floating[Any])
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class PositiveRanks:
         positives_at_G = self.num_positive - self.positives_below_G
         negatives_at_G = self.num_negative - self.negatives_below_G
         precision_G = positives_at_G / (positives_at_G + negatives_at_G)
-        return float(np.dot(self.size_G, precision_G)) / self.num_positive
+        # Not np.dot: the last digit of BLAS depends on its threads.
+        return float((self.size_G * precision_G).sum()) / self.num_positive
 
 
 def auroc(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> float:
@@ -83,9 +88,63 @@ def auroc_per_finding(
     return areas
 
 
+def dense_ranks(scores_NC: NDArray[np.float64]) -> tuple[NDArray[np.float32], list[NDArray[np.float64]]]:
+    """Float64 scores as float32 numbers of the same order: two scores of a column tie if, and only if, they are equal.
+
+    A cast would round neighbours to ties. Each score becomes its place among the distinct finite scores of its
+    column, from 0; what is not finite becomes NaN.
+    Returns the places `[N, C]`, and each column's distinct scores in rising order.
+    Raises ValueError for more than 2**24 distinct scores, which float32 can't count.
+    """
+    ranks_NC = np.full(scores_NC.shape, np.nan, dtype=np.float32)
+    levels = []
+    for column in range(scores_NC.shape[1]):
+        finite_N = np.isfinite(scores_NC[:, column])
+        level, place = np.unique(scores_NC[finite_N, column], return_inverse=True)
+        if len(level) > 2**24:
+            raise ValueError(f"column {column} holds {len(level):,} distinct scores; at most {2**24:,} can be ranked")
+        ranks_NC[finite_N, column] = place
+        levels.append(level)
+    return ranks_NC, levels
+
+
+def check_arrays(
+    logits_NC: NDArray[np.floating[Any]],
+    targets_NC: NDArray[np.uint8],
+    mask_NC: NDArray[np.uint8],
+    *,
+    double: bool = False,
+) -> None:
+    """Refuse what no figure could be made of; what stands under an unknown label (mask 0) may be anything.
+
+    Raises ValueError for shapes that differ, logits that are not float32 (nor float64, where `double` allows it: what
+    sorts bit patterns needs float32, what computes does not), targets or mask that are not uint8 or bool, a mask
+    other than 0 and 1, a known target other than 0 and 1, and a known label's logit that is NaN or infinite; the
+    last three name rows, counted from 0.
+    """
+    if logits_NC.ndim != 2 or not logits_NC.shape == targets_NC.shape == mask_NC.shape:
+        shapes = f"logits {logits_NC.shape}, targets {targets_NC.shape}, mask {mask_NC.shape}"
+        raise ValueError(f"{shapes} must share one [N, C]")
+    if logits_NC.dtype != np.float32 and not (double and logits_NC.dtype == np.float64):
+        raise ValueError(f"logits must be float32, got {logits_NC.dtype}")
+    for name, labels_NC in (("targets", targets_NC), ("mask", mask_NC)):
+        if labels_NC.dtype not in (np.uint8, np.bool_):
+            raise ValueError(f"{name} must be uint8 or bool, got {labels_NC.dtype}")
+    known_NC = mask_NC.astype(bool)
+    for bad_NC, what in (
+        (mask_NC.astype(np.uint8) > 1, "mask other than 0 and 1"),
+        ((targets_NC.astype(np.uint8) > 1) & known_NC, "targets other than 0 and 1 where the mask is 1"),
+        (~np.isfinite(logits_NC) & known_NC, "logits that are NaN or infinite"),
+    ):
+        if bad_NC.any():
+            row_B = np.flatnonzero(bad_NC.any(axis=1))
+            shown = ", ".join(map(str, row_B[:_NUM_ROWS_SHOWN])) + (", ..." if len(row_B) > _NUM_ROWS_SHOWN else "")
+            raise ValueError(f"{what} in {len(row_B)} of {len(bad_NC)} rows: {shown}")
+
+
 def known(
-    scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], mask_N: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    scores_N: NDArray[_Float], targets_N: NDArray[np.uint8], mask_N: NDArray[np.uint8]
+) -> tuple[NDArray[_Float], NDArray[np.uint8]]:
     """The scores and targets whose label is known (mask 1), contiguous; not copied more often than needed."""
     if mask_N.all():
         return np.ascontiguousarray(scores_N), np.ascontiguousarray(targets_N)

@@ -1,0 +1,126 @@
+"""Compiled loops over bootstrap replicates: one pass over the samples serves 128 of them. They never hold the GIL.
+
+Shape suffixes: P patients, L replicates of a block (lanes), M samples from the highest score to the lowest,
+G groups of positives with equal scores, E entries, V sums.
+
+A sample's weight in a replicate is how often its patient was drawn, so the weights of a block are one row of L
+bytes per patient, and every step below is the same small operation on L neighbours: it vectorises, and no
+replicate's sum depends on another's, on the machine's vector width or on the number of threads.
+
+Importing this file imports numba and compiles (seconds, once per machine): so it is imported inside functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numpy.typing import NDArray
+
+LANES = 128  # a block of 2,797 patients is 358 KB: it stays in a core's own cache
+
+_WEIGHTS_PL = types.Array(types.uint8, 2, "C", readonly=True)
+_PATIENTS = types.Array(types.int32, 1, "C", readonly=True)
+_BOUNDS = types.Array(types.int64, 2, "C", readonly=True)
+_STARTS = types.Array(types.int64, 1, "C", readonly=True)
+_VALUES = types.Array(types.float64, 1, "C", readonly=True)
+_SUMS = types.Array(types.float64, 2, "C")
+
+
+def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """`numba.njit` for one signature, cached on disk where a folder for that can be written."""
+
+    def compile_(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(signature, nogil=True, cache=True)(function)
+        except RuntimeError as error:
+            if "cannot cache" not in str(error):
+                raise
+            return njit(signature, nogil=True)(function)
+
+    return compile_
+
+
+@_compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BOUNDS, _SUMS))
+def weighted_areas(
+    weights_PL: NDArray[np.uint8],
+    patient_M: NDArray[np.int32],
+    bounds_G3: NDArray[np.int64],
+    areas_2L: NDArray[np.float64],
+) -> None:
+    """AUROC and average precision of each lane, NaN where its draw lacks a class.
+
+    Samples stand by falling score. A row of `bounds_G3` is one distinct score that positives have: where its
+    negatives begin, where its positives begin, where they end.
+
+        score  .9   .8   .8   .8   .7   .6        false positives: those before, plus half of those level
+        label   0    0    1    1    0    1        U = pairs - sum of that over the positives
+                     |    |         |             exact: integers up to the last division
+                   bounds of .8
+    """
+    true = np.zeros(LANES, dtype=np.int32)
+    false = np.zeros(LANES, dtype=np.int32)
+    false_above = np.zeros(LANES, dtype=np.int32)
+    drawn = np.zeros(LANES, dtype=np.int32)
+    doubled_loss = np.zeros(LANES, dtype=np.int64)
+    precision = np.zeros(LANES, dtype=np.float64)
+    at = 0
+    for group in range(len(bounds_G3)):
+        level, first, end = bounds_G3[group, 0], bounds_G3[group, 1], bounds_G3[group, 2]
+        for sample in range(at, level):
+            row = weights_PL[patient_M[sample]]
+            for lane in range(LANES):
+                false[lane] += row[lane]
+        false_above[:] = false
+        for sample in range(level, first):
+            row = weights_PL[patient_M[sample]]
+            for lane in range(LANES):
+                false[lane] += row[lane]
+        drawn[:] = 0
+        for sample in range(first, end):
+            row = weights_PL[patient_M[sample]]
+            for lane in range(LANES):
+                drawn[lane] += row[lane]
+        for lane in range(LANES):
+            true[lane] += drawn[lane]
+            doubled_loss[lane] += np.int64(drawn[lane]) * np.int64(false_above[lane] + false[lane])
+            called = max(true[lane] + false[lane], 1)
+            precision[lane] += np.float64(drawn[lane]) * (np.float64(true[lane]) / np.float64(called))
+        at = end
+    for sample in range(at, len(patient_M)):
+        row = weights_PL[patient_M[sample]]
+        for lane in range(LANES):
+            false[lane] += row[lane]
+    for lane in range(LANES):
+        doubled_pairs = 2 * np.int64(true[lane]) * np.int64(false[lane])
+        if doubled_pairs == 0:
+            areas_2L[0, lane] = np.nan
+            areas_2L[1, lane] = np.nan
+        else:
+            areas_2L[0, lane] = np.float64(doubled_pairs - doubled_loss[lane]) / np.float64(doubled_pairs)
+            areas_2L[1, lane] = precision[lane] / np.float64(true[lane])
+
+
+@_compiled(types.void(_WEIGHTS_PL, _PATIENTS, _VALUES, _STARTS, _SUMS))
+def weighted_sums(
+    weights_PL: NDArray[np.uint8],
+    patient_E: NDArray[np.int32],
+    value_E: NDArray[np.float64],
+    start_V: NDArray[np.int64],
+    sums_VL: NDArray[np.float64],
+) -> None:
+    """Sum v of a lane: entries from `start_V[v]` to `start_V[v + 1]`, each value times its patient's weight.
+
+    Added up in the order of the entries: BLAS would be as fast, but its last digit depends on its threads.
+    `start_V` is one longer than the number of sums.
+    """
+    for v in range(len(start_V) - 1):
+        sums = sums_VL[v]
+        sums[:] = 0.0
+        for entry in range(start_V[v], start_V[v + 1]):
+            row = weights_PL[patient_E[entry]]
+            value = value_E[entry]
+            for lane in range(LANES):
+                sums[lane] += value * np.float64(row[lane])

@@ -1,0 +1,216 @@
+"""Thresholds, chosen on validation and applied elsewhere as they are; a sample is called positive at score >= t.
+
+Shape suffixes: N samples, C findings, T thresholds from the highest to the lowest.
+
+Only scores that validation holds are thresholds: one between two of them calls the same samples, and "nobody" is not
+a threshold. Equal scores are called together. A threshold is rounded to float32, as the scores are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.metrics.bootstrap import PatientResamples, check, entries_by_patient, sum_replicates
+from distcxr.metrics.estimate import Estimate, absent_class, estimate
+from distcxr.metrics.ranking import check_arrays, known
+
+RATES = ("recall", "precision", "specificity", "npv", "accuracy", "f1")
+_UNDEFINED = {
+    "recall": "there are no positives",
+    "precision": "nobody is called positive",
+    "specificity": "there are no negatives",
+    "npv": "nobody is called negative",
+    "accuracy": "no known labels",
+    "f1": "there are no positives and nobody is called positive",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How to choose a threshold.
+
+    `youden`: the largest recall + specificity - 1. `max_f1`: the largest F1. Of several as good, the lowest
+    threshold, which misses the fewest.
+    `recall`: the highest threshold whose recall is `at` or more; there always is one.
+    `specificity`: the lowest threshold whose specificity is `at` or more; there is none where too many negatives
+    share the highest score.
+    Raises ValueError for another kind, and where `at` is absent, beyond 0 to 1, or not asked for.
+    """
+
+    kind: Literal["youden", "max_f1", "recall", "specificity"]
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("youden", "max_f1", "recall", "specificity"):
+            raise ValueError(f"no threshold rule is called {self.kind!r}: use youden, max_f1, recall or specificity")
+        if self.kind in ("youden", "max_f1"):
+            if self.at is not None:
+                raise ValueError(f"the threshold rule {self.kind} takes no figure, got {self.at}")
+        elif self.at is None or not 0 < self.at <= 1:
+            raise ValueError(f"the threshold rule {self.kind} needs a figure above 0 and up to 1, got {self.at}")
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A chosen threshold, or why there is none."""
+
+    value: float | None
+    rule: Rule
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts of samples with a known label: called rightly or not, positive or not."""
+
+    true_positive: int
+    false_positive: int
+    false_negative: int
+    true_negative: int
+
+    def rates(self) -> dict[str, float | None]:
+        """`RATES` by name, None where undefined; `undefined_rate` has the reason."""
+        values = {name: float(value) for name, value in _rates(*self._cells()).items()}
+        return {name: None if np.isnan(value) else value for name, value in values.items()}
+
+    def undefined_rate(self, name: str) -> str | None:
+        """Why this rate is None; None where it is a number."""
+        return _UNDEFINED[name] if np.isnan(_rates(*self._cells())[name]) else None
+
+    def _cells(self) -> tuple[np.float64, ...]:
+        cells = (self.true_positive, self.false_positive, self.false_negative, self.true_negative)
+        return tuple(map(np.float64, cells))
+
+
+class Curve(NamedTuple):
+    """What every distinct score calls as a threshold: float32 `[T]`, falling, and int64 counts `[T]`.
+
+    Recall is `true_positive_T / num_positive`, the false positive rate `false_positive_T / num_negative`, and
+    precision `true_positive_T / (true_positive_T + false_positive_T)`: the ROC and PR curves but for (0, 0).
+    """
+
+    threshold_T: NDArray[np.float32]
+    true_positive_T: NDArray[np.int64]
+    false_positive_T: NDArray[np.int64]
+    num_positive: int
+    num_negative: int
+
+
+def curve(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> Curve:
+    """Exact counts at every threshold that the scores allow. Samples with unknown labels are to be left out.
+
+    Raises ValueError as `ranking.check_arrays` does.
+    """
+    _check_known(scores_N, targets_N)
+    order_N = np.argsort(scores_N)[::-1]
+    sorted_N = scores_N[order_N]
+    last_T = np.flatnonzero(np.concatenate((sorted_N[1:] != sorted_N[:-1], [True]))) if len(sorted_N) else order_N
+    true_T = np.cumsum(targets_N[order_N], dtype=np.int64)[last_T]
+    num_positive = int(np.count_nonzero(targets_N))
+    return Curve(sorted_N[last_T], true_T, last_T + 1 - true_T, num_positive, len(targets_N) - num_positive)
+
+
+def choose_threshold(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], rule: Rule) -> Threshold:
+    """The threshold that the rule picks on these samples, which should be those of validation.
+
+    Args: float32 scores and uint8 targets `[N]` of known labels. Errors as for `curve`.
+    """
+    if reason := absent_class(targets_N):
+        _check_known(scores_N, targets_N)
+        return Threshold(None, rule, reason)
+    found = curve(scores_N, targets_N)
+    at = rule.at or 0.0
+    recall_T = found.true_positive_T / found.num_positive
+    specificity_T = (found.num_negative - found.false_positive_T) / found.num_negative
+    if rule.kind == "recall":
+        chosen = int(np.argmax(recall_T >= at))  # the first of falling thresholds; the last always reaches it
+    elif rule.kind == "specificity":
+        reached = np.flatnonzero(specificity_T >= at)
+        if len(reached) == 0:
+            best = f"{found.false_positive_T[0]} of {found.num_negative} negatives share the highest score"
+            return Threshold(None, rule, f"no threshold has specificity {rule.at}: {best}")
+        chosen = int(reached[-1])
+    elif rule.kind == "youden":
+        # In integers: sums of two rounded rates would break ties at random.
+        doubled_T = found.true_positive_T * found.num_negative - found.false_positive_T * found.num_positive
+        chosen = int(np.flatnonzero(doubled_T == doubled_T.max())[-1])
+    else:
+        f1_T = 2 * found.true_positive_T / (found.true_positive_T + found.false_positive_T + found.num_positive)
+        chosen = int(np.flatnonzero(f1_T == f1_T.max())[-1])
+    return Threshold(float(found.threshold_T[chosen]), rule, None)
+
+
+def count_cells(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], threshold: float) -> Confusion:
+    """Confusion counts of samples with known labels at score >= threshold. Errors as for `curve`."""
+    _check_known(scores_N, targets_N)
+    return Confusion(*np.bincount(_cells(scores_N, targets_N, threshold), minlength=4).tolist())
+
+
+def rate_estimates(
+    resamples: PatientResamples,
+    logits_NC: NDArray[np.float32],
+    targets_NC: NDArray[np.uint8],
+    mask_NC: NDArray[np.uint8],
+    threshold_C: Sequence[float | None],
+    level: float = 0.95,
+) -> list[dict[str, Estimate]]:
+    """`RATES` of each finding at its given threshold, with patient-level intervals.
+
+    The threshold is held: how it would vary with other validation data is not in the interval. Where it is None,
+    so is every rate.
+    Raises ValueError as `bootstrap.area_estimates` does, and for another number of thresholds.
+    """
+    check(resamples, logits_NC, targets_NC, mask_NC)
+    if len(threshold_C) != logits_NC.shape[1]:
+        raise ValueError(f"{len(threshold_C)} thresholds for {logits_NC.shape[1]} findings: give one each")
+    columns = [column for column, threshold in enumerate(threshold_C) if threshold is not None]
+    entries, confusions = [], []
+    for column in columns:
+        scores_N, targets_N = known(logits_NC[:, column], targets_NC[:, column], mask_NC[:, column])
+        patient_N = resamples.patient_N[mask_NC[:, column].astype(bool)]
+        cell_N = _cells(scores_N, targets_N, threshold_C[column])
+        entries.append(entries_by_patient(patient_N, cell_N, np.ones(len(cell_N)), 4))
+        confusions.append(Confusion(*np.bincount(cell_N, minlength=4).tolist()))
+    sums = sum_replicates(resamples, entries)
+    found = [dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")) for _ in threshold_C]
+    for column, confusion, counts_4K in zip(columns, confusions, sums, strict=True):
+        num_patients = resamples.num_patients_of(mask_NC[:, column])
+        values, rates_K = confusion.rates(), _rates(*counts_4K)
+        for name in RATES:
+            reason = confusion.undefined_rate(name)
+            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients, level)
+    return found
+
+
+def _cells(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], threshold: float | None) -> NDArray[np.int64]:
+    """0 true positive, 1 false positive, 2 false negative, 3 true negative."""
+    if threshold is None or not abs(threshold) <= float(np.finfo(np.float32).max):
+        raise ValueError(f"a threshold must be a finite float32 number, got {threshold}")
+    called_N = scores_N >= np.float32(threshold)
+    return np.where(called_N, 1 - targets_N.astype(np.int64), 3 - targets_N.astype(np.int64))
+
+
+def _rates(true_positive: Any, false_positive: Any, false_negative: Any, true_negative: Any) -> dict[str, Any]:
+    """`RATES` of counts, each a number or `[K]`; NaN where a rate has nothing to be a share of."""
+    right = true_positive + true_negative
+    shares = {
+        "recall": (true_positive, true_positive + false_negative),
+        "precision": (true_positive, true_positive + false_positive),
+        "specificity": (true_negative, true_negative + false_positive),
+        "npv": (true_negative, true_negative + false_negative),
+        "accuracy": (right, right + false_positive + false_negative),
+        "f1": (2 * true_positive, 2 * true_positive + false_positive + false_negative),
+    }
+    with np.errstate(invalid="ignore"):
+        return {name: part / whole for name, (part, whole) in shares.items()}
+
+
+def _check_known(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> None:
+    if scores_N.ndim != 1:
+        raise ValueError(f"scores must be [N], got {scores_N.shape}")
+    check_arrays(scores_N[:, None], targets_N[:, None], np.ones_like(targets_N)[:, None])
