@@ -1,0 +1,137 @@
+"""A network's heat maps against NIH's boxes, batch by batch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distcxr.data.batch import Batch
+from distcxr.data.sources.nih_boxes import InputBoxes
+from distcxr.explain.gradcam import gradcam
+from distcxr.explain.localisation import IOU_THRESHOLD, FindingLocalisation, MapScore, score_map, summarise, table
+from distcxr.explain.overlay import overlay
+
+
+class ScoredMap(NamedTuple):
+    """One finding on one image; kept, so that a caller can resample patients or gather ranks (then `summarise`)."""
+
+    sample_id: int
+    column: int
+    score: MapScore
+
+
+class Picture(NamedTuple):
+    """uint8 [P, P, 3]: the network's input with heat map and boxes."""
+
+    sample_id: int
+    finding: str
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Localisation:
+    """What `localise` found.
+
+    Attributes:
+        findings: figures by finding.
+        maps: what the figures are means of, in the order of the batches.
+        unreadable: (sample_id, reason) of images with a box whose file can't be read; they are left out.
+        threshold, tolerance_px: as `score_map` took them.
+    """
+
+    findings: dict[str, FindingLocalisation]
+    maps: tuple[ScoredMap, ...]
+    pictures: tuple[Picture, ...]
+    unreadable: tuple[tuple[int, str], ...]
+    boxes: InputBoxes
+    threshold: float
+    tolerance_px: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain Python types; the counts of boxes are those of the list, whichever images were looked at."""
+        counted = ("num_boxes", "num_clipped", "num_lost", "num_absent")
+        return {
+            "method": "Grad-CAM",
+            "iou_threshold": self.threshold,
+            "tolerance_px": self.tolerance_px,
+            "input_px": self.boxes.side,
+            "num_unreadable": len(self.unreadable),
+            "findings": {
+                name: found.to_json() | {count: getattr(self.boxes, count)[name] for count in counted}
+                for name, found in self.findings.items()
+            },
+        }
+
+    def table(self) -> str:
+        """Aligned plain text for a terminal."""
+        return table(self.findings)
+
+
+def localise(
+    module: nn.Module,
+    transform: Callable[[Tensor, Tensor], Tensor],
+    batches: Iterable[Batch],
+    boxes: InputBoxes,
+    findings: Sequence[str],
+    *,
+    device: torch.device,
+    layer: str | None = None,
+    threshold: float = IOU_THRESHOLD,
+    tolerance_px: float = 0.0,
+    pictures: int = 0,
+) -> Localisation:
+    """Score the heat map of every finding that has a box on an image of `batches`.
+
+    Args:
+        module: the bare network, on `device`; left as it was.
+        transform: pixels and parameters to the network's input, a `DeviceTransform`.
+        batches: with the identity's parameters (`augment.identity_parameters`); images without a box cost nothing
+            but their reading, so best of the boxes' rows alone.
+        boxes: from `nih_boxes.place_boxes`, for this index and this transform.
+        findings: names of the logits' columns.
+        layer: as for `gradcam`.
+        pictures: how many to draw of each finding: its first ones.
+
+    Raises:
+        ValueError: as `gradcam` and `score_map`; boxes for another size of input.
+    """
+    columns_of: dict[int, list[int]] = {}
+    for sample_id, column in boxes.corners:
+        columns_of.setdefault(sample_id, []).append(column)
+    maps: list[ScoredMap] = []
+    drawn: list[Picture] = []
+    num_drawn: Counter[int] = Counter()
+    unreadable: list[tuple[int, str]] = []
+    for batch in batches:
+        bad = [entry for entry in batch.unreadable if entry[0] in columns_of]
+        unreadable += bad
+        skipped = {sample_id for sample_id, _ in bad}
+        ids = batch.sample_id.tolist()
+        places = [place for place, one in enumerate(ids) if one in columns_of and one not in skipped]
+        if not places:
+            continue
+        columns = sorted({column for place in places for column in columns_of[ids[place]]})
+        with torch.no_grad():
+            images = transform(batch.pixels[places].to(device), batch.augment[places].to(device))
+        if images.shape[-1] != boxes.side:
+            raise ValueError(f"the boxes are for an input of {boxes.side} pixels, this one has {images.shape[-1]}")
+        heat = gradcam(module, images, columns, layer=layer)
+        for row, place in enumerate(places):
+            for column in sorted(columns_of[ids[place]]):
+                heat_HW = heat[row, columns.index(column)].cpu().numpy()
+                corners = boxes.corners[ids[place], column]
+                score = score_map(heat_HW, corners, threshold=threshold, tolerance_px=tolerance_px)
+                maps.append(ScoredMap(ids[place], column, score))
+                if num_drawn[column] < pictures:
+                    num_drawn[column] += 1
+                    pixels = overlay(images[row, 0].cpu().numpy(), heat_HW, corners)
+                    drawn.append(Picture(ids[place], findings[column], pixels))
+    figures = summarise([(one.column, one.score) for one in maps], findings)
+    return Localisation(figures, tuple(maps), tuple(drawn), tuple(unreadable), boxes, threshold, tolerance_px)
