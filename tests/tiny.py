@@ -26,6 +26,7 @@ model: {library: timm, name: test_resnet, weights: none, in_chans: 1}
 optim: {lr: 1e-3}
 schedule: {warmup: 2st}
 train: {epochs: 3, global_batch_size: 16, precision: no, clip_norm: 1.0}
+eval: {replicates: 20, pictures: 2}
 checkpoint: {every: 3st, keep: 3}
 logging: {every: 2st, images: 0}
 """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from distcxr.cli import cache, phantom, schema
+from distcxr.cli import cache, explain, phantom, report, schema, score
 
 
 def main() -> int:
     """Run one verb; 2 is the exit code of a user's mistake."""
     parser = argparse.ArgumentParser(prog="distcxr", description="Tools beside training.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (cache, phantom, schema):
+    for verb in (cache, explain, phantom, report, schema, score):
         verb.add_parser(verbs)
     args = parser.parse_args()
     try:

@@ -110,7 +110,7 @@ def from_lists(
     hashes: dict[str, str] = {}
     hints: dict[str, str] = {}
     for name, path in files.items():
-        member[name], digest = _read_list(path, row_of, skipped)
+        member[name], digest = read_list(path, row_of, skipped)
         hashes[str(path) if path.name in (*hashes, *NAMES) else path.name] = digest
         hints[name] = f"no image that {path} names has a file"
     if val is None:
@@ -130,6 +130,33 @@ def from_lists(
     if num_unlisted:
         logger.warning(f"{num_unlisted:,} of {len(index):,} images are in no list and so in no split")
     return _checked(index, member, hashes, hints)
+
+
+def read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[NDArray[np.bool_], str]:
+    """Which rows a list of image names holds, bool [N], and the sha256 of its bytes.
+
+    Args: the row of each name; names that have no row but may be listed.
+    Raises ValueError for a list that can't be read, is empty, or names an image twice or one that is in neither.
+    """
+    try:
+        content = path.read_bytes()
+        listed = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the list {path} can't be read: {error}") from error
+    if not listed:
+        raise ValueError(f"the list {path} is empty: one image name a line is expected")
+    repeated = [name for name, count in Counter(listed).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{path} names {len(repeated):,} images more than once: {_first(repeated)}")
+    member = np.zeros(len(row_of), dtype=np.bool_)
+    member[[row_of[name] for name in listed if name in row_of]] = True
+    unknown = [name for name in listed if name not in row_of and name not in skipped]
+    if unknown:
+        raise ValueError(
+            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list "
+            "holds one file name a line, without folder or labels, and belongs to its label file"
+        )
+    return member, hashlib.sha256(content).hexdigest()
 
 
 def check_leak(index: SampleIndex, splits: Splits) -> None:
@@ -193,29 +220,6 @@ def _checked(
     splits = Splits(**rows, list_hashes={**hashes, **file_hashes})
     check_leak(index, splits)
     return splits
-
-
-def _read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[NDArray[np.bool_], str]:
-    """Which rows the list names, bool [N], and the sha256 of its bytes."""
-    try:
-        content = path.read_bytes()
-        listed = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the list {path} can't be read: {error}") from error
-    if not listed:
-        raise ValueError(f"the list {path} is empty: one image name a line is expected")
-    repeated = [name for name, count in Counter(listed).items() if count > 1]
-    if repeated:
-        raise ValueError(f"{path} names {len(repeated):,} images more than once: {_first(repeated)}")
-    member = np.zeros(len(row_of), dtype=np.bool_)
-    member[[row_of[name] for name in listed if name in row_of]] = True
-    unknown = [name for name in listed if name not in row_of and name not in skipped]
-    if unknown:
-        raise ValueError(
-            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list "
-            "holds one file name a line, without folder or labels, and belongs to its label file"
-        )
-    return member, hashlib.sha256(content).hexdigest()
 
 
 def _known(what: str, digest: str) -> str:

@@ -1,9 +1,13 @@
-"""Scoring a split: every readable sample exactly once, whatever the number of ranks."""
+"""Scoring a split: every readable sample exactly once, whatever the number of ranks.
+
+Shapes: B batch, N samples, C findings.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +26,26 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Logits of a split and what was made of them; the same on every rank.
+class Predicted:
+    """What a network says of a split; the same on every rank.
 
     Attributes:
         rows: int64 [N], index rows in ascending order, files that can't be read left out.
         logits_NC: float32.
+        unreadable: (index row, reason) of the files left out.
+    """
+
+    rows: NDArray[np.int64]
+    logits_NC: NDArray[np.float32]
+    unreadable: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of a split and what was made of them; the same on every rank.
+
+    Attributes:
+        rows, logits_NC: as in `Predicted`.
         loss: mean over known labels, float64 summed; None where it is undefined or not finite.
     """
 
@@ -37,14 +55,32 @@ class Scores:
     report: Report
 
 
+def evaluate(run: Evaluation, split: str, tta: Sequence[str] = ()) -> Scores:
+    """Score `train`, `val` or `test` with the bare module; `tta` as for `predict`."""
+    predicted = predict(run, run.splits.rows(split), tta)
+    say_unreadable(run, split, predicted)
+    return judge(run, split, predicted)
+
+
+def say_unreadable(run: Evaluation, split: str, predicted: Predicted) -> None:
+    """Name in the log what is left out."""
+    for row, reason in predicted.unreadable:
+        logger.warning(f"{split}: left out {run.index.file_name(row)}: {reason}")
+
+
 @torch.no_grad()
-def evaluate(run: Evaluation, split: str) -> Scores:
-    """Score `val` or `test` with the bare module.
+def predict(run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = ()) -> Predicted:
+    """Logits of the index rows `rows`; all ranks call it.
 
     The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
     batches. The BatchNorm statistics are rank 0's on every rank.
+
+    Args:
+        tta: names of views; the mean of their logits and of the plain image's is taken, in this order. A mean of
+            logits rather than of probabilities: rare findings live where probabilities are flat, and a temperature
+            fitted on it is that of one model.
     """
-    runtime, rows = run.runtime, run.splits.rows(split)
+    runtime = run.runtime
     loader = Loader(run.index, EvalOrder(rows, run.plan), run.reader, lambda _, at: identity_parameters(len(at)))
     runtime.broadcast_buffers(run.module)
     run.module.eval()
@@ -55,23 +91,42 @@ def evaluate(run: Evaluation, split: str) -> Scores:
         unreadable += batch.unreadable
         on_device = batch.to(runtime.device)
         with runtime.accelerator.autocast():
-            logits.append(run.module(run.inputs(on_device)).float())
+            logits_BC = run.module(run.inputs(on_device)).float()
+            for view in tta:
+                logits_BC = logits_BC + run.module(run.inputs(on_device, view)).float()
+        logits.append(logits_BC / (1 + len(tta)))
         ids.append(on_device.sample_id)
     run.module.train()
 
-    bad = [sample_id for sample_id, _ in unreadable]
+    bad = [row for row, _ in unreadable]
     kept = torch.isin(torch.cat(ids), torch.tensor(bad, dtype=torch.int64, device=runtime.device), invert=True)
     unreadable = gather_unreadable(unreadable)
-    expected = np.setdiff1d(rows, [sample_id for sample_id, _ in unreadable])
+    expected = np.setdiff1d(rows, [row for row, _ in unreadable])
     gathered, _ = gather_by_sample_id(torch.cat(logits)[kept], torch.cat(ids)[kept], expected)
-    for sample_id, reason in unreadable:
-        logger.warning(f"{split}: left out {run.index.file_name(sample_id)}: {reason}")
-    targets, mask = run.index.targets_NC[expected], run.index.mask_NC[expected]
+    return Predicted(expected, gathered.numpy(), tuple(unreadable))
+
+
+def judge(run: Evaluation, split: str, predicted: Predicted) -> Scores:
+    """Hold a split's logits against its labels."""
+    rows, logits_NC = predicted.rows, predicted.logits_NC
+    targets, mask = run.index.targets_NC[rows], run.index.mask_NC[rows]
     report = build_report(
-        split, run.index.findings, gathered.numpy(), targets, mask, run.recipe.eval.macro_findings,
-        [(run.index.file_name(sample_id), reason) for sample_id, reason in unreadable],
+        split, run.index.findings, logits_NC, targets, mask, run.recipe.eval.macro_findings,
+        [(run.index.file_name(row), reason) for row, reason in predicted.unreadable],
     )  # fmt: skip
     known = int(mask.sum())
-    loss = LOSSES[run.recipe.loss.name](gathered.double(), torch.from_numpy(targets), torch.from_numpy(mask))
+    logits = torch.from_numpy(logits_NC).double()
+    loss = LOSSES[run.recipe.loss.name](logits, torch.from_numpy(targets), torch.from_numpy(mask))
     mean = loss.item() / known if known else math.nan
-    return Scores(expected, gathered.numpy(), mean if math.isfinite(mean) else None, report)
+    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report)
+
+
+def average(members: Sequence[Predicted]) -> Predicted:
+    """The mean of several networks' logits, float64 summed, of the samples that all of them could read."""
+    rows = members[0].rows
+    for member in members[1:]:
+        rows = np.intersect1d(rows, member.rows)
+    logits = [member.logits_NC[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
+    unreadable = {row: reason for member in reversed(members) for row, reason in member.unreadable}
+    mean_NC = np.mean(np.stack(logits), axis=0).astype(np.float32)
+    return Predicted(rows, mean_NC, tuple(sorted(unreadable.items())))

@@ -10,7 +10,6 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ import torch
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores, evaluate
-from distcxr.engine.state import STEP_COLUMNS, Evaluation, Run
+from distcxr.engine.score import Weights, score_splits
+from distcxr.engine.state import STEP_COLUMNS, Run
 from distcxr.engine.step import train_step
-from distcxr.metrics.report import write_json, write_predictions
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -210,7 +209,7 @@ def finish(run: Run) -> dict[str, Scores]:
     """Score the weights and splits that the recipe's `eval` names and write their files."""
     if run.progress:
         run.progress.close()
-    step, wanted = run.state.step, run.recipe.eval
+    wanted, weights = run.recipe.eval, Weights(run.state.step, None, run.hashes)
     if wanted.splits and wanted.weights == "best":
         run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
         if run.state.best_step is None:
@@ -218,14 +217,11 @@ def finish(run: Run) -> dict[str, Scores]:
         else:
             best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
             checkpoints.load_weights(best, run.module)
-            step = best.step
-    scores: dict[str, Scores] = {}
-    for split in wanted.splits:
-        scores[split] = evaluate(run, split)
-        write_scores(run, run.folder, split, scores[split], step)
-        if run.tracker:  # a table: curves of one point would crowd out the others
-            run.tracker.text(split, f"```\n{scores[split].report.table()}\n```", step)
+            weights = Weights(best.step, "val", run.hashes)
+    scores = score_splits(run, run.folder, weights, wanted.splits)
     if run.tracker:
+        for split, found in scores.items():  # a table: curves of one point would crowd out the others
+            run.tracker.text(split, f"```\n{found.report.table()}\n```", weights.step or 0)
         highest = run.state.best_auroc
         run.tracker.hyperparameters(_shown(run), {} if highest is None else {"val/auroc/best": highest})
         run.tracker.close()
@@ -247,16 +243,3 @@ def _shown(run: Run) -> dict[str, Any]:
         "precision": recipe.train.precision,
         "seed": recipe.seed,
     }
-
-
-def write_scores(run: Evaluation, folder: Path, split: str, scores: Scores, step: int) -> None:
-    """Write `predictions_<split>.csv` and `metrics_<split>.json` and log the table; on rank 0 alone."""
-    if not run.runtime.is_main:
-        return
-    index, rows = run.index, scores.rows
-    write_predictions(
-        folder / f"predictions_{split}.csv", index.file_names(rows), index.patient_id[rows].tolist(),
-        index.findings, scores.logits_NC, index.targets_NC[rows], index.mask_NC[rows],
-    )  # fmt: skip
-    write_json(scores.report, folder / f"metrics_{split}.json", step=step, loss=scores.loss)
-    logger.info(f"{split} split, weights of step {step}\n{scores.report.table()}")

@@ -1,7 +1,8 @@
 """The run folder: which one, and the files that describe the run.
 
 recipe.yaml  environment.json  log.txt  tensorboard/  checkpoints/  steps.csv  history.csv
-predictions_{val,test}.csv  metrics_{val,test}.json
+predictions_{val,test}.csv  metrics_{val,test}.json  operating.json  pictures/  localisation_test.json
+report.{html,md,json}
 """
 
 from __future__ import annotations
@@ -175,7 +176,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, s
     Args:
         hashes: sha256 of the labels and lists by name.
     """
-    _write(folder / "recipe.yaml", to_yaml(recipe))
+    write_whole(folder / "recipe.yaml", to_yaml(recipe))
     path = folder / "environment.json"
     earlier: list[Any] = []
     if path.exists():
@@ -197,10 +198,11 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, s
         "hashes": hashes,
         "earlier": earlier,
     }
-    _write(path, json.dumps(environment, indent=1, allow_nan=False))
+    write_whole(path, json.dumps(environment, indent=1, allow_nan=False))
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

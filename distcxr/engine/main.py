@@ -1,4 +1,4 @@
-"""The two things `launch.py` does: train a recipe, or test a checkpoint."""
+"""The two things `launch.py` does: train a recipe, or test checkpoints."""
 
 from __future__ import annotations
 
@@ -6,23 +6,22 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from distcxr.engine.build import batch_plan, build_evaluation, build_run, check_unseen, open_dataset, world_line
-from distcxr.engine.checkpoint import check_testable, open_checkpoint
-from distcxr.engine.evaluate import evaluate
-from distcxr.engine.fit import UnreadableTrainingFile, fit, write_scores
-from distcxr.engine.folder import make_writable, run_folder_of
+from distcxr.engine.build import build_run
+from distcxr.engine.fit import UnreadableTrainingFile, fit
+from distcxr.engine.testing import score_test_split
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, recipe_name: str, test: Path | None) -> int:
-    """Join the other processes, then train, or test the checkpoint `test`.
+def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
+    """Join the other processes, then train, or test the checkpoints `test` where there are any.
 
     Returns:
         0, or 2 for a user's mistake, which is logged without a traceback.
@@ -31,10 +30,10 @@ def run(recipe: Recipe, recipe_name: str, test: Path | None) -> int:
     start_logging(console)
     try:
         runtime = start_runtime(recipe)
-        if test is None:
-            train(recipe, recipe_name, runtime, console)
-        else:
+        if test:
             score_test_split(recipe, test, runtime)
+        else:
+            train(recipe, recipe_name, runtime, console)
         runtime.close()
         return 0
     except UnreadableTrainingFile as error:  # this rank's alone
@@ -69,25 +68,3 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
             training.progress.close()
     logger.info(f"run folder: {training.folder}")
     logger.info(f"curves and pictures: tensorboard --logdir {training.folder / 'tensorboard'}")
-
-
-def score_test_split(recipe: Recipe, checkpoint_path: Path, runtime: Runtime) -> None:
-    """Score the recipe's test split with a checkpoint's weights; the files go to `output`, or to the run folder."""
-    checkpoint = open_checkpoint(checkpoint_path)
-    check_testable(checkpoint, recipe)
-    name = checkpoint.path.name
-    # What the run itself reported, from its best weights, stays.
-    folder = recipe.output or run_folder_of(checkpoint) / ("." if name == "best" else f"test_{name}")
-    logger.info(world_line(recipe, runtime))
-    dataset = open_dataset(recipe)
-    check_unseen(checkpoint, dataset)
-    runtime.decided_by_main(lambda: make_writable(folder))
-    for line in dataset.describe():
-        logger.info(line)
-    testing = build_evaluation(recipe, runtime, dataset, batch_plan(recipe, runtime), checkpoint)
-    try:
-        scores = evaluate(testing, "test")
-    finally:
-        testing.reader.close()
-    write_scores(testing, folder, "test", scores, checkpoint.step)
-    logger.info(f"written: {folder / 'metrics_test.json'}, {folder / 'predictions_test.csv'}")

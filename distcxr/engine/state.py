@@ -18,6 +18,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Loader, PixelReader
 from distcxr.data.order import BatchPlan
 from distcxr.data.splits import Splits
+from distcxr.engine.views import through
 from distcxr.recipe import Recipe
 from distcxr.recipe.schema import to_steps
 from distcxr.runtime import Runtime
@@ -122,9 +123,16 @@ class Evaluation:
     reader: PixelReader
     plan: BatchPlan
 
-    def inputs(self, batch: Batch) -> Tensor:
-        """The network's input, float32 [B, C, T, T], for a batch that is on the device."""
-        images = self.transform(batch.pixels, batch.augment)
+    def inputs(self, batch: Batch, view: str | None = None) -> Tensor:
+        """The network's input, float32 [B, C, T, T], for a batch that is on the device.
+
+        Args:
+            view: a name of `eval.tta`, for a batch with the identity's parameters.
+        """
+        transform, parameters = self.transform, batch.augment
+        if view is not None:
+            transform, parameters = through(view, transform, parameters)
+        images = transform(batch.pixels, parameters)
         if self.recipe.train.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return images

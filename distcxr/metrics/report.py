@@ -1,27 +1,24 @@
-"""The report of one split: areas per finding, their macro average, and the files that carry them.
+"""The quick report of one split, made at every validation: areas per finding and their macro average.
 
 Shape suffixes: N samples, C findings. An undefined area is None with the reason, never NaN and never 0.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.metrics.files import written_whole
 from distcxr.metrics.ranking import known, rank_positives
 
 NO_FINDING = "No Finding"
-_COLUMNS_PER_FINDING = 3
 
 
 @dataclass(frozen=True)
@@ -99,18 +96,6 @@ class Report:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """What a predictions file holds: float32 logits, uint8 targets and mask, all `[N, C]`."""
-
-    files: list[str]
-    patient_ids: list[str]
-    findings: list[str]
-    logits_NC: NDArray[np.float32]
-    targets_NC: NDArray[np.uint8]
-    mask_NC: NDArray[np.uint8]
-
-
 def build_report(
     split: str,
     findings: Sequence[str],
@@ -130,7 +115,7 @@ def build_report(
     Raises ValueError for shapes that differ, names that repeat, and a macro finding that is not among the
     findings.
     """
-    _check_shapes(findings, logits_NC, targets_NC, mask_NC)
+    check_shapes(findings, logits_NC, targets_NC, mask_NC)
     if macro_findings is None:
         macro_findings = [name for name in findings if name != NO_FINDING]
     strangers = [name for name in macro_findings if name not in findings]
@@ -169,80 +154,26 @@ def build_report(
     )
 
 
-def write_json(report: Report, path: Path | str, **entries: float | None) -> None:
+class HasJson(Protocol):
+    """A `Report`, or the `FullReport` around one."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain Python types, None where a number is undefined."""
+
+
+def write_json(report: HasJson, path: Path | str, **entries: Any) -> None:
     """Write the report as strict JSON, whole or not at all; `entries` (step, loss) join its top level.
 
-    An entry that is not finite is written as null.
+    An entry that is a float and not finite is written as null.
     """
     content = report.to_json()
-    assert content.keys().isdisjoint(entries), "an entry would replace a part of the report"
-    content |= {key: value if value is None or math.isfinite(value) else None for key, value in entries.items()}
+    assert all(content.get(key) is None for key in entries), "an entry would replace a part of the report"
+    content |= {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entries.items()
+    }
     text = json.dumps(content, indent=2, allow_nan=False)
-    with _written_whole(Path(path)) as stream:
+    with written_whole(Path(path)) as stream:
         stream.write(text + "\n")
-
-
-def write_predictions(
-    path: Path | str,
-    files: Sequence[str],
-    patient_ids: Sequence[object],
-    findings: Sequence[str],
-    logits_NC: NDArray[np.float32],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-) -> None:
-    """Write a CSV row per sample, whole or not at all: file, patient, then per finding three columns.
-
-    `<finding>` is the probability, computed in float64; `<finding>_true` is 0, 1, or empty where the label is
-    unknown; `logit:<finding>` is the shortest decimal that reads back as the same float32.
-    Raises ValueError for lengths that differ.
-    """
-    _check_shapes(findings, logits_NC, targets_NC, mask_NC)
-    if not len(files) == len(patient_ids) == len(logits_NC):
-        raise ValueError(f"{len(files)} files, {len(patient_ids)} patients, {len(logits_NC)} rows of logits")
-    columns: list[Iterable[object]] = [files, patient_ids]
-    for column in range(len(findings)):
-        logits_N = logits_NC[:, column]
-        targets_N, mask_N = targets_NC[:, column].tolist(), mask_NC[:, column].tolist()
-        columns.append(_sigmoid(logits_N).tolist())  # csv writes a float as its repr
-        columns.append([target if label else "" for target, label in zip(targets_N, mask_N, strict=True)])
-        columns.append(map(str, logits_N))
-    with _written_whole(Path(path)) as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_header(findings))
-        writer.writerows(zip(*columns, strict=True))
-
-
-def read_predictions(path: Path | str) -> Predictions:
-    """Read what `write_predictions` wrote, logits bit for bit; targets are 0 where the mask is 0.
-
-    Raises ValueError naming the file, and the row and column of a cell that cannot be read.
-    """
-    path = Path(path)
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        reader = csv.reader(stream)
-        header = next(reader, [])
-        rows = list(reader)
-    findings = header[2::_COLUMNS_PER_FINDING]
-    if not findings or header != _header(findings):
-        raise ValueError(
-            f"{path}: the header must be file,patient, then <finding>,<finding>_true,logit:<finding> for each"
-            f" finding; it is {','.join(header)!r}"
-        )
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: {len(row)} cells where the header has {len(header)}")
-    columns = list(zip(*rows, strict=True)) or [()] * len(header)
-    logits_NC = np.empty((len(rows), len(findings)), dtype=np.float32)
-    targets_NC = np.zeros((len(rows), len(findings)), dtype=np.uint8)
-    mask_NC = np.zeros_like(targets_NC)
-    for column in range(len(findings)):
-        at = 3 + _COLUMNS_PER_FINDING * column
-        labels = _parse(columns[at], {"": -1, "0": 0, "1": 1}.__getitem__, f"{path}, column {header[at]}")
-        logits_NC[:, column] = _parse(columns[at + 1], float, f"{path}, column {header[at + 1]}")
-        mask_NC[:, column] = np.array(labels) >= 0
-        targets_NC[:, column] = np.array(labels) > 0
-    return Predictions(list(columns[0]), list(columns[1]), findings, logits_NC, targets_NC, mask_NC)
 
 
 def _score(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], num_bad: int) -> FindingScore:
@@ -259,12 +190,13 @@ def _score(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], num_bad:
     return FindingScore(None, None, num_positive, num, reason)
 
 
-def _check_shapes(
+def check_shapes(
     findings: Sequence[str],
     logits_NC: NDArray[np.float32],
     targets_NC: NDArray[np.uint8],
     mask_NC: NDArray[np.uint8],
 ) -> None:
+    """Raise ValueError for names that repeat, and for arrays that are not `[N, C]` with float32 logits."""
     if len(set(findings)) < len(findings):
         raise ValueError(f"findings repeat a name: {list(findings)}")
     shapes = {"logits": logits_NC.shape, "targets": targets_NC.shape, "mask": mask_NC.shape}
@@ -274,42 +206,5 @@ def _check_shapes(
         raise ValueError(f"logits must be float32, got {logits_NC.dtype}")
 
 
-def _sigmoid(logits_N: NDArray[np.float32]) -> NDArray[np.float64]:
-    """In float64, without overflow: exp sees only numbers below 0."""
-    decay_N = np.exp(-np.abs(logits_N.astype(np.float64)))
-    return np.where(logits_N >= 0, 1.0, decay_N) / (1.0 + decay_N)
-
-
 def _cell(area: float | None) -> str:
     return "-" if area is None else f"{area:.4f}"
-
-
-def _header(findings: Sequence[str]) -> list[str]:
-    per_finding = [(name, f"{name}_true", f"logit:{name}") for name in findings]
-    return ["file", "patient", *(cell for cells in per_finding for cell in cells)]
-
-
-def _parse(cells: Sequence[str], convert: Callable[[str], float], where: str) -> list[float]:
-    try:
-        return [convert(cell) for cell in cells]
-    except (ValueError, KeyError):
-        for row, cell in enumerate(cells, start=2):
-            try:
-                convert(cell)
-            except (ValueError, KeyError):
-                raise ValueError(f"{where}, row {row}: cannot read {cell!r}") from None
-        raise
-
-
-@contextmanager
-def _written_whole(path: Path) -> Iterator[TextIO]:
-    """A text stream that becomes `path` when the block ends well; else what was there stays."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)

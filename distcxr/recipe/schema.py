@@ -237,6 +237,22 @@ class Eval(Section):
     """Which weights are scored at the end."""
     macro_findings: list[str] | None = None
     """Findings that the macro average names; null takes all but No Finding."""
+    tta: list[Literal["flip", "zoom", "rotate_left", "rotate_right"]] = []
+    """Test-time augmentation of the scores at the end, not of the validations while training: views beside the image
+    as it is, mirrored, enlarged by 1.1 or turned by 5 degrees. The mean of all views' logits is scored."""
+    replicates: int = Field(default=1000, ge=2)
+    """Resamples of the patients behind every interval of the scores at the end."""
+    pictures: int = Field(default=8, ge=0, le=100)
+    """Worst false positives drawn with heat maps, and as many false negatives, of the test split; 0 for none."""
+    localise: bool = True
+    """Hold heat maps of the test split against `BBox_List_2017.csv`, where `data.root` has it."""
+
+    @field_validator("tta")
+    @classmethod
+    def _once(cls, views: list[str]) -> list[str]:
+        if len(set(views)) < len(views):
+            raise ValueError(f"eval.tta names a view twice: {', '.join(views)}")
+        return views
 
 
 class Checkpoint(Section):
@@ -260,7 +276,7 @@ class Logging(Section):
 IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.per_device_batch_size", "data.root", "data.loader",
     "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits",
-    "eval.weights",
+    "eval.weights", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 

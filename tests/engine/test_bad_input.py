@@ -11,7 +11,7 @@ import tiny
 from PIL import Image
 
 from distcxr.engine.fit import UnreadableTrainingFile
-from distcxr.metrics.report import read_predictions
+from distcxr.metrics.predictions import read_predictions
 
 
 def break_images(data: Path, names: list[str]) -> None:

@@ -11,9 +11,9 @@ import tiny
 import torch
 from sklearn.metrics import roc_auc_score
 
-from distcxr.engine import main
 from distcxr.engine.checkpoint import CheckpointError
-from distcxr.metrics.report import read_predictions
+from distcxr.engine.testing import score_test_split
+from distcxr.metrics.predictions import read_predictions
 from distcxr.recipe import load_recipe
 
 
@@ -21,7 +21,8 @@ def test_every_file_is_there(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
         "recipe.yaml", "environment.json", "log.txt", "tensorboard", "checkpoints", "steps.csv", "history.csv",
-        "predictions_val.csv", "predictions_test.csv", "metrics_val.json", "metrics_test.json",
+        "predictions_val.csv", "predictions_test.csv", "metrics_val.json", "metrics_test.json", "operating.json",
+        "pictures", "report.html", "report.md", "report.json",
     }  # fmt: skip
     assert [name for name in names if name.startswith(".")] == [".lock"]
 
@@ -98,7 +99,7 @@ def test_tensorboard_holds_scalars_pictures_and_hparams(finished: Path) -> None:
 def test_testing_the_checkpoint_repeats_the_report(finished: Path, tmp_path: Path) -> None:
     before = json.loads((finished / "metrics_test.json").read_text())
     recipe = tiny.recipe(finished.parent, f"output={tmp_path / 'test'}", tiny.BF16)
-    main.score_test_split(recipe, finished / "checkpoints" / "best", tiny.runtime(recipe))
+    score_test_split(recipe, [finished / "checkpoints" / "best"], tiny.runtime(recipe))
     after = json.loads((tmp_path / "test" / "metrics_test.json").read_text())
     assert after == before
     predictions = (tmp_path / "test" / "predictions_test.csv").read_bytes()
@@ -108,7 +109,7 @@ def test_testing_the_checkpoint_repeats_the_report(finished: Path, tmp_path: Pat
 def test_testing_with_another_model_is_refused(finished: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(finished.parent, "data.image_size=64", "data.findings=[Mass]")
     with pytest.raises(CheckpointError, match=r"data.image_size: 32 in the checkpoint, 64 in the recipe"):
-        main.score_test_split(recipe, finished, tiny.runtime(recipe))
+        score_test_split(recipe, [finished], tiny.runtime(recipe))
 
 
 def test_testing_on_patients_that_were_trained_on_is_refused(finished: Path, tmp_path: Path) -> None:
@@ -120,14 +121,14 @@ def test_testing_on_patients_that_were_trained_on_is_refused(finished: Path, tmp
         tiny.BF16,
     )
     with pytest.raises(ValueError, match=r"was trained or chosen on \d+ patients of this test split"):
-        main.score_test_split(recipe, finished, tiny.runtime(recipe))
+        score_test_split(recipe, [finished], tiny.runtime(recipe))
 
 
 def test_testing_another_checkpoint_leaves_the_runs_report(finished: Path) -> None:
     before = (finished / "metrics_test.json").read_text()
     recipe = tiny.recipe(finished.parent, tiny.BF16)
     first = min((finished / "checkpoints").glob("last-*"))
-    main.score_test_split(recipe, first, tiny.runtime(recipe))
+    score_test_split(recipe, [first], tiny.runtime(recipe))
     assert (finished / "metrics_test.json").read_text() == before
     assert json.loads((finished / f"test_{first.name}" / "metrics_test.json").read_text())["step"] == int(
         first.name[5:]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from distcxr.metrics.ranking import auprc, auroc, auroc_per_finding
+from distcxr.metrics.ranking import auprc, auroc, auroc_per_finding, check_arrays, dense_ranks
 
 TOLERANCE = 1e-12
 FLOAT32_MAX = float(np.finfo(np.float32).max)
@@ -213,3 +213,26 @@ def test_six_times_as_fast_as_sklearn_on_the_nih_test_split() -> None:
     np.testing.assert_allclose(auroc_per_finding(logits, targets, mask), loop(), rtol=0, atol=TOLERANCE)
     ratios = [median_s(loop) / median_s(lambda: auroc_per_finding(logits, targets, mask)) for _ in range(3)]
     assert max(ratios) >= 6, f"only {ratios} times as fast as scikit-learn's loop"
+
+
+def test_places_of_doubles_keep_order_and_ties() -> None:
+    rng = np.random.default_rng(0)
+    scores = 0.7 + rng.integers(0, 50, size=(300, 2)) * 2.0**-53  # one float32 number, all of them
+    places, levels = dense_ranks(scores)
+    assert places.dtype == np.float32
+    for column in range(2):
+        assert np.array_equal(levels[column], np.unique(scores[:, column]))
+        assert np.array_equal(levels[column][places[:, column].astype(int)], scores[:, column])
+    scores[4, 1], scores[5, 1] = np.nan, np.inf
+    places, levels = dense_ranks(scores)
+    assert np.flatnonzero(np.isnan(places[:, 1])).tolist() == [4, 5] and np.isfinite(levels[1]).all()
+    assert dense_ranks(np.zeros((0, 2)))[0].shape == (0, 2)
+
+
+def test_doubles_pass_only_where_they_are_allowed() -> None:
+    logits, labels = np.zeros((3, 1)), np.ones((3, 1), np.uint8)
+    check_arrays(logits, labels, labels, double=True)
+    with pytest.raises(ValueError, match="must be float32, got float64"):
+        check_arrays(logits, labels, labels)
+    with pytest.raises(ValueError, match="must be float32, got float16"):
+        check_arrays(logits.astype(np.float16), labels, labels, double=True)

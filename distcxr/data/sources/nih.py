@@ -87,24 +87,27 @@ def read_nih(
     csv_path = _find_csv(root, csv)
     content = csv_path.read_bytes()
     table = _read_table(csv_path, content)
-    targets_NC = encode(table.labels, findings, source=str(csv_path), lines=table.lines)
     folders, folder_of_row = _locate(root, table.names)
     found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
     _report_missing(root, csv_path, folders, table.names, absent, missing)
     paths = [f"{folders[folder_of_row[row]]}{table.names[row]}" for row in found.tolist()]
-    return SampleIndex(
-        root=root,
-        findings=tuple(findings),
-        path=_as_bytes(paths),
-        patient_id=np.array(table.patient_ids, dtype=np.int64)[found],
-        targets_NC=targets_NC[found],
-        mask_NC=np.ones((len(found), len(findings)), dtype=np.uint8),  # NIH leaves no label open
-        age=_ages(csv_path, table.ages)[found],
-        sex=_categories(csv_path, "sex", table.sexes, ("M", "F"))[found],
-        view=_categories(csv_path, "view", table.views, ("PA", "AP"))[found],
-        label_hash=hashlib.sha256(content).hexdigest(),
-        skipped=_as_bytes([table.names[row] for row in absent.tolist()]),
-    )
+    skipped = _as_bytes([table.names[row] for row in absent.tolist()])
+    return _index(root, csv_path, content, table, findings, found, paths, skipped)
+
+
+def read_nih_labels(csv: Path, findings: Sequence[str]) -> SampleIndex:
+    """Index every row of a label file, as if its images lay beside it: for judging predictions, which needs no pixels.
+
+    Raises ValueError as `read_nih`, and for a file that can't be read.
+    """
+    csv = Path(os.path.abspath(csv.expanduser()))
+    try:
+        content = csv.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the label file {csv} can't be read: {error.strerror}") from error
+    table = _read_table(csv, content)
+    rows = np.arange(len(table.names))
+    return _index(csv.parent, csv, content, table, findings, rows, table.names, _as_bytes([]))
 
 
 def parse_age(text: str) -> float:
@@ -124,6 +127,33 @@ class _Table:
     sexes: list[str] = field(default_factory=list)
     views: list[str] = field(default_factory=list)
     lines: array[int] = field(default_factory=lambda: array("q"))
+
+
+def _index(
+    root: Path,
+    csv_path: Path,
+    content: bytes,
+    table: _Table,
+    findings: Sequence[str],
+    rows: NDArray[np.intp],
+    paths: list[str],
+    skipped: NDArray[np.bytes_],
+) -> SampleIndex:
+    """The index of some rows of the label file; `paths` are theirs."""
+    targets_NC = encode(table.labels, findings, source=str(csv_path), lines=table.lines)
+    return SampleIndex(
+        root=root,
+        findings=tuple(findings),
+        path=_as_bytes(paths),
+        patient_id=np.array(table.patient_ids, dtype=np.int64)[rows],
+        targets_NC=targets_NC[rows],
+        mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label open
+        age=_ages(csv_path, table.ages)[rows],
+        sex=_categories(csv_path, "sex", table.sexes, ("M", "F"))[rows],
+        view=_categories(csv_path, "view", table.views, ("PA", "AP"))[rows],
+        label_hash=hashlib.sha256(content).hexdigest(),
+        skipped=skipped,
+    )
 
 
 def _find_csv(root: Path, csv: Path | None) -> Path:

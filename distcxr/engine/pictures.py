@@ -1,0 +1,164 @@
+"""Where the network looks, at the end: the worst cases of a split as pictures, and heat maps against NIH's boxes.
+
+pictures/pictures.json   a list of {split, file, finding, kind, prob, labels, image, heat}; `image`, `heat` are files
+localisation_<split>.json
+
+Rank 0 alone makes them. Shapes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from distcxr.data.augment import identity_parameters
+from distcxr.data.batch import Batch
+from distcxr.data.loader import Loader
+from distcxr.data.order import BatchPlan, EvalOrder
+from distcxr.data.sources.nih_boxes import FILE_NAME, place_boxes, read_boxes
+from distcxr.engine.evaluate import Scores
+from distcxr.engine.folder import write_whole
+from distcxr.engine.state import Evaluation
+from distcxr.explain.evaluate import localise
+from distcxr.explain.gradcam import gradcam
+from distcxr.explain.overlay import overlay
+from distcxr.metrics.calibration import probabilities
+
+logger = logging.getLogger(__name__)
+
+_SIDE_PX = 256
+_COLOURS = 256  # of a heat map's file: half the bytes, and no difference that the eye sees
+
+
+class Case(NamedTuple):
+    """A sample that the network is wrong about: its place among the N scored, and the finding's column."""
+
+    kind: Literal["false_positive", "false_negative"]
+    place: int
+    column: int
+
+
+def worst_cases(
+    logits_NC: NDArray[np.float32],
+    targets_NC: NDArray[np.uint8],
+    mask_NC: NDArray[np.uint8],
+    columns: Sequence[int],
+    num: int,
+) -> list[Case]:
+    """Up to `num` false positives, then as many false negatives, the worst first; no sample twice in a kind.
+
+    Findings take turns, so that a common one can't fill the list: each turn gives every finding its worst sample that
+    is not there yet. In a turn the one furthest from its finding's mean comes first, in standard deviations of its
+    logits.
+    """
+    kinds: tuple[tuple[Literal["false_positive", "false_negative"], int, int], ...] = (
+        ("false_positive", 0, 1), ("false_negative", 1, -1),
+    )  # fmt: skip
+    cases: list[Case] = []
+    for kind, target, sign in kinds:
+        queues: dict[int, list[tuple[float, int]]] = {}  # (how wrong, place), the worst last
+        for column in columns:
+            logits_N = logits_NC[:, column].astype(np.float64)
+            wrong_N = sign * (logits_N - logits_N.mean()) / max(float(logits_N.std()), 1e-12)
+            places = np.flatnonzero((targets_NC[:, column] == target) & (mask_NC[:, column] == 1))
+            worst = places[np.argsort(-wrong_N[places], kind="stable")][:num]
+            queues[column] = list(zip(wrong_N[worst].tolist(), worst.tolist(), strict=True))[::-1]
+        taken: set[int] = set()
+        while len(taken) < num and any(queues.values()):
+            for column in sorted(queues, key=lambda column: -queues[column][-1][0] if queues[column] else 0.0):
+                queue = queues[column]
+                while queue and queue[-1][1] in taken:
+                    queue.pop()
+                if queue and len(taken) < num:
+                    taken.add(queue[-1][1])
+                    cases.append(Case(kind, queue.pop()[1], column))
+    return cases
+
+
+def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
+    """Draw `eval.pictures` cases of each kind into `folder / "pictures"`, in place of those that were there.
+
+    Raises:
+        ValueError: a network that Grad-CAM does not know.
+    """
+    shutil.rmtree(folder / "pictures", ignore_errors=True)  # of other weights
+    index, num = run.index, run.recipe.eval.pictures
+    columns = [index.findings.index(name) for name in scores.report.macro_findings]
+    targets_NC, mask_NC = index.targets_NC[scores.rows], index.mask_NC[scores.rows]
+    cases = worst_cases(scores.logits_NC, targets_NC, mask_NC, columns, num)
+    if not cases:
+        return
+    of_row: dict[int, list[int]] = {}
+    for number, case in enumerate(cases):
+        of_row.setdefault(int(scores.rows[case.place]), []).append(number)
+    entries: dict[int, dict[str, Any]] = {}
+    (folder / "pictures").mkdir()
+    for batch in _batches(run, np.array(sorted(of_row))):
+        images = run.inputs(batch.to(run.runtime.device))
+        wanted = sorted({cases[number].column for row in batch.sample_id.tolist() for number in of_row[row]})
+        heat = gradcam(run.module, images, wanted)
+        for at, row in enumerate(batch.sample_id.tolist()):
+            for number in of_row[row]:
+                case = cases[number]
+                image_HW = images[at, 0].cpu().numpy()
+                heat_HW = heat[at, wanted.index(case.column)].cpu().numpy()
+                name = f"{split}_{case.kind}_{number % num + 1:02d}"
+                grey = Image.fromarray(overlay(image_HW, side_px=_SIDE_PX)).convert("L")
+                grey.save(folder / "pictures" / f"{name}.png", optimize=True)
+                coloured = Image.fromarray(overlay(image_HW, heat_HW, side_px=_SIDE_PX))
+                coloured.quantize(_COLOURS).save(folder / "pictures" / f"{name}_heat.png", optimize=True)
+                present = index.targets_NC[row].astype(bool) & index.mask_NC[row].astype(bool)
+                entries[number] = {
+                    "split": split,
+                    "file": index.file_name(row),
+                    "finding": index.findings[case.column],
+                    "kind": case.kind,
+                    "prob": float(probabilities(scores.logits_NC[case.place, case.column])),
+                    "labels": [name for name, on in zip(index.findings, present, strict=True) if on],
+                    "image": f"{name}.png",
+                    "heat": f"{name}_heat.png",
+                }
+    ordered = [entries[number] for number in sorted(entries)]
+    write_whole(folder / "pictures" / "pictures.json", json.dumps(ordered, indent=1, allow_nan=False) + "\n")
+
+
+def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
+    """Write `localisation_<split>.json` where `eval.localise` asks for it and the data have NIH's boxes.
+
+    Raises:
+        ValueError: a file of boxes that can't be read; a network that Grad-CAM does not know.
+    """
+    path = folder / f"localisation_{split}.json"
+    path.unlink(missing_ok=True)  # of other weights
+    if not run.recipe.eval.localise:
+        return
+    index, recipe = run.index, run.recipe
+    if not (index.root / FILE_NAME).is_file():
+        logger.info(f"heat maps are not held against boxes: {index.root} has no {FILE_NAME}")
+        return
+    boxes = place_boxes(read_boxes(index.root), index, recipe.data.image_size, recipe.augment)
+    rows = np.intersect1d(scores.rows, boxes.rows)
+    if not len(rows):
+        logger.info(f"heat maps are not held against boxes: no image of {split} has one")
+        return
+    found = localise(
+        run.module, run.transform, _batches(run, rows), boxes, index.findings, device=run.runtime.device
+    )  # fmt: skip
+    content = {"split": split, "num_images": len(rows)} | found.to_json()
+    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    logger.info(f"heat maps against boxes, {len(rows)} images of {split}\n{found.table()}")
+
+
+def _batches(run: Evaluation, rows: NDArray[np.int64]) -> Generator[Batch]:
+    """The rows' plain images, all of them on this rank."""
+    size = run.plan.per_device_batch_size
+    order = EvalOrder(rows, BatchPlan(global_batch_size=size, per_device_batch_size=size))
+    return Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at))).epoch(0)

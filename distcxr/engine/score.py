@@ -1,0 +1,182 @@
+"""The scores at the end of a run and of `--test`: what is written beside the checkpoints for people to read.
+
+    val logits ──► operating.json: thresholds, temperatures ──┐
+    logits of each split ─────────────────────────────────────┴─► metrics_<split>.json  predictions_<split>.csv
+    worst samples of test ──► pictures/        boxes ──► localisation_test.json        all of it ──► report.html
+
+Ranks gather logits together; rank 0 alone makes figures and files of them, so they don't depend on the world's size.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.folder import write_whole
+from distcxr.engine.pictures import write_localisation, write_pictures
+from distcxr.engine.state import Evaluation
+from distcxr.metrics.files import written_whole
+from distcxr.metrics.full_report import FROM_ITSELF, full_report
+from distcxr.metrics.operating import Operating, choose_operating
+from distcxr.metrics.predictions import write_predictions
+
+logger = logging.getLogger(__name__)
+
+_OPERATING = "operating.json"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Which weights are scored, and of what labels and lists.
+
+    Attributes:
+        step: updates behind them; None for several checkpoints at once.
+        chosen_on: the split whose scores chose them among others; None where none did.
+        hashes: sha256 of labels, lists and splits by name.
+    """
+
+    step: int | None
+    chosen_on: str | None
+    hashes: dict[str, str]
+
+
+def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequence[str]) -> dict[str, Scores]:
+    """Score the splits and write their files into `folder`; all ranks call it.
+
+    Validation comes first, even where its scores are not asked for: the others' thresholds are chosen on it.
+
+    Returns:
+        Scores of each of `splits`, the same on every rank.
+    """
+    scores: dict[str, Scores] = {}
+    operating: Operating | None = None
+    wanted = [split for split in ("val", "train", "test") if split in splits]
+    if wanted and "val" not in wanted:
+        wanted = ["val", *wanted]
+    for split in wanted:
+        found = evaluate(run, split, run.recipe.eval.tta)
+        if split == "val":
+            operating = operating_of(run, found)
+            write_operating(run, folder, operating, weights)
+        if split in splits:
+            scores[split] = found
+            write_scores(run, folder, split, found, weights, operating)
+    illustrate(run, folder, scores)
+    return scores
+
+
+def operating_of(run: Evaluation, val: Scores) -> Operating | None:
+    """Thresholds and temperatures for the scores of validation; None without a readable image, and on ranks that
+    write nothing.
+    """
+    if not run.runtime.is_main or not len(val.rows):
+        return None
+    index, rows = run.index, val.rows
+    return choose_operating(index.findings, val.logits_NC, index.targets_NC[rows], index.mask_NC[rows])
+
+
+def write_operating(run: Evaluation, folder: Path, operating: Operating | None, weights: Weights) -> None:
+    """Keep what validation chose, and for which weights, for a later `--test`."""
+    if operating is not None:
+        content = _made_with(run, weights) | {"operating": operating.to_json()}
+        write_whole(folder / _OPERATING, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def stored_operating(run: Evaluation, folder: Path, weights: Weights) -> Operating | None:
+    """What `folder` keeps, if it was chosen with these weights, views, labels and patients. Rank 0 alone asks."""
+    try:
+        content = json.loads((folder / _OPERATING).read_text(encoding="utf-8"))
+        chosen = Operating.from_json(content.pop("operating"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        logger.warning(f"{folder / _OPERATING} can't be read ({error!r}): validation is scored again")
+        return None
+    return chosen if content == _made_with(run, weights) else None
+
+
+def _made_with(run: Evaluation, weights: Weights) -> dict[str, Any]:
+    """All that thresholds depend on."""
+    return {
+        "step": weights.step,
+        "tta": run.recipe.eval.tta,
+        "precision": run.recipe.train.precision,
+        "findings": list(run.index.findings),
+        "labels": weights.hashes["labels"],
+        "val": weights.hashes["val"],
+    }
+
+
+def write_scores(
+    run: Evaluation, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
+    notes: Sequence[str] = (), **entries: Any,
+) -> None:  # fmt: skip
+    """Write `predictions_<split>.csv` and `metrics_<split>.json` and log the table; on rank 0 alone.
+
+    Args:
+        notes: sentences that belong beside the figures.
+        entries: more of the JSON's top level.
+    """
+    if not run.runtime.is_main:
+        return
+    index, rows, wanted = run.index, scores.rows, run.recipe.eval
+    targets_NC, mask_NC, patient_id = index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows]
+    write_predictions(
+        folder / f"predictions_{split}.csv", index.file_names(rows), patient_id.tolist(), index.findings,
+        scores.logits_NC, targets_NC, mask_NC,
+    )  # fmt: skip
+    notes = list(notes)
+    if wanted.tta:
+        notes.append(
+            f"Test-time augmentation: mean of the logits of the image as it is and of {', '.join(wanted.tta)}."
+        )
+    operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
+    full = full_report(
+        split, index.findings, scores.logits_NC, targets_NC, mask_NC, patient_id=patient_id, sex=index.sex[rows],
+        age=index.age[rows], view=index.view[rows], macro_findings=wanted.macro_findings,
+        unreadable=scores.report.unreadable, operating=operating, operating_from=operating_from,
+        checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
+    )  # fmt: skip
+    content = full.to_json() | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
+    with written_whole(folder / f"metrics_{split}.json") as stream:
+        stream.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    of = "" if weights.step is None else f", weights of step {weights.step}"
+    logger.info(f"{split} split{of}\n{full.table()}")
+    for warning in full.warnings:
+        logger.warning(f"{split}: {warning}")
+
+
+def illustrate(run: Evaluation, folder: Path, scores: dict[str, Scores]) -> None:
+    """Pictures, localisation and the report page, on rank 0 alone.
+
+    Nothing here is worth a run that ended well: what goes wrong is a line of the log.
+    """
+    if not run.runtime.is_main:
+        return
+    test = scores.get("test")
+    if test is not None:
+        try:
+            write_pictures(run, folder, "test", test)
+        except Exception as error:
+            logger.warning(f"no pictures of the worst cases: {error}")
+        try:
+            write_localisation(run, folder, "test", test)
+        except Exception as error:
+            logger.warning(f"heat maps were not held against boxes: {error}")
+    if scores:
+        write_page(folder)
+
+
+def write_page(folder: Path) -> None:
+    """Draw the report page of a run folder; a failure is logged."""
+    try:
+        from distcxr.report.page import write_report
+
+        logger.info(f"report: {write_report(folder)}")
+    except Exception as error:
+        logger.warning(f"no report page: {error!r}. Try again with: distcxr report {folder}")

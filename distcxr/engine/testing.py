@@ -1,0 +1,176 @@
+"""`--test`: the recipe's test split scored with one checkpoint's weights, or with the mean of several."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distcxr.data.labels import resolve_findings
+from distcxr.engine.build import (
+    Dataset,
+    batch_plan,
+    build_evaluation,
+    check_unseen,
+    make_splits,
+    open_dataset,
+    world_line,
+)
+from distcxr.engine.checkpoint import Checkpoint, CheckpointError, check_testable, open_checkpoint
+from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
+from distcxr.engine.folder import describe, make_writable, run_folder_of
+from distcxr.engine.score import Weights, illustrate, operating_of, stored_operating, write_operating, write_scores
+from distcxr.engine.state import Evaluation
+from distcxr.metrics.operating import Operating
+from distcxr.recipe import Recipe
+from distcxr.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+
+def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) -> Scores:
+    """Score the recipe's test split; the files go to `output`, or to the run folder of the one checkpoint.
+
+    Several checkpoints are an ensemble: each sees the recipe's images through the network, size and crop that it was
+    trained with, and the mean of their logits is scored.
+
+    Raises:
+        ValueError: a checkpoint that does not fit the recipe or the other checkpoints, or has seen test patients.
+    """
+    checkpoints = [open_checkpoint(path) for path in paths]
+    alone = len(checkpoints) == 1
+    if alone:
+        check_testable(checkpoints[0], recipe)
+    else:
+        _check_together(checkpoints, recipe)
+    folder = _output(recipe, checkpoints)
+    logger.info(world_line(recipe, runtime))
+    dataset = open_dataset(recipe)
+    for checkpoint in checkpoints:
+        check_unseen(checkpoint, dataset)
+    runtime.decided_by_main(lambda: make_writable(folder))
+    for line in dataset.describe():
+        logger.info(line)
+    if runtime.is_main and not any(_is_run_folder(folder, one) for one in checkpoints):
+        resolved = recipe.data.model_copy(update={"root": dataset.index.root})
+        describe(folder, recipe.model_copy(update={"output": folder, "data": resolved}), runtime, dataset.hashes)
+
+    def build(checkpoint: Checkpoint) -> Evaluation:
+        own = recipe if alone else _as_trained(recipe, checkpoint)
+        return build_evaluation(own, runtime, dataset, batch_plan(own, runtime), checkpoint)
+
+    def ask(judged: Evaluation) -> dict[str, Predicted]:
+        return {split: predict(judged, dataset.splits.rows(split), recipe.eval.tta) for split in splits}
+
+    def ask_another(checkpoint: Checkpoint) -> dict[str, Predicted]:
+        another = build(checkpoint)  # freed before the next: two networks at most are on the device
+        with closing(another.reader):
+            return ask(another)
+
+    chosen_on = "val" if any(_is_best(checkpoint) for checkpoint in checkpoints) else None
+    weights = Weights(checkpoints[0].step if alone else None, chosen_on, dataset.hashes)
+    first = build(checkpoints[0])
+    with closing(first.reader):  # it draws the pictures afterwards
+        operating = runtime.decided_by_main(lambda: _kept(first, checkpoints[0], weights)) if alone else None
+        choose = operating is None and all([_may_choose(checkpoint, dataset) for checkpoint in checkpoints])
+        splits = ["val", "test"] if choose else ["test"]
+        answers = [ask(first), *map(ask_another, checkpoints[1:])]
+        means = {split: average([answer[split] for answer in answers]) for split in splits}
+        if choose:
+            operating = operating_of(first, judge(first, "val", means["val"]))
+            write_operating(first, folder, operating, weights)
+        say_unreadable(first, "test", means["test"])
+        test = judge(first, "test", means["test"])
+        notes, entries = [], {}
+        if not alone:
+            notes = [f"Ensemble: mean of the logits of {len(checkpoints)} checkpoints."]
+            entries = {"members": _members(first, checkpoints, [answer["test"] for answer in answers])}
+        write_scores(first, folder, "test", test, weights, operating, notes, **entries)
+        illustrate(first, folder, {"test": test})
+    logger.info(f"written: {folder / 'metrics_test.json'}, {folder / 'predictions_test.csv'}")
+    return test
+
+
+def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
+    """Where the files go."""
+    first = checkpoints[0]
+    if len(checkpoints) > 1:
+        if recipe.output is None:
+            raise ValueError("several checkpoints have no run folder in common: say where results go, output=FOLDER")
+        if theirs := [str(one.path) for one in checkpoints if _is_run_folder(recipe.output, one)]:
+            raise ValueError(
+                f"output={recipe.output} is the run folder of {theirs[0]}, whose own results would be lost: "
+                "choose another for the ensemble's"
+            )
+        return recipe.output
+    # What the run itself reported, from its best weights, stays.
+    return recipe.output or run_folder_of(first) / ("." if _is_best(first) else f"test_{first.path.name}")
+
+
+def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:
+    return folder.resolve() / "checkpoints" == checkpoint.path.resolve().parent
+
+
+def _is_best(checkpoint: Checkpoint) -> bool:
+    """Whether validation chose it among others; a run's last weights may be its best, but nobody chose them."""
+    return checkpoint.path.name.removeprefix(".").removesuffix(".old") == "best"
+
+
+def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe) -> None:
+    """Refuse checkpoints whose logits don't mean the same."""
+    first, findings = checkpoints[0], list(resolve_findings(recipe.data.findings))
+    lines = [
+        f"  - {one.path}: findings {', '.join(one.meta['findings'])}; the recipe's are {', '.join(findings)}"
+        for one in checkpoints
+        if one.meta["findings"] != findings
+    ]
+    lines += [
+        f"  - {one.path}: trained with other labels than {first.path}"
+        for one in checkpoints
+        if one.meta["hashes"]["labels"] != first.meta["hashes"]["labels"]
+    ]
+    named = [one.path.resolve() for one in checkpoints]
+    lines += [f"  - {path}: named twice" for path in dict.fromkeys(named) if named.count(path) > 1]
+    if lines:
+        raise CheckpointError("these checkpoints make no ensemble:\n" + "\n".join(lines))
+
+
+def _as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
+    """The recipe with the network, image size and crop of a member of an ensemble."""
+    theirs = Recipe.model_validate(checkpoint.meta["recipe"])
+    data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
+    return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
+
+
+def _kept(judged: Evaluation, checkpoint: Checkpoint, weights: Weights) -> Operating | None:
+    """Thresholds that the checkpoint's run chose with the same weights."""
+    if checkpoint.path.parent.name != "checkpoints":
+        return None
+    return stored_operating(judged, run_folder_of(checkpoint), weights)
+
+
+def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
+    """Whether thresholds may be chosen on the validation split: not on patients that the weights were trained on."""
+    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
+        return True  # not known; `check_unseen` says so
+    theirs = make_splits(Recipe.model_validate(checkpoint.meta["recipe"]).data, dataset.index)
+    patient_id = dataset.index.patient_id
+    seen = np.intersect1d(patient_id[theirs.train], patient_id[dataset.splits.val])
+    if len(seen):
+        logger.warning(f"{checkpoint.path} was trained on {len(seen):,} patients of this val split: no thresholds")
+    return not len(seen)
+
+
+def _members(judged: Evaluation, checkpoints: Sequence[Checkpoint], tests: list[Predicted]) -> list[dict[str, Any]]:
+    """What each network of an ensemble scores alone, for the JSON; logged, too."""
+    found: list[dict[str, Any]] = []
+    for checkpoint, test in zip(checkpoints, tests, strict=True):
+        model, auroc = checkpoint.meta["recipe"]["model"]["name"], judge(judged, "test", test).report.macro_auroc
+        shown = "undefined" if auroc is None else f"{auroc:.4f}"
+        logger.info(f"{checkpoint.path} alone ({model}, step {checkpoint.step}): macro AUROC {shown}")
+        found.append({"checkpoint": str(checkpoint.path), "model": model, "step": checkpoint.step, "auroc": auroc})
+    return found

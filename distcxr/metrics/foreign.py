@@ -1,0 +1,288 @@
+"""Anyone's predictions as arrays: a CSV whose first column is the image file, then a column per finding.
+
+Nothing is guessed silently: what was read how is told in `said`, a sentence each, and what can't be told is refused.
+Shape suffixes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.metrics.calibration import Logits
+from distcxr.metrics.caveats import first_few
+from distcxr.metrics.operating import Scale
+from distcxr.metrics.predictions import Predictions, read_predictions
+
+MIN_OUTSIDE = 0.01
+"""Share of values outside [0, 1] from which scores with negative values among them pass for logits."""
+
+_OURS = "logit:"
+
+
+@dataclass(frozen=True)
+class ForeignScores:
+    """Scores of one file.
+
+    Attributes:
+        files: N names without folders, each once.
+        scores_NC: float64 as written; float32 logits from our own file.
+        scale: what the scores are.
+        ours: our own file, with its labels.
+        said: how the file was read.
+    """
+
+    path: Path
+    files: list[str]
+    findings: tuple[str, ...]
+    scores_NC: Logits
+    scale: Scale
+    ours: Predictions | None
+    said: tuple[str, ...]
+
+
+def read_foreign(path: Path, known_findings: Sequence[str] | None, scale: Scale | None = None) -> ForeignScores:
+    """Read scores of those findings that have a column; `scale` None tells logits from probabilities by their range.
+
+    Without `known_findings`, the names that the labels use, our own file alone can be read.
+
+    All values in [0, 1]: probabilities. Some below 0, and 1 % or more outside [0, 1]: logits. Anything else is refused
+    until the user says what it is. Our own file is read as it is, by its logits.
+    Raises ValueError naming the file, and the line and column of what can't be read: text that is no UTF-8, rows too
+    short or long, an image twice or without a name, a cell that is no number, is NaN or infinite, or is no probability
+    where probabilities were asked for; a column whose name is nearly that of a finding; two columns of one finding.
+    """
+    header, lines, rows = _read_rows(path)
+    if any(name.startswith(_OURS) for name in header):
+        return _read_ours(path, lines, known_findings, scale)
+    if known_findings is None:
+        raise ValueError(
+            f"{path} holds no labels: say which are right with --labels, for example NIH's Data_Entry file"
+        )
+    said: list[str] = []
+    column_of = _match(path, header, known_findings, said)
+    columns = list(zip(*rows, strict=True))
+    files = _file_names(path, columns[0], lines, said)
+    scores_NC = np.empty((len(files), len(column_of)), dtype=np.float64)
+    for number, place in enumerate(column_of.values()):
+        scores_NC[:, number] = _numbers(f"{path}, column {header[place]}", columns[place], lines)
+    _check_finite(path, scores_NC, [header[place] for place in column_of.values()], lines)
+    where = [header[place] for place in column_of.values()]
+    scale = _told(path, scores_NC, scale, said) or _guess(path, scores_NC, said)
+    if scale == "probability":
+        _check_probabilities(path, scores_NC, where, lines)
+    return ForeignScores(path, files, tuple(column_of), scores_NC, scale, None, tuple(said))
+
+
+def align(scores: ForeignScores, wanted: Sequence[str], of: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Rows of the wanted images in their order, int64 `[N]`, and what is to be said of it; `of` names the list.
+
+    Names that differ by their extension alone are taken for the same, if no other image could be meant.
+    Raises ValueError when an image is missing, with the counts and first names.
+    """
+    said = []
+    row_of = {name: row for row, name in enumerate(scores.files)}
+    names = list(wanted)
+    if not row_of.keys() & set(names):
+        by_stem = {_stem(name): row for row, name in enumerate(scores.files)}
+        stems = [_stem(name) for name in names]
+        if by_stem.keys() & set(stems) and len(by_stem) == len(row_of) and len(set(stems)) == len(names):
+            said.append(f"{scores.path}: names are matched without their extensions ({scores.files[0]}, {names[0]})")
+            row_of, names = by_stem, stems
+    missing = [name for name in names if name not in row_of]
+    num_extra = len(row_of) - (len(names) - len(missing))
+    if missing:
+        known = set(names)
+        extra = [name for name in row_of if name not in known]
+        beside = f", and {num_extra:,} others: {first_few(extra, 3)}" if extra else ""
+        raise ValueError(
+            f"{scores.path} lacks {len(missing):,} of the {len(names):,} images of {of}: {first_few(missing, 3)}. It "
+            f"has {len(names) - len(missing):,} of them{beside}. Predictions have to cover the whole list"
+        )
+    if num_extra:
+        known = set(names)
+        extra = [name for name in row_of if name not in known]
+        said.append(f"{scores.path}: {num_extra:,} images that are not of {of} are left out: {first_few(extra, 3)}")
+    return np.array([row_of[name] for name in names], dtype=np.int64), tuple(said)
+
+
+def columns_of(scores: ForeignScores, findings: Sequence[str]) -> list[int]:
+    """Places of these findings among the columns. Raises ValueError naming those that the file lacks."""
+    if missing := [name for name in findings if name not in scores.findings]:
+        raise ValueError(f"{scores.path} has no column of {', '.join(missing)}")
+    return [scores.findings.index(name) for name in findings]
+
+
+def _read_rows(path: Path) -> tuple[list[str], list[int], list[list[str]]]:
+    """Header, line numbers and rows; every row as wide as the header."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from error
+    if not content.strip():
+        raise ValueError(f"{path} is empty")
+    if content.startswith(b"PK"):
+        raise ValueError(f"{path} is a spreadsheet or an archive: save it as CSV, UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise ValueError(f"{path}, line {line}: {'UTF-16' if is_wide else 'not UTF-8'}: save it as UTF-8") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, rows = [], []
+    try:
+        header = [name.strip() for name in next(reader)]
+        for row in reader:
+            if row:
+                lines.append(reader.line_num)
+                rows.append(row)
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from error
+    if len(header) == 1 and (found := next((mark for mark in ";\t|" if mark in header[0]), None)):
+        raise ValueError(f"{path}: cells are separated by {found!r}; save it with commas")
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, line {line}: {len(row)} cells where the header has {len(header)}")
+    if not rows:
+        raise ValueError(f"{path} has a header and no rows")
+    return header, lines, rows
+
+
+def _match(path: Path, header: Sequence[str], known: Sequence[str], said: list[str]) -> dict[str, int]:
+    """The column of each finding, in the order of `known`. Whole names match; case, spaces and `_` do not count."""
+    finding_of = {_plain(name): name for name in known}
+    found: dict[str, int] = {}
+    ignored = []
+    for place, name in enumerate(header[1:], start=1):
+        finding = finding_of.get(_plain(name))
+        if finding is None:
+            if near := get_close_matches(_plain(name), finding_of, n=1, cutoff=0.8):
+                raise ValueError(
+                    f"{path}: column {name!r} is no finding of the labels, but nearly {finding_of[near[0]]!r}: rename "
+                    "the column, or remove it"
+                )
+            ignored.append(name)
+            continue
+        if finding in found:
+            raise ValueError(f"{path}: columns {header[found[finding]]!r} and {name!r} are both {finding}: remove one")
+        if name != finding:
+            said.append(f"{path}: column {name!r} is taken as {finding!r}")
+        found[finding] = place
+    if not found:
+        raise ValueError(
+            f"{path}: no column after the first is named as a finding. Columns: {first_few(header, 20)}. Findings: "
+            f"{', '.join(known)}"
+        )
+    if ignored:
+        said.append(f"{path}: columns that are no findings are ignored: {', '.join(map(repr, ignored))}")
+    return {name: found[name] for name in known if name in found}
+
+
+def _file_names(path: Path, cells: Sequence[str], lines: Sequence[int], said: list[str]) -> list[str]:
+    files = [cell.strip().replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
+    if "" in files:
+        empty = [line for line, name in zip(lines, files, strict=True) if not name]
+        raise ValueError(f"{path}: no image is named in {len(empty):,} lines: {_some(empty)}")
+    lines_of: dict[str, list[int]] = {}
+    for line, name in zip(lines, files, strict=True):
+        lines_of.setdefault(name, []).append(line)
+    if repeated := {name: at for name, at in lines_of.items() if len(at) > 1}:
+        shown = first_few([f"{name} (lines {_some(at)})" for name, at in repeated.items()], 3)
+        raise ValueError(f"{path} names {len(repeated):,} images more than once: {shown}")
+    if any("/" in cell or "\\" in cell for cell in cells):
+        said.append(f"{path}: folders before the image names are ignored ({cells[0].strip()})")
+    return files
+
+
+def _numbers(where: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        for line, cell in zip(lines, cells, strict=True):
+            try:
+                float(cell)
+            except ValueError:
+                raise ValueError(f"{where}, line {line}: {cell!r} is no number") from None
+        raise
+
+
+def _check_finite(path: Path, scores_NC: Logits, names: Sequence[str], lines: Sequence[int]) -> None:
+    bad_NC = ~np.isfinite(scores_NC)
+    if not bad_NC.any():
+        return
+    column = int(np.flatnonzero(bad_NC.any(axis=0))[0])
+    others = int(np.count_nonzero(bad_NC.any(axis=0))) - 1
+    at = [lines[row] for row in np.flatnonzero(bad_NC[:, column]).tolist()]
+    more = f"; so have {others} further columns" if others else ""
+    raise ValueError(f"{path}, column {names[column]}: {len(at):,} scores are NaN or infinite: lines {_some(at)}{more}")
+
+
+def _told(path: Path, scores_NC: NDArray[np.float64], scale: Scale | None, said: list[str]) -> Scale | None:
+    if scale is not None:
+        doubt = ""
+        if scale == "logit" and not np.any((scores_NC < 0) | (scores_NC > 1)):
+            doubt = ", though all lie in [0, 1] as probabilities do"
+        said.append(f"{path}: scores are {_PLURAL[scale]}, as asked{doubt}")
+    return scale
+
+
+def _guess(path: Path, scores_NC: NDArray[np.float64], said: list[str]) -> Scale:
+    low, high = float(scores_NC.min()), float(scores_NC.max())
+    outside = float(np.mean((scores_NC < 0) | (scores_NC > 1)))
+    if outside == 0:
+        said.append(f"{path}: scores are taken as probabilities, all lie in [0, 1]; if they are logits: --logits")
+        return "probability"
+    if low < 0 and outside >= MIN_OUTSIDE:
+        said.append(f"{path}: scores are taken as logits, they go from {low:g} to {high:g}")
+        return "logit"
+    raise ValueError(
+        f"{path}: scores go from {low:g} to {high:g}, {outside:.2%} of them outside [0, 1]: neither plainly "
+        "probabilities nor plainly logits. Say --probabilities or --logits"
+    )
+
+
+def _check_probabilities(path: Path, scores_NC: Logits, names: Sequence[str], lines: Sequence[int]) -> None:
+    bad_NC = (scores_NC < 0) | (scores_NC > 1)
+    if bad_NC.any():
+        row, column = np.argwhere(bad_NC)[0].tolist()
+        raise ValueError(
+            f"{path}, line {lines[row]}, column {names[column]}: {scores_NC[row, column]:g} is no probability, nor are "
+            f"{int(bad_NC.sum()) - 1:,} others. If these are logits: --logits"
+        )
+
+
+_PLURAL: Mapping[Scale, str] = {"logit": "logits", "probability": "probabilities"}
+
+
+def _read_ours(path: Path, lines: Sequence[int], known: Sequence[str] | None, scale: Scale | None) -> ForeignScores:
+    ours = read_predictions(path)
+    if known is not None and (strangers := [name for name in ours.findings if name not in known]):
+        raise ValueError(f"{path}: the labels do not know {', '.join(strangers)}; they know {', '.join(known)}")
+    if repeated := [name for name, count in Counter(ours.files).items() if count > 1]:
+        raise ValueError(f"{path} names {len(repeated):,} images more than once: {first_few(repeated, 3)}")
+    _check_finite(path, ours.logits_NC, [f"{_OURS}{name}" for name in ours.findings], lines)
+    said = (
+        f"{path}: distcxr's own file, read by its logits" + ("" if scale != "probability" else ", whatever was asked"),
+    )
+    return ForeignScores(path, ours.files, tuple(ours.findings), ours.logits_NC, "logit", ours, said)
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.lower() if character not in " _-")
+
+
+def _stem(name: str) -> str:
+    return name.rsplit(".", 1)[0]
+
+
+def _some(lines: Sequence[int]) -> str:
+    return first_few([str(line) for line in lines])

@@ -1,0 +1,177 @@
+"""A full report as plain Python types: what `metrics_<split>.json` holds. The one place that knows its keys.
+
+A figure is three keys, for example `auroc`, `auroc_low`, `auroc_high`; one that is undefined is null, with a `reason`
+beside it, and never NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from distcxr.metrics.calibration import Calibration, Reliability
+from distcxr.metrics.compare import AreaDifference, Comparison
+from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
+
+if TYPE_CHECKING:
+    from distcxr.metrics.full_report import FullReport, OperatingPoint
+
+
+def full_json(full: FullReport) -> dict[str, Any]:
+    """`FullReport.to_json`. `step` and `loss` are null until `write_json` is told them."""
+    report, areas = full.report, full.areas
+    return {
+        "split": report.split,
+        "num_samples": report.num_samples,
+        "num_patients": full.num_patients,
+        "step": None,
+        "loss": None,
+        "intervals": {
+            "level": full.level,
+            "replicates": full.replicates,
+            "seed": full.seed,
+            "unit": "patient",
+        },
+        "macro": {
+            **figure("auroc", areas.macro_auroc),
+            **figure("auprc", areas.macro_auprc),
+            "findings": list(report.macro_findings),
+            "reason": areas.macro_auroc.reason,
+        },
+        "findings": {name: _finding(full, column, name) for column, name in enumerate(report.findings)},
+        "operating_points_from": full.operating_from,
+        "checkpoint_from": full.checkpoint_from,
+        "subgroups": _subgroups(full),
+        "differences": [_difference(found) for found in full.subgroups.differences],
+        "num_pairs_compared": full.subgroups.num_pairs,
+        "warnings": list(full.warnings),
+        "unreadable": [entry._asdict() for entry in report.unreadable],
+    }
+
+
+def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str, Any]:
+    """Paired differences, the scored model less the other; the bootstrap's draws are those of the report."""
+    return {
+        "macro": {
+            **_area_difference(comparison.macro),
+            "findings": [findings[column] for column in comparison.macro_columns],
+        },
+        "findings": {name: _area_difference(found) for name, found in zip(findings, comparison.findings, strict=True)},
+    }
+
+
+def figure(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """The three keys of a figure."""
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+
+
+def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
+    score, auroc = full.report.findings[name], full.areas.auroc[column]
+    delong, calibration = full.delong[column], full.calibration[column]
+    temperature = full.operating.temperatures[column] if full.operating else None
+    no_temperature = "no operating points were chosen" if temperature is None else temperature.reason
+    scaled = None
+    if calibration.scaled is not None and calibration.scaled_curve is not None:
+        brier = calibration.scaled.brier
+        scaled = _calibration(calibration.scaled, calibration.scaled_curve)
+        scaled["reason"] = score.reason if brier.value is None else brier.reason
+    return {
+        **figure("auroc", auroc),
+        **figure("auprc", full.areas.auprc[column]),
+        "delong_low": delong.low,
+        "delong_high": delong.high,
+        "delong_reason": score.reason or delong.reason,
+        "num_positive": score.num_positive,
+        "num": score.num,
+        "reason": score.reason or auroc.reason,
+        **_calibration(calibration.plain, calibration.plain_curve),
+        "temperature": temperature.value if temperature else None,
+        "temperature_reason": no_temperature,
+        "calibrated": scaled,
+        "operating_points": {rule: _point(points[column]) for rule, points in full.points.items()},
+    }
+
+
+def _calibration(calibration: Calibration, curve: Reliability) -> dict[str, Any]:
+    return {
+        **figure("brier", calibration.brier),
+        **figure("ece", calibration.ece),
+        "ece_bins": calibration.bins,
+        "reliability": {
+            "mean_prob": curve.mean_prob_B.tolist(),
+            "frequency": curve.frequency_B.tolist(),
+            "count": curve.count_B.tolist(),
+        },
+    }
+
+
+def _point(point: OperatingPoint) -> dict[str, Any]:
+    entry: dict[str, Any] = {"threshold_logit": point.logit, "threshold_prob": point.prob}
+    reasons: dict[str, None] = {}  # a set that keeps its order
+    for name, rate in point.rates.items():
+        entry |= figure(name, rate)
+        if rate.reason:
+            reasons[f"{name}: {rate.reason}"] = None
+    cells = point.confusion
+    for short, count in (
+        ("tp", cells and cells.true_positive),
+        ("fp", cells and cells.false_positive),
+        ("fn", cells and cells.false_negative),
+        ("tn", cells and cells.true_negative),
+    ):
+        entry[short] = count
+    return entry | {"reason": point.reason or "; ".join(reasons) or None}
+
+
+def _area_difference(found: AreaDifference) -> dict[str, Any]:
+    return {
+        "auroc": found.auroc_a,
+        "auroc_other": found.auroc_b,
+        **figure("difference", found.difference),
+        "p": found.p,
+        "p_delong": found.p_delong,
+        "reason": found.difference.reason,
+    }
+
+
+def _subgroups(full: FullReport) -> list[dict[str, Any]]:
+    entries: dict[tuple[str, str], dict[str, Any]] = {}
+    for score in full.subgroups.scores:
+        entry = entries.setdefault(
+            (score.attribute, score.group), {"attribute": score.attribute, "group": score.group, "findings": {}}
+        )
+        if score.finding == MACRO:
+            entry["num_samples"] = score.num
+            entry["num_patients"] = score.num_patients
+            entry["macro"] = {
+                **figure("auroc", score.auroc),
+                "findings": list(score.macro_findings),
+                "reason": score.auroc.reason,
+            }
+        else:
+            entry["findings"][score.finding] = _group_finding(full, score)
+    return list(entries.values())
+
+
+def _group_finding(full: FullReport, score: GroupScore) -> dict[str, Any]:
+    whole = full.report.findings[score.finding]
+    return {
+        **figure("auroc", score.auroc),
+        "num_positive": score.num_positive,
+        "num": score.num,
+        "reason": (whole.reason if score.num == 0 else None) or score.auroc.reason,
+    }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    assert found.lower.auroc.value is not None and found.higher.auroc.value is not None
+    return {
+        "attribute": found.attribute,
+        "finding": found.finding,
+        "group_a": found.lower.group,
+        "group_b": found.higher.group,
+        **figure("auroc_a", found.lower.auroc),
+        **figure("auroc_b", found.higher.auroc),
+        "difference": found.higher.auroc.value - found.lower.auroc.value,
+    }

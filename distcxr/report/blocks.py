@@ -1,0 +1,195 @@
+"""What a page is made of, before it is HTML or markdown: sections of texts, tables, charts and pictures.
+
+A figure is a `Part` that knows its place in report.json, so that what is printed can be held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of text; `at` is the JSON pointer (RFC 6901) into report.json of the figure that it prints."""
+
+    text: str
+    at: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    parts: tuple[Part, ...]
+    svg: str | None = None
+    """A small drawing of the same figures; markdown leaves it out."""
+    is_number: bool = False
+    aside: tuple[Part, ...] = ()
+    """What goes below the figure in small print, its interval; markdown puts it in brackets."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph; `kind` is `plain`, `small`, `warning` or `heading`."""
+
+    parts: tuple[Part, ...]
+    kind: str = "plain"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; the rows in `strong` stand out. The first column names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    strong: frozenset[int] = frozenset()
+    sortable: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An SVG drawing with its title and what to know of it."""
+
+    title: str
+    caption: tuple[Part, ...]
+    svg: str
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts side by side; `wide` ones have curves over time."""
+
+    charts: tuple[Chart, ...]
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and its heat map, as data URIs for the page and as paths from the run folder."""
+
+    title: str
+    caption: tuple[Part, ...]
+    uris: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures side by side."""
+
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    """Text as it was written."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks behind their title, to be opened; open on paper."""
+
+    title: str
+    blocks: tuple[Block, ...]
+    is_open: bool = False
+
+
+Block = Text | Table | Charts | Pictures | Code | Fold
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter; `name` is its anchor and its name in the table of contents is `title`."""
+
+    name: str
+    title: str
+    blocks: tuple[Block, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    origin: str
+    """Which run it is about."""
+    result: tuple[Part, ...]
+    tiles: tuple[tuple[str, Cell], ...]
+    """The figures to see first, each with its name."""
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+class Content:
+    """report.json as it grows, and figures read from it for printing."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def get(self, *path: str | int) -> Any:
+        """What stands at the path; None where nothing does."""
+        here: Any = self.values
+        for step in path:
+            try:
+                here = here[step]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return here
+
+    def figure(self, *path: str | int, form: str = ".3f") -> Part:
+        """The number at the path in a format of `format()`; a dash where it is undefined.
+
+        Raises:
+            TypeError: something else than a number is there.
+        """
+        value = self.get(*path)
+        if value is None:
+            return Part(DASH)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise TypeError(f"{pointer(path)} is {value!r}, not a number")
+        return Part(format(value, form), pointer(path))
+
+    def number(self, *path: str | int, form: str = ".3f") -> Cell:
+        """A cell with one number."""
+        return Cell((self.figure(*path, form=form),), is_number=True)
+
+    def interval(self, *path: str | int, form: str = ".3f") -> Cell:
+        """A cell with `low–high` of the figure at the path; a dash where it has none."""
+        *before, last = path
+        if self.get(*before, f"{last}_low") is None or self.get(*before, f"{last}_high") is None:
+            return Cell((Part(DASH),), is_number=True)
+        low = self.figure(*before, f"{last}_low", form=form)
+        high = self.figure(*before, f"{last}_high", form=form)
+        return Cell((low, Part("–"), high), is_number=True)
+
+    def with_interval(self, *path: str | int) -> Cell:
+        """A figure with its interval below; two decimals, because tables of these are wide."""
+        interval = self.interval(*path, form=".2f").parts
+        aside = interval if len(interval) == 3 else ()
+        return Cell((self.figure(*path, form=".2f"),), is_number=True, aside=aside)
+
+
+def pointer(path: Sequence[str | int]) -> str:
+    """The JSON pointer of a path."""
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+def words(text: object) -> Cell:
+    """A cell of plain words."""
+    return Cell((Part(str(text)),))
+
+
+def say(*parts: str | Part, kind: str = "plain") -> Text:
+    """A paragraph of words and figures."""
+    return Text(tuple(Part(part) if isinstance(part, str) else part for part in parts), kind)
+
+
+def readable(name: str) -> str:
+    """A finding or an attribute as people write it."""
+    return name.replace("_", " ")

@@ -1,0 +1,186 @@
+"""The files of a run folder that a report is made of. All but one `metrics_<split>.json` or `recipe.yaml` may lack."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+SPLITS = ("test", "val", "train")
+"""The order of preference: a report is about the first of these that was scored."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What a run folder holds, parsed.
+
+    Attributes:
+        metrics: by split, in the order of `SPLITS`.
+        steps, history: the columns of the two CSVs, one row an entry; None is an empty cell. Empty without the file.
+        localisation: by split.
+        missing: names of files that a finished run would have.
+    """
+
+    folder: Path
+    recipe: dict[str, Any]
+    recipe_text: str
+    environment: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    steps: dict[str, list[float | None]]
+    history: dict[str, list[float | None]]
+    pictures: list[dict[str, Any]]
+    localisation: dict[str, dict[str, Any]]
+    missing: tuple[str, ...]
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read a run folder.
+
+    Raises:
+        ValueError: there is no such folder, it is not a run's, or one of its files is damaged; the file is named.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder: give a run folder, such as runs/quickstart/2026-01-31_12-00-00")
+    missing: list[str] = []
+
+    def read(name: str, parse: Callable[[Path], Any], empty: Any, *, expected: bool = True) -> Any:
+        if not (folder / name).exists():
+            if expected:
+                missing.append(name)
+            return empty
+        return parse(folder / name)
+
+    recipe_text: str = read("recipe.yaml", _text, "")
+    environment = read("environment.json", _environment, {})
+    metrics = {
+        split: found
+        for split in SPLITS
+        if (found := read(f"metrics_{split}.json", _metrics, None, expected=split != "train")) is not None
+    }
+    if not recipe_text and not metrics:
+        raise ValueError(f"{folder} is not a run folder: it holds neither recipe.yaml nor metrics_<split>.json")
+    for split in metrics:
+        read(f"predictions_{split}.csv", lambda path: path, None)
+    steps, history = read("steps.csv", _columns, {}), read("history.csv", _columns, {})
+    return RunFiles(
+        folder=folder,
+        recipe=_recipe(folder / "recipe.yaml", recipe_text),
+        recipe_text=recipe_text,
+        environment=environment,
+        metrics=metrics,
+        steps=steps,
+        history=history,
+        pictures=read("pictures/pictures.json", _pictures, [], expected=False),
+        localisation={
+            split: found
+            for split in SPLITS
+            if (found := read(f"localisation_{split}.json", _json_object, None, expected=False)) is not None
+        },
+        missing=tuple(missing),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not a text file") from None
+    except OSError as error:
+        raise ValueError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _json(path: Path) -> Any:
+    def refuse(word: str) -> NoReturn:
+        raise ValueError(f"it holds {word}, which is not JSON")
+
+    try:
+        return json.loads(_text(path), parse_constant=refuse)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    found = _json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: an object is expected, not a {type(found).__name__}")
+    return found
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    found = _json_object(path)
+    for name in ("hashes", "versions", "hardware"):
+        if not isinstance(found.get(name, {}), dict):
+            raise ValueError(f"{path} is damaged: {name} is not an object")
+    return found
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    """The report of a split; checked as far as a page would break, or lie, otherwise."""
+    found = _json_object(path)
+    macro, findings = found.get("macro"), found.get("findings")
+    if not isinstance(macro, dict) or not isinstance(findings, dict):
+        raise ValueError(f"{path} is damaged: it has no `macro` and `findings`")
+    for name, scores in {"macro": macro, **findings}.items():
+        if not isinstance(scores, dict) or "auroc" not in scores:
+            raise ValueError(f"{path} is damaged: {name!r} has no `auroc`")
+        for key in ("auroc", "auroc_low", "auroc_high", "auprc", "auprc_low", "auprc_high", "brier", "ece"):
+            value = scores.get(key)
+            if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+                raise ValueError(f"{path} is damaged: {key} of {name!r} is {value!r}, not a number or null")
+    num = found.get("num_samples")
+    if not isinstance(num, int) or isinstance(num, bool):
+        raise ValueError(f"{path} is damaged: num_samples is {num!r}, not a count")
+    if not isinstance(macro.get("findings", []), list):
+        raise ValueError(f"{path} is damaged: `macro.findings` is not a list of names")
+    return found
+
+
+def _recipe(path: Path, text: str) -> dict[str, Any]:
+    """The recipe's values as they are written: one of another version of distcxr can still be shown."""
+    try:
+        values = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold keys and values, not a {type(values).__name__}")
+    for name in ("data", "model", "optim", "eval"):
+        if not isinstance(values.get(name, {}), dict):
+            raise ValueError(f"{path}: {name} must hold keys and values, not {values[name]!r}")
+    return values
+
+
+def _columns(path: Path) -> dict[str, list[float | None]]:
+    rows = list(csv.reader(_text(path).splitlines()))
+    header = rows[0] if rows else []
+    columns: dict[str, list[float | None]] = {name: [] for name in header}
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {number}: {len(row)} cells where the header has {len(header)}")
+        for name, cell in zip(header, row, strict=True):
+            try:
+                value = float(cell) if cell else None
+            except ValueError:
+                raise ValueError(f"{path}, row {number}, column {name}: {cell!r} is not a number") from None
+            columns[name].append(value if value is None or math.isfinite(value) else None)
+    return columns
+
+
+def _pictures(path: Path) -> list[dict[str, Any]]:
+    found = _json(path)
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise ValueError(f"{path} is damaged: a list of pictures is expected")
+    for number, entry in enumerate(found, start=1):
+        for key in ("split", "file", "finding", "kind", "image"):
+            if not isinstance(entry.get(key), str):
+                raise ValueError(f"{path}, picture {number}: it has no `{key}`")
+        for key in ("image", "heat"):
+            name = entry.get(key)
+            if name is not None and (not isinstance(name, str) or Path(name).name != name):
+                raise ValueError(f"{path}, picture {number}: `{key}` must name a file beside it, not {name!r}")
+    return found

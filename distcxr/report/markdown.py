@@ -1,0 +1,72 @@
+"""A page as markdown: the same words, tables and pictures; curves are left to the HTML page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote
+
+from distcxr.report.blocks import Block, Cell, Charts, Code, Fold, Page, Part, Pictures, Table, Text
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
+
+
+def to_markdown(page: Page) -> str:
+    """GitHub's markdown. What users wrote (names of files, the recipe) can't become markup or a table's edge."""
+    lines = [f"# {_escaped(page.title)}", "", f"**{_words(page.result)}**", "", f"Run {_escaped(page.origin)}.", ""]
+    lines += [line for warning in page.warnings for line in (f"> **Note.** {_escaped(warning)}", "")]
+    for section in page.sections:
+        lines += [f"## {_escaped(section.title)}", ""]
+        lines += [line for block in section.blocks for line in _block(block)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _block(block: Block) -> Iterator[str]:
+    if isinstance(block, Text):
+        yield from (f"### {_words(block.parts)}" if block.kind == "heading" else _words(block.parts), "")
+    elif isinstance(block, Table):
+        yield from _table(block)
+    elif isinstance(block, Charts):
+        titles = ", ".join(_escaped(chart.title) for chart in block.charts)
+        yield from (f"*Drawn in report.html: {titles}.*", "")
+    elif isinstance(block, Pictures):
+        for picture in block.pictures:
+            links = " ".join(f"![{_escaped(picture.title)}](<{quote(path)}>)" for path in picture.paths)
+            yield from (links, "", f"{_escaped(picture.title)}: {_words(picture.caption)}", "")
+    elif isinstance(block, Code):
+        fence = "`" * max(3, 1 + max(map(len, re.findall(r"`+", block.text)), default=0))
+        yield from (f"{fence}yaml", block.text.rstrip(), fence, "")
+    else:
+        assert isinstance(block, Fold)
+        yield from (f"### {_escaped(block.title)}", "")
+        for inner in block.blocks:
+            yield from _block(inner)
+
+
+def _table(table: Table) -> Iterator[str]:
+    """Columns that only draw are left out."""
+    drawn = {place for row in table.rows for place, cell in enumerate(row) if cell.svg}
+    places = [place for place in range(len(table.columns)) if place not in drawn]
+    numbers = {place for row in table.rows for place, cell in enumerate(row) if cell.is_number}
+    yield _row(_escaped(table.columns[place]) for place in places)
+    yield _row("--:" if place in numbers else "---" for place in places)
+    for number, row in enumerate(table.rows):
+        cells = [_cell(row[place]) for place in places]
+        yield _row(f"**{cell}**" if cell and number in table.strong else cell for cell in cells)
+    yield ""
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(cell: Cell) -> str:
+    return _words(cell.parts) + (f" ({_words(cell.aside)})" if cell.aside else "")
+
+
+def _words(parts: Iterable[Part]) -> str:
+    return "".join(_escaped(part.text) for part in parts)
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split("\n")).replace("\r", " "))

@@ -1,0 +1,150 @@
+"""Sections about where the figures come from and what they compare with: data, recipe, published work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distcxr.report.blocks import (
+    Block,
+    Cell,
+    Code,
+    Content,
+    Fold,
+    Section,
+    Table,
+    say,
+    words,
+)  # fmt: skip
+from distcxr.report.charts import interval_bar
+
+OFFICIAL_TEST_IMAGES = 25_596
+OFFICIAL_TEST_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
+OFFICIAL_LABELS = "dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11"
+"""sha256 of NIH's test_list.txt and of its Data_Entry_2017_v2020.csv."""
+
+PUBLISHED = (
+    ("ResNet-50 (Wang 2017)", 0.745, None, None),
+    ("ConvNeXt-S, 384 px (grisha1998, 2026)", 0.8015, None, None),
+    ("ResNet-38 + metadata (Baltruschat 2019)", 0.806, None, None),
+    ("Swin-B, 384 px (grisha1998, 2026)", 0.8069, None, None),
+    ("DenseNet-121, 1024 px (Guendel 2018)", 0.807, None, None),
+    ("DenseNet-121, 320 px (Yzaza 2026)", 0.8106, 0.8036, 0.8167),
+    ("Swin-T, 320 px (Yzaza 2026)", 0.8184, 0.8127, 0.8236),
+    ("DenseNet-121, 224 px (Goel 2024)", 0.8202, None, None),
+    ("ensemble of three (grisha1998, 2026)", 0.8222, None, None),
+    ("ViT-B pretrained on X-rays, MAE (Xiao 2023)", 0.830, None, None),
+    ("EVA-X, which picks its epoch on the test list", 0.835, None, None),
+)
+"""Mean AUROC of the 14 findings on NIH's official test list."""
+
+HARDER = (
+    "The official test list is harder than validation: every honest model scores .015 to .035 lower there. That is the "
+    "list, not a bug."
+)
+NOT_COMPARABLE = (
+    "Not comparable with anything on the official list: figures from other splits, which are easier (CheXNet .841, "
+    "arnoweng .847, zoogzog .851, jrzech .838), and ChestMNIST, which is made of 28 px images and has lists of its own."
+)
+
+
+def why_not_comparable(content: Content, split: str) -> list[str]:
+    """What keeps this result from being held against figures on the official test list; empty if nothing does."""
+    report, hashes = content.get("metrics", split), content.get("run", "hashes") or {}
+    reasons = []
+    if split != "test":
+        reasons.append(f"it is about the {split} split")
+    elif hashes.get("test_list.txt") != OFFICIAL_TEST_LIST:
+        reasons.append("its test list is not NIH's")
+    elif report["num_samples"] != OFFICIAL_TEST_IMAGES:
+        reasons.append(f"{report['num_samples']:,} images were scored, the list has {OFFICIAL_TEST_IMAGES:,}")
+    if hashes.get("labels") != OFFICIAL_LABELS:
+        reasons.append("its labels are not NIH's file of 2020")
+    averaged = report["macro"].get("findings") or []
+    if len(averaged) != 14 or "No Finding" in averaged:
+        reasons.append(f"its average is of {len(averaged)} findings, not of the 14")
+    return reasons
+
+
+def comparison_section(content: Content, split: str) -> Section:
+    """Which published figures this one may be held against."""
+    reasons = why_not_comparable(content, split)
+    base = ("metrics", split, "macro")
+    if reasons:
+        verdict = f"This figure may not be compared with the published ones below: {', and '.join(reasons)}."
+    else:
+        verdict = (
+            "This figure may be compared with the published ones below: the same test list, labels that NIH published "
+            "in 2020, and the mean AUROC of the same 14 findings. Other works may have used the label file of 2017."
+        )
+    axis = (0.7, 0.85)
+    rows: list[tuple[float, tuple[Cell, ...]]] = []
+    for number, (name, auroc, low, high) in enumerate(PUBLISHED):
+        path = ("compare", "published", number)
+        cells = (words(name), content.number(*path, "auroc"), content.interval(*path, "auroc"))
+        rows.append((auroc, (*cells, Cell((), svg=interval_bar(auroc, low, high, *axis)))))
+    mine = content.get(*base, "auroc")
+    if not reasons and mine is not None:
+        low, high = content.get(*base, "auroc_low"), content.get(*base, "auroc_high")
+        bar = Cell((), svg=interval_bar(mine, low, high, *axis, "strong"))
+        rows.append((mine, (words("this run"), content.number(*base, "auroc"), content.interval(*base, "auroc"), bar)))
+    rows.sort(key=lambda row: row[0])
+    strong = frozenset(number for number, (_, cells) in enumerate(rows) if cells[0].parts[0].text == "this run")
+    table = Table(
+        ("official test list", "macro AUROC", "95 % interval", "0.7 to 0.85"), tuple(r for _, r in rows), strong
+    )
+    return Section("comparison", "Comparison", (say(verdict), say(HARDER), table, say(NOT_COMPARABLE)))
+
+
+def data_section(content: Content) -> Section:
+    """How many images and patients each scored split has, and what its labels and lists hash to."""
+    rows = []
+    for split in content.get("metrics"):
+        path = ("metrics", split)
+        counts = [content.number(*path, key, form=",") for key in ("num_samples", "num_patients", "step")]
+        area = [content.number(*path, "macro", "auroc"), content.interval(*path, "macro", "auroc")]
+        rows.append((words(split), *counts, content.number(*path, "loss", form=".4f"), *area))
+    columns = ("scored split", "images", "patients", "weights of step", "loss", "macro AUROC", "95 % interval")
+    blocks: list[Block] = [Table(columns, tuple(rows))] if rows else []
+    for split in content.get("metrics"):
+        members: list[dict[str, Any]] = content.get("metrics", split, "members") or []
+        alone = []
+        for number, member in enumerate(members):
+            place = ("metrics", split, "members", number)
+            named = words(f"{member['model']}, {member['checkpoint']}")
+            alone.append((named, content.number(*place, "step", form=","), content.number(*place, "auroc")))
+        if alone:
+            blocks.append(Table((f"member of the ensemble, on {split}", "step", "macro AUROC alone"), tuple(alone)))
+    hashes = content.get("run", "hashes") or {}
+    if hashes:
+        known = {OFFICIAL_TEST_LIST: "NIH's test_list.txt", OFFICIAL_LABELS: "NIH's Data_Entry_2017_v2020.csv"}
+        listed = [(words(f"{name} ({known[digest]})" if digest in known else name), words(digest))
+                  for name, digest in hashes.items()]  # fmt: skip
+        blocks.append(say("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
+        blocks.append(Table(("labels or list", "sha256"), tuple(listed)))
+    return Section("data", "Data", tuple(blocks))
+
+
+def making_section(content: Content, recipe_text: str, missing: Sequence[str]) -> Section:
+    """Commit, versions, hardware, command and the whole recipe."""
+    run = content.get("run")
+    hardware, versions = run.get("hardware") or {}, run.get("versions") or {}
+    device = hardware.get("device")
+    gpus = hardware.get("num_gpus")
+    facts = {
+        "started": run.get("started"),
+        "commit of distcxr": run.get("commit"),
+        "command": " ".join(map(str, run.get("command") or [])),
+        "hardware": f"{device}, {gpus} GPUs, {hardware.get('cores')} cores" if device else None,
+        "processes": f"{run['world_size']} ({run.get('backend')})" if run.get("world_size") else None,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "identity of the recipe": run.get("identity"),
+        "earlier launches": len(run["earlier"]) if run.get("earlier") else None,
+    }
+    rows = tuple((words(name), words(value)) for name, value in facts.items() if value)
+    blocks: list[Block] = [Table(("what", ""), rows)] if rows else []
+    if missing:
+        blocks.append(say(f"Not in the run folder, so not on this page: {', '.join(missing)}.", kind="small"))
+    if recipe_text:
+        blocks.append(Fold("The whole recipe", (Code(recipe_text),)))
+    return Section("making", "Origin", tuple(blocks))

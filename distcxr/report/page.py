@@ -1,0 +1,231 @@
+"""`write_report`: report.html, report.md and report.json, from the files of a run folder alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+import distcxr
+from distcxr.metrics.predictions import read_predictions
+from distcxr.metrics.ranking import known
+from distcxr.report.blocks import Cell, Content, Page, Part, Section, words
+from distcxr.report.curves import curves
+from distcxr.report.folder import RunFiles, read_run
+from distcxr.report.html import to_html
+from distcxr.report.markdown import to_markdown
+from distcxr.report.origin import (
+    HARDER,
+    NOT_COMPARABLE,
+    PUBLISHED,
+    comparison_section,
+    data_section,
+    making_section,
+    why_not_comparable,
+)  # fmt: skip
+from distcxr.report.pictures import localisation_section, pictures_section
+from distcxr.report.results import curves_section, findings_section, subgroups_section
+from distcxr.report.thresholds import calibration_section, operating_section
+from distcxr.report.training import training_section
+
+logger = logging.getLogger(__name__)
+
+_OPTIMISTIC = (
+    "Validation chose both the checkpoint and the thresholds: its own figures flatter the model. Believe those of the "
+    "test split."
+)
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.html, report.md and report.json into a run folder, each whole or not at all.
+
+    The page is about the test split, or validation where test was not scored. It needs no network and no other file.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        ValueError: this is no run folder, a file in it is damaged (it is named), or it can't be written to.
+    """
+    files = read_run(run_folder)
+    content, page = build(files)
+    written = {
+        "report.json": json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
+        "report.md": to_markdown(page),
+        "report.html": to_html(page),
+    }
+    try:
+        for name, text in written.items():
+            part = run_folder / f".{name}.{os.getpid()}.part"
+            part.write_text(text, encoding="utf-8", errors="replace")
+            part.replace(run_folder / name)
+    except OSError as error:
+        raise ValueError(f"the report can't be written to {run_folder}: {error.strerror}") from None
+    if content.get("missing"):
+        logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")
+    return run_folder / "report.html"
+
+
+def build(files: RunFiles) -> tuple[Content, Page]:
+    """What report.json holds, and the page that shows it. Errors as for `write_report`."""
+    split = next(iter(files.metrics), None)
+    missing = list(files.missing)
+    content = Content(_values(files, split))
+    sections: list[Section | None] = []
+    if split is not None:
+        with _naming(files.folder / f"metrics_{split}.json"):
+            sections += [
+                findings_section(content, split),
+                comparison_section(content, split),
+                curves_section(content, split),
+                calibration_section(content, split),
+                operating_section(content, split),
+                subgroups_section(content, split),
+            ]
+        with _naming(files.folder / f"localisation_{split}.json"):
+            sections.append(localisation_section(content, split))
+        with _naming(files.folder / "pictures" / "pictures.json"):
+            sections.append(pictures_section(content, files.folder, missing))
+    sections += [training_section(content, files.steps, files.history), data_section(content)]
+    with _naming(files.folder / "environment.json"):
+        sections.append(making_section(content, files.recipe_text, missing))
+    values: dict[str, Any] = {**content.values, "missing": missing}
+    content = Content(values)
+    result, tiles = _result(content, split)
+    values["result"] = "".join(part.text for part in result)
+    page = Page(
+        title=values["title"],
+        origin=values["run"]["name"],
+        result=result,
+        tiles=tiles,
+        warnings=tuple(values["warnings"]),
+        sections=tuple(section for section in sections if section is not None and section.blocks),
+    )
+    return content, page
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What is not as a run writes it becomes an error that names its file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path} is not as distcxr writes it: {type(error).__name__} {error}") from error
+
+
+def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
+    """report.json but for its sentence."""
+    model, data = files.recipe.get("model") or {}, files.recipe.get("data") or {}
+    named = ", ".join(str(part) for part in (model.get("name"), data.get("image_size")) if part)
+    folder = files.folder.resolve()
+    if members := files.metrics[split].get("members") if split else None:
+        named, data = f"ensemble of {len(members)}", {}
+    values: dict[str, Any] = {
+        "title": f"{named} px" if data.get("image_size") else named or folder.name,
+        "result": "",
+        "split": split,
+        "warnings": _warnings(files, split),
+        "run": {
+            **files.environment, "name": f"{folder.parent.name}/{folder.name}",
+            "report_by": f"distcxr {distcxr.__version__}",
+        },
+        "recipe": files.recipe,
+        "metrics": files.metrics,
+        "curves": {split: _curves(files.folder / f"predictions_{split}.csv")} if split else {},
+        "throughput": _throughput(files),
+        "pictures": [entry for entry in files.pictures if entry["split"] == split],
+        "localisation": files.localisation,
+    }  # fmt: skip
+    reasons = ["no split was scored"] if split is None else why_not_comparable(Content(values), split)
+    values["compare"] = {
+        "comparable": not reasons,
+        "reasons": reasons,
+        "published": [
+            {"name": name, "auroc": auroc, "auroc_low": low, "auroc_high": high} for name, auroc, low, high in PUBLISHED
+        ],
+        "notes": [HARDER, NOT_COMPARABLE],
+    }
+    return values
+
+
+def _warnings(files: RunFiles, split: str | None) -> list[str]:
+    """What the scores warn of, and what only the recipe knows."""
+    if split is None:
+        return ["No split was scored yet: there is no metrics_<split>.json in this folder."]
+    found = [str(sentence) for sentence in files.metrics[split].get("warnings") or []]
+    chosen = files.recipe.get("eval") or {}
+    both = chosen.get("weights") == "best" and files.metrics[split].get("operating_points_from") is not None
+    says_itself = "checkpoint_from" in files.metrics[split]
+    if (both or split == "val") and not says_itself:
+        alone = "Validation chose the checkpoint: its own figures flatter the model. Believe those of the test split."
+        found.append(_OPTIMISTIC if both else alone)
+    steps = {name: report.get("step") for name, report in files.metrics.items() if report.get("step") is not None}
+    if len(set(steps.values())) > 1:
+        shown = ", ".join(f"{name} at step {step}" for name, step in steps.items())
+        found.append(f"The splits were scored with weights of different steps: {shown}.")
+    return found
+
+
+def _curves(path: Path) -> dict[str, Any]:
+    """ROC and precision-recall points by finding; those that have none are left out."""
+    if not path.exists():
+        return {}
+    held = read_predictions(path)
+    found = {}
+    for column, name in enumerate(held.findings):
+        scores, targets = known(held.logits_NC[:, column], held.targets_NC[:, column], held.mask_NC[:, column])
+        if np.isfinite(scores).all() and (points := curves(scores, targets)):
+            found[name] = points
+    return found
+
+
+def _throughput(files: RunFiles) -> dict[str, float]:
+    """Medians over steps, the peak of the memory, and minutes of training."""
+    columns = {name: [value for value in values if value is not None] for name, values in files.steps.items()}
+    found = {name: median(columns[name]) for name in ("img_per_s", "data_wait_pct") if columns.get(name)}
+    if columns.get("memory_mb"):
+        found["memory_mb"] = max(columns["memory_mb"])
+    if columns.get("step"):
+        found["num_steps"] = max(columns["step"])
+    seconds = [value for value in files.history.get("train_s", []) if value is not None]
+    return found | ({"train_minutes": sum(seconds) / 60} if seconds else {})
+
+
+def _result(content: Content, split: str | None) -> tuple[tuple[Part, ...], tuple[tuple[str, Cell], ...]]:
+    """The one sentence, and the figures to see first."""
+    if split is None:
+        return (Part("This run has no scores yet."),), ()
+    base = ("metrics", split)
+    images: list[Part] = [Part(", on "), content.figure(*base, "num_samples", form=","), Part(" images")]
+    if content.get(*base, "num_patients") is not None:
+        images += [Part(" of "), content.figure(*base, "num_patients", form=","), Part(" patients")]
+    images.append(Part(f" of the {split} split."))
+    if content.get(*base, "macro", "auroc") is None:
+        reason = content.get(*base, "macro", "reason") or "no reason is given"
+        sentence: tuple[Part, ...] = (Part(f"The macro AUROC is undefined ({reason})"), *images)
+    else:
+        sentence = (Part("Macro AUROC "), content.figure(*base, "macro", "auroc"))
+        interval = content.interval(*base, "macro", "auroc").parts
+        if len(interval) == 3:
+            level = 100 * (content.get(*base, "intervals", "level") or 0.95)
+            sentence += (Part(f" ({level:g} % interval "), interval[0], Part(" to "), interval[2], Part(")"))
+        averaged = content.get(*base, "macro", "findings") or []
+        sentence += (Part(f", the average of {len(averaged)} findings"), *images)
+    tiles = [("macro AUROC", content.number(*base, "macro", "auroc"))]
+    if content.get(*base, "macro", "auprc") is not None:
+        tiles.append(("macro average precision", content.number(*base, "macro", "auprc")))
+    tiles.append(("images", content.number(*base, "num_samples", form=",")))
+    if content.get(*base, "num_patients") is not None:
+        tiles.append(("patients", content.number(*base, "num_patients", form=",")))
+    if content.get("throughput", "img_per_s") is not None:
+        tiles.append(("images per second, training", content.number("throughput", "img_per_s", form=",.0f")))
+    if content.get(*base, "step") is not None:
+        tiles.append(("weights of step", content.number(*base, "step", form=",")))
+    return sentence, tuple(tiles) or (("", words("")),)

@@ -1,0 +1,107 @@
+"""Sections that show where the model looks: the worst errors as pictures, heat maps against NIH's boxes."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from distcxr.report.blocks import (
+    Block,
+    Content,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    readable,
+    say,
+    words,
+)  # fmt: skip
+
+_MAX_PICTURES = 24
+_PICTURE_PX = 320
+_KINDS = {"false_positive": "False positives", "false_negative": "False negatives"}
+
+
+def pictures_section(content: Content, folder: Path, missing: list[str]) -> Section | None:
+    """The worst errors with their heat maps. Pictures that are not there join `missing`; None without any."""
+    entries: list[dict[str, Any]] = content.get("pictures") or []
+    blocks: list[Block] = []
+    shown = {id(entry) for entry in entries[:_MAX_PICTURES]}
+    if len(entries) > _MAX_PICTURES:  # as many of each kind
+        of = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in _KINDS}
+        shown = {id(entry) for kind in of for entry in of[kind][: _MAX_PICTURES // 2]}
+    for kind in dict.fromkeys(entry["kind"] for entry in entries):
+        found = []
+        for number, entry in enumerate(entries):
+            if entry["kind"] != kind or id(entry) not in shown:
+                continue
+            names = [entry[key] for key in ("image", "heat") if entry.get(key)]
+            absent = [f"pictures/{name}" for name in names if not (folder / "pictures" / name).exists()]
+            missing += absent
+            if absent:
+                continue
+            labels = ", ".join(readable(str(label)) for label in entry.get("labels") or []) or "No Finding"
+            prob = content.figure("pictures", number, "prob", form=".2g")
+            drawn = [_embedded(folder / "pictures" / name) for name in names]
+            uris = tuple(uri for uri, _ in drawn)
+            empty = "" if len(drawn) < 2 or drawn[1][1] else "; its heat map is empty"
+            caption = (Part("probability "), prob, Part(f"; labels: {labels}; {entry['file']}{empty}"))
+            paths = tuple(f"pictures/{name}" for name in names)
+            found.append(Picture(readable(entry["finding"]), caption, uris, paths))
+        if found:
+            blocks += [say(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]
+    if not blocks:
+        return None
+    note = (
+        "Left the image as the network sees it, right with its heat map; findings take turns. A wrong call may be a "
+        "wrong label, too: NIH's were read from reports by a program."
+    )
+    if len(entries) > len(shown):
+        note += f" {len(entries) - len(shown)} more pictures lie in the folder pictures."
+    return Section("pictures", "Worst errors", (say(note, kind="small"), *blocks))
+
+
+def localisation_section(content: Content, split: str) -> Section | None:
+    """Heat maps held against NIH's boxes; None where they were not."""
+    base = ("localisation", split, "findings")
+    found: dict[str, Any] = content.get(*base) or {}
+    names = [name for name in found if found[name].get("num")]
+    if not names:
+        return None
+    keys = ("pointing", "pointing_chance", "iou", "coverage", "box_share")
+    rows = [
+        (words(readable(name)), content.number(*base, name, "num", form=","),
+         *(content.number(*base, name, key) for key in keys))
+        for name in names
+    ]  # fmt: skip
+    text = (
+        f"{content.get('localisation', split, 'method') or 'Heat map'} against the boxes that NIH's radiologists drew. "
+        "Pointing: how often the map's maximum lies in a box, beside what chance would give. IoU: overlap of box and "
+        "hot region. Coverage: the share of the heat that lies in the boxes, beside the boxes' share of the image."
+    )
+    columns = ("finding", "images", "pointing", "by chance", "IoU", "coverage", "box share")
+    return Section(
+        "localisation", "Localisation", (say(text, kind="small"), Table(columns, tuple(rows), sortable=True))
+    )
+
+
+def _embedded(path: Path) -> tuple[str, bool]:
+    """A picture as a data URI, no larger than it is shown, and whether it has colours.
+
+    JPEG, so that two dozen stay below a megabyte.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            shown = picture.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a picture that can be read: {error}") from None
+    shown.thumbnail((_PICTURE_PX, _PICTURE_PX))
+    has_colours = shown.convert("HSV").getchannel("S").getextrema() != (0, 0)
+    stream = io.BytesIO()
+    shown.save(stream, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}", has_colours

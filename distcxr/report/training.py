@@ -1,0 +1,81 @@
+"""The section about training: loss, learning rate and validation over steps, and how fast it went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distcxr.report.blocks import (
+    Block,
+    Chart,
+    Charts,
+    Content,
+    Part,
+    Section,
+    Table,
+    words,
+)  # fmt: skip
+from distcxr.report.charts import Dot, Line, over_time
+
+_MAX_STEPS_DRAWN = 400
+
+
+def training_section(
+    content: Content, files_steps: dict[str, list[Any]], history: dict[str, list[Any]]
+) -> Section | None:
+    """Loss, learning rate and validation over steps, and how fast it went; None where nothing was written."""
+    charts = []
+    losses, losses_of = _binned(files_steps, "loss")
+    val = _points(history, "val_loss")
+    if len(losses) > 1 or len(val) > 1:
+        lines = [Line(losses, "curve thin", "training")] + ([Line(val, "curve other", "validation")] if val else [])
+        dots = [Dot(x, y, 2.6, "dot other") for x, y in val] if len(val) <= 60 else []
+        means = f"training: mean of {losses_of} steps" if losses_of > 1 else "training: every step"
+        drawn = over_time(lines, "step", dots, from_zero=True, title="Loss over steps")
+        charts.append(Chart("Loss", (Part(means),), drawn))
+    auroc = _points(history, "val_auroc")
+    if len(auroc) > 1:
+        best = max(auroc, key=lambda point: point[1])
+        dots = [Dot(x, y, 2.6, "dot other") for x, y in auroc] if len(auroc) <= 60 else []
+        drawn = over_time([Line(auroc, "curve other")], "step", [*dots, Dot(*best, 4.5, "ring")],
+                          title="Validation macro AUROC over steps")  # fmt: skip
+        charts.append(Chart("Validation macro AUROC", (Part(f"best at step {best[0]:,.0f}"),), drawn))
+    rates, _ = _binned(files_steps, "lr")
+    if len(rates) > 1:
+        drawn = over_time([Line(rates, "curve")], "step", from_zero=True, title="Learning rate over steps")
+        peak = content.get("recipe", "optim", "lr")
+        note = (Part("peak "), content.figure("recipe", "optim", "lr", form="g")) if isinstance(peak, float) else ()
+        charts.append(Chart("Learning rate", note, drawn))
+    speed, speed_of = _binned(files_steps, "img_per_s")
+    if len(speed) > 1:
+        drawn = over_time([Line(speed, "curve thin")], "step", from_zero=True, title="Images per second over steps")
+        charts.append(
+            Chart("Images per second", (Part(f"mean of {speed_of} steps" if speed_of > 1 else "every step"),), drawn)
+        )
+    blocks: list[Block] = [Charts(tuple(charts), wide=True)] if charts else []
+    if content.get("throughput"):
+        named = (
+            ("steps", "num_steps", ",.0f"), ("images per second, median", "img_per_s", ",.1f"),
+            ("waiting for data, % of time, median", "data_wait_pct", ".1f"), ("peak memory, MB", "memory_mb", ",.0f"),
+            ("training time without evaluation, minutes", "train_minutes", ",.1f"),
+        )  # fmt: skip
+        rows = [(words(name), content.number("throughput", key, form=form)) for name, key, form in named
+                if content.get("throughput", key) is not None]  # fmt: skip
+        blocks.append(Table(("speed", ""), tuple(rows)))
+    return Section("training", "Training", tuple(blocks)) if blocks else None
+
+
+def _points(columns: dict[str, list[Any]], name: str) -> list[tuple[float, float]]:
+    """(step, value) where both are there, in the order of steps."""
+    pairs = zip(columns.get("step", []), columns.get(name, []), strict=False)
+    return sorted((x, y) for x, y in pairs if x is not None and y is not None)
+
+
+def _binned(columns: dict[str, list[Any]], name: str) -> tuple[list[tuple[float, float]], int]:
+    """The points, or the means of so many neighbours that `_MAX_STEPS_DRAWN` points are left."""
+    points = _points(columns, name)
+    size = -(-len(points) // _MAX_STEPS_DRAWN)
+    if size <= 1:
+        return points, 1
+    groups: Sequence[list[tuple[float, float]]] = [points[at : at + size] for at in range(0, len(points), size)]
+    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups], size

@@ -1,0 +1,142 @@
+"""`--test`: which thresholds it takes, and ensembles."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+from distcxr.engine import testing
+from distcxr.engine.checkpoint import CheckpointError
+from distcxr.engine.evaluate import Predicted, average
+from distcxr.metrics.predictions import read_predictions
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of `predict` was asked for."""
+    sizes: list[int] = []
+
+    def predict(run: Any, rows: Any, tta: Any) -> Predicted:
+        sizes.append(len(rows))
+        return original(run, rows, tta)
+
+    original = testing.predict
+    monkeypatch.setattr(testing, "predict", predict)
+    return sizes
+
+
+@pytest.fixture(scope="session")
+def other(finished: Path) -> Path:
+    """Another network at another size, trained on the same data."""
+    tiny.train(
+        finished.parent, f"output={finished.parent / 'other'}", "train.epochs=1", "model.name=test_efficientnet",
+        "data.image_size=48", "augment.crop=40", "augment.normalize=dataset", tiny.BF16,
+    )  # fmt: skip
+    return finished.parent / "other"
+
+
+def score(finished: Path, checkpoints: list[Path], output: Path | None, *overrides: str) -> Any:
+    named = [f"output={output}"] if output else []
+    recipe = tiny.recipe(finished.parent, tiny.BF16, *named, *overrides)
+    return testing.score_test_split(recipe, checkpoints, tiny.runtime(recipe))
+
+
+def metrics(folder: Path) -> Any:
+    return json.loads((folder / "metrics_test.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_thresholds_of_the_same_weights_are_taken_up(finished: Path, tmp_path: Path, asked: list[int]) -> None:
+    best = finished / "checkpoints" / "best"
+    test = score(finished, [best], tmp_path / "same")
+    assert asked == [len(test.rows)]
+    assert metrics(tmp_path / "same") == metrics(finished)
+    assert {"recipe.yaml", "environment.json"} <= {path.name for path in (tmp_path / "same").iterdir()}
+
+    score(finished, [best], tmp_path / "flipped", "eval.tta=[flip]")
+    assert len(asked) == 3  # validation was asked again, through the same views
+    flipped = metrics(tmp_path / "flipped")
+    assert flipped["tta"] == ["flip"] and any("mean of the logits" in line for line in flipped["warnings"])
+    assert flipped["operating_points_from"] == "val" and flipped["macro"] != metrics(finished)["macro"]
+
+
+def test_damaged_thresholds_are_chosen_again(
+    finished: Path, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "operating.json").write_text('{"step": 3')
+    score(finished, [tmp_path / "run"], tmp_path / "again")
+    assert len(asked) == 2 and "operating.json can't be read" in caplog.text
+    assert metrics(tmp_path / "again") == metrics(finished)
+    assert json.loads((tmp_path / "again" / "operating.json").read_text()) == json.loads(
+        (finished / "operating.json").read_text()
+    )
+
+
+def test_an_ensemble_of_two_architectures(finished: Path, other: Path, tmp_path: Path) -> None:
+    both = score(finished, [finished, other], tmp_path / "both", "eval.pictures=1")
+    singles = [read_predictions(run / "predictions_test.csv") for run in (finished, other)]
+    mean = np.mean([single.logits_NC.astype(np.float64) for single in singles], axis=0)
+    # Not bit for bit: another number of images shares a batch with each.
+    assert np.allclose(both.logits_NC, mean, atol=1e-6)
+    found = metrics(tmp_path / "both")
+    assert [member["auroc"] for member in found["members"]] == [
+        pytest.approx(metrics(run)["macro"]["auroc"], abs=1e-9) for run in (finished, other)
+    ]
+    assert [member["model"] for member in found["members"]] == ["test_resnet", "test_efficientnet"]
+    assert found["step"] is None and found["operating_points_from"] == "val"
+    assert any("mean of the logits of 2 checkpoints" in line for line in found["warnings"])
+    assert (tmp_path / "both" / "pictures" / "test_false_negative_01_heat.png").exists()
+    assert (tmp_path / "both" / "report.html").exists()
+
+
+def test_checkpoints_that_make_no_ensemble(finished: Path, other: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"several checkpoints have no run folder in common: .*output=FOLDER"):
+        score(finished, [finished, other], None)
+    with pytest.raises(ValueError, match=r"other is the run folder of .*other/checkpoints/best, whose own results"):
+        score(finished, [finished, other], other)
+    with pytest.raises(CheckpointError, match="best: named twice"):
+        score(finished, [finished, finished / "checkpoints" / "best"], tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"findings Atelectasis, .*; the recipe's are Mass"):
+        score(finished, [finished, other], tmp_path / "out", "data.findings=[Mass]")
+    shutil.copytree(other, tmp_path / "foreign")
+    path = tmp_path / "foreign" / "checkpoints" / "best" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"labels": "', '"labels": "0'))
+    with pytest.raises(CheckpointError, match=r"foreign.*: trained with other labels than .*run/checkpoints/best"):
+        score(finished, [finished, tmp_path / "foreign"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_thresholds_from_patients_that_were_trained_on(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    score(finished, [finished], tmp_path / "out", "data.split_seed=1")
+    assert "patients of this val split: no thresholds" in caplog.text
+    assert metrics(tmp_path / "out")["operating_points_from"] is None
+
+
+def test_the_average_is_of_what_all_could_read() -> None:
+    one = Predicted(np.array([1, 4, 6]), np.array([[1], [2], [3]], dtype=np.float32), ((9, "torn"),))
+    two = Predicted(np.array([4, 6, 9]), np.array([[4], [5], [6]], dtype=np.float32), ((1, "empty"),))
+    mean = average([one, two])
+    assert mean.rows.tolist() == [4, 6] and mean.logits_NC.ravel().tolist() == [3, 4]
+    assert mean.logits_NC.dtype == np.float32 and mean.unreadable == ((1, "empty"), (9, "torn"))
+    assert average([one]).logits_NC.tolist() == one.logits_NC.tolist()
+
+
+def test_overrides_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    import launch
+
+    given: list[Any] = []
+    monkeypatch.setattr("distcxr.engine.main.run", lambda *arguments: given.extend(arguments) or 0)
+    words = ["recipes/quickstart.yaml", "seed=3", "--test", "runs/one", "runs/two", "output=both"]
+    monkeypatch.setattr("sys.argv", ["launch.py", *words])
+    assert launch.main() == 0
+    recipe, name, checkpoints = given
+    assert (recipe.seed, recipe.output, name) == (3, Path("both"), "quickstart")
+    assert checkpoints == [Path("runs/one"), Path("runs/two")]

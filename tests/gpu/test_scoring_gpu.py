@@ -1,0 +1,34 @@
+"""Scoring on a GPU: views as on the CPU, heat maps and files without a complaint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from distcxr.engine.evaluate import predict
+from distcxr.engine.score import Weights, score_splits
+
+pytestmark = pytest.mark.gpu
+
+
+def test_views_and_files_are_the_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny.phantom(tmp_path)
+    views, same = ["flip", "zoom", "rotate_left"], ("train.tf32=false", "data.loader=torch")
+    run = tiny.build(tmp_path, f"output={tmp_path / 'a'}", f"eval.tta=[{', '.join(views)}]", *same)
+    assert run.runtime.device.type == "cuda"
+    on_gpu = score_splits(run, run.folder, Weights(0, None, run.hashes), ["val", "test"])["test"]
+    run.reader.close()
+    assert len(json.loads((run.folder / "pictures" / "pictures.json").read_text())) == 4, caplog.text
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    other = tiny.build(tmp_path, f"output={tmp_path / 'b'}", *same)
+    on_cpu = predict(other, other.splits.test, views)
+    other.reader.close()
+    assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)

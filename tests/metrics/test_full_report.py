@@ -1,0 +1,353 @@
+"""The full report: scikit-learn's figures in every key, thresholds that do not leak, nulls with reasons, same bytes."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cohort import Cohort, cohort
+from numpy.typing import NDArray
+
+from distcxr.metrics.calibration import probabilities
+from distcxr.metrics.full_report import FROM_ITSELF, FullReport, Operating, choose_operating, full_report
+from distcxr.metrics.operating import DEFAULT_RULES
+from distcxr.metrics.report import write_json
+
+FINDINGS = ("Hernia", "Mass", "Edema", "No Finding")
+FEW = 50  # replicates: enough for the plumbing
+
+
+def made(data: Cohort, val: Cohort | None = None, **more: Any) -> FullReport:
+    """A report of `data`, with what validation chose where there is a `val`."""
+    if val is not None:
+        more["operating"] = choose_operating(FINDINGS, val.logits_NC, val.targets_NC, val.mask_NC)
+        more.setdefault("operating_from", "val")
+    more.setdefault("replicates", FEW)
+    return full_report(
+        "test", FINDINGS, data.logits_NC, data.targets_NC, data.mask_NC, patient_id=data.patient_id, **more
+    )
+
+
+def nulls_without_reason(content: Any, path: str = "") -> list[str]:
+    """Figures that are null in an entry where no key ending in `reason` is text."""
+    if isinstance(content, list):
+        return [
+            found for number, item in enumerate(content) for found in nulls_without_reason(item, f"{path}/{number}")
+        ]
+    if not isinstance(content, dict):
+        return []
+    explained = any(key.endswith("reason") and value for key, value in content.items())
+    silent = ("step", "loss", "checkpoint_from", "operating_points_from", "calibrated")
+    found = [
+        f"{path}/{key}"
+        for key, value in content.items()
+        if value is None and not key.endswith("reason") and key not in silent and not explained
+    ]
+    return found + [bad for key, value in content.items() for bad in nulls_without_reason(value, f"{path}/{key}")]
+
+
+def test_every_figure_is_sklearns() -> None:
+    from sklearn import metrics
+
+    data, val = cohort(0), cohort(1)
+    content = made(data, val).to_json()
+    for column, name in enumerate(FINDINGS):
+        keep = data.mask_NC[:, column] == 1
+        truth, scores = data.targets_NC[keep, column], data.logits_NC[keep, column]
+        prob = probabilities(scores)
+        entry = content["findings"][name]
+        close = {"rel": 0, "abs": 1e-12}
+        assert entry["auroc"] == pytest.approx(metrics.roc_auc_score(truth, scores), **close)
+        assert entry["auprc"] == pytest.approx(metrics.average_precision_score(truth, scores), **close)
+        assert entry["brier"] == pytest.approx(metrics.brier_score_loss(truth, prob), **close)
+        assert (entry["num"], entry["num_positive"]) == (keep.sum(), truth.sum())
+        assert sum(entry["reliability"]["count"]) == keep.sum()
+        assert set(entry["operating_points"]) == set(DEFAULT_RULES)
+        for point in entry["operating_points"].values():
+            called = scores >= np.float32(point["threshold_logit"])
+            tn, fp, fn, tp = metrics.confusion_matrix(truth, called, labels=[0, 1]).ravel()
+            assert (point["tp"], point["fp"], point["fn"], point["tn"]) == (tp, fp, fn, tn)
+            assert point["recall"] == pytest.approx(metrics.recall_score(truth, called), **close)
+            assert point["precision"] == pytest.approx(metrics.precision_score(truth, called), **close)
+            assert point["specificity"] == pytest.approx(metrics.recall_score(1 - truth, ~called), **close)
+            assert point["npv"] == pytest.approx(metrics.precision_score(1 - truth, ~called), **close)
+            assert point["accuracy"] == pytest.approx(metrics.accuracy_score(truth, called), **close)
+            assert point["f1"] == pytest.approx(metrics.f1_score(truth, called), **close)
+            assert point["threshold_prob"] == pytest.approx(1 / (1 + math.exp(-point["threshold_logit"])))
+    assert content["macro"]["findings"] == list(FINDINGS[:3])
+    assert content["macro"]["auroc"] == pytest.approx(
+        np.mean([content["findings"][name]["auroc"] for name in FINDINGS[:3]]), rel=0, abs=1e-12
+    )
+
+
+def test_intervals_hold_their_figure_and_are_of_patients() -> None:
+    data = cohort(0, num=600, patients=60)
+    content = made(data, cohort(1), replicates=300).to_json()
+    assert content["intervals"] == {"level": 0.95, "replicates": 300, "seed": 0, "unit": "patient"}
+    assert content["num_patients"] == len(np.unique(data.patient_id)) and content["num_samples"] == 600
+    for entry in (*content["findings"].values(), content["macro"]):
+        assert entry["auroc_low"] < entry["auroc"] < entry["auroc_high"]
+        assert entry["auprc_low"] < entry["auprc"] < entry["auprc_high"]
+    for entry in content["findings"].values():
+        assert entry["delong_low"] < entry["auroc"] < entry["delong_high"]
+        for point in entry["operating_points"].values():
+            assert point["recall_low"] <= point["recall"] <= point["recall_high"]
+    # Images of a patient resemble each other here: DeLong, which does not know, is the narrower one on the whole.
+    bootstrap = sum(entry["auroc_high"] - entry["auroc_low"] for entry in content["findings"].values())
+    delong = sum(entry["delong_high"] - entry["delong_low"] for entry in content["findings"].values())
+    assert bootstrap > 1.1 * delong
+
+
+def test_thresholds_come_from_validation_alone() -> None:
+    """Other labels on the test split change no threshold and no temperature."""
+    data, val = cohort(0), cohort(1)
+    shuffled = data._replace(targets_NC=np.random.default_rng(0).permutation(data.targets_NC))
+    one, two = (made(split, val).to_json()["findings"]["Mass"] for split in (data, shuffled))
+    assert one["auroc"] != two["auroc"] and one["temperature"] == two["temperature"]
+    for rule in DEFAULT_RULES:
+        points = [entry["operating_points"][rule] for entry in (one, two)]
+        assert points[0]["threshold_logit"] == points[1]["threshold_logit"]
+        assert points[0]["recall"] != points[1]["recall"]
+    chosen = made(val, val).to_json()["findings"]["Mass"]["operating_points"]
+    assert chosen["recall_90"]["recall"] >= 0.9 and chosen["specificity_90"]["specificity"] >= 0.9
+
+
+def test_temperature_is_applied_beside_the_plain_figures() -> None:
+    data, val = cohort(0), cohort(1)
+    loud = data._replace(logits_NC=data.logits_NC * 4), val._replace(logits_NC=val.logits_NC * 4)
+    entry, plain = made(*loud).to_json()["findings"]["Mass"], made(loud[0]).to_json()["findings"]["Mass"]
+    assert entry["temperature"] > 2 and plain["temperature"] is None and plain["temperature_reason"]
+    assert entry["brier"] == plain["brier"] and entry["ece"] == plain["ece"] and plain["calibrated"] is None
+    assert entry["calibrated"]["brier"] < entry["brier"] and entry["calibrated"]["ece"] < entry["ece"]
+    assert entry["calibrated"]["reliability"]["count"] != entry["reliability"]["count"]
+
+
+def test_operating_points_survive_json() -> None:
+    val = cohort(1)
+    val.targets_NC[:, 0] = 0
+    operating = choose_operating(FINDINGS, val.logits_NC, val.targets_NC, val.mask_NC)
+    text = json.dumps(operating.to_json() | {"step": 12}, allow_nan=False)
+    assert Operating.from_json(json.loads(text)) == operating
+    assert operating.thresholds["youden"][0].reason is not None
+    for broken in ({}, {"scale": "logit"}, json.loads(text) | {"scale": "percent"}, json.loads(text) | {"findings": 3}):
+        with pytest.raises(ValueError, match="no operating points"):
+            Operating.from_json(broken)
+
+
+def test_float64_probabilities_rank_without_rounding() -> None:
+    """Neighbouring doubles around 0.7 are one float32: a cast would tie them."""
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    data = cohort(0)
+    rng = np.random.default_rng(0)
+    steps = rng.integers(0, 60, size=data.logits_NC.shape) + 40 * data.targets_NC
+    prob = 0.7 + steps * 2.0**-53
+    assert len(np.unique(prob.astype(np.float32))) == 1
+    operating = choose_operating(FINDINGS, prob, data.targets_NC, data.mask_NC, scale="probability")
+    content = full_report(
+        "test", FINDINGS, prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, operating=operating,
+        operating_from="val", replicates=FEW, scale="probability",
+    ).to_json()  # fmt: skip
+    for column, name in enumerate(FINDINGS):
+        keep = data.mask_NC[:, column] == 1
+        truth, scores = data.targets_NC[keep, column], prob[keep, column]
+        # scikit-learn on integers of the same order: it too calls doubles as close as these distinct
+        expected = roc_auc_score(truth, steps[keep, column])
+        assert 0.7 < expected < 0.99
+        entry = content["findings"][name]
+        assert entry["auroc"] == pytest.approx(expected, rel=0, abs=1e-12)
+        assert entry["auprc"] == pytest.approx(average_precision_score(truth, steps[keep, column]), rel=0, abs=1e-12)
+        point = entry["operating_points"]["recall_90"]
+        called = scores >= point["threshold_prob"]
+        assert point["tp"] == np.count_nonzero(called & (truth == 1)) >= 0.9 * truth.sum()
+        assert point["fp"] == np.count_nonzero(called & (truth == 0)) < np.count_nonzero(truth == 0)
+
+
+def test_thresholds_hold_between_scores_of_other_files() -> None:
+    """A validation threshold falls between test scores: what is called is score >= threshold in float64, exactly."""
+    data, val = cohort(0, decimals=6), cohort(1, decimals=6)
+    test_prob, val_prob = probabilities(data.logits_NC), probabilities(val.logits_NC)
+    operating = choose_operating(FINDINGS, val_prob, val.targets_NC, val.mask_NC, scale="probability")
+    full = full_report(
+        "test", FINDINGS, test_prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, operating=operating,
+        operating_from="val", replicates=FEW, scale="probability",
+    )  # fmt: skip
+    same = made(data, val)
+    for rule, points in full.points.items():
+        for column, point in enumerate(points):
+            assert point.prob == operating.thresholds[rule][column].value
+            keep = data.mask_NC[:, column] == 1
+            called = int(np.count_nonzero(test_prob[keep, column] >= point.prob))
+            assert point.confusion is not None
+            assert point.confusion.true_positive + point.confusion.false_positive == called
+            assert point.confusion == same.points[rule][column].confusion, "logits and their sigmoid call the same"
+
+
+def test_probabilities_of_0_and_1_have_figures() -> None:
+    data = cohort(0)
+    prob = np.clip(probabilities(data.logits_NC), 0.2, 0.8)
+    prob[prob == 0.2], prob[prob == 0.8] = 0.0, 1.0
+    content = full_report(
+        "test", FINDINGS, prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, replicates=FEW,
+        scale="probability",
+    ).to_json()  # fmt: skip
+    keep = data.mask_NC[:, 1] == 1
+    expected = np.mean((prob[keep, 1] - data.targets_NC[keep, 1]) ** 2)
+    assert content["findings"]["Mass"]["brier"] == pytest.approx(expected, rel=0, abs=1e-12)
+
+
+@pytest.mark.parametrize("case", ["class absent", "no labels", "diverged", "one patient", "nothing at all"])
+def test_what_is_undefined_is_null_with_a_reason(case: str, tmp_path: Path) -> None:
+    data, val = cohort(0), cohort(1)
+    if case == "class absent":
+        data.targets_NC[:, 1], data.mask_NC[:, 1] = 0, 1
+    elif case == "no labels":
+        data.mask_NC[:, 1] = 0
+    elif case == "diverged":
+        data.logits_NC[3, 1], data.mask_NC[3, 1] = np.nan, 1
+        val.logits_NC[5, 2], val.mask_NC[5, 2] = np.inf, 1
+    elif case == "one patient":
+        data.patient_id[:] = 7
+    else:
+        data = Cohort(*(array[:0] for array in data))
+    full = made(data, val, sex=np.array(["M", "F"])[np.arange(len(data.patient_id)) % 2], unreadable=[("a.png", "cut")])
+    write_json(full, tmp_path / "m.json", step=3, loss=math.nan)
+    content = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
+    assert nulls_without_reason(content) == []
+    assert content["step"] == 3 and content["loss"] is None
+    assert content["unreadable"] == [{"file": "a.png", "reason": "cut"}]
+    mass = content["findings"]["Mass"]
+    if case == "one patient":
+        assert mass["auroc"] is not None and mass["auroc_low"] is None and "one patient" in mass["reason"]
+        assert any("one patient" in warning for warning in full.warnings)
+    else:
+        assert mass["auroc"] is None and mass["operating_points"]["youden"]["recall"] is None
+    if case == "diverged":
+        assert mass["reason"].endswith("logits are not finite") and content["macro"]["auprc"] is None
+        assert content["macro"]["reason"] == "logits are not finite: Mass"
+        assert "not finite" in mass["operating_points"]["youden"]["reason"]
+        assert "not finite" in content["findings"]["Edema"]["operating_points"]["youden"]["reason"]
+        assert "not finite" in content["findings"]["Edema"]["temperature_reason"]
+        assert {group["findings"]["Mass"]["reason"] for group in content["subgroups"]} == {mass["reason"]}
+    if case in ("class absent", "no labels"):
+        assert content["macro"]["findings"] == ["Hernia", "Edema"] and content["macro"]["auroc"] is not None
+        assert any(warning.startswith("No areas") and "Mass" in warning for warning in full.warnings)
+    assert full.table().count("\n") == len(FINDINGS) + 1
+
+
+def test_subgroups_partition_the_samples_and_differences_are_named() -> None:
+    data = cohort(0, num=600, patients=200)
+    groups = np.where(data.patient_id % 2 == 0, "M", "F")
+    groups[:5] = ""
+    data.logits_NC[groups == "F"] = np.random.default_rng(1).normal(size=(np.count_nonzero(groups == "F"), 4))
+    age = np.full(600, np.nan, dtype=np.float32)
+    full = made(data, sex=groups, age=age, view=np.where(np.arange(600) < 400, "PA", "AP"))
+    content = full.to_json()
+    by_attribute: dict[str, list[dict[str, Any]]] = {}
+    for group in content["subgroups"]:
+        by_attribute.setdefault(group["attribute"], []).append(group)
+    assert set(by_attribute) == {"sex", "view", "images per patient"}, "ages are unknown for all: nothing to tell"
+    for members in by_attribute.values():
+        assert sum(group["num_samples"] for group in members) == 600
+    assert [group["group"] for group in by_attribute["sex"]] == ["F", "M", "unknown"]
+    found = [entry for entry in content["differences"] if entry["attribute"] == "sex"]
+    assert {"macro", "Mass"} <= {entry["finding"] for entry in found}
+    for entry in found:
+        assert (entry["group_a"], entry["group_b"]) == ("F", "M") and entry["auroc_a_high"] < entry["auroc_b_low"]
+        assert entry["difference"] == entry["auroc_b"] - entry["auroc_a"] > 0
+    assert content["num_pairs_compared"] >= len(content["differences"])
+
+
+def test_warnings() -> None:
+    data, val = cohort(0), cohort(1)
+
+    def said(**more: Any) -> str:
+        return " ".join(made(data, val, **more).warnings)
+
+    assert "val split chose both the checkpoint and the thresholds" in said(checkpoint_from="val")
+    assert "chose both" not in said() and "optimistic" not in said()
+    assert "chosen on the test split itself" in said(operating_from=FROM_ITSELF)
+    assert "chosen on the test split itself" in said(operating_from="test")
+    assert "test split chose the checkpoint" in said(checkpoint_from="test")
+    assert made(data, notes=["Mind the gap."]).warnings[0] == "Mind the gap."
+    data.logits_NC[:, 1] *= -1
+    data.logits_NC[:, 2] = 0.25
+    positive = np.flatnonzero(data.targets_NC[:, 0])
+    data.mask_NC[positive[12:], 0] = 0
+    num = np.count_nonzero(data.targets_NC[:, 0] & data.mask_NC[:, 0])
+    warnings = said(unreadable=[("a.png", "cut")])
+    assert "Worse than chance" in warnings and ": Mass." in warnings
+    assert "same score for every image: Edema" in warnings
+    assert f"Fewer than 20 positives, so a few images decide the figures: Hernia ({num})" in warnings
+    assert "1 files could not be read and were left out: a.png." in warnings
+
+
+def test_same_bytes_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, val = cohort(0), cohort(1)
+    texts = []
+    for cores in ({0}, {0, 1, 2}):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
+        texts.append(json.dumps(made(data, val).to_json()))
+    assert texts[0] == texts[1]
+    assert json.dumps(made(data, val, seed=1).to_json()) != texts[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"operating_from": "val"}, "go together"),
+        ({"replicates": 1}, "make no interval"),
+        ({"macro_findings": ["Cardiomegaly"]}, "are not scored"),
+    ],
+)
+def test_mistakes(more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(cohort(0), **more)
+
+
+def test_operating_points_of_other_findings_are_refused() -> None:
+    data = cohort(0)
+    operating = choose_operating(FINDINGS[::-1], data.logits_NC, data.targets_NC, data.mask_NC)
+    with pytest.raises(ValueError, match="operating points are of"):
+        made(data, operating=operating, operating_from="val")
+
+
+def test_tables_are_aligned_and_show_the_figures() -> None:
+    full = made(cohort(0), cohort(1))
+    for table in (full.table(), full.operating_table()):
+        header, *rows = table.splitlines()
+        end = header.index("interval") + len("interval")
+        assert all(row[end - 1].isdigit() and row[end : end + 1] in ("", " ") for row in rows)
+    mass = next(line for line in full.table().splitlines() if line.startswith("Mass"))
+    area = full.areas.auroc[1]
+    assert f"{area.value:.4f}  {area.low:.4f}-{area.high:.4f}" in mass
+    rate = full.points["youden"][1].rates["recall"]
+    mass = next(line for line in full.operating_table().splitlines() if line.startswith("Mass"))
+    assert f"{rate.value:.4f}  {rate.low:.4f}-{rate.high:.4f}" in mass
+
+
+def nih_sized() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    targets = (rng.random((25_596, 14)) < np.linspace(0.004, 0.24, 14)).astype(np.uint8)
+    logits = (rng.normal(size=targets.shape) + targets - 2).astype(np.float32)
+    return logits, targets, rng.integers(0, 2797, size=len(targets))
+
+
+def test_the_nih_test_split_takes_seconds() -> None:
+    logits, targets, patients = nih_sized()
+    names = [f"finding {column}" for column in range(14)]
+    mask = np.ones_like(targets)
+    sex, view = np.array(["M", "F"])[patients % 2], np.array(["PA", "AP"])[np.arange(len(patients)) % 2]
+    start = time.process_time()
+    operating = choose_operating(names, logits, targets, mask)
+    full = full_report(
+        "test", names, logits, targets, mask, patient_id=patients, sex=sex, age=(patients % 90).astype(np.float32),
+        view=view, operating=operating, operating_from="val",
+    )  # fmt: skip
+    json.dumps(full.to_json())
+    assert time.process_time() - start < 30

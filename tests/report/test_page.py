@@ -1,0 +1,197 @@
+"""The page: what it prints is what the JSON says, whatever the folder holds."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages import Parsed, edit, made, resolve
+from run_folders import ROOT, write_run
+
+from distcxr.data.labels import NIH14
+from distcxr.data.sources.nih import KNOWN_HASHES
+from distcxr.report.origin import OFFICIAL_LABELS, OFFICIAL_TEST_IMAGES, OFFICIAL_TEST_LIST
+from distcxr.report.page import write_report
+
+
+def test_every_printed_figure_is_the_jsons(finished: Path) -> None:
+    page, _, content = made(finished)
+    assert len(page.figures) > 1000
+    for pointer, shown in page.figures:
+        value, digits = resolve(content, pointer), shown.replace(",", "")
+        half = 0.5 * 10 ** -len(digits.partition(".")[2].partition("e")[0])
+        if "e" in digits:
+            half *= 10 ** int(digits.partition("e")[2])
+        assert abs(float(digits) - value) <= half * 1.000001, f"{pointer}: {shown} is printed for {value}"
+
+
+def test_no_figure_is_printed_that_is_not_from_the_json(finished: Path) -> None:
+    """In tables of results every cell with a decimal point is a figure with its place in the JSON."""
+    html = write_report(finished).read_text()
+    for part in ("findings", "calibration", "thresholds", "subgroups", "localisation"):
+        section = html.split(f'<section id="{part}">')[1].split("</section>")[0]
+        cells = re.findall(r"<td[^>]*>(.*?)</td>", section)
+        bare = [
+            cell for cell in cells if re.search(r"\d\.\d", re.sub(r"<span data-at.*?</span>|<svg.*?</svg>", "", cell))
+        ]
+        assert cells and not bare, bare
+
+
+def test_html_and_markdown_print_each_findings_figures(finished: Path) -> None:
+    page, markdown, _ = made(finished)
+    metrics = json.loads((finished / "metrics_test.json").read_text())
+    assert {name for name, scores in metrics["findings"].items() if scores["auroc_low"] is not None}
+    for name, scores in metrics["findings"].items():
+        if scores["auroc"] is None:
+            continue
+        row = next(
+            row for row in page.rows if row[0] == name.replace("_", " ") and f"{scores['num_positive']:,}" in row
+        )
+        expected = [f"{scores['num_positive']:,}", f"{scores['num']:,}", f"{scores['auroc']:.3f}"]
+        if scores["auroc_low"] is not None:
+            expected.append(f"{scores['auroc_low']:.3f}–{scores['auroc_high']:.3f}")
+        assert row[1 : 1 + len(expected)] == expected
+        line = next(line for line in markdown.splitlines() if line.startswith(f"| {name.replace('_', ' ')} | "))
+        assert [cell.strip() for cell in line.split("|")[2 : 2 + len(expected)]] == expected
+    macro = metrics["macro"]
+    assert f"{macro['auroc']:.3f} (95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f})" in page.words
+    assert f"Macro AUROC {macro['auroc']:.3f}" in markdown
+
+
+def test_the_page_needs_nothing_else(finished: Path) -> None:
+    page = write_report(finished)
+    html = page.read_text()
+    assert "default-src 'none'" in html and "@import" not in html and "url(" not in html
+    for tag, attributes in Parsed(html).elements:
+        for name in ("src", "href"):
+            target = attributes.get(name) or "#"
+            assert target.startswith(("#", "data:image/jpeg;base64,")), f"<{tag} {name}={target}>"
+    assert html.count("<img ") == 8  # 2 of each kind, with heat maps
+
+
+def test_drawings_are_well_formed_and_have_numbers(finished: Path) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", write_report(finished).read_text())
+    assert len(drawings) > 14 * 3
+    for drawing in drawings:
+        ET.fromstring(drawing)
+        assert "nan" not in drawing and "inf" not in drawing
+
+
+def test_all_sections_are_there(finished: Path) -> None:
+    page, markdown, content = made(finished)
+    titles = ("Findings", "Comparison", "Curves", "Calibration", "Thresholds", "Subgroups", "Localisation",
+              "Worst errors", "Training", "Data", "Origin")  # fmt: skip
+    assert re.findall(r"^## (.*)$", markdown, re.M) == list(titles)
+    for title in titles:
+        assert title in page.words
+    for words in ("Youden", "Pointing", "0123456789abcdef", OFFICIAL_LABELS, "NVIDIA A100", "global_batch_size: 128"):
+        assert words in page.words
+    assert content["throughput"]["img_per_s"] == pytest.approx(1900, abs=40)
+    assert content["missing"] == []
+
+
+def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
+    names = ("report.html", "report.md", "report.json")
+    write_report(folder)
+    first = [(folder / name).read_bytes() for name in names]
+    write_report(folder)
+    assert [(folder / name).read_bytes() for name in names] == first
+    assert not [path for path in folder.iterdir() if path.name.endswith(".part")]
+
+
+def test_the_hashes_of_nih_are_the_readers() -> None:
+    assert KNOWN_HASHES[OFFICIAL_TEST_LIST] == "NIH test_list.txt" and KNOWN_HASHES[OFFICIAL_LABELS] == "NIH v2020"
+
+
+def comparable(metrics: Any) -> None:
+    metrics["num_samples"] = OFFICIAL_TEST_IMAGES
+    metrics["macro"]["findings"] = list(NIH14)
+
+
+def test_only_the_official_test_list_may_be_compared(folder: Path) -> None:
+    edit(folder / "metrics_test.json", comparable)
+    page, markdown, content = made(folder)
+    assert content["compare"]["comparable"] and "may be compared with the published ones" in page.words
+    assert "this run" in [row[0] for row in page.rows] and ".015 to .035" in page.words
+    assert "Goel 2024" in page.words and "ChestMNIST" in markdown
+
+
+@pytest.mark.parametrize(
+    "name, change, reason",
+    [
+        ("environment.json", lambda held: held["hashes"].update({"test_list.txt": "0"}), "its test list is not NIH's"),
+        ("environment.json", lambda held: held["hashes"].update({"labels": "0"}), "its labels are not NIH's"),
+        ("environment.json", lambda held: held.pop("hashes"), "its labels are not NIH's"),
+        ("metrics_test.json", lambda held: held.update(num_samples=25_000), "25,000 images were scored"),
+        ("metrics_test.json", lambda held: held["macro"]["findings"].pop(), "its average is of 13 findings"),
+    ],
+)  # fmt: skip
+def test_any_other_may_not(folder: Path, name: str, change: Callable[[Any], None], reason: str) -> None:
+    edit(folder / "metrics_test.json", comparable)
+    edit(folder / name, change)
+    page, _, content = made(folder)
+    assert not content["compare"]["comparable"] and "may not be compared" in page.words and reason in page.words
+    assert "this run" not in [row[0] for row in page.rows]
+
+
+def test_validation_that_chose_everything_is_warned_of_once(folder: Path) -> None:
+    page, _, _ = made(folder)
+    assert page.words.count("chose both the checkpoint and the thresholds") == 1
+
+    def forget(metrics: Any) -> None:  # of a distcxr whose scores knew nothing of their checkpoint
+        metrics["warnings"] = []
+        del metrics["checkpoint_from"]
+
+    edit(folder / "metrics_test.json", forget)
+    page, _, content = made(folder)
+    assert page.words.count("chose both the checkpoint and the thresholds") == 1
+    assert len(content["warnings"]) == 1
+    recipe = (folder / "recipe.yaml").read_text()
+    (folder / "recipe.yaml").write_text(recipe.replace("weights: best", "weights: last"))
+    page, _, _ = made(folder)
+    assert "chose both" not in page.words
+
+
+def test_a_heat_map_without_heat_is_told(folder: Path) -> None:
+    page, _, _ = made(folder)
+    assert "its heat map is empty" not in page.words
+    shutil.copy(folder / "pictures" / "0.png", folder / "pictures" / "0_heat.png")
+    page, markdown, _ = made(folder)
+    assert page.words.count("its heat map is empty") == markdown.count("its heat map is empty") == 1
+
+
+def test_an_ensemble_has_its_members_beside_it(folder: Path) -> None:
+    members = [{"checkpoint": f"runs/{name}/checkpoints/best", "model": name, "step": 9, "auroc": auroc}
+               for name, auroc in (("densenet121", 0.81234), ("resnet50", None))]  # fmt: skip
+    edit(folder / "metrics_test.json", lambda metrics: metrics.update(members=members, step=None, loss=None))
+    page, markdown, _ = made(folder)
+    assert "# ensemble of 2" in markdown
+    rows = {row[0]: row[1:] for row in page.rows}
+    assert rows["densenet121, runs/densenet121/checkpoints/best"] == ["9", "0.812"]
+    assert rows["resnet50, runs/resnet50/checkpoints/best"] == ["9", "–"]
+
+
+def test_weights_of_different_steps_are_told(folder: Path) -> None:
+    edit(folder / "metrics_val.json", lambda metrics: metrics.update(step=30))
+    page, _, _ = made(folder)
+    assert "test at step 60, val at step 30" in page.words
+
+
+def test_templates_are_installed() -> None:
+    assert "distcxr.report = templates/*" in (ROOT / "setup.cfg").read_text()
+    assert {path.name for path in (ROOT / "distcxr" / "report" / "templates").iterdir()} == {"page.html", "page.css"}
+
+
+def test_the_official_test_list_makes_a_small_page_soon(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", OFFICIAL_TEST_IMAGES, patients=2797, replicates=20, pictures=8, steps=6000)
+    started_s = time.process_time()
+    page = write_report(folder)
+    assert time.process_time() - started_s < 10
+    assert page.stat().st_size < 3e6
