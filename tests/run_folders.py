@@ -88,6 +88,7 @@ def environment() -> dict[str, Any]:
         "hardware": {"host": "node1", "device": "NVIDIA A100", "num_gpus": 4, "cores": 64},
         "world_size": 4,
         "backend": "nccl",
+        "splits": {"train": {"num_images": 77_871, "num_patients": 25_208}},
         "hashes": {**OFFICIAL, "train": "a" * 64, "val": "b" * 64, "test": "c" * 64},
         "earlier": [],
     }

@@ -58,6 +58,14 @@ class Dataset:
         return lines
 
     @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """`num_images` and `num_patients` of each split."""
+        return {
+            name: {"num_images": len(rows), "num_patients": len(np.unique(self.index.patient_id[rows]))}
+            for name, rows in ((name, self.splits.rows(name)) for name in ("train", "val", "test"))
+        }
+
+    @property
     def hashes(self) -> dict[str, str]:
         """sha256 by name: `labels`, each list file and each split."""
         return {"labels": self.index.label_hash, **self.splits.list_hashes}
@@ -134,7 +142,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     if runtime.is_main:
         log_to_file(folder / "log.txt")
         resolved = recipe.data.model_copy(update={"root": data_root(recipe)})
-        describe(folder, recipe.model_copy(update={"output": folder, "data": resolved}), runtime, dataset.hashes)
+        whole = recipe.model_copy(update={"output": folder, "data": resolved})
+        describe(folder, whole, runtime, dataset.hashes, dataset.counts)
     _say_start(recipe, runtime, dataset, plan, horizon, folder)
     base = build_evaluation(recipe, runtime, dataset, plan, checkpoint)
 

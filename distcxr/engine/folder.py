@@ -170,11 +170,14 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     return None
 
 
-def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str]) -> None:
+def describe(
+    folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str], counts: dict[str, dict[str, int]]
+) -> None:
     """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
 
     Args:
         hashes: sha256 of the labels and lists by name.
+        counts: images and patients of each split.
     """
     write_whole(folder / "recipe.yaml", to_yaml(recipe))
     path = folder / "environment.json"
@@ -196,6 +199,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, s
         "world_size": runtime.world_size,
         "backend": runtime.backend,
         "hashes": hashes,
+        "splits": counts,
         "earlier": earlier,
     }
     write_whole(path, json.dumps(environment, indent=1, allow_nan=False))

@@ -104,7 +104,7 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
     for batch in _batches(run, np.array(sorted(of_row))):
         images = run.inputs(batch.to(run.runtime.device))
         wanted = sorted({cases[number].column for row in batch.sample_id.tolist() for number in of_row[row]})
-        heat = gradcam(run.module, images, wanted)
+        heat = gradcam(run.module, images, wanted, relative=True)
         for at, row in enumerate(batch.sample_id.tolist()):
             for number in of_row[row]:
                 case = cases[number]

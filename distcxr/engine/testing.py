@@ -57,7 +57,8 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
         logger.info(line)
     if runtime.is_main and not any(_is_run_folder(folder, one) for one in checkpoints):
         resolved = recipe.data.model_copy(update={"root": dataset.index.root})
-        describe(folder, recipe.model_copy(update={"output": folder, "data": resolved}), runtime, dataset.hashes)
+        whole = recipe.model_copy(update={"output": folder, "data": resolved})
+        describe(folder, whole, runtime, dataset.hashes, dataset.counts)
 
     def build(checkpoint: Checkpoint) -> Evaluation:
         own = recipe if alone else _as_trained(recipe, checkpoint)

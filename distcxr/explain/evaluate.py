@@ -87,7 +87,7 @@ def localise(
     tolerance_px: float = 0.0,
     pictures: int = 0,
 ) -> Localisation:
-    """Score the heat map of every finding that has a box on an image of `batches`.
+    """Score the heat map, evidence above the image's own average, of every finding that has a box on an image.
 
     Args:
         module: the bare network, on `device`; left as it was.
@@ -122,7 +122,7 @@ def localise(
             images = transform(batch.pixels[places].to(device), batch.augment[places].to(device))
         if images.shape[-1] != boxes.side:
             raise ValueError(f"the boxes are for an input of {boxes.side} pixels, this one has {images.shape[-1]}")
-        heat = gradcam(module, images, columns, layer=layer)
+        heat = gradcam(module, images, columns, layer=layer, relative=True)
         for row, place in enumerate(places):
             for column in sorted(columns_of[ids[place]]):
                 heat_HW = heat[row, columns.index(column)].cpu().numpy()

@@ -36,7 +36,12 @@ _LAST_TOKENS = "blocks.-1.norm1"
 
 
 def gradcam(
-    module: nn.Module, images: Tensor, columns: Sequence[int] | None = None, *, layer: str | None = None
+    module: nn.Module,
+    images: Tensor,
+    columns: Sequence[int] | None = None,
+    *,
+    layer: str | None = None,
+    relative: bool = False,
 ) -> Tensor:
     """Heat maps of findings. The module is left as it was: mode, statistics, gradients, hooks.
 
@@ -49,6 +54,9 @@ def gradcam(
         columns: the C findings' columns of the logits, each at most once; all of them by default.
         layer: name of the module (`named_modules`) whose output is the map, [B, K, h, w], [B, h, w, K] or tokens
             [B, N, K]; by default the last map before the network pools it.
+        relative: evidence above the image's own average instead of above 0. Where a finding is rare, a network may
+            hold every place of every image against it, some places less than others: Grad-CAM as published is then
+            empty, and this shows which.
 
     Returns:
         float32 [B, C, H, W], each map divided by its maximum, so that it reaches 1; all 0 where nothing in the map
@@ -64,13 +72,16 @@ def gradcam(
             chosen = range(logits_BC.shape[1]) if columns is None else columns
             arrange = _arrangement(leaf, images, _prefix_tokens(module), place)
             heat = _heat(leaf, logits_BC, chosen, arrange)
+            if relative:
+                heat -= heat.mean((2, 3), keepdim=True)
+            heat.relu_()
         heat = F.interpolate(heat, images.shape[-2:], mode="bilinear", align_corners=False)
         peak = heat.amax((2, 3), keepdim=True)
         return torch.where(peak > 0, heat / peak, heat)
 
 
 def _heat(leaf: Tensor, logits_BC: Tensor, columns: Sequence[int], arrange: Callable[[Tensor], Tensor]) -> Tensor:
-    """Maps [B, C, h, w], 0 or above and not scaled."""
+    """Evidence at each place, [B, C, h, w], of either sign and not scaled."""
     channels = arrange(leaf.detach()).float()
     heat = torch.empty(len(leaf), len(columns), *channels.shape[2:], device=leaf.device)
     for place, column in enumerate(columns):
@@ -81,7 +92,7 @@ def _heat(leaf: Tensor, logits_BC: Tensor, columns: Sequence[int], arrange: Call
         )
         weight_BK = arrange(gradient).float().mean((2, 3))
         heat[:, place] = torch.einsum("bk,bkhw->bhw", weight_BK, channels)
-    return heat.relu_()
+    return heat
 
 
 @contextmanager

@@ -97,7 +97,12 @@ def comparison_section(content: Content, split: str) -> Section:
 
 
 def data_section(content: Content) -> Section:
-    """How many images and patients each scored split has, and what its labels and lists hash to."""
+    """How many images and patients each split has, what was scored, and what labels and lists hash to."""
+    splits: dict[str, Any] = content.get("run", "splits") or {}
+    sizes = [
+        (words(name), *(content.number("run", "splits", name, key, form=",") for key in ("num_images", "num_patients")))
+        for name in splits
+    ]
     rows = []
     for split in content.get("metrics"):
         path = ("metrics", split)
@@ -105,7 +110,9 @@ def data_section(content: Content) -> Section:
         area = [content.number(*path, "macro", "auroc"), content.interval(*path, "macro", "auroc")]
         rows.append((words(split), *counts, content.number(*path, "loss", form=".4f"), *area))
     columns = ("scored split", "images", "patients", "weights of step", "loss", "macro AUROC", "95 % interval")
-    blocks: list[Block] = [Table(columns, tuple(rows))] if rows else []
+    blocks: list[Block] = [Table(("split", "images", "patients"), tuple(sizes))] if sizes else []
+    if rows:
+        blocks.append(Table(columns, tuple(rows)))
     for split in content.get("metrics"):
         members: list[dict[str, Any]] = content.get("metrics", split, "members") or []
         alone = []

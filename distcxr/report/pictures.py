@@ -56,8 +56,9 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
     if not blocks:
         return None
     note = (
-        "Left the image as the network sees it, right with its heat map; findings take turns. A wrong call may be a "
-        "wrong label, too: NIH's were read from reports by a program."
+        "Left the image as the network sees it, right with its heat map: warm is where the finding's evidence lies "
+        "above the image's own average. Findings take turns. A wrong call may be a wrong label, too: NIH's were read "
+        "from reports by a program."
     )
     if len(entries) > len(shown):
         note += f" {len(entries) - len(shown)} more pictures lie in the folder pictures."

@@ -34,6 +34,9 @@ def test_recipe_is_resolved(finished: Path) -> None:
     assert written.output == finished and written.data.root == finished.parent / "phantom"
     assert environment["world_size"] == 1 and environment["versions"]["torch"] == torch.__version__.split("+")[0]
     assert {"labels", "train", "val", "test", "test_list.txt"} <= environment["hashes"].keys()
+    counts = environment["splits"]
+    assert sum(split["num_images"] for split in counts.values()) == 96
+    assert all(0 < split["num_patients"] <= split["num_images"] for split in counts.values())
 
 
 def test_steps_and_history(finished: Path) -> None:

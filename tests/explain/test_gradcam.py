@@ -96,6 +96,26 @@ def test_before_an_average_and_a_linear_layer_it_is_cam(name: str) -> None:
     torch.testing.assert_close(heat, expected, rtol=1e-3, atol=1e-3)
 
 
+def test_relative_heat_is_evidence_above_the_image_s_own_average() -> None:
+    """By hand; and what holds every place against a finding empties the plain map alone."""
+    build, features, head = CAM["resnet18"]
+    model = lively(build()).eval()
+    linear: Any = model.get_submodule(head)
+    images = colour(96)
+    with torch.no_grad():
+        map_BKhw = features(model, images)
+        evidence = torch.einsum("ck,bkhw->bchw", linear.weight, map_BKhw)
+        evidence = F.interpolate((evidence - evidence.mean((2, 3), keepdim=True)).relu(), (96, 96), mode="bilinear")
+        expected = evidence / evidence.amax((2, 3), keepdim=True).clamp(min=1e-30)
+    torch.testing.assert_close(gradcam(model, images, relative=True), expected, rtol=1e-3, atol=1e-3)
+    dim = torch.zeros(1, 1, 64, 64)
+    dim[0, 0, 8:12, 40:44] = 1.0
+    dark, spots = 2, Spots()
+    assert not gradcam(spots, dim, [dark], layer="features").any()
+    heat = gradcam(spots, dim, [dark], layer="features", relative=True)[0, 0]
+    assert heat.max() == 1 and heat[9:11, 41:43].max() < 0.5, "warm where the least speaks against it"
+
+
 TOKENS: dict[str, tuple[Callable[[], nn.Module], Callable[[Any], nn.Module], Callable[[Any], Tensor]]] = {
     "timm": (
         lambda: lively(networks.build("test_vit", "timm", image_size=96)),
