@@ -158,7 +158,8 @@ def window_batches(lane: Lane, task: Task) -> tuple[int, int]:
     discard = 0 if cold else lane.kind.ahead * lane.threads + lane.kind.ahead_more
     if lane.kind.rows:
         batches = max(1, task.num_rows // lane.ranks // task.batch_size)
-        return (0, min(batches, COLD_BATCHES)) if cold else (discard, max(batches, 1))
+        # Warm is every row read just before, off the clock: a virtual machine's host takes idle memory away meanwhile.
+        return (0, min(batches, COLD_BATCHES)) if cold else (discard + batches, batches)
     round_ = len(task.files) // task.batch_size
     if cold:
         return 0, round_  # a second round would be warm
