@@ -201,7 +201,10 @@ def _measure_group(
 @contextlib.contextmanager
 def _work_folder(asked: Path | None) -> Iterator[Path]:
     if asked is not None:
-        asked.mkdir(parents=True, exist_ok=True)
+        try:
+            asked.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--work {asked} can't be made: {error.strerror}") from error
         yield asked
     else:
         with tempfile.TemporaryDirectory(prefix="distcxr-loaders-") as place:
@@ -231,6 +234,8 @@ def _check(args: argparse.Namespace) -> None:
     for file in (args.json, args.plot):
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{file}: the folder {file.parent} is not there")
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file} is a folder: give the name of a file")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from distcxr.cli import cache, explain, phantom, report, schema, score
@@ -14,9 +15,23 @@ def main() -> int:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in (cache, explain, phantom, report, schema, score):
         verb.add_parser(verbs)
-    args = parser.parse_args()
+    args, late = parser.parse_known_args()
+    if late and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in late)):
+        parser.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:  # key=value after an option: argparse takes one run of them alone
+        args.overrides += late
     try:
         return int(args.run(args))
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a full disk, a folder that can't be written
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130

@@ -44,6 +44,10 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.recipe import load_recipe
     from distcxr.runtime import start_runtime
 
+    if args.json and not args.json.absolute().parent.is_dir():  # now, not after the work
+        raise ValueError(f"{args.json} can't be written: the folder {args.json.parent} is not there")
+    if args.pictures:
+        args.pictures.mkdir(parents=True, exist_ok=True)
     recipe = load_recipe(args.recipe, args.overrides)
     checkpoint = open_checkpoint(args.checkpoint)
     check_testable(checkpoint, recipe)
@@ -72,7 +76,6 @@ def run(args: argparse.Namespace) -> int:
     for sample_id, reason in found.unreadable:
         print(f"left out {index.file_name(sample_id)}: {reason}")
     if args.pictures:
-        args.pictures.mkdir(parents=True, exist_ok=True)
         for picture in found.pictures:
             name = f"{picture.finding}_{Path(index.file_name(picture.sample_id)).stem}.png"
             Image.fromarray(picture.pixels).save(args.pictures / name)

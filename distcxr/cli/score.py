@@ -72,8 +72,11 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.metrics.full_report import FROM_ITSELF, choose_operating, full_report
     from distcxr.metrics.report import write_json
 
+    if args.json and not args.json.absolute().parent.is_dir():  # now, not after the work
+        raise ValueError(f"{args.json} can't be written: the folder {args.json.parent} is not there")
     labels = read_labels(args.labels) if args.labels else None
     judged, split, source = _judge(args, labels)
+    other = _read_other(args, labels, judged) if args.against else None
     operating, operating_from = None, FROM_ITSELF
     if args.calibrate_on:
         operating, notes = _calibrate(args, labels, judged)
@@ -88,8 +91,8 @@ def run(args: argparse.Namespace) -> int:
     )  # fmt: skip
     _print(full, judged.said)
     more: dict[str, Any] = {"source": source | {"said": judged.said}}
-    if args.against:
-        more["against"] = _compare(args, labels, judged)
+    if other is not None:
+        more["against"] = _compare(args, judged, *other)
     if args.json:
         try:
             write_json(full, args.json, **more)
@@ -181,8 +184,8 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
 
     assert scores.ours is not None
     num = len(scores.files)
-    if strangers := [text for text in scores.ours.patient_ids if not (text.isascii() and text.isdigit())]:
-        raise ValueError(f"{scores.path}: patient {strangers[0]!r} is not a whole number")
+    if strangers := [text for text in scores.ours.patient_ids if not (text.isascii() and text.isdigit() and len(text) <= 18)]:
+        raise ValueError(f"{scores.path}: patient {strangers[0]!r} is not a whole number of 18 digits or fewer")
     return SampleIndex(
         root=Path(os.path.abspath(scores.path.parent)),
         findings=scores.findings,
@@ -222,32 +225,48 @@ def _calibrate(args: argparse.Namespace, labels: SampleIndex | None, judged: _Ju
     ]
 
 
-def _compare(args: argparse.Namespace, labels: SampleIndex | None, judged: _Judged) -> dict[str, Any]:
+def _read_other(
+    args: argparse.Namespace, labels: SampleIndex | None, judged: _Judged
+) -> tuple[ForeignScores, NDArray[np.int64], list[str], list[str]]:
+    """The other model's scores, the rows of the images scored, what is to be said, and the findings both have."""
+    from distcxr.metrics.foreign import align, read_foreign
+
+    index = judged.index
+    other = read_foreign(args.against, labels.findings if labels else None, args.scale)
+    at, said = align(other, index.file_names(np.arange(len(index))), str(args.predictions))
+    findings = [name for name in judged.scores.findings if name in other.findings]
+    if not findings:
+        raise ValueError(f"{args.against} and {args.predictions} have no finding in common")
+    return other, at, [*other.said, *said], findings
+
+
+def _compare(
+    args: argparse.Namespace,
+    judged: _Judged,
+    other: ForeignScores,
+    at: NDArray[np.int64],
+    said: list[str],
+    findings: list[str],
+) -> dict[str, Any]:
     """Hold the scored model against another on the same images, print the differences, and return them for JSON."""
     from distcxr.metrics.bootstrap import PatientResamples
     from distcxr.metrics.compare import compare_models
-    from distcxr.metrics.foreign import align, columns_of, read_foreign
+    from distcxr.metrics.foreign import columns_of
     from distcxr.metrics.full_json import comparison_json
     from distcxr.metrics.full_report import aligned
     from distcxr.metrics.operating import rank
     from distcxr.metrics.report import NO_FINDING
 
-    index, first = judged.index, judged.scores
-    other = read_foreign(args.against, labels.findings if labels else None, args.scale)
-    at, said = align(other, index.file_names(np.arange(len(index))), str(args.predictions))
-    findings = [name for name in first.findings if name in other.findings]
-    if not findings:
-        raise ValueError(f"{args.against} and {args.predictions} have no finding in common")
-    columns = columns_of(first, findings)
+    columns = columns_of(judged.scores, findings)
     compared = compare_models(
-        PatientResamples(index.patient_id, args.replicates, args.seed),
+        PatientResamples(judged.index.patient_id, args.replicates, args.seed),
         rank(judged.scores_NC[:, columns]).scores_NC,
         rank(other.scores_NC[at][:, columns_of(other, findings)]).scores_NC,
         judged.targets_NC[:, columns],
         judged.mask_NC[:, columns],
         [column for column, name in enumerate(findings) if name != NO_FINDING],
     )
-    entry = {"predictions": args.against.name, "said": [*other.said, *said], **comparison_json(compared, findings)}
+    entry = {"predictions": args.against.name, "said": said, **comparison_json(compared, findings)}
     rows: list[tuple[str, ...]] = [("AUROC", "this", "other", "difference", "interval", "p", "p DeLong", "")]
     named = {**entry["findings"], f"macro of {len(compared.macro_columns)}": entry["macro"]}
     for name, found in named.items():

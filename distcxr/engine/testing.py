@@ -52,6 +52,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     dataset = open_dataset(recipe)
     for checkpoint in checkpoints:
         check_unseen(checkpoint, dataset)
+    folder = _apart(folder, checkpoints, dataset)
     runtime.decided_by_main(lambda: make_writable(folder))
     for line in dataset.describe():
         logger.info(line)
@@ -86,9 +87,9 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
             write_operating(first, folder, operating, weights)
         say_unreadable(first, "test", means["test"])
         test = judge(first, "test", means["test"])
-        notes, entries = [], {}
+        notes, entries = _not_known(checkpoints, dataset), {}
         if not alone:
-            notes = [f"Ensemble: mean of the logits of {len(checkpoints)} checkpoints."]
+            notes = [*notes, f"Ensemble: mean of the logits of {len(checkpoints)} checkpoints."]
             entries = {"members": _members(first, checkpoints, [answer["test"] for answer in answers])}
         write_scores(first, folder, "test", test, weights, operating, notes, **entries)
         illustrate(first, folder, {"test": test})
@@ -110,6 +111,27 @@ def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
         return recipe.output
     # What the run itself reported, from its best weights, stays.
     return recipe.output or run_folder_of(first) / ("." if _is_best(first) else f"test_{first.path.name}")
+
+
+def _not_known(checkpoints: Sequence[Checkpoint], dataset: Dataset) -> list[str]:
+    """What `check_unseen` could not check, for the readers of the report."""
+    others = [one.path for one in checkpoints if one.meta["hashes"]["labels"] != dataset.index.label_hash]
+    return [
+        f"{path} was trained with another label file: whether it saw patients of this split is not known, and the "
+        "figures may be flattered."
+        for path in others
+    ]
+
+
+def _apart(folder: Path, checkpoints: Sequence[Checkpoint], dataset: Dataset) -> Path:
+    """A folder of its own within a run's, where the run had other labels or splits: its hashes are not the result's."""
+    for one in checkpoints:
+        differ = any(
+            one.meta["hashes"].get(name) != dataset.hashes[name] for name in ("labels", "train", "val", "test")
+        )
+        if differ and _is_run_folder(folder, one):
+            return folder / f"test_{one.path.name}_{dataset.hashes['test'][:8]}"
+    return folder
 
 
 def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:

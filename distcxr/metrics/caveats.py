@@ -78,10 +78,22 @@ def _findings(full: FullReport) -> list[str]:
             f"Worse than chance, the whole interval below 0.5: {', '.join(reversed_)}. Are columns swapped, or scores "
             "those of the finding's absence?"
         )
+    above = [
+        name
+        for name, auprc in zip(
+            (*report.findings, "the macro average"), (*full.areas.auprc, full.areas.macro_auprc), strict=True
+        )
+        if auprc.value is not None and auprc.low is not None and auprc.value < auprc.low
+    ]
+    if above:
+        said.append(
+            f"Average precision below its own interval: {', '.join(above)}. With few positives a resample, where some "
+            "positives come twice, scores higher than its source: read neither the figure nor the interval as exact."
+        )
     constant = [
         name
         for name, auroc, curve in zip(report.findings, full.areas.auroc, full.calibration, strict=True)
-        if auroc.value == 0.5 and auroc.low == auroc.high and len(curve.plain_curve.count_B) == 1
+        if auroc.value == auroc.low == auroc.high == 0.5 and len(curve.plain_curve.count_B) == 1
     ]
     if constant:
         said.append(f"The same score for every image: {', '.join(constant)}.")

@@ -69,7 +69,7 @@ def read_predictions(path: Path | str) -> Predictions:
     Raises ValueError naming the file, and the row and column of a cell that cannot be read.
     """
     path = Path(path)
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
         reader = csv.reader(stream)
         try:
             header = next(reader, [])
@@ -80,7 +80,7 @@ def read_predictions(path: Path | str) -> Predictions:
     if not findings or header != _header(findings):
         raise ValueError(
             f"{path}: the header must be file,patient, then <finding>,<finding>_true,logit:<finding> for each"
-            f" finding; it is {','.join(header)!r}"
+            f" finding; it is {','.join(header)[:200]!r}"
         )
     for number, row in enumerate(rows, start=2):
         if len(row) != len(header):
@@ -92,7 +92,8 @@ def read_predictions(path: Path | str) -> Predictions:
     for column in range(len(findings)):
         at = 3 + _COLUMNS_PER_FINDING * column
         labels = _parse(columns[at], {"": -1, "0": 0, "1": 1}.__getitem__, f"{path}, column {header[at]}")
-        logits_NC[:, column] = _parse(columns[at + 1], float, f"{path}, column {header[at + 1]}")
+        with np.errstate(over="ignore"):  # what no float32 holds is infinite, for the caller to refuse
+            logits_NC[:, column] = _parse(columns[at + 1], float, f"{path}, column {header[at + 1]}")
         mask_NC[:, column] = np.array(labels) >= 0
         targets_NC[:, column] = np.array(labels) > 0
     return Predictions(list(columns[0]), list(columns[1]), findings, logits_NC, targets_NC, mask_NC)

@@ -26,6 +26,10 @@ IMAGE_BANDS = ("1", "2-5", "6+")
 _AGE_STARTS = (18, 40, 60, 80)
 _IMAGE_STARTS = (2, 6)
 
+MIN_CASES = 10
+"""Of patients, positives and negatives, for groups to be compared: resampling two positives gives an interval that is
+far too narrow, a point at worst."""
+
 
 @dataclass(frozen=True)
 class Grouping:
@@ -104,7 +108,8 @@ def score_subgroups(
 ) -> Subgroups:
     """AUROC with patient-level intervals in every group, for each finding and on average, and where groups differ.
 
-    Two averages are compared only where they are of the same findings.
+    Two averages are compared only where they are of the same findings, and no group with fewer than `MIN_CASES`
+    patients, positives or negatives is compared at all.
     Raises ValueError as `bootstrap.area_estimates` does, and for groupings or names of other lengths.
     """
     check(resamples, logits_NC, targets_NC, mask_NC)
@@ -156,7 +161,7 @@ def _differences(scores: list[GroupScore]) -> tuple[int, list[Difference]]:
             (low_a, high_a), (low_b, high_b) = ((score.auroc.low, score.auroc.high) for score in pair)
             if low_a is None or high_a is None or low_b is None or high_b is None:
                 continue
-            if pair[0].macro_findings != pair[1].macro_findings:
+            if pair[0].macro_findings != pair[1].macro_findings or any(map(_too_few, pair)):
                 continue
             num_pairs += 1
             if high_a < low_b:
@@ -164,6 +169,13 @@ def _differences(scores: list[GroupScore]) -> tuple[int, list[Difference]]:
             elif high_b < low_a:
                 found.append(Difference(pair[0].attribute, finding, lower=pair[1], higher=pair[0]))
     return num_pairs, found
+
+
+def _too_few(score: GroupScore) -> bool:
+    counts = [score.num_patients]
+    if score.finding != MACRO:
+        counts += [score.num_positive, score.num - score.num_positive]
+    return min(counts) < MIN_CASES
 
 
 def _grouping(attribute: str, names: tuple[str, ...], label_N: NDArray[np.int64]) -> Grouping:

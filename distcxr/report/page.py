@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -61,12 +61,14 @@ def write_report(run_folder: Path) -> Path:
         "report.md": to_markdown(page),
         "report.html": to_html(page),
     }
+    part = run_folder / f".report.{os.getpid()}.part"
     try:
         for name, text in written.items():
-            part = run_folder / f".{name}.{os.getpid()}.part"
             part.write_text(text, encoding="utf-8", errors="replace")
             part.replace(run_folder / name)
     except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         raise ValueError(f"the report can't be written to {run_folder}: {error.strerror}") from None
     if content.get("missing"):
         logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")

@@ -60,6 +60,7 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
         "above the image's own average. Findings take turns. A wrong call may be a wrong label, too: NIH's were read "
         "from reports by a program."
     )
+    note += _whose_heat(content, content.get("split"))
     if len(entries) > len(shown):
         note += f" {len(entries) - len(shown)} more pictures lie in the folder pictures."
     return Section("pictures", "Worst errors", (say(note, kind="small"), *blocks))
@@ -82,11 +83,18 @@ def localisation_section(content: Content, split: str) -> Section | None:
         f"{content.get('localisation', split, 'method') or 'Heat map'} against the boxes that NIH's radiologists drew. "
         "Pointing: how often the map's maximum lies in a box, beside what chance would give. IoU: overlap of box and "
         "hot region. Coverage: the share of the heat that lies in the boxes, beside the boxes' share of the image."
+        + _whose_heat(content, split)
     )
     columns = ("finding", "images", "pointing", "by chance", "IoU", "coverage", "box share")
     return Section(
         "localisation", "Localisation", (say(text, kind="small"), Table(columns, tuple(rows), sortable=True))
     )
+
+
+def _whose_heat(content: Content, split: str) -> str:
+    """An ensemble's heat maps are one network's."""
+    members: list[dict[str, Any]] = content.get("metrics", split, "members") or []
+    return f" Heat maps are those of the ensemble's first member alone, {members[0]['model']}." if members else ""
 
 
 def _embedded(path: Path) -> tuple[str, bool]:

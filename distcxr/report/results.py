@@ -115,6 +115,9 @@ def subgroups_section(content: Content, split: str) -> Section | None:
     ]
     columns += [f"{start:g} to {end:g}"]
     has_notes = any(group["macro"].get("reason") for group in groups)
+    averaged = [tuple(group["macro"].get("findings") or ()) for group in groups]
+    of_others = len(set(averaged)) > 1
+    columns += ["average of"] if of_others else []
     rows = []
     for number, group in enumerate(groups):
         path = (*base, "subgroups", number)
@@ -125,8 +128,14 @@ def subgroups_section(content: Content, split: str) -> Section | None:
             content.number(*path, "macro", "auroc"), content.interval(*path, "macro", "auroc"),
             _bar(content, (*path, "macro"), axis),
         ]  # fmt: skip
+        cells += [Cell((Part(f"{len(averaged[number])} findings"),), is_number=True)] if of_others else []
         rows.append((*cells, *((words(group["macro"].get("reason") or ""),) if has_notes else ())))
+    unlike = (
+        "Some groups lack a class of some findings, so their averages are of fewer: averages of different findings do "
+        "not compare. AUROC of each finding by group is further down."
+    )
     blocks: list[Block] = [
+        *([say(unlike, kind="small")] if of_others else []),
         Table((*columns, *(("note",) if has_notes else ())), tuple(rows)),
         *_differences(content, split, groups),
         *_every_finding(content, split, groups),

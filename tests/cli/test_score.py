@@ -203,8 +203,9 @@ def test_mistakes(
     Path("strangers.csv").write_text("f,Mass\n0,0.5\n1,0.25\n")
     Path("stranger.csv").write_text(f"f,Mass\n{FILES[1]},0.5\nz.png,0.25\n")
     assert call(monkeypatch, *arguments) == 2
-    said = capsys.readouterr().err
+    out, said = capsys.readouterr()
     assert said.startswith("error: ") and message in said and "Traceback" not in said
+    assert not out, "a mistake is found before the work"
 
 
 def test_a_runs_predictions_give_the_runs_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +223,24 @@ def test_a_runs_predictions_give_the_runs_figures(tmp_path: Path, monkeypatch: p
     assert scored.keys() >= run.keys() - {"tta"}
     for key in run.keys() - beside - {"tta"}:
         assert json.dumps(scored[key]) == json.dumps(run[key]), key
+
+
+def test_our_own_file_saved_by_a_spreadsheet(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = np.ones((NUM, 1), dtype=np.uint8)
+    write_predictions(
+        "own.csv", FILES, DATA.patient_id, ["Mass"], DATA.logits_NC[:, :1], DATA.targets_NC[:, :1], one
+    )
+    text = Path("own.csv").read_text()
+    Path("own.csv").write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8", newline="")
+    assert call(monkeypatch, "own.csv") == 0
+    capsys.readouterr()
+    header, first, *others = text.splitlines()
+    cells = first.split(",")
+    for place, cell, message in ((1, "9" * 30, "18 digits or fewer"), (4, "1e300", "NaN or infinite: lines 2")):
+        row = ",".join([*cells[:place], cell, *cells[place + 1 :]])
+        Path("own.csv").write_text("\n".join([header, row, *others]) + "\n")
+        assert call(monkeypatch, "own.csv") == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: own.csv") and message in said

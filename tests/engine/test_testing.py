@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from distcxr.engine import testing
 from distcxr.engine.checkpoint import CheckpointError
@@ -95,6 +96,15 @@ def test_an_ensemble_of_two_architectures(finished: Path, other: Path, tmp_path:
     assert (tmp_path / "both" / "report.html").exists()
 
 
+def test_heat_maps_have_colours(other: Path) -> None:
+    """Where the network's last map has more than one place."""
+    colours = []
+    for path in (other / "pictures").glob("*_heat.png"):
+        with Image.open(path) as heat:
+            colours.append(np.ptp(np.asarray(heat.convert("RGB")), axis=2).max())
+    assert max(colours) > 50  # a map may be empty, not all of them
+
+
 def test_checkpoints_that_make_no_ensemble(finished: Path, other: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several checkpoints have no run folder in common: .*output=FOLDER"):
         score(finished, [finished, other], None)
@@ -118,6 +128,33 @@ def test_no_thresholds_from_patients_that_were_trained_on(
     score(finished, [finished], tmp_path / "out", "data.split_seed=1")
     assert "patients of this val split: no thresholds" in caplog.text
     assert metrics(tmp_path / "out")["operating_points_from"] is None
+
+
+def test_other_images_leave_the_runs_own_results_alone(finished: Path, tmp_path: Path) -> None:
+    """The run's environment.json has the hashes of its own lists: a score of others under it would borrow them."""
+    shutil.copytree(finished, tmp_path / "run")
+    names = (finished.parent / "phantom" / "test_list.txt").read_text().split()
+    (tmp_path / "few.txt").write_text("\n".join(names[: len(names) // 2]))
+    lists = f"data.lists={{train: train_val_list.txt, test: {tmp_path / 'few.txt'}}}"
+    score(finished, [tmp_path / "run"], None, "data.split=lists", lists)
+    assert metrics(tmp_path / "run") == metrics(finished)
+    (apart,) = (tmp_path / "run").glob("test_best_*")
+    environment = json.loads((apart / "environment.json").read_text())
+    assert (
+        environment["splits"]["test"]["num_images"] == metrics(apart)["num_samples"] < metrics(finished)["num_samples"]
+    )
+    score(finished, [tmp_path / "run"], tmp_path / "run", "data.split=lists", lists)
+    assert metrics(tmp_path / "run") == metrics(finished)
+
+
+def test_the_report_says_when_seen_patients_could_not_be_looked_for(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best" / "checkpoint.json"
+    path.write_text(path.read_text().replace('"labels": "', '"labels": "0'))
+    score(finished, [tmp_path / "run"], tmp_path / "out", "eval.pictures=0")
+    assert any("trained with another label file" in line for line in metrics(tmp_path / "out")["warnings"])
+    score(finished, [finished], tmp_path / "same", "eval.pictures=0")
+    assert not any("another label file" in line for line in metrics(tmp_path / "same")["warnings"])
 
 
 def test_the_average_is_of_what_all_could_read() -> None:

@@ -287,6 +287,29 @@ def test_warnings() -> None:
     assert "1 files could not be read and were left out: a.png." in warnings
 
 
+def test_half_without_an_interval_is_not_the_same_score_for_all() -> None:
+    """Two positives of one patient: AUROC exactly 0.5, no interval, scores in one bin but all different."""
+    logits_NC = np.linspace(-0.01, -0.02, 20, dtype=np.float32)[:, None].repeat(4, axis=1)
+    targets_NC = np.zeros((20, 4), dtype=np.uint8)
+    targets_NC[[4, 15]] = 1
+    full = made(Cohort(logits_NC, targets_NC, np.ones_like(targets_NC), np.arange(20) % 11))
+    assert full.areas.auroc[0].value == 0.5 and full.areas.auroc[0].low is None
+    assert not any("same score" in warning for warning in full.warnings)
+
+
+def test_average_precision_below_its_interval_is_told() -> None:
+    """A resample's positives come twice and lift one another: with few of them its average precision is too high."""
+    logits_NC = np.linspace(3, -3, 60, dtype=np.float32)[:, None].repeat(4, axis=1)
+    targets_NC = np.zeros((60, 4), dtype=np.uint8)
+    targets_NC[[9, 29, 39, 49]] = 1
+    data = Cohort(logits_NC, targets_NC, np.ones_like(targets_NC), np.arange(60))
+    narrow = made(data, level=0.02, replicates=400)
+    assert narrow.areas.auprc[0].low is not None and narrow.areas.auprc[0].value < narrow.areas.auprc[0].low
+    told = [warning for warning in narrow.warnings if warning.startswith("Average precision below its own interval")]
+    assert len(told) == 1 and "Hernia" in told[0] and "the macro average" in told[0]
+    assert not any("below its own interval" in warning for warning in made(cohort(0)).warnings)
+
+
 def test_same_bytes_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     data, val = cohort(0), cohort(1)
     texts = []

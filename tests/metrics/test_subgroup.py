@@ -155,6 +155,26 @@ def test_small_groups_have_values_without_intervals() -> None:
     assert subgroups.num_pairs == 0 and subgroups.differences == ()
 
 
+@pytest.mark.parametrize(("num_positive", "named"), [(2, False), (9, False), (10, True)])
+def test_a_handful_of_positives_is_not_told_apart(num_positive: int, named: bool) -> None:
+    """Perfect in one group, worthless in the other: two perfect positives give the interval 1 to 1."""
+    rng = np.random.default_rng(5)
+    num = 400
+    targets = (rng.random(num) < 0.4).astype(np.uint8)
+    small = np.arange(num) < 60
+    targets[small] = np.arange(60) < num_positive
+    scores = np.where(small, targets * 5.0, 0) + rng.normal(size=num) * np.where(small, 0.01, 1)
+    found = score_subgroups(
+        PatientResamples(np.arange(num), 200, seed=1),
+        [by_name("view", np.where(small, "AP", "PA"))],
+        ("A",),
+        scores[:, None].astype(np.float32),
+        targets[:, None],
+        np.ones((num, 1), dtype=np.uint8),
+    )
+    assert [one.finding for one in found.differences if one.finding == "A"] == ["A"] * named
+
+
 def test_no_samples_no_groups() -> None:
     nobody = Cohort(*(part[:0] for part in cohort()))
     assert score(nobody, by_age(np.float32([]))) == Subgroups((), (), 0)

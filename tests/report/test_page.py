@@ -181,6 +181,24 @@ def test_an_ensemble_has_its_members_beside_it(folder: Path) -> None:
     rows = {row[0]: row[1:] for row in page.rows}
     assert rows["densenet121, runs/densenet121/checkpoints/best"] == ["9", "0.812"]
     assert rows["resnet50, runs/resnet50/checkpoints/best"] == ["9", "–"]
+    for words in (page.words, markdown):
+        assert words.count("Heat maps are those of the ensemble's first member alone, densenet121") == 2
+
+
+def test_averages_of_groups_say_what_they_average(folder: Path) -> None:
+    """A group that lacks a finding has an average that does not compare with the others'."""
+    edit(
+        folder / "metrics_test.json",
+        lambda metrics: [group["macro"].update(findings=["Mass", "Hernia"]) for group in metrics["subgroups"]],
+    )
+    assert not any("average of" in row for row in made(folder)[0].rows)
+    edit(folder / "metrics_test.json", lambda metrics: metrics["subgroups"][0]["macro"].update(findings=["Mass"]))
+    page, _, content = made(folder)
+    head = next(row for row in page.rows if "average of" in row)
+    shown = page.rows[page.rows.index(head) + 1 :][: len(content["metrics"]["test"]["subgroups"])]
+    place = head.index("average of")
+    assert [row[place] for row in shown] == ["1 findings", *["2 findings"] * (len(shown) - 1)]
+    assert "averages of different findings do not compare" in page.words
 
 
 def test_weights_of_different_steps_are_told(folder: Path) -> None:

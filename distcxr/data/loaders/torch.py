@@ -241,6 +241,7 @@ def _prepare_worker(_: int) -> None:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    load_kernels()
 
 
 def _die_with_parent() -> None:
