@@ -184,7 +184,9 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
 
     assert scores.ours is not None
     num = len(scores.files)
-    if strangers := [text for text in scores.ours.patient_ids if not (text.isascii() and text.isdigit() and len(text) <= 18)]:
+    if strangers := [
+        text for text in scores.ours.patient_ids if not (text.isascii() and text.isdigit() and len(text) <= 18)
+    ]:
         raise ValueError(f"{scores.path}: patient {strangers[0]!r} is not a whole number of 18 digits or fewer")
     return SampleIndex(
         root=Path(os.path.abspath(scores.path.parent)),

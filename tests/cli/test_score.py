@@ -229,9 +229,7 @@ def test_our_own_file_saved_by_a_spreadsheet(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = np.ones((NUM, 1), dtype=np.uint8)
-    write_predictions(
-        "own.csv", FILES, DATA.patient_id, ["Mass"], DATA.logits_NC[:, :1], DATA.targets_NC[:, :1], one
-    )
+    write_predictions("own.csv", FILES, DATA.patient_id, ["Mass"], DATA.logits_NC[:, :1], DATA.targets_NC[:, :1], one)
     text = Path("own.csv").read_text()
     Path("own.csv").write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8", newline="")
     assert call(monkeypatch, "own.csv") == 0

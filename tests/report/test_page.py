@@ -207,6 +207,20 @@ def test_weights_of_different_steps_are_told(folder: Path) -> None:
     assert "test at step 60, val at step 30" in page.words
 
 
+def test_a_report_that_cant_be_written_leaves_nothing_half_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, *_: object, **__: object) -> int:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = sorted(folder.rglob("*"))
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(ValueError, match=r"can't be written to .*: No space left"):
+        write_report(folder)
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_templates_are_installed() -> None:
     assert "distcxr.report = templates/*" in (ROOT / "setup.cfg").read_text()
     assert {path.name for path in (ROOT / "distcxr" / "report" / "templates").iterdir()} == {"page.html", "page.css"}
