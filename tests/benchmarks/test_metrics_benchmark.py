@@ -38,7 +38,7 @@ def test_every_way_is_measured_and_ratios_are_to_the_first(measured: tuple[dict[
         assert ("pip install torchmetrics" in ways["torchmetrics"]["note"]) != has_torchmetrics
         assert ways["scikit-learn loop"]["ratio"] == 1
         expected = ways["scikit-learn loop"]["wall_s"] / ways["distcxr"]["wall_s"]
-        assert ways["distcxr"]["ratio"] == pytest.approx(expected)  # one window: no median of several
+        assert ways["distcxr"]["ratio"] == pytest.approx(expected, rel=0.5)  # of medians, not their median
     loops = [row for row in rows if row["figure"] == "AUROC, 40 replicates"]
     assert [row["note"] for row in loops] == ["from 4 replicates"] * 2 + [""]
     assert loops[0]["wall_s"] > loops[1]["wall_s"] > loops[2]["wall_s"] > 0
