@@ -24,6 +24,7 @@ Images = Generator[int]
 """Number of images of each batch that is ready."""
 
 _PREFETCH = 2  # as data.prefetch has it
+_RUN = 8  # images a thread is handed at once
 _IMPORTS = {
     "seed": ("torch", "loader_bench.seed"),
     "torchvision": ("torch", "torchvision"),
@@ -65,20 +66,34 @@ def _seed(task: Task) -> Images:
 
 
 def _pooled(work: Callable[[Any], object], items: tuple[Any, ...], task: Task) -> Images:
-    """`work` on each item: in this thread alone, or in a pool that is given twice as many as it has threads."""
+    """`work` on each item: in this thread alone, or in a pool that holds two runs of items per thread.
+
+    Runs, because the hand-over of one item wakes two threads. A cold lane holds nothing from one batch to the next.
+    """
     endless = cycle(items)
+
+    def run(part: list[Any]) -> int:
+        for item in part:
+            work(item)
+        return len(part)
+
+    def following(length: int) -> list[Any]:
+        return list(islice(endless, length))
+
     if task.threads == 1:
         while True:
-            for item in islice(endless, task.batch_size):
-                work(item)
-            yield task.batch_size
+            yield run(following(task.batch_size))
     with ThreadPoolExecutor(task.threads) as pool:
-        waiting: deque[Future[object]] = deque(pool.submit(work, next(endless)) for _ in range(2 * task.threads))
+        waiting: deque[Future[int]] = deque()
         while True:
-            for _ in range(task.batch_size):
-                waiting.popleft().result()
-                waiting.append(pool.submit(work, next(endless)))
-            yield task.batch_size
+            done = 0
+            while done < task.batch_size:
+                while len(waiting) < 2 * task.threads and not (
+                    task.cold and done + _RUN * len(waiting) >= task.batch_size
+                ):
+                    waiting.append(pool.submit(run, following(_RUN)))
+                done += waiting.popleft().result()
+            yield done
 
 
 def _pil(task: Task) -> Images:

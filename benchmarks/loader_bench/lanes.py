@@ -46,10 +46,10 @@ KINDS: dict[str, Kind] = {
         "png", "baseline: PIL, RGB, Resize, ToTensor in a torch DataLoader; threads are workers (cold: none)", ahead=2,
         cold=True,
     ),
-    "pil": Kind("png", "PIL, grey, bilinear", ahead_more=1, quick=False),
-    "torchvision": Kind("png", "torchvision, grey, antialiased", ahead_more=1),
+    "pil": Kind("png", "PIL, grey, bilinear", ahead=1, quick=False),
+    "torchvision": Kind("png", "torchvision, grey, antialiased", ahead=1),
     "dali plain": Kind("png", "DALI as its manual has it: readers.file, decoders.image, resize", ahead_more=3),
-    "png": Kind("png", "distcxr's decode and resize in plain threads", ahead_more=1, rounds=2, cold=True),
+    "png": Kind("png", "distcxr's decode and resize in plain threads", ahead=1, rounds=2, cold=True),
     "torch": Kind("png", "data.loader=torch; threads are workers", ahead=2, rounds=2),
     "dali": Kind("png", "data.loader=dali", ahead_more=5, rounds=2),
     "cache": Kind(
@@ -61,11 +61,11 @@ KINDS: dict[str, Kind] = {
         "cache", "data.loader=cache with data.cache.resident=device", threaded=False, rows=True, ahead_more=3, gpu=True
     ),
     "cache build": Kind("png", "distcxr cache, from nothing: decode, resize, write; threads are --workers"),
-    "pil decode": Kind("png", "PIL, grey, no resize", resizes=False, ahead_more=1, quick=False),
-    "torchvision decode": Kind("png", "torchvision, grey, no resize", resizes=False, ahead_more=1),
+    "pil decode": Kind("png", "PIL, grey, no resize", resizes=False, ahead=1, quick=False),
+    "torchvision decode": Kind("png", "torchvision, grey, no resize", resizes=False, ahead=1),
     "dali decode": Kind("png", "DALI's own decoder, no resize", resizes=False, ahead_more=3),
-    "png decode": Kind("png", "distcxr's decode, no resize", resizes=False, ahead_more=1, rounds=2),
-    "inflate": Kind("deflate", "limit: ISA-L inflate of the PNGs, from memory", resizes=False, ahead_more=1, rounds=2),
+    "png decode": Kind("png", "distcxr's decode, no resize", resizes=False, ahead=1, rounds=2),
+    "inflate": Kind("deflate", "limit: ISA-L inflate of the PNGs, from memory", resizes=False, ahead=1, rounds=2),
     "memcpy": Kind("memory", "limit: copy rows of this size in random order", threaded=False, rows=True),
 }  # fmt: skip
 
