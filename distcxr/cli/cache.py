@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.data.cache import cache_folder
     from distcxr.data.cache.build import build_cache
     from distcxr.data.cache.files import shown_size
+    from distcxr.data.dataset import open_dataset
     from distcxr.data.loaders.choose import thread_budget
-    from distcxr.engine.build import open_dataset
     from distcxr.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)

@@ -35,10 +35,11 @@ def run(args: argparse.Namespace) -> int:
     from PIL import Image
 
     from distcxr.data.augment import identity_parameters
+    from distcxr.data.dataset import open_dataset
     from distcxr.data.loader import Loader
     from distcxr.data.order import EvalOrder
     from distcxr.data.sources.nih_boxes import place_boxes, read_boxes
-    from distcxr.engine.build import batch_plan, build_evaluation, check_unseen, open_dataset
+    from distcxr.engine.build import batch_plan, build_evaluation, check_unseen
     from distcxr.engine.checkpoint import check_testable, open_checkpoint
     from distcxr.explain.evaluate import localise
     from distcxr.recipe import load_recipe

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distcxr.data.order import hash64
-from distcxr.recipe.schema import Augment, Statistics
+from distcxr.recipe.augment import Augment, Statistics
 
 COLUMNS = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
 """Parameters of a draw. flip is 0 or 1; translate in shares of the side; crop_x, crop_y in [0, 1] of the free range;

@@ -10,16 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from distcxr.data.dataset import Dataset, make_splits, open_dataset
 from distcxr.data.labels import resolve_findings
-from distcxr.engine.build import (
-    Dataset,
-    batch_plan,
-    build_evaluation,
-    check_unseen,
-    make_splits,
-    open_dataset,
-    world_line,
-)
+from distcxr.engine.build import batch_plan, build_evaluation, check_unseen, world_line
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, check_testable, open_checkpoint
 from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
 from distcxr.engine.folder import describe, make_writable, run_folder_of

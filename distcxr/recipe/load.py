@@ -11,7 +11,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from distcxr.recipe.schema import DURATION_KEYS, Recipe
+from distcxr.recipe.schema import Recipe
+from distcxr.recipe.section import DURATION_KEYS
 
 
 class RecipeError(ValueError):
@@ -181,7 +182,7 @@ def _fields_at(location: Sequence[str]) -> Sequence[str]:
     for part in location:
         annotation = section.model_fields[part].annotation if part in section.model_fields else None
         inner = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-        section = next((kind for kind in inner if issubclass(kind, BaseModel)), section)
+        section = next((kind for kind in inner if issubclass(kind, BaseModel)), section)  # a list's number: the same
     return list(section.model_fields)
 
 

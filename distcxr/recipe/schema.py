@@ -8,229 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(ep|st|%)$", examples=["10ep", "500st", "5%"])]
-"""`10ep` epochs, `500st` steps (optimiser updates) or `5%` of the whole schedule."""
-
-DURATION_KEYS = ("every", "warmup")
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, hide_input_in_errors=True
-    )
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `true` where a number is meant: Python would take it for 1."""
-        annotation = cls.model_fields[str(info.field_name)].annotation
-        if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(f"{info.field_name} takes no {str(value).lower()}: see its meaning in recipe.schema.json")
-        return value
-
-
-class SplitLists(Section):
-    """Text files with one image name a line; relative to `data.root` unless absolute."""
-
-    train: Path
-    """Images to train on."""
-    val: Path | None = None
-    """Images to validate on; without it, `data.val_fraction` of the training patients."""
-    test: Path
-    """Images to test on."""
-
-
-class Cache(Section):
-    """The decoded cache: what `distcxr cache RECIPE` writes and `data.loader: cache` reads."""
-
-    path: Path | None = None
-    """Its folder; null takes `distcxr-cache/<image_size>px` in `data.root`."""
-    stage_to: Path | None = None
-    """A folder on each node's own disk that the cache is copied to first, once per node."""
-    resident: Literal["host", "device"] = "host"
-    """Where images wait: in the file (and the system's page cache), or in the memory of each GPU."""
-    device_gb: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """GPU memory that `resident: device` may take; what does not fit stays on the host. null takes the whole cache."""
-
-
-class Data(Section):
-    """Which images, which labels, who may see them, and how they are read."""
-
-    dataset: Literal["nih"] = "nih"
-    """Layout and label file: `nih` is ChestX-ray14 as NIH ships it."""
-    root: Path | None = None
-    """Folder that holds the label CSV, the lists and the images. Without it, `DISTCXR_NIH_ROOT` is used."""
-    source: Literal["png"] = "png"
-    """What the pixels are read from: the original PNG files."""
-    findings: str | list[str] = "nih14"
-    """`nih14`, `nih15` (with No Finding) or a list of names."""
-    split: Literal["official", "by_patient", "lists"] = "official"
-    """`official` uses NIH's two lists, `by_patient` draws at random by patient, `lists` reads `data.lists`."""
-    lists: SplitLists | None = None
-    """The files of `data.split: lists`."""
-    ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
-    """Shares of train, val and test for `data.split: by_patient`."""
-    val_fraction: Fraction = 0.1
-    """Share of the official training patients that validates instead."""
-    split_seed: int = Field(default=0, ge=0)
-    """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
-    missing: Literal["error", "skip"] = "error"
-    """Rows of the CSV whose image is not there: stop, or go on without them and say how many."""
-    on_error: Literal["mask", "stop"] = "mask"
-    """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
-    and leaves it out."""
-    max_errors: int = Field(default=100, ge=0)
-    """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
-    loader: Literal["auto", "torch", "dali", "cache"] = "auto"
-    """Who reads: PyTorch's worker processes, NVIDIA DALI, the decoded cache, or whichever is fastest here."""
-    cache: Cache = Cache()
-    """The decoded cache."""
-    image_size: int = Field(default=224, ge=8, le=4096)
-    """Side of the square image in pixels, after decoding and resizing."""
-    num_workers: int | None = Field(default=None, ge=0)
-    """Reader processes (torch) or threads (dali) of each rank; null takes this rank's share of the cores."""
-    prefetch: PositiveInt = 2
-    """Batches that each worker reads ahead."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Data:
-        if (self.split == "lists") != (self.lists is not None):
-            raise ValueError("data.lists and data.split: lists belong together: give both or neither")
-        if abs(sum(self.ratios) - 1) > 1e-6:
-            raise ValueError(f"data.ratios must sum to 1, not {sum(self.ratios):g}")
-        return self
-
-
-class Statistics(Section):
-    """Mean and standard deviation of grey values, each in [0, 1]."""
-
-    mean: Fraction
-    """Subtracted from pixels in [0, 1]."""
-    std: Annotated[float, Field(gt=0, le=1)]
-    """Divides what is left."""
-
-
-class Augment(Section):
-    """How images change on the device. The same draw gets the same change with any loader and any world size."""
-
-    flip: Fraction = 0.0
-    """Probability of a left-right flip."""
-    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 0.0
-    """Rotation is drawn from plus or minus this many degrees."""
-    translate: Fraction = 0.0
-    """Shift along each axis, drawn from plus or minus this share of the side."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
-    """Zoom is drawn from this range; over 1 enlarges."""
-    center_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of the side kept around the centre, in training and evaluation."""
-    crop: PositiveInt | None = None
-    """Side of a crop in pixels: at a random place in training, at the centre in evaluation."""
-    brightness: Fraction = 0.0
-    """Added to pixels in [0, 1], drawn from plus or minus this."""
-    contrast: Fraction = 0.0
-    """Pixels are spread around mid-grey by a factor drawn from 1 plus or minus this."""
-    normalize: Literal["imagenet", "half", "dataset"] | Statistics = "imagenet"
-    """ImageNet's statistics, 0.5 / 0.5, the training split's own (measured once), or a mean and std."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Augment:
-        if self.scale[0] > self.scale[1]:
-            raise ValueError(f"augment.scale must be [low, high], not {list(self.scale)}")
-        return self
-
-
-class Model(Section):
-    """The network."""
-
-    name: str = "densenet121"
-    """Its name in the library, for example `densenet121`, `resnet50` (torchvision) or `convnext_base` (timm)."""
-    library: Literal["torchvision", "timm"] = "torchvision"
-    """Where the name is looked up."""
-    weights: str = "imagenet"
-    """`imagenet`, `none`, or the path of a safetensors file."""
-    in_chans: Literal[1, 3] = 3
-    """Input channels; with 3 the grey image is repeated on the device."""
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout before the classifier; null keeps what the network comes with."""
-
-
-class Loss(Section):
-    """What is minimised."""
-
-    name: Literal["bce"] = "bce"
-    """Binary cross-entropy, summed over known labels and divided by their number in the whole global batch."""
-
-
-class Optim(Section):
-    """The optimiser."""
-
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Its name."""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
-    """Peak learning rate."""
-    weight_decay: NonNegative = 0.01
-    """Not applied to biases and normalisation parameters."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
-    """Of Adam and AdamW."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of SGD."""
-    nesterov: bool = False
-    """Of SGD."""
-
-
-class Schedule(Section):
-    """How the learning rate changes; a pure function of the step, over the horizon that `train.epochs` gives."""
-
-    name: Literal["constant", "cosine"] = "cosine"
-    """Shape after the warm-up."""
-    warmup: Duration = "0st"
-    """Linear rise to the peak."""
-    min_lr: NonNegative = 0.0
-    """Where the cosine ends."""
-
-
-class Train(Section):
-    """How long, how large, how precise."""
-
-    epochs: PositiveInt = 10
-    """Passes over the training split; also the schedule's horizon."""
-    max_steps: PositiveInt | None = None
-    """End the run early, after this many updates. The schedule keeps its horizon; may differ on resume."""
-    global_batch_size: PositiveInt = 128
-    """Images of one update over all ranks and accumulation: what a paper calls the batch size."""
-    per_device_batch_size: PositiveInt | None = None
-    """Images a device holds at once; null takes the rank's whole share, so no accumulation."""
-    precision: Literal["bf16", "fp16", "no"] = "bf16"
-    """Mixed precision; `no` computes in float32."""
-    tf32: bool = True
-    """Let float32 matrix products use TF32 on NVIDIA GPUs."""
-    clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest gradient norm of an update."""
-    sync_bn: bool = False
-    """BatchNorm statistics over all ranks instead of each its own."""
-    channels_last: bool = True
-    """Memory layout that convolutions prefer."""
-    compile: bool = False
-    """torch.compile: slower start, faster steps."""
-    resume: str = "auto"
-    """`auto` goes on from the newest whole checkpoint, `never` starts anew, a path goes on from that checkpoint."""
+from distcxr.recipe.augment import Augment
+from distcxr.recipe.data import Data
+from distcxr.recipe.loss import Loss
+from distcxr.recipe.model import Model
+from distcxr.recipe.section import Duration, PositiveInt, Section
+from distcxr.recipe.train import Optim, Schedule, Train
 
 
 class Eval(Section):
     """When and on what the model is judged."""
 
     every: Duration = "1ep"
-    """How often the validation split is scored; the best macro AUROC is kept as `best`."""
+    """How often the validation split is scored; the best by `best_metric` is kept as `best`."""
+    best_metric: Literal["auroc", "loss"] = "auroc"
+    """What `best`, `schedule.name: plateau` and `train.early_stop` look at: validation's macro AUROC or its loss."""
     splits: list[Literal["train", "val", "test"]] = ["val", "test"]
     """Splits that are scored at the end; `train` without augmentation."""
     weights: Literal["best", "last"] = "best"
@@ -271,12 +67,16 @@ class Logging(Section):
     """How often loss, lr and speed are read from the device and written."""
     images: int = Field(default=16, ge=0, le=64)
     """Augmented training images drawn in TensorBoard at the start of every epoch; 0 for none."""
+    trackers: list[Literal["wandb", "mlflow"]] = []
+    """Beside TensorBoard: Weights & Biases, MLflow; the package must be installed (`pip install wandb`, `mlflow`)."""
+    project: str = "distcxr"
+    """Project (W&B) or experiment (MLflow) the run belongs to."""
 
 
 IDENTITY_FREE = (
-    "output", "train.max_steps", "train.resume", "train.per_device_batch_size", "data.root", "data.loader",
-    "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits",
-    "eval.weights", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
+    "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "data.root",
+    "data.loader", "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging",
+    "eval.splits", "eval.weights", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 
@@ -309,6 +109,12 @@ class Recipe(Section):
     logging: Logging = Logging()
     """Writing down."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _stages_inherit(cls, values: Any) -> Any:
+        """Complete the sections of each stage from the recipe's own, so that a stage need only say what differs."""
+        return _with_whole_stages(values)
+
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
         side = round(self.data.image_size * self.augment.center_crop)
@@ -323,6 +129,29 @@ class Recipe(Section):
             section, _, name = key.partition(".")
             (values[section] if name else values).pop(name or section)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _with_whole_stages(values: Any) -> Any:
+    train = values.get("train") if isinstance(values, dict) else None
+    stages = train.get("stages") if isinstance(train, dict) else None
+    if not isinstance(stages, list | tuple):
+        return values
+    data = values.get("data")
+    above: dict[str, Any] = {
+        "loss": values.get("loss"), "augment": values.get("augment"), "schedule": values.get("schedule"),
+        "sampling": data.get("sampling") if isinstance(data, dict) else None,
+    }  # fmt: skip
+    whole = []
+    for stage in stages:
+        if isinstance(stage, dict):
+            merged = {
+                key: {**above[key], **stage[key]}
+                for key in above
+                if isinstance(stage.get(key), dict) and isinstance(above[key], dict)
+            }
+            stage = {**stage, **merged}
+        whole.append(stage)
+    return {**values, "train": {**train, "stages": whole}}
 
 
 def to_steps(duration: str, *, steps_per_epoch: int, epochs: int) -> int:

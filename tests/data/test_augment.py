@@ -20,7 +20,7 @@ from distcxr.data.augment import (
     normalize,
     warp,
 )
-from distcxr.recipe.schema import Augment, Statistics
+from distcxr.recipe.augment import Augment, Statistics
 
 FULL = Augment(
     flip=0.5, rotate_deg=10, translate=0.1, scale=(0.8, 1.2), crop=24, brightness=0.1, contrast=0.2, normalize="half"

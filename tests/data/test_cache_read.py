@@ -21,7 +21,7 @@ from distcxr.data.cache.files import write_json
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.png import decode_grey
 from distcxr.data.pixels.resize import resize_grey
-from distcxr.recipe.schema import Cache, Data
+from distcxr.recipe.data import Cache, Data
 
 
 @pytest.fixture

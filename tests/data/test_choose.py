@@ -29,7 +29,7 @@ from distcxr.data.loaders.choose import choose_reader, thread_budget
 from distcxr.data.loaders.dali import DaliReader
 from distcxr.data.loaders.measure import Speed
 from distcxr.data.loaders.torch import TorchReader
-from distcxr.recipe.schema import Data
+from distcxr.recipe.data import Data
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,9 @@ from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
 from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
-from distcxr.engine.build import open_dataset
-from distcxr.recipe.schema import Augment, Data
+from distcxr.data.dataset import open_dataset
+from distcxr.recipe.augment import Augment
+from distcxr.recipe.data import Data
 
 SIZE, SEED, EPOCH, GLOBAL_BATCH = 32, 7, 3, 8
 LOADERS: dict[str, dict[str, Any]] = {

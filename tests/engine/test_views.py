@@ -14,7 +14,8 @@ from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.data.loader import Request
 from distcxr.engine.evaluate import predict
 from distcxr.engine.views import VIEWS, through
-from distcxr.recipe.schema import Augment, Eval
+from distcxr.recipe.augment import Augment
+from distcxr.recipe.schema import Eval
 
 
 def pixels(num: int = 3, side: int = 16) -> Tensor:

@@ -22,7 +22,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.sources.nih_boxes import BoxList, InputBoxes, place_boxes
 from distcxr.engine import checkpoint
 from distcxr.explain.evaluate import Localisation, localise
-from distcxr.recipe.schema import Augment
+from distcxr.recipe.augment import Augment
 
 FINDINGS = ("Mass", "Nodule", "Hernia")
 SIDE = 64

@@ -15,7 +15,7 @@ from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import fit, updates
 from distcxr.engine.step import train_step
-from distcxr.recipe.schema import Augment
+from distcxr.recipe.augment import Augment
 
 pytestmark = pytest.mark.gpu
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from distcxr.recipe.schema import Data
+from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.measure import Speed, readable, speed_of_decoding, speed_of_reader
 from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.order import shuffled
-from distcxr.recipe.schema import Data
+from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 

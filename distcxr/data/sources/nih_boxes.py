@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from distcxr.data.augment import COLUMNS, center_crop, crop, identity_parameters
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
-from distcxr.recipe.schema import Augment
+from distcxr.recipe.augment import Augment
 
 FILE_NAME = "BBox_List_2017.csv"
 SOURCE_PX = 1024

@@ -1,0 +1,151 @@
+"""The recipe's `data`: which images, which labels, who may see them, how often, and how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from distcxr.recipe.section import Fraction, NonNegative, Positive, PositiveInt, Section
+
+
+class SplitLists(Section):
+    """Text files with one image name a line; relative to `data.root` unless absolute."""
+
+    train: Path
+    """Images to train on."""
+    val: Path | None = None
+    """Images to validate on; without it, `data.val_fraction` of the training patients."""
+    test: Path
+    """Images to test on."""
+
+
+class Cache(Section):
+    """The decoded cache: what `distcxr cache RECIPE` writes and `data.loader: cache` reads."""
+
+    path: Path | None = None
+    """Its folder; null takes `distcxr-cache/<image_size>px` in `data.root`."""
+    stage_to: Path | None = None
+    """A folder on each node's own disk that the cache is copied to first, once per node."""
+    resident: Literal["host", "device"] = "host"
+    """Where images wait: in the file (and the system's page cache), or in the memory of each GPU."""
+    device_gb: Positive | None = None
+    """GPU memory that `resident: device` may take; what does not fit stays on the host. null takes the whole cache."""
+
+
+class Columns(Section):
+    """Which columns of a label table mean what, for `data.dataset: csv`."""
+
+    table: Path = Path("labels.csv")
+    """The CSV file; relative to `data.root` unless absolute."""
+    image: str = "image"
+    """Image file, relative to `data.root`."""
+    label: str | None = None
+    """One column that names what the image shows, several names joined by `|`; or else a column per finding."""
+    patient: str | None = None
+    """Whose image it is. Without it every image counts as a patient of its own, and the log warns of leaks."""
+    split: str | None = None
+    """`train`, `val` or `test`, for `data.split: official`."""
+    age: str | None = None
+    """In years."""
+    sex: str | None = None
+    """`M`, `F`, `Male` or `Female`; anything else is unknown."""
+    view: str | None = None
+    """`PA`, `AP`, `LATERAL`; anything else is unknown."""
+
+
+class Where(Section):
+    """Which images take part, in all splits. Conditions are joined by "and"; what is unknown meets none."""
+
+    findings: list[str] | None = None
+    """Only images that show at least one of these."""
+    without: list[str] | None = None
+    """No image that shows one of these, for example [No Finding]."""
+    view: list[Literal["PA", "AP", "LATERAL"]] | None = None
+    """Only these views."""
+    sex: Literal["M", "F"] | None = None
+    """Only patients of this sex."""
+    age: tuple[NonNegative, NonNegative] | None = None
+    """Only patients of this age in years, both ends included."""
+
+
+class Sampling(Section):
+    """Which training images an epoch draws, and how often."""
+
+    cap_per_label: PositiveInt | None = None
+    """Training images that may show one finding, No Finding among them. Images with the rarest findings are kept
+    first, so a finding with fewer than this keeps every image; the others are thinned at random, by `seed`."""
+    balance: Literal["none", "class", "sqrt"] = "none"
+    """`none` draws every image once an epoch. `class` draws images with replacement so that every finding, and No
+    Finding, is met equally often; `sqrt` in proportion to the square root of how many images show it."""
+
+
+class Data(Section):
+    """Which images, which labels, who may see them, and how they are read."""
+
+    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "chestmnist"] = "nih"
+    """Layout and label file: `nih` is ChestX-ray14 as NIH ships it, `csv` any table (see `data.columns`), `folders`
+    one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file."""
+    root: Path | None = None
+    """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
+    it with `data.dataset: nih`."""
+    source: Literal["png", "npz"] = "png"
+    """What the pixels are read from: `png` the image files (PNG or JPEG), `npz` arrays that are decoded already."""
+    columns: Columns = Columns()
+    """The columns of `data.dataset: csv`."""
+    patient_pattern: str | None = None
+    """For `data.dataset: folders`: a regular expression whose first group finds the patient in a file's name."""
+    uncertain: Literal["mask", "zero", "one"] = "mask"
+    """What a label of -1 (CheXpert, MIMIC, csv) means: unknown, absent or present."""
+    findings: str | list[str] = "nih14"
+    """`nih14`, `nih15` (with No Finding), `chexpert14`, `chexpert5`, `all` (every label of the label file, sorted; No
+    Finding and others among them) or a list of names."""
+    where: Where = Where()
+    """Which images take part."""
+    sampling: Sampling = Sampling()
+    """Which training images an epoch draws, and how often."""
+    max_train_samples: PositiveInt | None = None
+    """At most this many training images, drawn at random by `data.split_seed`, after `data.where`."""
+    max_val_samples: PositiveInt | None = None
+    """At most this many validation images."""
+    max_test_samples: PositiveInt | None = None
+    """At most this many test images."""
+    split: Literal["official", "by_patient", "lists"] = "official"
+    """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`),
+    `by_patient` draws at random by patient, `lists` reads `data.lists`."""
+    lists: SplitLists | None = None
+    """The files of `data.split: lists`."""
+    ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
+    """Shares of train, val and test for `data.split: by_patient`."""
+    val_fraction: Fraction = 0.1
+    """Share of the official training patients that validates instead."""
+    split_seed: int = Field(default=0, ge=0)
+    """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
+    missing: Literal["error", "skip"] = "error"
+    """Rows of the CSV whose image is not there: stop, or go on without them and say how many."""
+    on_error: Literal["mask", "stop"] = "mask"
+    """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
+    and leaves it out."""
+    max_errors: int = Field(default=100, ge=0)
+    """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
+    loader: Literal["auto", "torch", "dali", "cache"] = "auto"
+    """Who reads: PyTorch's worker processes, NVIDIA DALI, the decoded cache, or whichever is fastest here."""
+    cache: Cache = Cache()
+    """The decoded cache."""
+    image_size: int = Field(default=224, ge=8, le=4096)
+    """Side of the square image in pixels, after decoding and resizing."""
+    num_workers: int | None = Field(default=None, ge=0)
+    """Reader processes (torch) or threads (dali) of each rank; null takes this rank's share of the cores."""
+    prefetch: PositiveInt = 2
+    """Batches that each worker reads ahead."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        if (self.split == "lists") != (self.lists is not None):
+            raise ValueError("data.lists and data.split: lists belong together: give both or neither")
+        if abs(sum(self.ratios) - 1) > 1e-6:
+            raise ValueError(f"data.ratios must sum to 1, not {sum(self.ratios):g}")
+        if self.where.age is not None and self.where.age[0] > self.where.age[1]:
+            raise ValueError(f"data.where.age must be [low, high], not {list(self.where.age)}")
+        return self

@@ -1,0 +1,39 @@
+"""The recipe's `loss`: what is minimised."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from distcxr.recipe.section import BelowOne, Fraction, NonNegative, Positive, Section
+
+
+class Loss(Section):
+    """What is minimised. Whatever its name: unknown labels count nothing, and the sum over the known ones is divided by
+    their number in the whole global batch."""
+
+    name: Literal["bce", "focal", "asymmetric", "cross_entropy"] = "bce"
+    """`bce` binary cross-entropy of every finding; `focal` (Lin 2017) and `asymmetric` (Ridnik 2021) weigh easy labels
+    down; `cross_entropy` takes the findings for classes that exclude each other."""
+    weights: Literal["none", "balanced"] | list[Positive] = "none"
+    """Weight of a finding's positive labels (`cross_entropy`: of the class): `balanced` takes negatives / positives of
+    the training split (`cross_entropy`: images / (classes x images of the class)); or a number per finding."""
+    gamma: NonNegative = 2.0
+    """Of `focal`: how strongly easy labels are weighed down."""
+    alpha: Fraction | None = None
+    """Of `focal`: weight of positives, 1 - alpha of negatives; null weighs both with 1."""
+    gamma_neg: NonNegative = 4.0
+    """Of `asymmetric`: gamma of negatives."""
+    gamma_pos: NonNegative = 0.0
+    """Of `asymmetric`: gamma of positives."""
+    clip: BelowOne = 0.05
+    """Of `asymmetric`: probabilities of negatives are shifted down by this, so the easiest count nothing."""
+    label_smoothing: BelowOne = 0.0
+    """Targets are drawn this far towards one half (`cross_entropy`: towards equal probabilities)."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Loss:
+        if self.alpha is not None and self.weights != "none":
+            raise ValueError("loss.alpha and loss.weights both weigh positives: give one of them")
+        return self

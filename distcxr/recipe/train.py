@@ -1,0 +1,123 @@
+"""The recipe's `optim`, `schedule` and `train`: how the weights are found, for how long, and in which stages."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distcxr.recipe.augment import Augment
+from distcxr.recipe.data import Sampling
+from distcxr.recipe.loss import Loss
+from distcxr.recipe.section import BelowOne, Duration, NonNegative, Positive, PositiveInt, Section
+
+
+class Optim(Section):
+    """The optimiser."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Its name."""
+    lr: Positive = 1e-4
+    """Peak learning rate."""
+    weight_decay: NonNegative = 0.01
+    """Not applied to biases and normalisation parameters."""
+    betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
+    """Of Adam and AdamW."""
+    momentum: BelowOne = 0.9
+    """Of SGD."""
+    nesterov: bool = False
+    """Of SGD."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Layer-wise learning rate: each block gets this times the rate of the block above it; the head has `lr`."""
+
+
+class Schedule(Section):
+    """How the learning rate changes: a pure function of the step, over the horizon that the epochs give, and for
+    `plateau` of the validations so far."""
+
+    name: Literal["constant", "cosine", "step", "plateau"] = "cosine"
+    """Shape after the warm-up."""
+    warmup: Duration = "0st"
+    """Linear rise to the peak."""
+    min_lr: NonNegative = 0.0
+    """Where the cosine ends, and below which `plateau` does not go."""
+    every: Duration = "7ep"
+    """Of `step`: the rate is multiplied by `factor` this often."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of `step` and `plateau`."""
+    patience: PositiveInt = 10
+    """Of `plateau`: validations without a better `eval.best_metric` after which the rate is multiplied by `factor`."""
+
+
+class EarlyStop(Section):
+    """When training ends because it no longer helps."""
+
+    patience: PositiveInt | None = None
+    """Validations without a better `eval.best_metric` after which the stage, and with the last the run, ends; null
+    never."""
+    min_delta: NonNegative = 0.0
+    """What counts as better is better by more than this."""
+
+
+class Stage(Section):
+    """A part of training with its own trainable parameters; what it does not say is as in the rest of the recipe."""
+
+    name: str | None = None
+    """What the log and checkpoints call it; null takes its number."""
+    trainable: list[str] | None = None
+    """Parameters that are trained, as in `train.trainable`, which stands in for null."""
+    lr: Positive | None = None
+    """Peak learning rate."""
+    epochs: PositiveInt
+    """Passes over what the stage's sampling draws; also its schedule's horizon."""
+    optimizer: Literal["new", "carry"] = "new"
+    """Begin with an empty optimiser, or keep the moments of parameters that were trained before."""
+    loss: Loss | None = None
+    """Keys that differ from the recipe's `loss`."""
+    augment: Augment | None = None
+    """Keys that differ from the recipe's `augment`; not those that change the input's size or normalisation."""
+    sampling: Sampling | None = None
+    """Keys that differ from `data.sampling`. Caps and weighted draws are made anew in every stage."""
+    schedule: Schedule | None = None
+    """Keys that differ from the recipe's `schedule`."""
+
+
+class Train(Section):
+    """How long, how large, how precise."""
+
+    epochs: PositiveInt = 10
+    """Passes over the training split; also the schedule's horizon."""
+    stages: tuple[Stage, ...] = ()
+    """Training in parts, one after the other, in place of `train.epochs`, `optim.lr` and `train.trainable`."""
+    stage: PositiveInt | None = None
+    """Begin with this stage, counted from 1: from the checkpoint that the stage before it left in `output`, or without
+    one from `model.weights`. Null begins with the first, or where a resumed run stopped."""
+    trainable: list[str] | None = None
+    """Parameters that are trained: names, beginnings of names up to a dot (`layer4`), or patterns with `*`; `head` is
+    the head whatever the network calls it. null trains all."""
+    frozen_bn: Literal["eval", "train"] = "eval"
+    """Whether BatchNorm layers without trainable parameters keep their statistics, or go on measuring."""
+    ema: BelowOne | None = None
+    """Decay of a moving average of the weights, for example 0.999; validation and test then judge the average."""
+    early_stop: EarlyStop = EarlyStop()
+    """When training ends because it no longer helps."""
+    max_steps: PositiveInt | None = None
+    """End the run early, after this many updates. The schedule keeps its horizon; may differ on resume."""
+    global_batch_size: PositiveInt = 128
+    """Images of one update over all ranks and accumulation: what a paper calls the batch size."""
+    per_device_batch_size: PositiveInt | None = None
+    """Images a device holds at once; null takes the rank's whole share, so no accumulation."""
+    precision: Literal["bf16", "fp16", "no"] = "bf16"
+    """Mixed precision; `no` computes in float32."""
+    tf32: bool = True
+    """Let float32 matrix products use TF32 on NVIDIA GPUs."""
+    clip_norm: Positive | None = None
+    """Largest gradient norm of an update."""
+    sync_bn: bool = False
+    """BatchNorm statistics over all ranks instead of each its own."""
+    channels_last: bool = True
+    """Memory layout that convolutions prefer."""
+    compile: bool = False
+    """torch.compile: slower start, faster steps."""
+    resume: str = "auto"
+    """`auto` goes on from the newest whole checkpoint, `never` starts anew, a path goes on from that checkpoint."""
