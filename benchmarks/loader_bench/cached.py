@@ -189,5 +189,5 @@ def _index(root: Path, path: NDArray[np.bytes_]) -> SampleIndex:
         root=root, findings=tuple(f"finding {number}" for number in range(_NUM_FINDINGS)), path=path,
         patient_id=np.arange(num), targets_NC=np.eye(_NUM_FINDINGS, dtype=np.uint8)[np.arange(num) % _NUM_FINDINGS],
         mask_NC=np.ones((num, _NUM_FINDINGS), dtype=np.uint8), age=np.full(num, np.nan, dtype=np.float32),
-        sex=empty, view=empty, label_hash="", skipped=np.zeros(0, dtype="S1"),
+        sex=empty, view=empty, split=empty, label_hash="", skipped=np.zeros(0, dtype="S1"),
     )  # fmt: skip
