@@ -114,7 +114,7 @@ def _measure_all(args: argparse.Namespace, recipe: Any, gpus_here: int) -> list[
             cold=not args.quick and not args.no_cold,
             quick=args.quick,
         )
-        from distcxr.data.pixels.png import load_kernels
+        from distcxr.data.pixels.decode import load_kernels
 
         host_facts()  # now: later this run itself keeps the cores busy
         load_kernels()  # compiles once, here; the lanes load what this leaves on the disk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast
 
 import torch
@@ -19,12 +19,17 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
     nesterov: bool = False,
+    layer_decay: float = 1.0,
+    depths: Mapping[str, int] | None = None,
 ) -> torch.optim.Optimizer:
     """Build an optimiser over the parameters that require a gradient.
 
     There are up to two groups, each with its key `name`: `decay`, and `no_decay` (weight decay 0) for biases
     and parameters with at most one dimension, which is what normalisation layers have. A group without
-    parameters is left out; the order within a group is that of `params`.
+    parameters is left out; the order within a group is that of `params`. With `depths` there are up to two groups for
+    every depth, the head's first.
+
+    Each group has the key `lr_scale`, which `set_lr` multiplies its rate with: `layer_decay` to the power of its depth.
 
     Args:
         params: names and parameters, as `module.named_parameters()` gives them.
@@ -33,6 +38,8 @@ def build_optimizer(
         betas: of Adam and AdamW.
         momentum: of SGD.
         nesterov: of SGD.
+        layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
+        depths: of each parameter by name: blocks between it and the head, which has 0; None takes all for 0.
 
     Raises:
         ValueError: an unknown name, a value out of range, or no parameter that requires a gradient.
@@ -40,19 +47,23 @@ def build_optimizer(
     for key, value in {"lr": lr, "weight_decay": weight_decay}.items():
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"optim.{key}={value}: give a finite number that is not negative")
-    decay: list[nn.Parameter] = []
-    no_decay: list[nn.Parameter] = []
+    members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in params:
         if parameter.requires_grad:
             plain = parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias"
-            (no_decay if plain else decay).append(parameter)
-    if not decay and not no_decay:
+            depth = depths[parameter_name] if depths is not None else 0
+            members.setdefault((depth, plain), []).append(parameter)
+    if not members:
         raise ValueError("no parameter requires a gradient: everything is frozen, there is nothing to train")
-    groups: list[dict[str, Any]] = []
-    if decay:
-        groups.append({"name": "decay", "params": decay, "weight_decay": weight_decay})
-    if no_decay:
-        groups.append({"name": "no_decay", "params": no_decay, "weight_decay": 0.0})
+    groups: list[dict[str, Any]] = [
+        {
+            "name": "no_decay" if plain else "decay",
+            "params": members[depth, plain],
+            "weight_decay": 0.0 if plain else weight_decay,
+            "lr_scale": layer_decay**depth,
+        }
+        for depth, plain in sorted(members)
+    ]
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=betas)
     if name == "adam":
@@ -63,6 +74,6 @@ def build_optimizer(
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the learning rate of the next update."""
+    """Give every group the learning rate of the next update, times its `lr_scale`."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]

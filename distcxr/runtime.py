@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from torch import Tensor, nn
 
+from distcxr.data.loaders.choose import thread_budget
 from distcxr.data.order import hash64
 from distcxr.recipe import Recipe
 
@@ -131,7 +132,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if use_cpu:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world_size))
+        torch.set_num_threads(thread_budget(local_world_size))
     return Runtime(
         accelerator=accelerator,
         rank=accelerator.process_index,
@@ -147,12 +148,14 @@ def _die_with_launcher() -> None:
     """Have the kernel end this process when its launcher dies.
 
     A launcher that is killed leaves its ranks running otherwise: they would go on writing into the run folder beside
-    the run that was started in their place.
+    the run that was started in their place. Accelerate's launcher of a single process passes no signal on, it dies of
+    it: SIGTERM lets that process save itself. Several ranks could not: they lose each other.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and sys.platform == "linux":
         set_parent_death_signal = 1
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        alone = os.environ.get("WORLD_SIZE", "1") == "1"
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM if alone else signal.SIGKILL)
 
 
 def _check_device(recipe: Recipe, use_cpu: bool) -> None:

@@ -1,32 +1,42 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing that counts processes."""
+"""The learning rate as a pure function of the step, and for `plateau` of the validations so far: nothing that counts
+processes, and nothing to save but the validations.
+"""
 
 from __future__ import annotations
 
 import math
-from typing import Literal, cast
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
+
+Name = Literal["constant", "cosine", "step", "plateau"]
 
 
 def lr_at(
     step: int,
     *,
-    name: Literal["constant", "cosine"],
+    name: Name,
     base_lr: float,
     warmup_steps: int,
     total_steps: int,
     min_lr: float = 0.0,
+    factor: float = 0.1,
+    factor_every: int = 1,
+    reductions: int = 0,
 ) -> float:
     """Learning rate of update `step`.
 
     The warm-up is linear: update 0 has `base_lr / warmup_steps`, update `warmup_steps - 1` has `base_lr`. From
     that peak (update 0 without a warm-up) `constant` stays, and `cosine` falls along half a cosine to `min_lr`,
-    which the last update, `total_steps - 1`, has exactly.
+    which the last update, `total_steps - 1`, has exactly. `step` multiplies by `factor` at every `factor_every`-th
+    update, counted from update 0 (also while it warms up), as PyTorch's StepLR. `plateau` has been multiplied by
+    `factor` so many times as `reductions` says, down to `min_lr`.
 
     Args:
         step: 0-based number of the update (not of micro-steps or of processes).
         base_lr: the peak, above 0.
         warmup_steps: 0 to `total_steps`.
         total_steps: the recipe's horizon, all its epochs; a run that ends early keeps it.
-        min_lr: 0 to `base_lr`; `constant` does not use it.
+        min_lr: 0 to `base_lr`; of `cosine` and `plateau`.
 
     Raises:
         ValueError: an unknown name or a value out of range, `step` included.
@@ -39,15 +49,41 @@ def lr_at(
         raise ValueError(f"schedule.warmup is {warmup_steps} steps, of {total_steps} in all: make it shorter")
     if not (math.isfinite(base_lr) and base_lr > 0):
         raise ValueError(f"optim.lr={base_lr}: give a finite number above 0")
-    if name == "cosine" and not 0 <= min_lr <= base_lr:
-        raise ValueError(f"schedule.min_lr={min_lr}: give a number from 0 to optim.lr={base_lr}")
-    if name not in ("constant", "cosine"):
-        raise ValueError(f"schedule.name={cast(str, name)}: give 'constant' or 'cosine'")
+    if name in ("cosine", "plateau") and not 0 <= min_lr <= base_lr:
+        raise ValueError(f"schedule.min_lr={min_lr}: give a number from 0 to the learning rate, {base_lr}")
+    if name not in get_args(Name):
+        raise ValueError(f"schedule.name={cast(str, name)}: give {', '.join(get_args(Name))}")
 
     peak = max(warmup_steps - 1, 0)
+    rise = (step + 1) / warmup_steps if step < peak else 1.0
+    if name == "step":
+        return base_lr * rise * factor ** (step // factor_every)
+    if name == "plateau":
+        return max(base_lr * factor**reductions, min_lr) * rise
     if step < peak:
         return base_lr * (step + 1) / warmup_steps
     if name == "constant" or step == peak:
         return base_lr
     progress = (step - peak) / (total_steps - 1 - peak)
     return min_lr + (base_lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def reductions(scores: Sequence[float | None], patience: int) -> int:
+    """How often `plateau` has multiplied the rate after these validations.
+
+    As PyTorch's ReduceLROnPlateau: `patience` validations in a row that are not better than the best are waited for,
+    the next one multiplies, and waiting begins anew. Unlike there, whatever is better at all counts as better
+    (threshold 0), and there is no cooldown.
+
+    Args:
+        scores: one a validation, the higher the better; None, where it is undefined, is not better.
+    """
+    best, waited, times = -math.inf, 0, 0
+    for score in scores:
+        if score is not None and score > best:
+            best, waited = score, 0
+        else:
+            waited += 1
+        if waited > patience:
+            times, waited = times + 1, 0
+    return times

@@ -12,11 +12,12 @@ from PIL import Image
 
 from distcxr.data.cache.build import Built, build_cache
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 SIZE = 24
-BAD = {"images/00.png": "zero bytes", "images/05.png": "truncated", "images_2/11.png": "not a PNG"}
+BAD = {"images/00.png": "zero bytes", "images/05.png": "truncated", "images_2/11.png": "neither a PNG"}
 
 
 def png(number: int, mode: str = "L", side: tuple[int, int] = (40, 40)) -> bytes:
@@ -38,7 +39,7 @@ def dataset(root: Path, num: int = 16) -> SampleIndex:
     for number, name in enumerate(names):
         data = png(number, modes[number % 5], sides[number % 4])
         if name in BAD:
-            data = {"zero bytes": b"", "truncated": data[: len(data) // 2], "not a PNG": b"no picture"}[BAD[name]]
+            data = {"zero bytes": b"", "truncated": data[: len(data) // 2], "neither a PNG": b"no picture"}[BAD[name]]
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return index_of(root, [names[place] for place in np.random.default_rng(1).permutation(num)])
@@ -50,8 +51,8 @@ def index_of(root: Path, names: list[str]) -> SampleIndex:
     return SampleIndex(
         root=root, findings=("Mass",), path=np.array([os.fsencode(name) for name in names]),
         patient_id=np.arange(num), targets_NC=np.zeros((num, 1), np.uint8), mask_NC=np.ones((num, 1), np.uint8),
-        age=np.zeros(num, np.float32), sex=np.full(num, "M"), view=np.full(num, "PA"), label_hash="0" * 64,
-        skipped=np.zeros(0, dtype="S1"),
+        age=np.zeros(num, np.float32), sex=np.full(num, "M"), view=np.full(num, "PA"), split=np.full(num, ""),
+        label_hash="0" * 64, skipped=np.zeros(0, dtype="S1"),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pictures for reader tests: what Pillow makes of them, every kind of PNG, every class of broken file."""
+"""Pictures for reader tests: what Pillow makes of them, every kind of PNG and JPEG, every class of broken file."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def assert_is(pixels: Pixels, files: list[str], size: int) -> None:
     assert pixels.unreadable == ()
 
 
-def saved(mode: str, array: np.ndarray, **options: object) -> bytes:
-    """A PNG of that mode."""
+def saved(mode: str, array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+    """An image file of that mode."""
     file = io.BytesIO()
     image = Image.fromarray(array)
-    (image if mode == image.mode else image.convert(mode)).save(file, "PNG", **options)
+    (image if mode == image.mode else image.convert(mode)).save(file, kind, **options)
     return file.getvalue()
 
 
 def kinds(rng: np.random.Generator, side: int = 96) -> dict[str, bytes]:
-    """A noise image of each kind of PNG, by name."""
+    """A noise image of each kind of PNG and JPEG, by name."""
     colour = rng.integers(0, 256, (side, side, 4)).astype(np.uint8)
     grey, deep = colour[..., 0], rng.integers(0, 65536, (side, side)).astype(np.uint16)
     flat = np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=2)
@@ -53,21 +53,26 @@ def kinds(rng: np.random.Generator, side: int = 96) -> dict[str, bytes]:
         "L": saved("L", grey), "1": saved("1", grey), "RGB": saved("RGB", colour), "RGBA": saved("RGBA", colour),
         "LA": saved("LA", colour), "P": saved("P", colour[..., :3]), "16 bits": saved("I;16", deep),
         "NIH's RGBA": saved("RGBA", flat), "uncompressed": saved("L", grey, compress_level=0),
+        "JPEG": saved("L", grey, "JPEG"), "RGB JPEG": saved("RGB", colour, "JPEG"),
+        "progressive": saved("RGB", colour, "JPEG", progressive=True), "CMYK JPEG": saved("CMYK", colour, "JPEG"),
     }  # fmt: skip
 
 
 def broken(whole: bytes) -> dict[str, bytes]:
-    """Each class of broken file, made of a whole 8-bit grey one; by a word that the reason has to hold."""
+    """Each class of broken file, made of a whole 8-bit grey PNG; by a word that the reason has to hold."""
     header = whole[8:33]
     width = int.from_bytes(whole[16:20])
+    photo = saved("L", np.arange(64 * 64).reshape(64, 64).astype(np.uint8), "JPEG")
     short = zlib.compress(bytes(3 * (width + 1)))  # three rows, whatever the header says
     return {
         "zero bytes": b"",
-        "not a PNG": b"no picture at all",
+        "neither a PNG nor a JPEG": b"no picture at all",
         "truncated: the file ends": whole[: len(whole) // 2],
         "wrong CRC": whole[:60] + bytes([whole[60] ^ 1]) + whole[61:],
         "truncated pixel data": whole[:8] + header + _chunk(b"IDAT", short) + _chunk(b"IEND", b""),
         "corrupt pixel data": whole[:8] + header + _chunk(b"IDAT", b"no stream") + _chunk(b"IEND", b""),
+        "without its end-of-image marker": photo[: len(photo) // 2],
+        "corrupt JPEG": photo[:3] + b"no picture at all",
     }
 
 
@@ -88,6 +93,7 @@ def index_of(root: Path, files: list[str], *, seed: int = 0) -> SampleIndex:
         age=np.full(num, np.nan, dtype=np.float32),
         sex=np.full(num, "", dtype="U1"),
         view=np.full(num, "", dtype="U2"),
+        split=np.full(num, ""),
         label_hash="0" * 64,
         skipped=np.array([], dtype="S1"),
     )

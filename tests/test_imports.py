@@ -28,10 +28,10 @@ ALLOWED = {
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "metrics", "tracking"},
-    "cli": {"recipe", "data", "models", "metrics", "tracking", "explain", "report", "engine", "runtime"},
+    "cli": {"recipe", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine", "runtime"},
     "launch": {"recipe", "engine", "runtime"},
 }  # fmt: skip
-HEAVY = {"nvidia", "timm", "matplotlib", "sklearn", "pandas", "numba", "llvmlite"}
+HEAVY = {"nvidia", "timm", "matplotlib", "sklearn", "pandas", "numba", "llvmlite", "wandb", "mlflow"}
 KERNELS = {"distcxr.data.pixels.kernels", "distcxr.metrics.kernels"}  # all numba, so they count as heavy themselves
 ARRAYS_ONLY = {
     "ranking", "estimate", "threshold", "bootstrap", "delong", "calibration", "subgroup", "compare", "kernels",

@@ -105,7 +105,7 @@ def test_the_recipe_wins_over_the_launcher(place: Path) -> None:
     assert "gradient_accumulation_steps=4, the recipe says train.global_batch_size=16" in said.stderr
     assert "world size 1 (none), device cpu" in said.stderr
     assert "global batch 16 = 16 per device x 1 accumulation x 1 ranks" in said.stderr
-    assert "PNGs are decoded on the CPU" in said.stderr
+    assert "images are decoded on the CPU" in said.stderr
 
 
 def test_a_world_that_accelerate_does_not_see_stops(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

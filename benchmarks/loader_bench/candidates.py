@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distcxr.data.pixels.png import decode_grey, read_file
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.files import read_file
 from distcxr.data.pixels.resize import resize_grey
 from loader_bench import cached
 from loader_bench.lanes import Task
@@ -47,7 +48,7 @@ def prepare(task: Task) -> None:
     if modules and modules[0].__name__ == "torch":
         modules[0].set_num_threads(1)
     if task.loader in ("png", "png decode", "torch", "dali", "cache build"):
-        from distcxr.data.pixels.png import load_kernels
+        from distcxr.data.pixels.decode import load_kernels
 
         load_kernels()
 

@@ -25,7 +25,8 @@ def pick_files(root: Path, num: int, batch_size: int) -> tuple[str, ...]:
     Raises:
         ValueError: there are not enough for one batch.
     """
-    from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
+    from distcxr.data.pixels.decode import decode_grey
+    from distcxr.data.pixels.files import UnreadableImage, read_file
 
     found = sorted(file for folder in sorted(root.absolute().glob("images*")) for file in folder.rglob("*.png"))
     if len(found) < batch_size:

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     workers = thread_budget(1) if args.workers is None else args.workers
     if workers < 1:
         raise ValueError(f"--workers {workers}: at least 1 thread is needed")
+    if recipe.data.source == "npz":
+        raise ValueError(f"data.dataset: {recipe.data.dataset} is decoded already: there is nothing to cache")
     index = open_dataset(recipe).index
     folder, size = cache_folder(recipe.data, index.root), recipe.data.image_size
     started_s = time.monotonic()

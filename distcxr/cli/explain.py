@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 
@@ -42,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.engine.build import batch_plan, build_evaluation, check_unseen
     from distcxr.engine.checkpoint import check_testable, open_checkpoint
     from distcxr.explain.evaluate import localise
+    from distcxr.losses import binary_logits
     from distcxr.recipe import load_recipe
     from distcxr.runtime import start_runtime
 
@@ -63,11 +65,13 @@ def run(args: argparse.Namespace) -> int:
     runtime = start_runtime(recipe)
     judged = build_evaluation(recipe, runtime, dataset, batch_plan(recipe, runtime), checkpoint)
     order = EvalOrder(rows, judged.plan)
-    batches = Loader(index, order, judged.reader, lambda _, at: identity_parameters(len(at))).epoch(0)
+    metadata = tuple(recipe.model.head.metadata)
+    batches = Loader(index, order, judged.reader, lambda _, at: identity_parameters(len(at)), metadata).epoch(0)
     try:
         found = localise(
-            judged.module, judged.transform, batches, boxes, index.findings, device=runtime.device, layer=args.layer,
-            threshold=args.threshold, tolerance_px=args.tolerance, pictures=4 if args.pictures else 0,
+            judged.module, judged.transform, batches, boxes, index.findings, device=runtime.device,
+            explained=partial(binary_logits, recipe.loss.name), layer=args.layer, threshold=args.threshold,
+            tolerance_px=args.tolerance, pictures=4 if args.pictures else 0,
         )  # fmt: skip
     finally:
         batches.close()

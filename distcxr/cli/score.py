@@ -198,6 +198,7 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
         age=np.full(num, np.nan, dtype=np.float32),
         sex=np.full(num, "", dtype=np.str_),
         view=np.full(num, "", dtype=np.str_),
+        split=np.full(num, "", dtype=np.str_),
         label_hash="",
         skipped=np.array([], dtype=np.bytes_),
     )

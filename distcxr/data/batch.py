@@ -1,6 +1,6 @@
 """What travels from a loader to the engine.
 
-Shapes: B samples, C findings, S side of the square image in pixels, P augmentation parameters.
+Shapes: B samples, C findings, S side of the square image in pixels, P augmentation parameters, M columns of metadata.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class Batch:
         mask: uint8 [B, C], 1 = label known. All 0 for a sample whose file can't be read.
         sample_id: int64 [B], the sample's row in the index.
         augment: float32 [B, P], see `distcxr.data.augment`.
+        metadata: float32 [B, M], see `distcxr.data.metadata`; M is 0 where the recipe asks for none.
         unreadable: (sample_id, reason) of each sample whose file can't be read; its pixels are 0.
     """
 
@@ -29,6 +30,7 @@ class Batch:
     mask: Tensor
     sample_id: Tensor
     augment: Tensor
+    metadata: Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
 
     def __len__(self) -> int:
@@ -36,5 +38,5 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; asynchronous where the tensors are pinned."""
-        names = ("pixels", "targets", "mask", "sample_id", "augment")
+        names = ("pixels", "targets", "mask", "sample_id", "augment", "metadata")
         return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})

@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import resolve_findings
-from distcxr.data.sources.nih import read_nih
-from distcxr.data.splits import Splits, by_patient, describe_hashes, findings_without_positives, from_lists, official
+from distcxr.data.sources.read import read_index
+from distcxr.data.splits import (
+    NAMES,
+    Splits,
+    by_patient,
+    describe_hashes,
+    findings_without_positives,
+    from_index,
+    from_lists,
+    official,
+)
+from distcxr.data.where import narrow
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Data
 
+logger = logging.getLogger(__name__)
+
 ROOT_VARIABLE = "DISTCXR_NIH_ROOT"
+
+_READING = ("dataset", "source", "columns", "patient_pattern", "uncertain")
+"""Keys of a recipe's `data` that change what is read from the label file: names of findings, labels or patients."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Index and splits, and the hashes that say which labels and lists they came from."""
+    """Index and splits, and the hashes that say which labels and lists they came from.
 
+    Attributes:
+        data: the recipe's `data` section, its `root` filled in.
+        index: every image of the dataset, in a split or not, with the findings that are learnt.
+        splits: rows of the index, after `data.where` and `data.max_*_samples`.
+        labels: the index with every finding of the label file.
+    """
+
+    data: Data
     index: SampleIndex
     splits: Splits
+    labels: SampleIndex
 
     def describe(self) -> list[str]:
         """Lines that say which labels and lists these are, how many images each split has, what can't be learnt."""
-        lines = describe_hashes(self.index, self.splits)
+        lines = describe_hashes(self.data, self.index, self.splits)
         absent = findings_without_positives(self.index, self.splits.train)
         if absent:
             lines.append(f"no training image shows {', '.join(absent)}: the model can't learn them")
@@ -38,7 +65,7 @@ class Dataset:
         """`num_images` and `num_patients` of each split."""
         return {
             name: {"num_images": len(rows), "num_patients": len(np.unique(self.index.patient_id[rows]))}
-            for name, rows in ((name, self.splits.rows(name)) for name in ("train", "val", "test"))
+            for name, rows in ((name, self.splits.rows(name)) for name in NAMES)
         }
 
     @property
@@ -46,35 +73,79 @@ class Dataset:
         """sha256 by name: `labels`, each list file and each split."""
         return {"labels": self.index.label_hash, **self.splits.list_hashes}
 
+    def patients_of(self, other: Data, splits: Iterable[str]) -> NDArray[np.int64]:
+        """Patients of this index with images in `splits` of another recipe's `data` section over the same label file.
+
+        Its `where` and `max_*_samples` count: who was left out there was not seen. Its caps do not: they change with
+        every stage, and all stages together may have shown any image.
+
+        Returns:
+            int64, ascending: ids as this index has them.
+        """
+        labels = self.labels
+        if any(getattr(other, key) != getattr(self.data, key) for key in _READING):
+            assert self.data.root is not None
+            labels = read_index(other.model_copy(update={"missing": self.data.missing}), self.data.root)
+        theirs = make_splits(other, labels, resolve_findings(other.findings, labels.findings))
+        rows = np.concatenate([theirs.rows(name) for name in splits])
+        return np.unique(self.index.patient_id[np.isin(self.index.path, labels.path[rows])])
+
 
 def data_root(recipe: Recipe) -> Path:
-    """Folder of the dataset: the recipe's, or what `DISTCXR_NIH_ROOT` says."""
-    named = recipe.data.root or os.environ.get(ROOT_VARIABLE)
-    if not named:
+    """Folder of the dataset: the recipe's, or for NIH's what `DISTCXR_NIH_ROOT` says."""
+    data = recipe.data
+    named = data.root or (os.environ.get(ROOT_VARIABLE) if data.dataset == "nih" else None)
+    if named:
+        return Path(named).expanduser()
+    if data.dataset == "nih":
         raise ValueError(
             f"the recipe has no data.root and {ROOT_VARIABLE} is not set: add data.root=PATH to the command, where "
             "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/"
         )
-    return Path(named).expanduser()
+    raise ValueError(
+        f"the recipe has no data.root: add data.root=PATH to the command, where the {data.dataset} data is"
+    )
 
 
 def open_dataset(recipe: Recipe) -> Dataset:
-    """Read labels and lists, split by patient and check that no patient is in two splits."""
-    data, root = recipe.data, data_root(recipe)
-    findings = resolve_findings(data.findings)
+    """Read the labels, split by patient, check that no patient is in two splits, and leave out what the recipe says.
+
+    Raises:
+        ValueError: with the file, row or key that is wrong.
+    """
+    root = data_root(recipe)
+    data = recipe.data.model_copy(update={"root": root})
+    labels = read_index(data, root)
+    findings = resolve_findings(data.findings, labels.findings)
     strangers = [name for name in recipe.eval.macro_findings or () if name not in findings]
     if strangers:
         raise ValueError(f"eval.macro_findings names {', '.join(strangers)}; data.findings are {', '.join(findings)}")
-    index = read_nih(root, findings, missing=data.missing)
-    return Dataset(index, make_splits(data, index))
+    if len(np.unique(labels.patient_id)) == len(labels):
+        logger.warning(
+            f"each of the {len(labels):,} images counts as a patient of its own: if that is because {data.dataset} "
+            "does not say whose they are, images of one patient may be in two splits, which flatters results"
+        )
+    return Dataset(data, labels.with_findings(findings), make_splits(data, labels, findings), labels)
 
 
-def make_splits(data: Data, index: SampleIndex) -> Splits:
-    """The splits that a recipe's `data` section asks for."""
+def make_splits(data: Data, labels: SampleIndex, findings: tuple[str, ...]) -> Splits:
+    """The splits that a recipe's `data` section asks for.
+
+    Args:
+        labels: the index with every finding of the label file.
+        findings: those that are learnt.
+    """
+    return narrow(data, labels, _whole_splits(data, labels), findings)
+
+
+def _whole_splits(data: Data, index: SampleIndex) -> Splits:
+    fraction, seed = data.val_fraction, data.split_seed
     if data.split == "official":
-        return official(index, index.root, val_fraction=data.val_fraction, seed=data.split_seed)
+        if data.dataset == "nih":
+            return official(index, index.root, val_fraction=fraction, seed=seed)
+        return from_index(index, val_fraction=fraction, seed=seed)
     if data.split == "by_patient":
-        return by_patient(index, ratios=data.ratios, seed=data.split_seed)
+        return by_patient(index, ratios=data.ratios, seed=seed)
     assert data.lists is not None
-    lists, fraction, seed = data.lists, data.val_fraction, data.split_seed
+    lists = data.lists
     return from_lists(index, train=lists.train, val=lists.val, test=lists.test, val_fraction=fraction, seed=seed)

@@ -6,7 +6,7 @@ Shapes: N samples, C findings. A `sample_id` is a row number of the index.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,12 @@ class SampleIndex:
         mask_NC: uint8 [N, C], 1 = the label is known.
         age: float32 [N], years, NaN = unknown.
         sex: [N], "M", "F" or "" = unknown.
-        view: [N], "PA", "AP" or "" = unknown.
+        view: [N], "PA", "AP", "LATERAL" or "" = unknown.
+        split: [N], "train", "val", "test", or "" = the dataset itself does not say.
         label_hash: sha256 of the label file's bytes, in hex.
         skipped: bytes [K], names of images that the label file lists but that have no file. The lists of a
             split may name them.
+        named_by_path: images are called by their `path`, because the dataset uses a file name more than once.
     """
 
     root: Path
@@ -48,8 +50,10 @@ class SampleIndex:
     age: NDArray[np.float32]
     sex: NDArray[np.str_]
     view: NDArray[np.str_]
+    split: NDArray[np.str_]
     label_hash: str
     skipped: NDArray[np.bytes_]
+    named_by_path: bool = False
 
     def __post_init__(self) -> None:
         num = len(self.path)
@@ -70,12 +74,13 @@ class SampleIndex:
         return os.fsdecode(joined).split("\0")[1:]
 
     def file_name(self, row: int) -> str:
-        """Name of the image of `row` without its folder: what label files and lists call it."""
-        return os.fsdecode(bytes(self.path[row]).rsplit(b"/", 1)[-1])
+        """Name of the image of `row`, without its folder where that suffices: what label files and lists call it."""
+        return self.file_names([row])[0]
 
     def file_names(self, rows: Iterable[int] | NDArray[np.int64]) -> list[str]:
         """`file_name` of many rows."""
-        return [os.fsdecode(path.rsplit(b"/", 1)[-1]) for path in self.path[_as_rows(rows)].tolist()]
+        paths: list[bytes] = self.path[_as_rows(rows)].tolist()
+        return [os.fsdecode(path if self.named_by_path else path.rsplit(b"/", 1)[-1]) for path in paths]
 
     def take(self, rows: Iterable[int] | NDArray[np.int64]) -> SampleIndex:
         """The index of `rows` alone, in their order; sample ids count anew. Make splits before, not after."""
@@ -83,8 +88,14 @@ class SampleIndex:
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_SAMPLE}
         return replace(self, **columns)
 
+    def with_findings(self, names: Sequence[str]) -> SampleIndex:
+        """The same samples with the columns of `names` alone, in that order; each must be one of `findings`."""
+        columns = [self.findings.index(name) for name in names]
+        targets_NC, mask_NC = (np.ascontiguousarray(labels[:, columns]) for labels in (self.targets_NC, self.mask_NC))
+        return replace(self, findings=tuple(names), targets_NC=targets_NC, mask_NC=mask_NC)
 
-_WHOLE = ("root", "findings", "label_hash", "skipped")
+
+_WHOLE = ("root", "findings", "label_hash", "skipped", "named_by_path")
 _PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE)
 
 

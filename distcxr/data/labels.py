@@ -22,30 +22,57 @@ NIH14: tuple[str, ...] = (
 NIH15: tuple[str, ...] = (*NIH14, NO_FINDING)
 """The 14 findings and "No Finding": every token that NIH's label file may hold."""
 
-_SETS = {"nih14": NIH14, "nih15": NIH15}
+CHEXPERT14: tuple[str, ...] = (
+    NO_FINDING, "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+"""The 14 observations of CheXpert and MIMIC-CXR-JPG, in the order of Irvin et al., AAAI 2019."""
+
+CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
+"""The five that CheXpert's competition judges."""
+
+_SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": CHEXPERT5}
 
 
-def resolve_findings(spec: str | Sequence[str]) -> tuple[str, ...]:
-    """The findings that `data.findings` asks for: `"nih14"`, `"nih15"`, or a list of names in its own order.
+def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
+    """The findings that `data.findings` asks for: the name of a set, `"all"`, or a list of names in its own order.
 
-    Raises ValueError for an unknown name (with the nearest valid one and the list), a repeated one, or none.
+    Args:
+        spec: the recipe's `data.findings`.
+        available: what the label file has.
+
+    Raises ValueError for a name that the label file lacks (with the nearest that it has, and the list), a repeated
+    one, or none.
     """
     if isinstance(spec, str):
-        if spec in _SETS:
-            return _SETS[spec]
-        if spec in NIH15:
-            raise ValueError(f"data.findings is the single name {spec!r}: write it as a list, [{spec}]")
-        raise ValueError(f"data.findings: {_unknown(spec, (*_SETS, *NIH15))} (names go in a list)")
+        if spec == "all":
+            return tuple(available)
+        if spec not in _SETS:
+            if spec in available:
+                raise ValueError(f"data.findings is the single name {spec!r}: write it as a list, [{spec}]")
+            raise ValueError(f"data.findings: {_unknown(spec, (*_SETS, 'all', *available))} (names go in a list)")
+        absent = [name for name in _SETS[spec] if name not in available]
+        if absent:
+            raise ValueError(
+                f"data.findings is {spec}, but the label file lacks {', '.join(absent)}. It has "
+                f"{', '.join(available)}: take data.findings=all, or list some of them"
+            )
+        return _SETS[spec]
     names = tuple(spec)
     if not names:
-        raise ValueError(f"data.findings is an empty list: name at least one of {', '.join(NIH15)}")
-    for name in names:
-        if name not in NIH15:
-            raise ValueError(f"data.findings: {_unknown(name, NIH15)}")
+        raise ValueError(f"data.findings is an empty list: name at least one of {', '.join(available)}")
+    check_findings("data.findings", names, available)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"data.findings names {', '.join(repeated)} more than once")
     return names
+
+
+def check_findings(key: str, names: Sequence[str], available: Sequence[str]) -> None:
+    """Raise ValueError, naming the recipe's `key`, for the first of `names` that the label file lacks."""
+    for name in names:
+        if name not in available:
+            raise ValueError(f"{key}: {_unknown(name, available)}")
 
 
 def encode(

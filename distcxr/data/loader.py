@@ -23,6 +23,7 @@ from torch import Tensor
 
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
+from distcxr.data.metadata import metadata_of
 from distcxr.data.order import Draws
 
 _BLOCK = 16
@@ -87,6 +88,7 @@ class Loader:
     order: Order
     reader: PixelReader
     augment: AugmentParameters
+    metadata: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Length of an epoch: global batches in training, this rank's micro-batches in evaluation."""
@@ -118,5 +120,6 @@ class Loader:
                     mask=torch.from_numpy(mask),
                     sample_id=torch.from_numpy(sample_id),
                     augment=augment,
+                    metadata=metadata_of(self.index, sample_id, self.metadata),
                     unreadable=tuple((int(sample_id[place]), reason) for place, reason in bad),
                 )

@@ -20,6 +20,8 @@ _ROUNDS = 8
 _BLOCK = 16384
 """Draws that are shuffled at once: one by one, numpy's fixed cost of a call would be all there is."""
 
+_WEIGHTED = 0xBA1A9CE  # keeps weighted draws apart from others of the same seed
+
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -148,11 +150,20 @@ def _at(rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped."""
+    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped.
+
+    Attributes:
+        rows: what is drawn from; an epoch has as many draws as there are rows.
+        cumulative_N: None draws every row once an epoch. Otherwise float64 [N], sums of the rows' weights up to each:
+            a draw takes a row with a probability in proportion to its weight, whatever was drawn before.
+        notes: lines for the log about how rows and weights came about.
+    """
 
     rows: Rows
     seed: int
     plan: BatchPlan
+    cumulative_N: NDArray[np.float64] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.rows) < self.plan.global_batch_size:
@@ -174,9 +185,19 @@ class TrainOrder:
         for block in range(start, len(self), step):
             firsts = np.arange(block, min(block + step, len(self)), dtype=np.int64) * plan.global_batch_size
             positions = (firsts[:, None] + mine).reshape(-1)
-            rows = _at(self.rows, shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch))
+            rows = _at(self.rows, self._drawn(positions, epoch))
             for micro_start in range(0, len(rows), size):
                 yield positions[micro_start : micro_start + size], rows[micro_start : micro_start + size]
+
+    def _drawn(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Which of the rows, counted from 0, the epoch draws at `positions`."""
+        if self.cumulative_N is None:
+            return shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch)
+        bits = hash64(self.seed, _WEIGHTED, epoch, positions.astype(np.uint64))
+        place = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 * self.cumulative_N[-1]
+        # Without its last entry: a product rounded up to the whole sum still finds the last row.
+        drawn: NDArray[np.int64] = np.searchsorted(self.cumulative_N[:-1], place, side="right")
+        return drawn
 
 
 @dataclass(frozen=True)

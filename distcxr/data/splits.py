@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import hash64
 from distcxr.data.sources.nih import KNOWN_HASHES, missing_dataset
+from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 NAMES = ("train", "val", "test")
 
 _STREAM = 0x5B117  # keeps a patient's place apart from other draws of the same seed
-_NOT_COMPARABLE = "figures are not comparable with published ones"
+NOT_COMPARABLE = "figures are not comparable with published ones"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +37,16 @@ class Splits:
     """Rows of an index, int64 and ascending, no row and no patient in two splits.
 
     Attributes:
-        list_hashes: sha256 in hex. `train`, `val`, `test`: of the split's file names, sorted and joined by
+        list_hashes: sha256 in hex. `train`, `val`, `test`: of the split's image names, sorted and joined by
             newlines, so that two runs can be compared. Other keys: of the bytes of the list file so named.
+        notes: lines for the log about images that were left out of the splits.
     """
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
     list_hashes: dict[str, str]
+    notes: tuple[str, ...] = ()
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of `"train"`, `"val"` or `"test"`."""
@@ -65,6 +68,27 @@ def official(index: SampleIndex, root: Path, *, val_fraction: float, seed: int) 
             raise missing_dataset(f"{root} has no {name}, which data.split=official needs.")
     train, test = root / TRAIN_VAL_LIST, root / TEST_LIST
     return from_lists(index, train=train, val=None, test=test, val_fraction=val_fraction, seed=seed)
+
+
+def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
+    """The splits that the dataset itself names; where it names no val, `val_fraction` of the training patients.
+
+    Raises:
+        ValueError: no image that is named train, or none test; otherwise as `from_lists`.
+    """
+    member = {name: index.split == name for name in NAMES}
+    absent = [name for name in ("train", "test") if not member[name].any()]
+    if absent:
+        raise ValueError(
+            f"data.split=official: the labels in {index.root} put no image into {' or '.join(absent)}. Take "
+            "data.split=by_patient, which draws the splits at random (data.dataset=csv: or name the column that says "
+            "it, data.columns.split)"
+        )
+    hints: dict[str, str] = {}
+    if not member["val"].any():
+        _carve_val(index, member, hints, "the dataset's train split", val_fraction, seed)
+    _say_left_out(index, member, "in no split of the dataset")
+    return _checked(index, member, {}, hints)
 
 
 def by_patient(index: SampleIndex, *, ratios: tuple[float, float, float], seed: int) -> Splits:
@@ -95,6 +119,8 @@ def from_lists(
 ) -> Splits:
     """Splits from text files with one image name a line; paths are absolute or relative to the data root.
 
+    Images go by their `index.file_name`: a path below the data root, where file names alone would not do.
+
     Without a `val` list, about `val_fraction` of the patients of the `train` list become val; with one,
     `val_fraction` and `seed` have no part in it. Images in no list are in no split: a log line says how many.
 
@@ -114,22 +140,39 @@ def from_lists(
         hashes[str(path) if path.name in (*hashes, *NAMES) else path.name] = digest
         hints[name] = f"no image that {path} names has a file"
     if val is None:
-        if not 0 < val_fraction < 1:
-            raise ValueError(f"data.val_fraction is {val_fraction:g}: it must be above 0 and below 1")
-        carved = member["train"]
-        chosen = _place(index.patient_id, seed) < val_fraction
-        member["val"], member["train"] = carved & chosen, carved & ~chosen
-        num_patients = len(np.unique(index.patient_id[carved]))
-        too_few = f"of the {num_patients:,} patients of {files['train'].name} that have images, "
-        key = f"data.val_fraction (now {val_fraction:g})"
-        hints["val"] = f"{too_few}none was drawn: raise {key}, or choose another data.split_seed"
-        hints["train"] = f"{too_few}all were drawn for val: lower {key}, or choose another data.split_seed"
-        if not num_patients:
+        any_file = bool(member["train"].any())
+        _carve_val(index, member, hints, files["train"].name, val_fraction, seed)
+        if not any_file:
             hints["val"] = hints["train"] = f"no image that {files['train']} names has a file"
-    num_unlisted = len(index) - int(np.count_nonzero(member["train"] | member["val"] | member["test"]))
-    if num_unlisted:
-        logger.warning(f"{num_unlisted:,} of {len(index):,} images are in no list and so in no split")
+    _say_left_out(index, member, "in no list and so in no split")
     return _checked(index, member, hashes, hints)
+
+
+def _carve_val(
+    index: SampleIndex,
+    member: dict[str, NDArray[np.bool_]],
+    hints: dict[str, str],
+    source: str,
+    val_fraction: float,
+    seed: int,
+) -> None:
+    """Make `val_fraction` of the patients of train val, in `member`; `source` is what the training images come from."""
+    if not 0 < val_fraction < 1:
+        raise ValueError(f"data.val_fraction is {val_fraction:g}: it must be above 0 and below 1")
+    carved = member["train"]
+    chosen = _place(index.patient_id, seed) < val_fraction
+    member["val"], member["train"] = carved & chosen, carved & ~chosen
+    num_patients = len(np.unique(index.patient_id[carved]))
+    too_few = f"of the {num_patients:,} patients of {source} that have images, "
+    key = f"data.val_fraction (now {val_fraction:g})"
+    hints["val"] = f"{too_few}none was drawn: raise {key}, or choose another data.split_seed"
+    hints["train"] = f"{too_few}all were drawn for val: lower {key}, or choose another data.split_seed"
+
+
+def _say_left_out(index: SampleIndex, member: dict[str, NDArray[np.bool_]], where: str) -> None:
+    num = len(index) - int(np.count_nonzero(member["train"] | member["val"] | member["test"]))
+    if num:
+        logger.warning(f"{num:,} of {len(index):,} images are {where}")
 
 
 def read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[NDArray[np.bool_], str]:
@@ -153,8 +196,9 @@ def read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[ND
     unknown = [name for name in listed if name not in row_of and name not in skipped]
     if unknown:
         raise ValueError(
-            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list "
-            "holds one file name a line, without folder or labels, and belongs to its label file"
+            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list holds one "
+            "file name a line, without folder or labels (the path below data.root, where two images share a file "
+            "name), and belongs to its label file"
         )
     return member, hashlib.sha256(content).hexdigest()
 
@@ -170,8 +214,14 @@ def check_leak(index: SampleIndex, splits: Splits) -> None:
         if len(both):
             raise ValueError(
                 f"{len(both):,} patients have images in both {first} and {second}, which flatters results: "
-                f"patients {_first(both.tolist())}. Put all images of a patient in one list"
+                f"patients {_first(both.tolist())}. Put all images of a patient in one split"
             )
+
+
+def fewer(index: SampleIndex, splits: Splits, rows: dict[str, NDArray[np.int64]], notes: Iterable[str]) -> Splits:
+    """The splits with fewer `rows`: each a part of the split of that name. `notes` say why."""
+    hashes = {**splits.list_hashes, **_row_hashes(index, rows)}
+    return Splits(rows["train"], rows["val"], rows["test"], hashes, (*splits.notes, *notes))
 
 
 def findings_without_positives(index: SampleIndex, rows: NDArray[np.int64]) -> tuple[str, ...]:
@@ -180,16 +230,20 @@ def findings_without_positives(index: SampleIndex, rows: NDArray[np.int64]) -> t
     return tuple(index.findings[column] for column in np.flatnonzero(~positives_C))
 
 
-def describe_hashes(index: SampleIndex, splits: Splits) -> list[str]:
-    """Lines to print at the start: which labels, lists and images these are, and whether NIH knows them."""
-    lines = [_known("labels", index.label_hash)]
-    files = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
-    lines += [_known(f"list {name}", digest) for name, digest in files.items()]
-    if not files:
-        lines.append(f"list: none, split at random by patient: {_NOT_COMPARABLE} on the official split")
+def describe_hashes(data: Data, index: SampleIndex, splits: Splits) -> list[str]:
+    """Lines to print at the start: which labels, lists and images these are, and for NIH's, whether it knows them."""
+    named = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
+    digests = {"labels": index.label_hash, **{f"list {name}": digest for name, digest in named.items()}}
+    if data.dataset == "nih":
+        lines = [_known(what, digest) for what, digest in digests.items()]
+    else:
+        lines = [f"{what}: of {data.dataset} ({digest[:8]}…)" for what, digest in digests.items()]
+    if data.split == "by_patient":
+        lines.append(f"list: none, split at random by patient: {NOT_COMPARABLE} on the official split")
+    lines += splits.notes
     if len(index.skipped):
         num = len(index) + len(index.skipped)
-        lines.append(f"images: {len(index):,} of {num:,} have a file: {_NOT_COMPARABLE}")
+        lines.append(f"images: {len(index):,} of {num:,} have a file: {NOT_COMPARABLE}")
     for name in NAMES:
         rows = splits.rows(name)
         patients = len(np.unique(index.patient_id[rows]))
@@ -215,17 +269,21 @@ def _checked(
     for name in NAMES:
         if not len(rows[name]):
             raise ValueError(f"the {name} split is empty: {hints[name]}")
-    names = {name: "\n".join(sorted(index.file_names(rows[name]))) for name in NAMES}
-    hashes = {name: hashlib.sha256(os.fsencode(names[name])).hexdigest() for name in NAMES}
-    splits = Splits(**rows, list_hashes={**hashes, **file_hashes})
+    hashes = {**_row_hashes(index, rows), **file_hashes}
+    splits = Splits(rows["train"], rows["val"], rows["test"], hashes)
     check_leak(index, splits)
     return splits
+
+
+def _row_hashes(index: SampleIndex, rows: dict[str, NDArray[np.int64]]) -> dict[str, str]:
+    joined = {name: "\n".join(sorted(index.file_names(rows[name]))) for name in NAMES}
+    return {name: hashlib.sha256(os.fsencode(joined[name])).hexdigest() for name in NAMES}
 
 
 def _known(what: str, digest: str) -> str:
     if digest in KNOWN_HASHES:
         return f"{what}: {KNOWN_HASHES[digest]} ({digest[:8]}…)"
-    return f"{what}: not a known NIH file ({digest[:8]}…): {_NOT_COMPARABLE}"
+    return f"{what}: not a known NIH file ({digest[:8]}…): {NOT_COMPARABLE}"
 
 
 def _first(values: Iterable[object]) -> str:

@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
-from torch import Tensor
 
-from distcxr.data.augment import DeviceTransform, channel_statistics, draw_parameters, input_side
-from distcxr.data.dataset import Dataset, data_root, make_splits, open_dataset
-from distcxr.data.loader import Loader, PixelReader, Request
+from distcxr.data.augment import DeviceTransform, channel_statistics, input_side
+from distcxr.data.dataset import Dataset, data_root, open_dataset
+from distcxr.data.loader import PixelReader, Request
 from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.order import BatchPlan, TrainOrder, shuffled
-from distcxr.data.pixels.png import load_kernels
+from distcxr.data.metadata import check_metadata, metadata_width
+from distcxr.data.order import BatchPlan, shuffled
+from distcxr.data.pixels.decode import load_kernels
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.folder import choose_folder, describe
-from distcxr.engine.state import Evaluation, Horizon, Run, StepLog, TrainState, rewind_steps_csv
+from distcxr.engine.preempt import StopRequest
+from distcxr.engine.stages import name_parameters, plan_stages
+from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, rewind_steps_csv
 from distcxr.engine.step import warm_up
+from distcxr.engine.training import Training
+from distcxr.losses import build_loss, check_exclusive
+from distcxr.models.ema import Ema
 from distcxr.models.factory import build_model, sync_batchnorm
-from distcxr.optim import build_optimizer
 from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.load import to_yaml
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
-from distcxr.tracking.tensorboard import Tracker
+from distcxr.tracking.tracker import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +45,8 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
         return
-    theirs = make_splits(Recipe.model_validate(checkpoint.meta["recipe"]).data, dataset.index)
-    patient_id = dataset.index.patient_id
-    seen = np.intersect1d(patient_id[np.concatenate([theirs.train, theirs.val])], patient_id[dataset.splits.test])
+    theirs = dataset.patients_of(Recipe.model_validate(checkpoint.meta["recipe"]).data, ("train", "val"))
+    seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.test])
     if len(seen):
         raise ValueError(
             f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "
@@ -65,56 +68,47 @@ def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
-    order = TrainOrder(dataset.splits.train, recipe.seed, plan)
+    stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     if checkpoint is not None:
         checkpoints.check_data(checkpoint, dataset.hashes)
     has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
-    horizon = Horizon.of(recipe, len(order))
     if runtime.is_main:
         log_to_file(folder / "log.txt")
         resolved = recipe.data.model_copy(update={"root": data_root(recipe)})
         whole = recipe.model_copy(update={"output": folder, "data": resolved})
         describe(folder, whole, runtime, dataset.hashes, dataset.counts)
-    _say_start(recipe, runtime, dataset, plan, horizon, folder)
+    _say_start(recipe, runtime, dataset, plan, folder)
     base = build_evaluation(recipe, runtime, dataset, plan, checkpoint)
-
-    module = base.module
+    stages = name_parameters(stages, base.module)
     if recipe.train.sync_bn and runtime.world_size > 1:
         if runtime.device.type != "cuda":
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
-        module = sync_batchnorm(module)
+        base = replace(base, module=sync_batchnorm(base.module))
     if recipe.train.compile:
-        module.compile()
-    optim = recipe.optim
-    model, optimizer = runtime.accelerator.prepare(
-        module,
-        build_optimizer(
-            optim.name, module.named_parameters(), lr=optim.lr, weight_decay=optim.weight_decay, betas=optim.betas,
-            momentum=optim.momentum, nesterov=optim.nesterov,
-        ),
-    )  # fmt: skip
-    state = checkpoints.stored_state(checkpoint) if checkpoint else TrainState()
+        base.module.compile()
+    ema = None if recipe.train.ema is None else Ema(base.module, recipe.train.ema)  # it begins with what was judged
+    if checkpoint is not None:
+        checkpoints.load_trained_weights(checkpoint, base.module)
+    state = _state(recipe, folder, checkpoint)
     if state.best_step is not None and not has_best:
         logger.warning("the best checkpoint so far is not there any more: the best is looked for from here on")
-        state.best_auroc = state.best_step = None
-
-    def parameters(epoch: int, positions: NDArray[np.int64]) -> Tensor:
-        return draw_parameters(recipe.augment, seed=recipe.seed, epoch=epoch, positions=positions)
-
+        state.best_score = state.best_step = None
     run = Run(
-        recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
-        transform=base.transform, reader=base.reader, plan=plan, folder=folder, model=model, optimizer=optimizer,
-        hashes=dataset.hashes,
-        train_loader=Loader(dataset.index, order, base.reader, parameters), horizon=horizon, state=state,
-        steps=StepLog(),
-        tracker=Tracker(folder / "tensorboard", purge_step=state.step + 1) if runtime.is_main else None,
-        progress=Progress(console, total_steps=horizon.last_step, done_steps=state.step) if runtime.is_main else None,
+        recipe=recipe, runtime=runtime, index=base.index, splits=base.splits, module=base.module,
+        transform=base.transform, reader=base.reader, plan=plan, loss=base.loss, folder=folder, hashes=dataset.hashes,
+        stages=stages, training=Training(base, stages[state.stage - 1]), ema=ema, state=state, steps=StepLog(),
+        stop=StopRequest(folder, runtime, state.step),
+        tracker=_tracker(recipe, folder, state.step) if runtime.is_main else None, progress=None,
     )  # fmt: skip
+    _check_begin(run)
+    if runtime.is_main:
+        run = replace(run, progress=Progress(console, total_steps=run.last_step, done_steps=state.step))
     warm_up(run)
     if checkpoint is not None:
         checkpoints.load_training(checkpoint, run)
         logger.info(f"going on from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
+    run.training.say()
     if runtime.is_main:
         rewind_steps_csv(folder / "steps.csv", state.step)
     if run.tracker:
@@ -122,10 +116,42 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     return run
 
 
+def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> TrainState:
+    """Where training stands, or begins."""
+    if checkpoint is not None:
+        return checkpoints.stored_state(checkpoint)
+    stage = recipe.train.stage or 1
+    if stage > 1:
+        left = checkpoints.stage_folder(folder, stage - 1)
+        logger.warning(
+            f"train.stage={stage}: there is no {left}, so stage {stage} begins with "
+            f"model.weights={recipe.model.weights}"
+        )
+    return TrainState(stage=stage)
+
+
+def _check_begin(run: Run) -> None:
+    """Refuse `train.stage` where the checkpoint stands before it."""
+    wanted, stage = run.recipe.train.stage or 1, run.state.stage
+    if stage < wanted and not (stage == wanted - 1 and run.stage_ended):
+        raise ValueError(
+            f"train.stage={wanted}, but the run to go on with is at step {run.state.step}, in stage {stage}: leave out "
+            f"train.stage to go on with it, or give another output=FOLDER to begin stage {wanted} with model.weights"
+        )
+
+
+def _tracker(recipe: Recipe, folder: Path, step: int) -> Tracker:
+    return open_tracker(
+        folder, purge_step=step + 1, services=recipe.logging.trackers, project=recipe.logging.project,
+        config=recipe.model_dump(mode="json"),
+    )  # fmt: skip
+
+
 def build_evaluation(
     recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, checkpoint: Checkpoint | None
 ) -> Evaluation:
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
+    check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     with runtime.accelerator.local_main_process_first():  # one process of a machine compiles
         load_kernels()
     reader = choose_reader(
@@ -143,8 +169,13 @@ def build_evaluation(
             image_size=input_side(recipe.data.image_size, recipe.augment),
             weights="none" if checkpoint else recipe.model.weights,
             drop_rate=recipe.model.drop_rate,
+            head=recipe.model.head,
+            num_metadata=metadata_width(recipe.model.head.metadata),
+            new_head=recipe.model.new_head,
+            findings=dataset.index.findings,
         )
     if checkpoint:
+        checkpoints.check_findings(checkpoint, dataset.index.findings)
         checkpoints.load_weights(checkpoint, module)
         mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])
     else:
@@ -153,11 +184,18 @@ def build_evaluation(
         if choice == "dataset":
             measured = runtime.decided_by_main(lambda: _measure(dataset, reader, plan.per_device_batch_size))
         mean, std = channel_statistics(choice, in_chans=recipe.model.in_chans, measured=measured)
+    index, train = dataset.index, dataset.splits.train
+    if recipe.loss.name == "cross_entropy":
+        for split in ("train", "val", "test"):
+            rows = dataset.splits.rows(split)
+            check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
+    loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
     memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
     module = module.to(runtime.device).to(memory_format=memory_format)  # type: ignore[call-overload]
     return Evaluation(
         recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
         transform=DeviceTransform(recipe.augment, mean, std), reader=reader, plan=plan,
+        loss=loss.to(runtime.device),
     )  # fmt: skip
 
 
@@ -188,9 +226,7 @@ def world_line(recipe: Recipe, runtime: Runtime) -> str:
     )
 
 
-def _say_start(
-    recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, horizon: Horizon, folder: Path
-) -> None:
+def _say_start(recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, folder: Path) -> None:
     """The derived numbers of the run, before its first step."""
     logger.info(f"run folder {folder}")
     for line in dataset.describe():
@@ -198,7 +234,6 @@ def _say_start(
     logger.info(world_line(recipe, runtime))
     logger.info(
         f"global batch {plan.global_batch_size} = {plan.per_device_batch_size} per device x {plan.accumulation} "
-        f"accumulation x {plan.world_size} ranks; {horizon.steps_per_epoch} steps an epoch, "
-        f"{horizon.last_step} of {horizon.total_steps} steps"
+        f"accumulation x {plan.world_size} ranks"
     )
     assert plan.per_device_batch_size * plan.accumulation * plan.world_size == plan.global_batch_size

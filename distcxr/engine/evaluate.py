@@ -18,9 +18,10 @@ from distcxr.data.augment import identity_parameters
 from distcxr.data.loader import Loader
 from distcxr.data.order import EvalOrder
 from distcxr.engine.state import Evaluation
-from distcxr.losses import LOSSES
+from distcxr.losses import binary_logits, loss_logits
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
 from distcxr.metrics.report import Report, build_report
+from distcxr.models.freeze import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class Predicted:
 
     Attributes:
         rows: int64 [N], index rows in ascending order, files that can't be read left out.
-        logits_NC: float32.
+        logits_NC: float32, `losses.binary_logits`: their sigmoid is the predicted probability, whatever the loss.
         unreadable: (index row, reason) of the files left out.
     """
 
@@ -46,7 +47,8 @@ class Scores:
 
     Attributes:
         rows, logits_NC: as in `Predicted`.
-        loss: mean over known labels, float64 summed; None where it is undefined or not finite.
+        loss: the loss that training minimises, its mean over known labels (`cross_entropy`: samples), float64 summed;
+            None where it is undefined or not finite.
     """
 
     rows: NDArray[np.int64]
@@ -81,22 +83,23 @@ def predict(run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = ()) -
             fitted on it is that of one model.
     """
     runtime = run.runtime
-    loader = Loader(run.index, EvalOrder(rows, run.plan), run.reader, lambda _, at: identity_parameters(len(at)))
+    metadata = tuple(run.recipe.model.head.metadata)
+    order = EvalOrder(rows, run.plan)
+    loader = Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at)), metadata)
     runtime.broadcast_buffers(run.module)
-    run.module.eval()
     logits = [torch.empty(0, len(run.index.findings), device=runtime.device)]
     ids = [torch.empty(0, dtype=torch.int64, device=runtime.device)]
     unreadable: list[tuple[int, str]] = []
-    for batch in loader.epoch(0):
-        unreadable += batch.unreadable
-        on_device = batch.to(runtime.device)
-        with runtime.accelerator.autocast():
-            logits_BC = run.module(run.inputs(on_device)).float()
-            for view in tta:
-                logits_BC = logits_BC + run.module(run.inputs(on_device, view)).float()
-        logits.append(logits_BC / (1 + len(tta)))
-        ids.append(on_device.sample_id)
-    run.module.train()
+    with evaluation_mode(run.module):
+        for batch in loader.epoch(0):
+            unreadable += batch.unreadable
+            on_device = batch.to(runtime.device)
+            with runtime.accelerator.autocast():
+                logits_BC = run.logits(run.module, on_device)
+                for view in tta:
+                    logits_BC = logits_BC + run.logits(run.module, on_device, view)
+            logits.append(binary_logits(run.loss.spec.name, logits_BC / (1 + len(tta))))
+            ids.append(on_device.sample_id)
 
     bad = [row for row, _ in unreadable]
     kept = torch.isin(torch.cat(ids), torch.tensor(bad, dtype=torch.int64, device=runtime.device), invert=True)
@@ -114,19 +117,26 @@ def judge(run: Evaluation, split: str, predicted: Predicted) -> Scores:
         split, run.index.findings, logits_NC, targets, mask, run.recipe.eval.macro_findings,
         [(run.index.file_name(row), reason) for row, reason in predicted.unreadable],
     )  # fmt: skip
-    known = int(mask.sum())
-    logits = torch.from_numpy(logits_NC).double()
-    loss = LOSSES[run.recipe.loss.name](logits, torch.from_numpy(targets), torch.from_numpy(mask))
-    mean = loss.item() / known if known else math.nan
+    logits = loss_logits(run.loss.spec.name, torch.from_numpy(logits_NC).double())
+    loss = run.loss.to(logits.device)  # float64 is slow on GPUs, and unknown to some
+    known = int(loss.count(torch.from_numpy(mask)))
+    summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
+    mean = summed / known if known else math.nan
     return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report)
 
 
-def average(members: Sequence[Predicted]) -> Predicted:
-    """The mean of several networks' logits, float64 summed, of the samples that all of them could read."""
+def average(members: Sequence[Predicted], loss_name: str) -> Predicted:
+    """The mean of several networks, float64 summed, over the samples that all of them could read: of their logits, or
+    after `cross_entropy` of their log probabilities, so that the mean's probabilities sum to 1 as theirs do.
+    """
+    if len(members) == 1:
+        return members[0]
     rows = members[0].rows
     for member in members[1:]:
         rows = np.intersect1d(rows, member.rows)
     logits = [member.logits_NC[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
     unreadable = {row: reason for member in reversed(members) for row, reason in member.unreadable}
-    mean_NC = np.mean(np.stack(logits), axis=0).astype(np.float32)
-    return Predicted(rows, mean_NC, tuple(sorted(unreadable.items())))
+    # What is the same for all classes of a sample makes no difference to a softmax: views' logits are averaged alike.
+    mean_NC = torch.stack([loss_logits(loss_name, torch.from_numpy(one)) for one in logits]).mean(dim=0)
+    binary_NC = binary_logits(loss_name, mean_NC).numpy().astype(np.float32)
+    return Predicted(rows, binary_NC, tuple(sorted(unreadable.items())))

@@ -10,16 +10,17 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores, evaluate
-from distcxr.engine.score import Weights, score_splits
+from distcxr.engine.preempt import Preempted
+from distcxr.engine.score import Weights, draw_curves, score_splits
 from distcxr.engine.state import STEP_COLUMNS, Run
-from distcxr.engine.step import train_step
+from distcxr.engine.step import train_step, warm_up
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -29,20 +30,34 @@ class UnreadableTrainingFile(ValueError):
     """A file that can't be read where `data.on_error=stop`; raised on the rank that met it, the others are ended."""
 
 
-HISTORY_COLUMNS = ("epoch", "step", "train_loss", "val_loss", "val_auroc", "lr", "img_per_s", "train_s")
+HISTORY_COLUMNS = ("epoch", "stage", "step", "train_loss", "val_loss", "val_auroc", "lr", "img_per_s", "train_s")
 
 
 def fit(run: Run) -> dict[str, Scores]:
-    """Train to the run's last step, then score the splits of `eval.splits`.
+    """Train one stage after the other, then score the splits of `eval.splits`.
 
     Returns:
         The scores of every split in `eval.splits`.
+
+    Raises:
+        Preempted: the run was asked to stop, and is saved.
     """
+    train_stage(run)
+    while not (run.state.ended or run.out_of_steps):
+        begin_next_stage(run)
+        train_stage(run)
+    return finish(run)
+
+
+def train_stage(run: Run) -> None:
+    """Train to the end of the stage, or to `train.max_steps`."""
     horizon, state = run.horizon, run.state
-    while state.step < horizon.last_step:
+    while not run.stopped:
         run.steps.start_window()
         with closing(updates(run)) as global_batches:
             for micro_batches in global_batches:
+                if run.stop.agreed(state.step):
+                    leave(run)
                 row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
                 run.steps.add(row, train_step(run, micro_batches))
                 state.advance(horizon.steps_per_epoch)
@@ -57,19 +72,41 @@ def fit(run: Run) -> dict[str, Scores]:
                     checkpoints.save_last(run)
         write_steps(run)
         improved = run.due(horizon.eval_every) and validate(run)
-        if state.batch == 0 or state.step == horizon.last_step:
+        state.ended = run.stage_ended and run.stage is run.stages[-1]
+        if state.batch == 0 or run.stopped:
             close_epoch(run)
         if improved:
             checkpoints.save(run, "best")
         if run.due(horizon.save_every):
             checkpoints.save_last(run)
-    return finish(run)
+    if run.stage_ended and run.recipe.train.stages:
+        checkpoints.save_stage(run)
+
+
+def leave(run: Run) -> NoReturn:
+    """Save everything and end the launch, as the run was asked to."""
+    write_steps(run)
+    checkpoints.save_last(run)
+    run.runtime.wait_for_all()
+    if run.runtime.is_main:
+        run.stop.say_saved()
+    if run.tracker:
+        run.tracker.close()
+    raise Preempted
+
+
+def begin_next_stage(run: Run) -> None:
+    """Go on with the stage after this one."""
+    run.state.begin_stage()
+    run.training.begin(run.stages[run.state.stage - 1])
+    warm_up(run)
+    run.training.say()
 
 
 def updates(run: Run) -> Generator[list[Batch]]:
     """What is left of the cursor's epoch: for each update this rank's micro-batches, on the device."""
     state, device = run.state, run.runtime.device
-    with closing(run.train_loader.epoch(state.epoch, state.batch)) as batches:
+    with closing(run.training.loader.epoch(state.epoch, state.batch)) as batches:
         while True:
             asked_s = time.monotonic()
             group = list(islice(batches, run.plan.accumulation))
@@ -97,7 +134,7 @@ def _show_images(run: Run, batch: Batch) -> None:
     """The epoch's first training images, as the network sees them, with their labels."""
     assert run.tracker is not None
     num = min(run.recipe.logging.images, len(batch))
-    images = run.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
+    images = run.training.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
     captions = []
     for row in batch.sample_id[:num].tolist():
         present = [name for name, on in zip(run.index.findings, run.index.targets_NC[row], strict=True) if on]
@@ -159,27 +196,37 @@ def _memory_mb(run: Run) -> float:
 
 
 def validate(run: Run) -> bool:
-    """Score the validation split; True when its macro AUROC is the highest so far."""
+    """Score the validation split; True when `eval.best_metric` is the best of the run so far."""
     state = run.state
-    scores = evaluate(run, "val")
-    auroc = scores.report.macro_auroc
+    with run.judged_weights():
+        scores = evaluate(run, "val")
+    auroc, metric = scores.report.macro_auroc, run.recipe.eval.best_metric
+    score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
+    if run.scheduled(run.horizon.eval_every):
+        state.validations.append(score)
     state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
     findings = len(scores.report.macro_findings)
     shown = "AUROC undefined" if auroc is None else f"macro AUROC {auroc:.4f} of {findings} findings"
     loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
     logger.info(f"step {state.step}: validation {shown}{loss}")
-    improved = auroc is not None and (state.best_auroc is None or auroc > state.best_auroc)
+    improved = score is not None and (state.best_score is None or score > state.best_score)
     if improved:
-        state.best_auroc, state.best_step = auroc, state.step
+        state.best_score, state.best_step = score, state.step
     if run.tracker:
-        more = {"val/loss": scores.loss, "val/auroc/best": state.best_auroc}
+        more = {"val/loss": scores.loss} | _best(run)
         values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
         run.tracker.scalars(values, state.step)
     return improved
 
 
+def _best(run: Run) -> dict[str, float]:
+    """The best validation so far by its tag; empty where there is none."""
+    best, metric = run.state.best_score, run.recipe.eval.best_metric
+    return {} if best is None else {f"val/{metric}/best": best if metric == "auroc" else -best}
+
+
 def close_epoch(run: Run) -> None:
-    """Write the epoch's row of `history.csv`; one cut short by `max_steps` gets its row, too, until it is whole."""
+    """Write the epoch's row of `history.csv`; one cut short gets its row, too; after `max_steps` until it is whole."""
     state = run.state
     whole = state.batch == 0
     num_steps = run.horizon.steps_per_epoch if whole else state.batch
@@ -187,11 +234,12 @@ def close_epoch(run: Run) -> None:
     val = state.last_val if state.last_val.get("step") == state.step else {}
     row = {
         "epoch": epoch,
+        "stage": state.stage,
         "step": state.step,
         "train_loss": state.epoch_loss / num_steps,
         "val_loss": val.get("val_loss"),
         "val_auroc": val.get("val_auroc"),
-        "lr": run.optimizer.param_groups[0]["lr"],
+        "lr": max(group["lr"] for group in run.training.optimizer.param_groups),
         "img_per_s": round(num_steps * run.plan.global_batch_size / max(state.epoch_train_s, 1e-9), 1),
         "train_s": round(state.epoch_train_s, 1),
     }
@@ -203,6 +251,7 @@ def close_epoch(run: Run) -> None:
             writer = csv.DictWriter(file, HISTORY_COLUMNS)
             writer.writeheader()
             writer.writerows(state.history)
+        draw_curves(run.folder)
 
 
 def finish(run: Run) -> dict[str, Scores]:
@@ -210,20 +259,22 @@ def finish(run: Run) -> dict[str, Scores]:
     if run.progress:
         run.progress.close()
     wanted, weights = run.recipe.eval, Weights(run.state.step, None, run.hashes)
+    if run.ema is not None:
+        run.ema.swap()
     if wanted.splits and wanted.weights == "best":
         run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
         if run.state.best_step is None:
-            logger.warning("no validation gave a macro AUROC: the last weights are scored instead of the best")
+            logger.warning(f"no validation gave {wanted.best_metric}: the last weights are scored instead of the best")
         else:
             best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
             checkpoints.load_weights(best, run.module)
             weights = Weights(best.step, "val", run.hashes)
-    scores = score_splits(run, run.folder, weights, wanted.splits)
+    with run.stop.leaving_at_once():
+        scores = score_splits(run, run.folder, weights, wanted.splits)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
             run.tracker.text(split, f"```\n{found.report.table()}\n```", weights.step or 0)
-        highest = run.state.best_auroc
-        run.tracker.hyperparameters(_shown(run), {} if highest is None else {"val/auroc/best": highest})
+        run.tracker.hyperparameters(_shown(run), _best(run))
         run.tracker.close()
     return scores
 
@@ -233,10 +284,11 @@ def _shown(run: Run) -> dict[str, Any]:
     recipe = run.recipe
     return {
         "model": recipe.model.name,
-        "lr": recipe.optim.lr,
+        "lr": max(stage.base_lr for stage in run.stages),
         "weight_decay": recipe.optim.weight_decay,
         "global_batch_size": recipe.train.global_batch_size,
-        "epochs": recipe.train.epochs,
+        "stages": len(run.stages),
+        "epochs": sum(stage.horizon.epochs for stage in run.stages),
         "image_size": recipe.data.image_size,
         "optimizer": recipe.optim.name,
         "schedule": recipe.schedule.name,

@@ -24,7 +24,14 @@ from typing import Any
 import torch
 
 import distcxr
-from distcxr.engine.checkpoint import Checkpoint, check_recipe, last_folders, newest_checkpoint, open_checkpoint
+from distcxr.engine.checkpoint import (
+    Checkpoint,
+    check_recipe,
+    last_folders,
+    newest_checkpoint,
+    open_checkpoint,
+    stage_folder,
+)
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runtime import Runtime, device_name
@@ -53,6 +60,8 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         folder = recipe.output
         if resume == "auto":
             checkpoint = newest_checkpoint(folder)
+        elif recipe.train.stage is not None and stage_folder(folder, recipe.train.stage - 1).exists():
+            pass
         elif (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir()):
             raise ValueError(
                 f"{folder} holds a run, and train.resume=never would overwrite it: "
@@ -62,12 +71,23 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         if resume == "auto":
             checkpoint = _newest_unfinished(recipe, RUNS / recipe_name)
         folder = run_folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
+    if recipe.train.stage is not None:
+        checkpoint = _left_for(recipe.train.stage, folder, checkpoint)
     if checkpoint is not None:
         check_recipe(checkpoint, recipe)
     make_writable(folder)
     claim(folder)
-    _step_aside(folder, checkpoint, explicit=resume not in ("auto", "never"))
+    _step_aside(folder, checkpoint, explicit=resume != "auto")
     return folder, checkpoint
+
+
+def _left_for(stage: int, folder: Path, found: Checkpoint | None) -> Checkpoint | None:
+    """The checkpoint to begin `stage` from: `found` if it is in that stage or a later one, else what the stage before
+    left in `folder`, if it did."""
+    if found is not None and found.meta["state"]["stage"] >= stage:
+        return found
+    left = stage_folder(folder, stage - 1)
+    return open_checkpoint(left) if left.exists() else found
 
 
 def make_writable(folder: Path) -> None:
@@ -162,8 +182,8 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
         checkpoint = newest_checkpoint(folder)
         if checkpoint is None or checkpoint.meta["identity"] != recipe.identity():
             continue
-        epochs_left = checkpoint.meta["state"]["epoch"] < recipe.train.epochs
-        steps_left = epochs_left and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
+        ended = checkpoint.meta["state"]["ended"]
+        steps_left = not ended and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
         if steps_left or not all((folder / f"metrics_{split}.json").exists() for split in recipe.eval.splits):
             return checkpoint
         return None

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
+from distcxr.engine.preempt import Preempted, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime, start_logging, start_runtime
@@ -57,11 +58,14 @@ def _leave(code: int, message: str) -> int:
     return code
 
 
+@signals_noted()
 def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> None:
-    """Train, score, and say where everything is."""
+    """Train, score, and say where everything is; or save everything and end early if asked to."""
     training = build_run(recipe, recipe_name, runtime, console)
     try:
         fit(training)
+    except Preempted:
+        return
     finally:
         training.reader.close()
         if training.progress:

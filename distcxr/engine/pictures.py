@@ -12,6 +12,7 @@ import json
 import logging
 import shutil
 from collections.abc import Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,6 +31,7 @@ from distcxr.engine.state import Evaluation
 from distcxr.explain.evaluate import localise
 from distcxr.explain.gradcam import gradcam
 from distcxr.explain.overlay import overlay
+from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
 
 logger = logging.getLogger(__name__)
@@ -92,6 +94,9 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
     shutil.rmtree(folder / "pictures", ignore_errors=True)  # of other weights
     index, num = run.index, run.recipe.eval.pictures
     columns = [index.findings.index(name) for name in scores.report.macro_findings]
+    explained = partial(binary_logits, run.recipe.loss.name)
+    if run.recipe.loss.name == "cross_entropy" and len(index.findings) == 2:
+        columns = columns[-1:]  # a false positive of one class is a false negative of the other
     targets_NC, mask_NC = index.targets_NC[scores.rows], index.mask_NC[scores.rows]
     cases = worst_cases(scores.logits_NC, targets_NC, mask_NC, columns, num)
     if not cases:
@@ -102,9 +107,10 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
     entries: dict[int, dict[str, Any]] = {}
     (folder / "pictures").mkdir()
     for batch in _batches(run, np.array(sorted(of_row))):
-        images = run.inputs(batch.to(run.runtime.device))
+        on_device = batch.to(run.runtime.device)
+        images = run.inputs(on_device)
         wanted = sorted({cases[number].column for row in batch.sample_id.tolist() for number in of_row[row]})
-        heat = gradcam(run.module, images, wanted, relative=True)
+        heat = gradcam(run.module, images, wanted, metadata=on_device.metadata, explained=explained, relative=True)
         for at, row in enumerate(batch.sample_id.tolist()):
             for number in of_row[row]:
                 case = cases[number]
@@ -150,7 +156,8 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
         logger.info(f"heat maps are not held against boxes: no image of {split} has one")
         return
     found = localise(
-        run.module, run.transform, _batches(run, rows), boxes, index.findings, device=run.runtime.device
+        run.module, run.transform, _batches(run, rows), boxes, index.findings, device=run.runtime.device,
+        explained=partial(binary_logits, recipe.loss.name),
     )  # fmt: skip
     content = {"split": split, "num_images": len(rows)} | found.to_json()
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -161,4 +168,5 @@ def _batches(run: Evaluation, rows: NDArray[np.int64]) -> Generator[Batch]:
     """The rows' plain images, all of them on this rank."""
     size = run.plan.per_device_batch_size
     order = EvalOrder(rows, BatchPlan(global_batch_size=size, per_device_batch_size=size))
-    return Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at))).epoch(0)
+    metadata = tuple(run.recipe.model.head.metadata)
+    return Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at)), metadata).epoch(0)

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.folder import write_whole
 from distcxr.engine.pictures import write_localisation, write_pictures
@@ -24,10 +27,14 @@ from distcxr.metrics.files import written_whole
 from distcxr.metrics.full_report import FROM_ITSELF, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
+from distcxr.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
 _OPERATING = "operating.json"
+_LOGGED_RULES = ("youden", "probability_50")
+_ONE_NUMBER = "The two classes exclude each other: the AUROC of one is that of the other, and so is their average."
+_AGAINST_OTHERS = "The classes exclude each other: every figure is of one class against all the others together."
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequen
             write_operating(run, folder, operating, weights)
         if split in splits:
             scores[split] = found
-            write_scores(run, folder, split, found, weights, operating)
+            write_scores(run, folder, split, found, weights, operating, trained_with=trained_with(run.recipe))
     illustrate(run, folder, scores)
     return scores
 
@@ -112,6 +119,14 @@ def _made_with(run: Evaluation, weights: Weights) -> dict[str, Any]:
     }
 
 
+def trained_with(recipe: Recipe) -> dict[str, Any]:
+    """Loss and sampling that weights come from, of every stage where there are several; for the JSON."""
+    loss, sampling, stages = recipe.loss, recipe.data.sampling, recipe.train.stages
+    parts = [(stage.loss or loss, stage.sampling or sampling) for stage in stages] or [(loss, sampling)]
+    dumped = [{"loss": loss.in_use(), "sampling": sampling.model_dump(mode="json")} for loss, sampling in parts]
+    return dumped[0] if not stages else {"stages": dumped}
+
+
 def write_scores(
     run: Evaluation, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
     notes: Sequence[str] = (), **entries: Any,
@@ -120,7 +135,8 @@ def write_scores(
 
     Args:
         notes: sentences that belong beside the figures.
-        entries: more of the JSON's top level.
+        entries: more of the JSON's top level, beside the weights' step, the loss, and for classes that exclude each
+            other the accuracy: the share of samples whose likeliest class is theirs.
     """
     if not run.runtime.is_main:
         return
@@ -135,6 +151,9 @@ def write_scores(
         notes.append(
             f"Test-time augmentation: mean of the logits of the image as it is and of {', '.join(wanted.tta)}."
         )
+    if run.recipe.loss.name == "cross_entropy":
+        notes.append(_ONE_NUMBER if len(index.findings) == 2 else _AGAINST_OTHERS)
+        entries["accuracy"] = _accuracy(scores.logits_NC, targets_NC, mask_NC)
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
     full = full_report(
         split, index.findings, scores.logits_NC, targets_NC, mask_NC, patient_id=patient_id, sex=index.sex[rows],
@@ -146,9 +165,20 @@ def write_scores(
     with written_whole(folder / f"metrics_{split}.json") as stream:
         stream.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
     of = "" if weights.step is None else f", weights of step {weights.step}"
-    logger.info(f"{split} split{of}\n{full.table()}")
+    tables = [full.table(), *(full.operating_table(rule) for rule in _LOGGED_RULES if rule in full.points)]
+    logger.info("\n".join([f"{split} split{of}", *tables]))
     for warning in full.warnings:
         logger.warning(f"{split}: {warning}")
+
+
+def _accuracy(
+    logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
+) -> float | None:
+    """Share of the samples with known labels whose likeliest class is theirs."""
+    known_N = mask_NC.all(axis=1)
+    if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
+        return None
+    return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
 
 
 def illustrate(run: Evaluation, folder: Path, scores: dict[str, Scores]) -> None:
@@ -170,6 +200,16 @@ def illustrate(run: Evaluation, folder: Path, scores: dict[str, Scores]) -> None
             logger.warning(f"heat maps were not held against boxes: {error}")
     if scores:
         write_page(folder)
+
+
+def draw_curves(folder: Path) -> None:
+    """Draw `curves.svg` of a run that is being trained, on rank 0; a failure is logged."""
+    try:
+        from distcxr.report.drawing import write_curves
+
+        write_curves(folder)
+    except Exception as error:
+        logger.warning(f"no curves.svg: {error!r}")
 
 
 def write_page(folder: Path) -> None:

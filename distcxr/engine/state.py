@@ -1,10 +1,13 @@
-"""What a run is made of: what survives a restart (`TrainState`), how long it is (`Horizon`), and its parts (`Run`)."""
+"""What a run is made of: what survives a restart (`TrainState`), what judges (`Evaluation`) and trains (`Run`) it."""
 
 from __future__ import annotations
 
 import csv
 import logging
+import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +18,20 @@ from torch import Tensor, nn
 from distcxr.data.augment import DeviceTransform
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
-from distcxr.data.loader import Loader, PixelReader
+from distcxr.data.loader import PixelReader
 from distcxr.data.order import BatchPlan
 from distcxr.data.splits import Splits
+from distcxr.engine.early_stop import stops_early
+from distcxr.engine.preempt import StopRequest
+from distcxr.engine.stages import Horizon, Stage
+from distcxr.engine.training import Training
 from distcxr.engine.views import through
+from distcxr.losses import LossFunction
+from distcxr.models.ema import Ema
 from distcxr.recipe import Recipe
-from distcxr.recipe.schema import to_steps
 from distcxr.runtime import Runtime
-from distcxr.schedule import lr_at
 from distcxr.tracking.progress import Progress
-from distcxr.tracking.tensorboard import Tracker
+from distcxr.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +45,27 @@ class TrainState:
     """
 
     step: int = 0
-    """Optimiser updates done."""
+    """Optimiser updates done, over all stages."""
     epoch: int = 0
+    """Counted over all stages; one that a stage's end cut short counts."""
     batch: int = 0
     """With `epoch`, the cursor: global batches of the epoch already trained on."""
+    stage: int = 1
+    """The stage that is being trained, or has just ended."""
+    stage_step: int = 0
+    """`step` when it began."""
+    ended: bool = False
+    """Whether the last stage has ended."""
+    validations: list[float | None] = field(default_factory=list)
+    """Of this stage, by `eval.best_metric`, the higher the better; None where it is undefined."""
     epoch_loss: float = 0.0
     """Sum of the losses of this epoch's steps so far."""
     epoch_train_s: float = 0.0
     """Seconds this epoch has trained so far, evaluation left out."""
     num_unreadable: int = 0
     """Files of this epoch that could not be read, over all ranks."""
-    best_auroc: float | None = None
+    best_score: float | None = None
+    """The best validation of the run by `eval.best_metric`, the higher the better: AUROC, or the loss negated."""
     best_step: int | None = None
     last_val: dict[str, Any] = field(default_factory=dict)
     """The newest validation: `step`, `val_loss`, `val_auroc`."""
@@ -62,47 +79,16 @@ class TrainState:
         if self.batch == steps_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
 
+    def begin_stage(self) -> None:
+        """Count one stage and put the cursor at the start of an epoch."""
+        if self.batch:
+            self.epoch += 1
+        self.stage, self.stage_step, self.batch, self.validations = self.stage + 1, self.step, 0, []
+        self.epoch_loss, self.epoch_train_s, self.num_unreadable = 0.0, 0.0, 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain Python values."""
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Horizon:
-    """All durations of a recipe in steps, resolved once."""
-
-    steps_per_epoch: int
-    total_steps: int
-    """Of the schedule; `train.max_steps` does not change it."""
-    last_step: int
-    """Where this launch ends."""
-    warmup_steps: int
-    log_every: int
-    eval_every: int
-    save_every: int
-
-    @classmethod
-    def of(cls, recipe: Recipe, steps_per_epoch: int) -> Horizon:
-        """Resolve the recipe's durations."""
-        epochs = recipe.train.epochs
-        total_steps = steps_per_epoch * epochs
-
-        def steps(duration: str) -> int:
-            return to_steps(duration, steps_per_epoch=steps_per_epoch, epochs=epochs)
-
-        return cls(
-            steps_per_epoch=steps_per_epoch,
-            total_steps=total_steps,
-            last_step=min(total_steps, recipe.train.max_steps or total_steps),
-            warmup_steps=steps(recipe.schedule.warmup),
-            log_every=max(1, steps(recipe.logging.every)),
-            eval_every=max(1, steps(recipe.eval.every)),
-            save_every=max(1, steps(recipe.checkpoint.every)),
-        )
-
-    def due(self, every: int, step: int) -> bool:
-        """Whether something that happens every so many steps happens after `step`; the last step always counts."""
-        return step % every == 0 or step == self.last_step
 
 
 @dataclass(frozen=True)
@@ -112,6 +98,7 @@ class Evaluation:
     Attributes:
         module: the bare network, without DDP.
         transform: uint8 batch to the network's input.
+        loss: the recipe's, which judges.
     """
 
     recipe: Recipe
@@ -122,14 +109,16 @@ class Evaluation:
     transform: DeviceTransform
     reader: PixelReader
     plan: BatchPlan
+    loss: LossFunction
 
-    def inputs(self, batch: Batch, view: str | None = None) -> Tensor:
+    def inputs(self, batch: Batch, view: str | None = None, transform: DeviceTransform | None = None) -> Tensor:
         """The network's input, float32 [B, C, T, T], for a batch that is on the device.
 
         Args:
             view: a name of `eval.tta`, for a batch with the identity's parameters.
+            transform: in place of the recipe's own: a stage's.
         """
-        transform, parameters = self.transform, batch.augment
+        transform, parameters = transform or self.transform, batch.augment
         if view is not None:
             transform, parameters = through(view, transform, parameters)
         images = transform(batch.pixels, parameters)
@@ -137,45 +126,97 @@ class Evaluation:
             images = images.contiguous(memory_format=torch.channels_last)
         return images
 
+    def logits(
+        self, model: nn.Module, batch: Batch, view: str | None = None, transform: DeviceTransform | None = None
+    ) -> Tensor:
+        """Float32 logits [B, C] of `model`, which is `module` or what wraps it; the rest as for `inputs`."""
+        images = self.inputs(batch, view, transform)
+        answer: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
+        return answer.float()
+
 
 @dataclass(frozen=True)
 class Run(Evaluation):
     """A training run: everything the loop needs, nothing it has to look up.
 
     Attributes:
-        model: `module` as Accelerate prepared it; DDP with several ranks.
-        state: the only part that changes by assignment.
+        stages: all of them, the first first.
+        training: what the stage trains with; with `state` the only part that changes.
+        ema: the average that is judged in place of the weights that are trained.
     """
 
     folder: Path
     hashes: dict[str, str]
     """sha256 of labels, lists and splits by name."""
-    model: nn.Module
-    optimizer: Any
-    train_loader: Loader
-    horizon: Horizon
+    stages: tuple[Stage, ...]
+    training: Training
+    ema: Ema | None
     state: TrainState
     steps: StepLog
+    stop: StopRequest
     tracker: Tracker | None
-    """TensorBoard's writer; on rank 0 alone."""
+    """TensorBoard and services; on rank 0 alone."""
     progress: Progress | None
     """The terminal; on rank 0 alone."""
 
     @property
+    def stage(self) -> Stage:
+        """The stage that is being trained."""
+        return self.training.stage
+
+    @property
+    def horizon(self) -> Horizon:
+        """The stage's durations in steps."""
+        return self.stage.horizon
+
+    @property
     def lr(self) -> float:
-        """Learning rate of the next update."""
-        return lr_at(
-            self.state.step,
-            name=self.recipe.schedule.name,
-            base_lr=self.recipe.optim.lr,
-            warmup_steps=self.horizon.warmup_steps,
-            total_steps=self.horizon.total_steps,
-            min_lr=self.recipe.schedule.min_lr,
-        )
+        """Learning rate of the next update, of the head where layers have their own."""
+        return self.stage.lr_at(self.state.step - self.state.stage_step, self.state.validations)
+
+    @property
+    def last_step(self) -> int:
+        """Where this launch ends if no stage ends early."""
+        left = sum(stage.horizon.total_steps for stage in self.stages[self.stage.number - 1 :])
+        last = self.state.stage_step + left
+        return min(last, self.recipe.train.max_steps or last)
+
+    @property
+    def stage_ended(self) -> bool:
+        """Whether the stage has no step left, or no longer helps."""
+        if self.state.step - self.state.stage_step == self.horizon.total_steps:
+            return True
+        rule = self.recipe.train.early_stop
+        return stops_early(self.state.validations, patience=rule.patience, min_delta=rule.min_delta)
+
+    @property
+    def out_of_steps(self) -> bool:
+        """Whether `train.max_steps` is reached."""
+        return self.state.step >= (self.recipe.train.max_steps or math.inf)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the launch goes no further in this stage."""
+        return self.stage_ended or self.out_of_steps
+
+    def scheduled(self, every: int) -> bool:
+        """Whether something that happens every so many steps of a stage, and at its end, happens now."""
+        return (self.state.step - self.state.stage_step) % every == 0 or self.stage_ended
 
     def due(self, every: int) -> bool:
-        """Whether something that happens every so many steps is due now."""
-        return self.horizon.due(every, self.state.step)
+        """Whether something that happens every so many steps of a stage is due now: as scheduled, and at a stop."""
+        return self.scheduled(every) or self.out_of_steps
+
+    @contextmanager
+    def judged_weights(self) -> Iterator[None]:
+        """Have in `module` the weights that are judged: the average, where the recipe asks for one."""
+        if self.ema is not None:
+            self.ema.swap()
+        try:
+            yield
+        finally:
+            if self.ema is not None:
+                self.ema.swap()
 
 
 @dataclass

@@ -10,13 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from distcxr.data.dataset import Dataset, make_splits, open_dataset
-from distcxr.data.labels import resolve_findings
+from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.build import batch_plan, build_evaluation, check_unseen, world_line
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, check_testable, open_checkpoint
 from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
 from distcxr.engine.folder import describe, make_writable, run_folder_of
-from distcxr.engine.score import Weights, illustrate, operating_of, stored_operating, write_operating, write_scores
+from distcxr.engine.score import (
+    Weights,
+    illustrate,
+    operating_of,
+    stored_operating,
+    trained_with,
+    write_operating,
+    write_scores,
+)  # fmt: skip
 from distcxr.engine.state import Evaluation
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
@@ -29,7 +36,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     """Score the recipe's test split; the files go to `output`, or to the run folder of the one checkpoint.
 
     Several checkpoints are an ensemble: each sees the recipe's images through the network, size and crop that it was
-    trained with, and the mean of their logits is scored.
+    trained with, and their mean (`evaluate.average`) is scored.
 
     Raises:
         ValueError: a checkpoint that does not fit the recipe or the other checkpoints, or has seen test patients.
@@ -38,11 +45,11 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     alone = len(checkpoints) == 1
     if alone:
         check_testable(checkpoints[0], recipe)
-    else:
-        _check_together(checkpoints, recipe)
     folder = _output(recipe, checkpoints)
     logger.info(world_line(recipe, runtime))
     dataset = open_dataset(recipe)
+    if not alone:
+        _check_together(checkpoints, recipe, list(dataset.index.findings))
     for checkpoint in checkpoints:
         check_unseen(checkpoint, dataset)
     folder = _apart(folder, checkpoints, dataset)
@@ -74,15 +81,16 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
         choose = operating is None and all([_may_choose(checkpoint, dataset) for checkpoint in checkpoints])
         splits = ["val", "test"] if choose else ["test"]
         answers = [ask(first), *map(ask_another, checkpoints[1:])]
-        means = {split: average([answer[split] for answer in answers]) for split in splits}
+        means = {split: average([answer[split] for answer in answers], recipe.loss.name) for split in splits}
         if choose:
             operating = operating_of(first, judge(first, "val", means["val"]))
             write_operating(first, folder, operating, weights)
         say_unreadable(first, "test", means["test"])
         test = judge(first, "test", means["test"])
-        notes, entries = _not_known(checkpoints, dataset), {}
+        notes, entries = _not_known(checkpoints, dataset), _made_with(checkpoints[0])
         if not alone:
-            notes = [*notes, f"Ensemble: mean of the logits of {len(checkpoints)} checkpoints."]
+            of = "log probabilities" if recipe.loss.name == "cross_entropy" else "logits"
+            notes = [*notes, f"Ensemble: mean of the {of} of {len(checkpoints)} checkpoints."]
             entries = {"members": _members(first, checkpoints, [answer["test"] for answer in answers])}
         write_scores(first, folder, "test", test, weights, operating, notes, **entries)
         illustrate(first, folder, {"test": test})
@@ -136,9 +144,9 @@ def _is_best(checkpoint: Checkpoint) -> bool:
     return checkpoint.path.name.removeprefix(".").removesuffix(".old") == "best"
 
 
-def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe) -> None:
-    """Refuse checkpoints whose logits don't mean the same."""
-    first, findings = checkpoints[0], list(resolve_findings(recipe.data.findings))
+def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings: list[str]) -> None:
+    """Refuse checkpoints whose logits don't mean the same, or something else than the recipe's `findings`."""
+    first = checkpoints[0]
     lines = [
         f"  - {one.path}: findings {', '.join(one.meta['findings'])}; the recipe's are {', '.join(findings)}"
         for one in checkpoints
@@ -148,6 +156,11 @@ def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe) -> None:
         f"  - {one.path}: trained with other labels than {first.path}"
         for one in checkpoints
         if one.meta["hashes"]["labels"] != first.meta["hashes"]["labels"]
+    ]
+    lines += [
+        f"  - {one.path}: trained with loss.name={theirs}; the recipe's is {recipe.loss.name}"
+        for one in checkpoints
+        if [theirs := one.meta["recipe"]["loss"]["name"], recipe.loss.name].count("cross_entropy") == 1
     ]
     named = [one.path.resolve() for one in checkpoints]
     lines += [f"  - {path}: named twice" for path in dict.fromkeys(named) if named.count(path) > 1]
@@ -173,12 +186,15 @@ def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
     """Whether thresholds may be chosen on the validation split: not on patients that the weights were trained on."""
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         return True  # not known; `check_unseen` says so
-    theirs = make_splits(Recipe.model_validate(checkpoint.meta["recipe"]).data, dataset.index)
-    patient_id = dataset.index.patient_id
-    seen = np.intersect1d(patient_id[theirs.train], patient_id[dataset.splits.val])
+    theirs = dataset.patients_of(Recipe.model_validate(checkpoint.meta["recipe"]).data, ("train",))
+    seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.val])
     if len(seen):
         logger.warning(f"{checkpoint.path} was trained on {len(seen):,} patients of this val split: no thresholds")
     return not len(seen)
+
+
+def _made_with(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {"trained_with": trained_with(Recipe.model_validate(checkpoint.meta["recipe"]))}
 
 
 def _members(judged: Evaluation, checkpoints: Sequence[Checkpoint], tests: list[Predicted]) -> list[dict[str, Any]]:
@@ -188,5 +204,6 @@ def _members(judged: Evaluation, checkpoints: Sequence[Checkpoint], tests: list[
         model, auroc = checkpoint.meta["recipe"]["model"]["name"], judge(judged, "test", test).report.macro_auroc
         shown = "undefined" if auroc is None else f"{auroc:.4f}"
         logger.info(f"{checkpoint.path} alone ({model}, step {checkpoint.step}): macro AUROC {shown}")
-        found.append({"checkpoint": str(checkpoint.path), "model": model, "step": checkpoint.step, "auroc": auroc})
+        named = {"checkpoint": str(checkpoint.path), "model": model, "step": checkpoint.step, "auroc": auroc}
+        found.append(named | _made_with(checkpoint))
     return found

@@ -82,6 +82,7 @@ def localise(
     findings: Sequence[str],
     *,
     device: torch.device,
+    explained: Callable[[Tensor], Tensor] | None = None,
     layer: str | None = None,
     threshold: float = IOU_THRESHOLD,
     tolerance_px: float = 0.0,
@@ -96,7 +97,7 @@ def localise(
             but their reading, so best of the boxes' rows alone.
         boxes: from `nih_boxes.place_boxes`, for this index and this transform.
         findings: names of the logits' columns.
-        layer: as for `gradcam`.
+        explained, layer: as for `gradcam`.
         pictures: how many to draw of each finding: its first ones.
 
     Raises:
@@ -122,7 +123,8 @@ def localise(
             images = transform(batch.pixels[places].to(device), batch.augment[places].to(device))
         if images.shape[-1] != boxes.side:
             raise ValueError(f"the boxes are for an input of {boxes.side} pixels, this one has {images.shape[-1]}")
-        heat = gradcam(module, images, columns, layer=layer, relative=True)
+        metadata = batch.metadata[places].to(device)
+        heat = gradcam(module, images, columns, metadata=metadata, explained=explained, layer=layer, relative=True)
         for row, place in enumerate(places):
             for column in sorted(columns_of[ids[place]]):
                 heat_HW = heat[row, columns.index(column)].cpu().numpy()

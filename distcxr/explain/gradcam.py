@@ -14,14 +14,17 @@ Shapes: B batch, C findings asked for, H, W of the images, K channels and h, w o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from distcxr.models.freeze import evaluation_mode
+from distcxr.models.fusion import AttentionHead, Headed, network_name
+from distcxr.models.maps import feature_map
 
 _TORCHVISION_LAYERS = {
     "AlexNet": "features", "ConvNeXt": "features", "DenseNet": "features", "EfficientNet": "features",
@@ -34,12 +37,17 @@ _TORCHVISION_LAYERS = {
 _LAST_TOKENS = "blocks.-1.norm1"
 """The same for timm's networks that read a class token: after the last attention, patches no longer reach it."""
 
+_WEIGHED = "backbone"
+"""Where the map is that a head pools by attention: `feature_map` of the backbone."""
+
 
 def gradcam(
     module: nn.Module,
     images: Tensor,
     columns: Sequence[int] | None = None,
     *,
+    metadata: Tensor | None = None,
+    explained: Callable[[Tensor], Tensor] | None = None,
     layer: str | None = None,
     relative: bool = False,
 ) -> Tensor:
@@ -52,8 +60,12 @@ def gradcam(
         module: torchvision's or timm's, or any other with `layer`; without DDP.
         images: float32 [B, in_chans, H, W], normalised.
         columns: the C findings' columns of the logits, each at most once; all of them by default.
-        layer: name of the module (`named_modules`) whose output is the map, [B, K, h, w], [B, h, w, K] or tokens
-            [B, N, K]; by default the last map before the network pools it.
+        metadata: float32 [B, M], of a network that takes it beside the images; what it says of a finding is not in the
+            maps.
+        explained: what of the logits [B, all findings] is explained, such as `losses.binary_logits` of classes that
+            exclude each other, where only differences of logits mean something; by default they as they are.
+        layer: name of the module (`named_modules`, within the backbone of a `fusion.Headed`) whose output is the map,
+            [B, K, h, w], [B, h, w, K] or tokens [B, N, K]; by default the last map before the network pools it.
         relative: evidence above the image's own average instead of above 0. Where a finding is rare, a network may
             hold every place of every image against it, some places less than others: Grad-CAM as published is then
             empty, and this shows which.
@@ -66,11 +78,15 @@ def gradcam(
         ValueError: a network that needs `layer`, a layer that does not exist or makes no map.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        with _evaluating(module):
+        with evaluation_mode(module):
             precision = next(module.parameters(), images).dtype
-            place, leaf, logits_BC = _forward(module, images.to(precision), layer)
+            place, leaf, logits_BC = _forward(module, images.to(precision), metadata, layer)
+            if explained is not None:
+                with torch.enable_grad():
+                    logits_BC = explained(logits_BC)
             chosen = range(logits_BC.shape[1]) if columns is None else columns
-            arrange = _arrangement(leaf, images, _prefix_tokens(module), place)
+            prefix = 0 if place == _WEIGHED else _prefix_tokens(_network(module))
+            arrange = _arrangement(leaf, images, prefix, place)
             heat = _heat(leaf, logits_BC, chosen, arrange)
             if relative:
                 heat -= heat.mean((2, 3), keepdim=True)
@@ -95,36 +111,38 @@ def _heat(leaf: Tensor, logits_BC: Tensor, columns: Sequence[int], arrange: Call
     return heat
 
 
-@contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every part's own mode again: frozen parts may have been in it before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
+def _network(module: nn.Module) -> nn.Module:
+    """The library's network: without the head that a recipe may have given it."""
+    return module.backbone if isinstance(module, Headed) else module
 
 
-def _forward(module: Any, images: Tensor, layer: str | None) -> tuple[str, Tensor, Tensor]:
+def _forward(
+    module: nn.Module, images: Tensor, metadata: Tensor | None, layer: str | None
+) -> tuple[str, Tensor, Tensor]:
     """Name of the map's place, the map as a leaf of the graph, and logits [B, all findings] that hang on it alone.
 
     `forward` and not a call: `module.compile()` compiles the call, and compiled code does not see the hook.
     """
+    network: Any = _network(module)
+    if layer is None and isinstance(module, Headed) and isinstance(module.head, AttentionHead):
+        leaf, passed_on = _cut(feature_map(network, images))
+        with torch.enable_grad():
+            return _WEIGHED, leaf, module.head(passed_on, metadata)
     if layer is None:
-        halves = hasattr(module, "forward_features") and hasattr(module, "forward_head")
-        if halves and getattr(module, "global_pool", None) != "token":
-            features = module.forward_features(images)
+        halves = hasattr(network, "forward_features") and hasattr(network, "forward_head")
+        if halves and getattr(network, "global_pool", None) != "token":
+            features = network.forward_features(images)
             if not isinstance(features, Tensor):
-                raise _unknown(module)
+                raise _unknown(network)
             leaf, passed_on = _cut(features)
             with torch.enable_grad():
-                return "forward_features", leaf, module.forward_head(passed_on)
-        layer = _known_layer(module, halves)
+                answer = network.forward_head(passed_on)
+                logits_BC = module.head(answer.flatten(1), metadata) if isinstance(module, Headed) else answer
+                return "forward_features", leaf, logits_BC
+        layer = _known_layer(network, halves)
 
-    name = type(module).__name__
-    is_bare = name == "DenseNet" and layer == _TORCHVISION_LAYERS[name] and not hasattr(module, "forward_features")
+    name = type(network).__name__
+    is_bare = name == "DenseNet" and layer == _TORCHVISION_LAYERS[name] and not hasattr(network, "forward_features")
     leaves: list[Tensor] = []
 
     def hook(_: nn.Module, __: Any, output: Any) -> Tensor:
@@ -139,8 +157,8 @@ def _forward(module: Any, images: Tensor, layer: str | None) -> tuple[str, Tenso
         torch.set_grad_enabled(True)  # for the rest; the caller's no_grad ends it
         return passed_on
 
-    with _find(module, layer).register_forward_hook(hook):
-        logits_BC = module.forward(images)
+    with _find(network, network_name(module, layer)).register_forward_hook(hook):
+        logits_BC = module.forward(images, metadata) if isinstance(module, Headed) else module.forward(images)
     if not leaves:
         raise ValueError(f"{layer!r} of {name} is not used in its forward pass: name another layer")
     return layer, leaves[0], logits_BC

@@ -35,7 +35,8 @@ def _choices(full: FullReport) -> list[str]:
     if source in (split, FROM_ITSELF):
         said.append(
             f"Thresholds and temperatures were chosen on the {split} split itself: recall, precision, specificity, "
-            "NPV, accuracy, F1 and calibrated errors are optimistic. AUROC and average precision need neither."
+            "NPV, accuracy and F1 at them, and calibrated errors, are optimistic. AUROC and average precision need "
+            "neither."
         )
     elif source is not None and source == chooser:
         said.append(

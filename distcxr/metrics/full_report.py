@@ -40,7 +40,7 @@ from distcxr.metrics.report import Report, build_report
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
 
-_TABLE_RATES = ("recall", "specificity", "precision", "f1")
+_TABLE_RATES = ("recall", "specificity", "precision", "accuracy", "f1")
 
 
 @dataclass(frozen=True)

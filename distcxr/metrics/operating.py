@@ -21,6 +21,7 @@ DEFAULT_RULES: Mapping[str, Rule] = {
     "max_f1": Rule("max_f1"),
     "recall_90": Rule("recall", 0.9),
     "specificity_90": Rule("specificity", 0.9),
+    "probability_50": Rule("probability", 0.5),
 }
 
 Scale = Literal["logit", "probability"]
@@ -124,7 +125,8 @@ def choose_operating(
     """Choose thresholds and fit temperatures; on validation only, or the figures at them flatter.
 
     Args: float32 or float64 logits, or with `scale` float64 probabilities; uint8 targets and mask (1 = label known),
-    all `[N, C]`. A finding whose known scores are not all finite gets none, with that reason.
+    all `[N, C]`. A finding whose known scores are not all finite gets none, with that reason; the threshold of a fixed
+    probability every finding gets.
     Raises ValueError as `ranking.check_arrays` does, and for another number of findings.
     """
     if logits_NC.shape[1:] != (len(findings),):
@@ -140,6 +142,10 @@ def choose_operating(
         scores_N, targets_N = known(ranked.scores_NC[:, column], targets_NC[:, column], mask_N)
         diverged = f"{num_bad} of {np.count_nonzero(mask_NC[:, column])} {scores_of(scale)} are not finite"
         for name, rule in rules.items():
+            if rule.kind == "probability":
+                fixed = rule.at or 0.0  # a rule of this kind has it
+                thresholds[name].append(Threshold(fixed if scale == "probability" else to_logit(fixed), rule, None))
+                continue
             chosen = Threshold(None, rule, diverged) if num_bad else choose_threshold(scores_N, targets_N, rule)
             value = None if chosen.value is None else ranked.to_score(column, chosen.value)
             thresholds[name].append(Threshold(value, rule, chosen.reason))

@@ -2,8 +2,8 @@
 
 Shape suffixes: N samples, C findings, T thresholds from the highest to the lowest.
 
-Only scores that validation holds are thresholds: one between two of them calls the same samples, and "nobody" is not
-a threshold. Equal scores are called together. A threshold is rounded to float32, as the scores are.
+Only scores that validation holds are chosen: one between two of them calls the same samples, and "nobody" is not a
+threshold. Equal scores are called together. A threshold is rounded to float32, as the scores are.
 """
 
 from __future__ import annotations
@@ -39,15 +39,18 @@ class Rule:
     `recall`: the highest threshold whose recall is `at` or more; there always is one.
     `specificity`: the lowest threshold whose specificity is `at` or more; there is none where too many negatives
     share the highest score.
+    `probability`: `at` itself, whatever the samples are.
     Raises ValueError for another kind, and where `at` is absent, beyond 0 to 1, or not asked for.
     """
 
-    kind: Literal["youden", "max_f1", "recall", "specificity"]
+    kind: Literal["youden", "max_f1", "recall", "specificity", "probability"]
     at: float | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("youden", "max_f1", "recall", "specificity"):
-            raise ValueError(f"no threshold rule is called {self.kind!r}: use youden, max_f1, recall or specificity")
+        if self.kind not in ("youden", "max_f1", "recall", "specificity", "probability"):
+            raise ValueError(
+                f"no threshold rule is called {self.kind!r}: use youden, max_f1, recall, specificity or probability"
+            )
         if self.kind in ("youden", "max_f1"):
             if self.at is not None:
                 raise ValueError(f"the threshold rule {self.kind} takes no figure, got {self.at}")
@@ -118,8 +121,10 @@ def curve(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> Curve:
 def choose_threshold(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], rule: Rule) -> Threshold:
     """The threshold that the rule picks on these samples, which should be those of validation.
 
-    Args: float32 scores and uint8 targets `[N]` of known labels. Errors as for `curve`.
+    Args: float32 scores and uint8 targets `[N]` of known labels; a rule that looks at them, so not `probability`.
+    Errors as for `curve`.
     """
+    assert rule.kind != "probability", "scores may be logits here: see operating.choose_operating"
     if reason := absent_class(targets_N):
         _check_known(scores_N, targets_N)
         return Threshold(None, rule, reason)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import torchvision
 from torch import nn
 
+from distcxr.models.fusion import Headed, head_parameter_names, with_head
 from distcxr.models.heads import find_head, init_head, replace_head, set_head_dropout
-from distcxr.models.weights import (
-    fetch_timm_file,
-    fetch_torch_file,
-    load_safetensors,
-    load_weights,
-    make_first_conv_grey,
-)
+from distcxr.models.importers import WeightsFile, load_head, read_weights, split
+from distcxr.models.weights import fetch_timm_file, fetch_torch_file, load_backbone, make_first_conv_grey
+from distcxr.recipe.model import Head
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +28,11 @@ _REFUSED = {
     for name in ("googlenet", "inception_v3")
 }
 _IMAGENET_CLASSES = 1000
+_USUAL_SIDE = 224
+_TORCHVISION_MULTIPLES = {
+    "vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32, "vit_h_14": 14, "maxvit_t": 224,
+}  # fmt: skip
+"""Networks that take sides that are multiples of this alone."""
 
 
 def build_model(
@@ -40,22 +44,33 @@ def build_model(
     image_size: int | None = None,
     weights: str = "none",
     drop_rate: float | None = None,
+    head: Head | None = None,
+    num_metadata: int = 0,
+    new_head: bool = False,
+    findings: Sequence[str] | None = None,
 ) -> nn.Module:
     """Build a classifier: float32 [B, in_chans, H, W] to logits [B, num_classes]; on the CPU, training mode.
 
+    With metadata it is called as `model(images, metadata_BM)`. Its own names are the library's; with another head than
+    the network's own those of `fusion.Headed`.
+
     Args:
         name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`).
-        num_classes: findings; the head is new for them (`heads.replace_head`) unless a local file has one.
+        num_classes: findings; the head is new for them unless a local file has one (`importers.load_head`).
         in_chans: 1 sums the first convolution's weights over its 3 input channels: a grey image then gives
             the activations that it gives repeated in 3 channels, if all 3 are normalised alike.
         image_size: side of the images in pixels, for networks that are built for one size (ViT, Swin); None is the
             network's own. timm fits position embeddings of other sizes, torchvision's weights need theirs.
-        weights: `none`; `imagenet`, the library's default for this name; or the path of a .safetensors file,
-            which must have all of the backbone (`weights.load_weights`).
+        weights: `none`; `imagenet`, the library's default for this name; or a path (`importers.read_weights`), which
+            must have all of the backbone.
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
+        head: the recipe's `model.head`; None is the network's own last layer.
+        num_metadata: columns M of the metadata that the head takes beside the image; 0 for none.
+        new_head: whatever head a local file has, take a new one.
+        findings: what the logits mean, to hold against what a checkpoint was trained for.
 
     Raises:
-        ValueError: an unknown name or value, or weights that don't fit.
+        ValueError: an unknown name or value, a size the network can't take, or weights that don't fit.
         WeightsUnavailable: `imagenet`, and they are neither here nor to be had from the network.
     """
     if num_classes < 1:
@@ -71,9 +86,36 @@ def build_model(
         model = _build_timm(name, num_classes, in_chans, image_size, drop_rate, imagenet)
     else:
         raise ValueError(f"model.library={library}: give 'torchvision' or 'timm'")
-    if weights not in ("imagenet", "none"):
-        load_safetensors(model, Path(weights).expanduser())
-    return model
+    file = None if weights in ("imagenet", "none") else _read(Path(weights))
+    side = image_size or _USUAL_SIDE
+
+    def headed() -> nn.Module:
+        return with_head(
+            model, head or Head(), num_classes=num_classes, num_metadata=num_metadata, drop_rate=drop_rate, side=side
+        )
+
+    if file is None:
+        return headed()
+    parts = split(file, model)
+    if head and head.kind == "attention" and "attention.weight" in parts.head:  # saved without what follows the map
+        built = headed()
+        assert isinstance(built, Headed)
+        load_backbone(built.backbone, parts.backbone, source=file.source)
+    else:
+        load_backbone(model, parts.backbone, source=file.source, but=head_parameter_names(model))
+        built = headed()
+    if new_head:
+        logger.info(f"{file.source}: the head is new, as model.new_head asks")
+    else:
+        load_head(built, parts.head, file, num_classes=num_classes, findings=findings)
+    return built
+
+
+def _read(path: Path) -> WeightsFile:
+    try:
+        return read_weights(path)
+    except ValueError as error:  # begins with the path
+        raise ValueError(f"model.weights={error}") from error
 
 
 def sync_batchnorm(model: nn.Module) -> nn.Module:
@@ -99,7 +141,11 @@ def _build_torchvision(
             name, "torchvision", [n for n in known if n not in _REFUSED],
             "import torchvision.models as m; print(m.list_models(module=m))",
         )  # fmt: skip
-    size = {"image_size": image_size} if name.startswith("vit_") and image_size else {}
+    size: dict[str, Any] = {}
+    if name in _TORCHVISION_MULTIPLES and image_size:
+        if image_size % _TORCHVISION_MULTIPLES[name]:
+            raise _wrong_multiple(name, image_size, _TORCHVISION_MULTIPLES[name])
+        size = {"input_size": (image_size, image_size)} if name == "maxvit_t" else {"image_size": image_size}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **size)
     head = find_head(model)[1]
     assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == _IMAGENET_CLASSES
@@ -110,7 +156,8 @@ def _build_torchvision(
         make_first_conv_grey(model)
     if imagenet:
         default = torchvision.models.get_model_weights(name).DEFAULT
-        load_weights(model, fetch_torch_file(default.url), source=str(default))
+        parts = split(WeightsFile(str(default), fetch_torch_file(default.url)), model)
+        load_backbone(model, parts.backbone, source=str(default), but=head_parameter_names(model))
     return model
 
 
@@ -127,23 +174,58 @@ def _build_timm(
         listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
         raise _unknown(name, "timm", tagged, listing)
     shape: dict[str, Any] = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
-    if image_size and getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
-        shape["img_size"] = image_size
+    cfg = timm.get_pretrained_cfg(name)
+    side = image_size if getattr(cfg, "fixed_input_size", False) else None
+    if side:
+        shape["img_size"] = side
     model: Any  # timm's are modules with `reset_classifier`
-    if imagenet:
-        cfg = timm.get_pretrained_cfg(name)
-        overlay = {"file": str(fetch_timm_file(cfg)), "custom_load": False}
-        try:
+    try:
+        if imagenet:
             # With its own number of classes first: given ours, timm would load without asking for every key.
+            overlay = {"file": str(fetch_timm_file(cfg)), "custom_load": False}
             model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **shape)
-        except RuntimeError as error:
-            raise ValueError(f"{overlay['file']} does not fit timm's {name}: {error}") from error
-        model.reset_classifier(num_classes)
-    else:
-        model = timm.create_model(name, pretrained=False, num_classes=num_classes, **shape)
+            model.reset_classifier(num_classes)
+        else:
+            model = timm.create_model(name, pretrained=False, num_classes=num_classes, **shape)
+    except AssertionError as error:
+        raise _wrong_size(name, side or _USUAL_SIDE, error) from error
+    except RuntimeError as error:
+        where = f"{overlay['file']} does not fit timm's {name}" if imagenet else f"model.name={name}"
+        raise ValueError(f"{where}: {error}") from error
     init_head(find_head(model)[1])
     assert isinstance(model, nn.Module)
+    if side and side != cfg.input_size[-1]:
+        _try_size(model, name, side, in_chans)
     return model
+
+
+def _try_size(network: nn.Module, name: str, side: int, in_chans: int) -> None:
+    """Show a network that is built for one size an image of another: timm looks only when it runs, and some cut off
+    what no patch covers without a word."""
+    from timm.layers import PatchEmbed
+
+    patches = next((part for part in network.modules() if isinstance(part, PatchEmbed)), None)
+    if patches is not None and side % patches.patch_size[0]:
+        raise _wrong_multiple(name, side, patches.patch_size[0])
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, in_chans, side, side))
+    except (AssertionError, RuntimeError, IndexError) as error:
+        raise _wrong_size(name, side, error) from error
+    network.train()
+
+
+def _wrong_size(name: str, side: int, error: Exception) -> ValueError:
+    message = f"data.image_size: model.name={name} can't take images of {side} pixels (after augment's crops): {error}"
+    return ValueError(f"{message}. Take the size in its name, or that of timm.get_pretrained_cfg('{name}').input_size")
+
+
+def _wrong_multiple(name: str, side: int, multiple: int) -> ValueError:
+    near = max(multiple, round(side / multiple) * multiple)
+    return ValueError(
+        f"data.image_size: model.name={name} takes sides that are multiples of {multiple} pixels, and gets {side} "
+        f"(after augment's crops); {near} is near"
+    )
 
 
 def _unknown(name: str, library: str, known: list[str], listing: str) -> ValueError:

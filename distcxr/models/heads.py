@@ -98,9 +98,3 @@ def set_head_dropout(model: nn.Module, drop_rate: float) -> None:
     dropped = DropoutLinear(head.in_features, head.out_features)
     dropped.weight, dropped.bias, dropped.drop_rate = head.weight, head.bias, drop_rate
     model.set_submodule(name, dropped)
-
-
-def head_parameter_names(model: nn.Module) -> tuple[str, str]:
-    """Names of the head's weight and bias in the state dict."""
-    name, _ = find_head(model)
-    return f"{name}.weight", f"{name}.bias"

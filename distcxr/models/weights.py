@@ -1,6 +1,7 @@
 """Pretrained weights: where they come from, and how they get into a network, whole or not at all.
 
-Nothing here unpickles code: torchvision's files are read with `weights_only=True`, all others are safetensors.
+Nothing here unpickles code: torchvision's files are read with `weights_only=True`, timm's are safetensors. For the
+files that people have, see `importers`.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,11 +19,7 @@ from urllib.parse import urlparse
 from urllib.request import Request, urlopen
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
-
-from distcxr.models.heads import head_parameter_names
 
 logger = logging.getLogger(__name__)
 
@@ -37,32 +34,27 @@ class WeightsUnavailable(ValueError):
     """Pretrained weights are neither here nor to be had from the network; the message says where to put them."""
 
 
-def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> None:
-    """Copy a state dict into the network, in place; all of the backbone or an error.
+def load_backbone(network: nn.Module, state: dict[str, Tensor], *, source: str, but: Sequence[str] = ()) -> None:
+    """Copy a state dict into the network, in place; all of it or an error.
 
-    - The head may be absent or of another shape: then it stays as it is, and the log says so.
-    - First-convolution weights for 3 channels are summed when the network takes 1.
-    - Files of old DenseNets (`norm.1` for `norm1`) are read; so are files from before BatchNorm counted its
-      batches (the counter matters only to `momentum=None`).
+    - First-convolution weights for 3 channels are summed when the network takes 1; those for 1 channel are shared out
+      over 3. Either way a grey image, repeated in equal channels, gives what it gave before.
+    - Files from before BatchNorm counted its batches are read: the counter matters only to `momentum=None`.
 
     Args:
+        state: by the network's own names.
         source: what to call the weights in messages, a path or a name.
+        but: names that stay as they are, those of the head.
 
     Raises:
         ValueError: any other key is missing, unexpected or of another shape; with counts and first names.
     """
-    own = model.state_dict()
-    state = remap_densenet_keys(state)
-    first, _ = first_conv(model)
-    if f"{first}.weight" in state:
-        state[f"{first}.weight"] = _sum_channels(state[f"{first}.weight"], own[f"{first}.weight"])
+    own = {key: value for key, value in network.state_dict().items() if key not in but}
+    first = f"{first_conv(network)[0]}.weight"
+    if first in state:
+        state = state | {first: _fit_channels(state[first], own[first])}
     if not any(key.endswith(_BATCH_COUNTER) for key in state):
-        state |= {key: value for key, value in own.items() if key.endswith(_BATCH_COUNTER)}
-    head = [key for key in head_parameter_names(model) if key in own]
-    if any(key not in state or state[key].shape != own[key].shape for key in head):
-        there = [f"{key} {list(state[key].shape)}" for key in head if key in state]
-        logger.info(f"{source}: the head is new, the file has {' and '.join(there) or 'none'}")
-        state |= {key: own[key] for key in head}
+        state = state | {key: value for key, value in own.items() if key.endswith(_BATCH_COUNTER)}
     faults = {
         "missing from the file": [key for key in own if key not in state],
         "not in the model": [key for key in state if key not in own],
@@ -75,27 +67,7 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, source: str) -> 
     if any(faults.values()):
         found = "; ".join(f"{len(keys)} {fault}: {_first(keys)}" for fault, keys in faults.items() if keys)
         raise ValueError(f"{source} does not fit model.name, model.library and model.in_chans: {found}")
-    model.load_state_dict(state)
-
-
-def load_safetensors(model: nn.Module, path: Path) -> None:
-    """Load a local safetensors file with `load_weights`.
-
-    Raises:
-        ValueError: no such file, not a safetensors file, or it does not fit the model.
-    """
-    if path.suffix != ".safetensors":
-        raise ValueError(
-            f"model.weights={path}: give 'imagenet', 'none' or the path of a .safetensors file (opening a .pth "
-            "file can run code; convert one you trust with torch.load and safetensors.torch.save_file)"
-        )
-    if not path.is_file():
-        raise ValueError(f"model.weights={path}: no such file; relative paths start at {Path.cwd()}")
-    try:
-        state = load_file(path, device="cpu")
-    except SafetensorError as error:
-        raise ValueError(f"model.weights={path}: not a whole safetensors file ({error})") from error
-    load_weights(model, state, source=str(path))
+    network.load_state_dict(state, strict=False)  # checked above: only what `but` names is missing
 
 
 def remap_densenet_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -200,7 +172,7 @@ def _where_to_put(url: str, file: Path, error: Exception | None) -> str:
     because = f"can't download the weights ({error}). " if error else ""
     return (
         f"{because}Fetch {url} on a machine with a network and put it here as {file}; "
-        "or set model.weights=PATH to a safetensors file of this model, or model.weights=none to train from scratch"
+        "or set model.weights=PATH to weights of this model, or model.weights=none to train from scratch"
     )
 
 
@@ -223,9 +195,13 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _sum_channels(found: Tensor, own: Tensor) -> Tensor:
-    if found.ndim == 4 and found.shape[1] == 3 and own.shape[1] == 1:
+def _fit_channels(found: Tensor, own: Tensor) -> Tensor:
+    if found.ndim != 4 or own.ndim != 4:
+        return found
+    if found.shape[1] == 3 and own.shape[1] == 1:
         return found.sum(dim=1, keepdim=True)
+    if found.shape[1] == 1 and own.shape[1] == 3:
+        return found.expand(-1, 3, -1, -1) / 3
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from distcxr.recipe.section import Fraction, NonNegative, Positive, PositiveInt, Section
 
@@ -56,12 +57,13 @@ class Columns(Section):
 
 
 class Where(Section):
-    """Which images take part, in all splits. Conditions are joined by "and"; what is unknown meets none."""
+    """Which images take part, in all splits. Conditions are joined by "and"; what is unknown meets none. Patients stay
+    in the split they are in without them."""
 
     findings: list[str] | None = None
-    """Only images that show at least one of these."""
+    """Only images that show at least one of these. Any label of the label file, learnt (`data.findings`) or not."""
     without: list[str] | None = None
-    """No image that shows one of these, for example [No Finding]."""
+    """Only images that are known to show none of these, for example [No Finding]."""
     view: list[Literal["PA", "AP", "LATERAL"]] | None = None
     """Only these views."""
     sex: Literal["M", "F"] | None = None
@@ -69,16 +71,25 @@ class Where(Section):
     age: tuple[NonNegative, NonNegative] | None = None
     """Only patients of this age in years, both ends included."""
 
+    @field_validator("findings", "without", "view")
+    @classmethod
+    def _some(cls, names: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        if names is not None and not names:
+            raise ValueError(f"data.where.{info.field_name} is an empty list: name at least one, or leave the key out")
+        return names
+
 
 class Sampling(Section):
     """Which training images an epoch draws, and how often."""
 
     cap_per_label: PositiveInt | None = None
-    """Training images that may show one finding, No Finding among them. Images with the rarest findings are kept
-    first, so a finding with fewer than this keeps every image; the others are thinned at random, by `seed`."""
+    """Training images that may show one finding; those that show none count as a finding, too. A finding with no more
+    than this keeps every image. The others are thinned at random, by `seed`, the rarest first; one of them is above the
+    cap only by images that a finding with no more must keep."""
     balance: Literal["none", "class", "sqrt"] = "none"
-    """`none` draws every image once an epoch. `class` draws images with replacement so that every finding, and No
-    Finding, is met equally often; `sqrt` in proportion to the square root of how many images show it."""
+    """`none` draws every image once an epoch. `class` draws with replacement, as many as there are images: a finding
+    (or none) first, each equally often, then any image that shows it; `sqrt` takes findings in proportion to the square
+    root of how many images show them. Findings that come along with others are met more often. After the cap."""
 
 
 class Data(Section):
@@ -91,7 +102,8 @@ class Data(Section):
     """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
     it with `data.dataset: nih`."""
     source: Literal["png", "npz"] = "png"
-    """What the pixels are read from: `png` the image files (PNG or JPEG), `npz` arrays that are decoded already."""
+    """What the pixels are read from: `png` the image files (PNG or JPEG), `npz` the arrays of a `chestmnist` file,
+    whose default it is. What `distcxr cache` makes and `loader: cache` reads are decoded arrays of any other dataset."""
     columns: Columns = Columns()
     """The columns of `data.dataset: csv`."""
     patient_pattern: str | None = None
@@ -106,14 +118,16 @@ class Data(Section):
     sampling: Sampling = Sampling()
     """Which training images an epoch draws, and how often."""
     max_train_samples: PositiveInt | None = None
-    """At most this many training images, drawn at random by `data.split_seed`, after `data.where`."""
+    """At most this many training images, drawn at random by `data.split_seed`, after `data.where` and before
+    `data.sampling`."""
     max_val_samples: PositiveInt | None = None
     """At most this many validation images."""
     max_test_samples: PositiveInt | None = None
     """At most this many test images."""
     split: Literal["official", "by_patient", "lists"] = "official"
-    """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`),
-    `by_patient` draws at random by patient, `lists` reads `data.lists`."""
+    """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`);
+    where it has no val, `val_fraction` of the training patients. `by_patient` draws at random by patient, `lists` reads
+    `data.lists`."""
     lists: SplitLists | None = None
     """The files of `data.split: lists`."""
     ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
@@ -140,8 +154,37 @@ class Data(Section):
     prefetch: PositiveInt = 2
     """Batches that each worker reads ahead."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays_of_chestmnist(cls, values: Any) -> Any:
+        """Pixels of a ChestMNIST file come from its arrays, without saying so."""
+        if isinstance(values, dict) and values.get("dataset") == "chestmnist":
+            return {"source": "npz", **values}
+        return values
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _with_a_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"data.patient_pattern is no regular expression: {error}") from error
+            if not groups:
+                raise ValueError(f"data.patient_pattern {pattern!r} has no group: put the patient's part in brackets")
+        return pattern
+
     @model_validator(mode="after")
     def _consistent(self) -> Data:
+        if (self.source == "npz") != (self.dataset == "chestmnist"):
+            raise ValueError(
+                f"data.source: {self.source} does not go with data.dataset: {self.dataset}. npz reads the arrays of "
+                "chestmnist, png the image files of the others; leave data.source out"
+            )
+        if self.source == "npz" and self.loader != "auto":
+            raise ValueError(
+                f"data.loader: {self.loader} reads image files, and data.dataset: chestmnist has arrays: leave it auto"
+            )
         if (self.split == "lists") != (self.lists is not None):
             raise ValueError("data.lists and data.split: lists belong together: give both or neither")
         if abs(sum(self.ratios) - 1) > 1e-6:

@@ -72,7 +72,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(issue, values, overrides) for issue in error.errors()]
+        lines = [_explain(issue, values, overrides) for issue in error.errors() if not _is_repeated(issue, values)]
         raise RecipeError(f"{path} can't be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -119,14 +119,26 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override {override!r} is not valid YAML: {error}") from None
     *sections, name = key.split(".")
-    place = values
-    for section in sections:
-        inner = place.setdefault(section, {})
-        if not isinstance(inner, dict):
+    place: Any = values
+    for depth, section in enumerate(sections):
+        part = _part(place, section, ".".join(sections[:depth]), override)
+        inner = place[part] if isinstance(place, list) else place.get(part)
+        if not isinstance(inner, dict | list):
             # A union such as augment.normalize may hold a word where the override wants a mapping.
-            inner = place[section] = {}
+            inner = place[part] = {}
         place = inner
-    place[name] = value
+    place[_part(place, name, ".".join(sections), override)] = value
+
+
+def _part(place: dict[str, Any] | list[Any], part: str, key: str, override: str) -> Any:
+    """Key of a section, or place in a list such as that of `train.stages.0.lr`."""
+    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        return int(part)
+    if isinstance(place, list) or part.isdigit():  # no key is a number
+        num = len(place) if isinstance(place, list) else 0
+        there = f"its entries are 0 to {num - 1}" if num else "the recipe has none there"
+        raise RecipeError(f"the override {override!r}: {key} has no entry {part}; {there}")
+    return part
 
 
 def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> str:
@@ -151,6 +163,16 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
     if location[-1] in DURATION_KEYS:
         return f"{said} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
     return f"{said}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
+
+
+def _is_repeated(issue: Any, values: dict[str, Any]) -> bool:
+    """Whether a stage has the mistake from the section that it completes: said once is enough."""
+    in_stage = issue["loc"][:2] == ("train", "stages") and len(issue["loc"]) > 4
+    return (
+        in_stage
+        and issue["type"] != "missing"
+        and issue["loc"][4] not in _locate(values, issue["loc"], absent=False)[0]
+    )
 
 
 def _did_you_mean(word: str, names: Sequence[str]) -> str:

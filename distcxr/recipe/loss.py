@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
 from distcxr.recipe.section import BelowOne, Fraction, NonNegative, Positive, Section
 
+_OWN_KEYS = {"focal": ("gamma", "alpha"), "asymmetric": ("gamma_neg", "gamma_pos", "clip")}
+
 
 class Loss(Section):
     """What is minimised. Whatever its name: unknown labels count nothing, and the sum over the known ones is divided by
-    their number in the whole global batch."""
+    their number in the whole global batch (`cross_entropy`: of images whose labels are all known)."""
 
     name: Literal["bce", "focal", "asymmetric", "cross_entropy"] = "bce"
     """`bce` binary cross-entropy of every finding; `focal` (Lin 2017) and `asymmetric` (Ridnik 2021) weigh easy labels
-    down; `cross_entropy` takes the findings for classes that exclude each other."""
+    down; `cross_entropy` takes the findings for classes that exclude each other: every image shows exactly one."""
     weights: Literal["none", "balanced"] | list[Positive] = "none"
     """Weight of a finding's positive labels (`cross_entropy`: of the class): `balanced` takes negatives / positives of
-    the training split (`cross_entropy`: images / (classes x images of the class)); or a number per finding."""
+    the training split (`cross_entropy`: images / (classes x images of the class)), and 1 where one of the two is
+    missing; or a number per finding."""
     gamma: NonNegative = 2.0
     """Of `focal`: how strongly easy labels are weighed down."""
     alpha: Fraction | None = None
@@ -31,6 +34,11 @@ class Loss(Section):
     """Of `asymmetric`: probabilities of negatives are shifted down by this, so the easiest count nothing."""
     label_smoothing: BelowOne = 0.0
     """Targets are drawn this far towards one half (`cross_entropy`: towards equal probabilities)."""
+
+    def in_use(self) -> dict[str, Any]:
+        """The keys that this loss looks at, with their values."""
+        idle = {key for name, keys in _OWN_KEYS.items() if name != self.name for key in keys}
+        return self.model_dump(mode="json", exclude=idle)
 
     @model_validator(mode="after")
     def _consistent(self) -> Loss:

@@ -26,6 +26,11 @@ class Head(Section):
     def _consistent(self) -> Head:
         if self.kind == "mlp" and not self.hidden:
             raise ValueError("model.head.hidden is empty: name at least one width, or take model.head.kind: linear")
+        if self.kind != "mlp" and self.drop_rate:
+            raise ValueError(
+                f"model.head.drop_rate is for the hidden layers of mlp, and model.head.kind is {self.kind}: "
+                "dropout before any head is model.drop_rate"
+            )
         if len(set(self.metadata)) < len(self.metadata):
             raise ValueError(f"model.head.metadata names something twice: {', '.join(self.metadata)}")
         return self
@@ -39,13 +44,14 @@ class Model(Section):
     library: Literal["torchvision", "timm"] = "torchvision"
     """Where the name is looked up."""
     weights: str = "imagenet"
-    """`imagenet`, `none`, or a path: a safetensors file, a plain PyTorch state dict, a checkpoint or a run folder of
-    distcxr (its best checkpoint)."""
+    """`imagenet`, `none`, or a path: a safetensors file; a PyTorch file with a state dict, as timm, torchxrayvision,
+    Lightning or arnoweng/CheXNet name its keys; a checkpoint of distcxr, or a run folder (its best). Whole pickled
+    models need `distcxr import` before."""
     new_head: bool = False
-    """Take the head anew although the file has one for other findings: what transfer to another dataset needs."""
+    """Take a new head whatever head the file has, for transfer to other findings. ImageNet's gives way without it."""
     in_chans: Literal[1, 3] = 3
     """Input channels; with 3 the grey image is repeated on the device."""
     drop_rate: BelowOne | None = None
-    """Dropout before the classifier; null keeps what the network comes with."""
+    """Dropout before the head, whichever it is; null keeps what the network comes with."""
     head: Head = Head()
     """What makes logits of the backbone's features."""

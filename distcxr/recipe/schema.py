@@ -120,6 +120,23 @@ class Recipe(Section):
         side = round(self.data.image_size * self.augment.center_crop)
         if self.augment.crop is not None and self.augment.crop > side:
             raise ValueError(f"augment.crop={self.augment.crop} is larger than the {side} px image it is cut from")
+        for number, stage in enumerate(self.train.stages, start=1):
+            changed = [
+                key
+                for key in ("center_crop", "crop", "normalize")
+                if stage.augment is not None and getattr(stage.augment, key) != getattr(self.augment, key)
+            ]
+            if changed:
+                raise ValueError(
+                    f"train.stages.{number - 1}.augment.{changed[0]} differs from augment.{changed[0]}: a stage can't "
+                    "change the input's size or normalisation, or validation would not fit what is trained"
+                )
+            names = {self.loss.name, stage.loss.name if stage.loss else self.loss.name}
+            if len(names) == 2 and "cross_entropy" in names:
+                raise ValueError(
+                    f"train.stages: loss.name of stage {number} makes {' and '.join(sorted(names))} of one run, but "
+                    "only with cross_entropy do findings exclude each other: use it in all stages or in none"
+                )
         return self
 
     def identity(self) -> str:
@@ -132,26 +149,24 @@ class Recipe(Section):
 
 
 def _with_whole_stages(values: Any) -> Any:
-    train = values.get("train") if isinstance(values, dict) else None
-    stages = train.get("stages") if isinstance(train, dict) else None
+    recipe = _section(values)
+    train = _section(recipe.get("train"))
+    stages = train.get("stages")
     if not isinstance(stages, list | tuple):
         return values
-    data = values.get("data")
-    above: dict[str, Any] = {
-        "loss": values.get("loss"), "augment": values.get("augment"), "schedule": values.get("schedule"),
-        "sampling": data.get("sampling") if isinstance(data, dict) else None,
-    }  # fmt: skip
+    above = {key: _section(recipe.get(key)) for key in ("loss", "augment", "schedule")}
+    above["sampling"] = _section(_section(recipe.get("data")).get("sampling"))
     whole = []
     for stage in stages:
         if isinstance(stage, dict):
-            merged = {
-                key: {**above[key], **stage[key]}
-                for key in above
-                if isinstance(stage.get(key), dict) and isinstance(above[key], dict)
-            }
-            stage = {**stage, **merged}
+            own = {key: {**above[key], **stage[key]} for key in above if isinstance(stage.get(key), dict)}
+            stage = {**stage, **own}
         whole.append(stage)
-    return {**values, "train": {**train, "stages": whole}}
+    return {**recipe, "train": {**train, "stages": whole}}
+
+
+def _section(values: Any) -> dict[str, Any]:
+    return values if isinstance(values, dict) else {}
 
 
 def to_steps(duration: str, *, steps_per_epoch: int, epochs: int) -> int:

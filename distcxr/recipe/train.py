@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distcxr.recipe.augment import Augment
 from distcxr.recipe.data import Sampling
@@ -45,16 +45,17 @@ class Schedule(Section):
     """Of `step`: the rate is multiplied by `factor` this often."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Of `step` and `plateau`."""
-    patience: PositiveInt = 10
-    """Of `plateau`: validations without a better `eval.best_metric` after which the rate is multiplied by `factor`."""
+    patience: Annotated[int, Field(ge=0)] = 10
+    """Of `plateau`: validations in a row without a better `eval.best_metric` that are waited for; one more, and the
+    rate is multiplied by `factor` (as PyTorch's ReduceLROnPlateau counts)."""
 
 
 class EarlyStop(Section):
     """When training ends because it no longer helps."""
 
     patience: PositiveInt | None = None
-    """Validations without a better `eval.best_metric` after which the stage, and with the last the run, ends; null
-    never."""
+    """The stage, and with the last the run, ends after this many validations in a row without a better
+    `eval.best_metric`; null never. Every stage counts anew."""
     min_delta: NonNegative = 0.0
     """What counts as better is better by more than this."""
 
@@ -71,7 +72,7 @@ class Stage(Section):
     epochs: PositiveInt
     """Passes over what the stage's sampling draws; also its schedule's horizon."""
     optimizer: Literal["new", "carry"] = "new"
-    """Begin with an empty optimiser, or keep the moments of parameters that were trained before."""
+    """Begin with an empty optimiser, or keep the moments of parameters that the stage before trained, too."""
     loss: Loss | None = None
     """Keys that differ from the recipe's `loss`."""
     augment: Augment | None = None
@@ -94,11 +95,12 @@ class Train(Section):
     one from `model.weights`. Null begins with the first, or where a resumed run stopped."""
     trainable: list[str] | None = None
     """Parameters that are trained: names, beginnings of names up to a dot (`layer4`), or patterns with `*`; `head` is
-    the head whatever the network calls it. null trains all."""
+    the last layer, or the head of `model.head`, whatever the network calls it. null trains all."""
     frozen_bn: Literal["eval", "train"] = "eval"
-    """Whether BatchNorm layers without trainable parameters keep their statistics, or go on measuring."""
+    """Whether BatchNorm layers all of whose parameters are frozen keep their statistics, or go on measuring."""
     ema: BelowOne | None = None
-    """Decay of a moving average of the weights, for example 0.999; validation and test then judge the average."""
+    """Decay of a moving average of the weights, for example 0.999; validation and test then judge the average. It
+    begins lower: (1 + n) / (10 + n) in update n."""
     early_stop: EarlyStop = EarlyStop()
     """When training ends because it no longer helps."""
     max_steps: PositiveInt | None = None
@@ -121,3 +123,17 @@ class Train(Section):
     """torch.compile: slower start, faster steps."""
     resume: str = "auto"
     """`auto` goes on from the newest whole checkpoint, `never` starts anew, a path goes on from that checkpoint."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Train:
+        if self.stage is not None and self.stage > max(1, len(self.stages)):
+            names = [f"{number} {stage.name or ''}".strip() for number, stage in enumerate(self.stages, start=1)]
+            there = f"train.stages are {', '.join(names)}" if names else "the recipe has no train.stages"
+            raise ValueError(f"train.stage={self.stage}: {there}")
+        for key, trainable in (
+            ("train.trainable", self.trainable),
+            *((f"train.stages.{place}.trainable", stage.trainable) for place, stage in enumerate(self.stages)),
+        ):
+            if trainable == []:
+                raise ValueError(f"{key} is empty, so nothing would be trained: name parameters, or null for all")
+        return self

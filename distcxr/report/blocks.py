@@ -124,6 +124,8 @@ class Page:
     """The figures to see first, each with its name."""
     warnings: tuple[str, ...]
     sections: tuple[Section, ...]
+    stem: str = "report"
+    """Name of its files without the ending."""
 
 
 class Content:

@@ -76,9 +76,15 @@ def panel(
 
 
 def over_time(
-    lines: Sequence[Line], x_label: str, dots: Sequence[Dot] = (), *, from_zero: bool = False, title: str = ""
-) -> str:
-    """Curves over steps; the y axis spans the values, from 0 on request."""
+    lines: Sequence[Line], x_label: str, dots: Sequence[Dot] = (), marks: Sequence[tuple[float, str]] = (), *,
+    from_zero: bool = False, title: str = "",
+) -> str:  # fmt: skip
+    """Curves over steps or epochs; the y axis spans the values, from 0 on request.
+
+    Args:
+        marks: where a part of training begins, in rising order, and its name: upright lines. Where there is little
+            room the name's last word stands for it.
+    """
     points = [point for line in lines for point in line.points] + [(dot.x, dot.y) for dot in dots]
     x_ticks = _ticks(min(point[0] for point in points), max(point[0] for point in points), 6)
     lowest = 0.0 if from_zero else min(point[1] for point in points)
@@ -99,9 +105,14 @@ def over_time(
         drawn.append(f'<line class="grid" x1="{left}" x2="{_TIME_W - 14}" y1="{_short(y)}" y2="{_short(y)}"/>')
         drawn.append(_words(left - 6, y + 4, label, "end"))
     for tick in x_ticks:
-        if x_first <= tick <= x_last:
+        if x_first <= tick <= x_last and tick == int(tick):
             drawn.append(_words(place(tick, y_first)[0], _TIME_H - 20, f"{tick:,g}", "middle"))
     drawn.append(_words(left + inner_w / 2, _TIME_H - 4, x_label, "middle", "axis"))
+    begins = [min(max(place(x, y_first)[0], left), _TIME_W - 14) for x, _ in marks]
+    for x, following, (_, name) in zip(begins, [*begins[1:], float(_TIME_W)], marks, strict=False):
+        drawn.append(f'<line class="mark" x1="{_short(x)}" x2="{_short(x)}" y1="26" y2="{26 + inner_h}"/>')
+        short = name if following - x > 7 * len(name) + 6 else name.rpartition(" ")[2]  # or it would run into the next
+        drawn.append(_words(x + 4, 37, short, "start"))
     drawn += [_polyline([place(x, y) for x, y in line.points], line.style) for line in lines if line.points]
     for dot in dots:
         x, y = place(dot.x, dot.y)

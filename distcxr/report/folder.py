@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 import yaml
 
+from distcxr.report.possible import check_possible
+
 SPLITS = ("test", "val", "train")
 """The order of preference: a report is about the first of these that was scored."""
 
@@ -67,7 +69,7 @@ def read_run(folder: Path) -> RunFiles:
         raise ValueError(f"{folder} is not a run folder: it holds neither recipe.yaml nor metrics_<split>.json")
     for split in metrics:
         read(f"predictions_{split}.csv", lambda path: path, None)
-    steps, history = read("steps.csv", _columns, {}), read("history.csv", _columns, {})
+    steps, history = read("steps.csv", read_columns, {}), read("history.csv", read_columns, {})
     return RunFiles(
         folder=folder,
         recipe=_recipe(folder / "recipe.yaml", recipe_text),
@@ -129,10 +131,7 @@ def _metrics(path: Path) -> dict[str, Any]:
     for name, scores in {"macro": macro, **findings}.items():
         if not isinstance(scores, dict) or "auroc" not in scores:
             raise ValueError(f"{path} is damaged: {name!r} has no `auroc`")
-        for key in ("auroc", "auroc_low", "auroc_high", "auprc", "auprc_low", "auprc_high", "brier", "ece"):
-            value = scores.get(key)
-            if not (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-                raise ValueError(f"{path} is damaged: {key} of {name!r} is {value!r}, not a number or null")
+    check_possible(path, found)
     num = found.get("num_samples")
     if not isinstance(num, int) or isinstance(num, bool):
         raise ValueError(f"{path} is damaged: num_samples is {num!r}, not a count")
@@ -155,7 +154,12 @@ def _recipe(path: Path, text: str) -> dict[str, Any]:
     return values
 
 
-def _columns(path: Path) -> dict[str, list[float | None]]:
+def read_columns(path: Path) -> dict[str, list[float | None]]:
+    """The columns of a table of numbers; an empty cell and one that is not finite are None.
+
+    Raises:
+        ValueError: a file that can't be read, a cell that is no number, or a row of another length.
+    """
     rows = list(csv.reader(_text(path).splitlines()))
     header = rows[0] if rows else []
     columns: dict[str, list[float | None]] = {name: [] for name in header}
@@ -183,4 +187,5 @@ def _pictures(path: Path) -> list[dict[str, Any]]:
             name = entry.get(key)
             if name is not None and (not isinstance(name, str) or Path(name).name != name):
                 raise ValueError(f"{path}, picture {number}: `{key}` must name a file beside it, not {name!r}")
+    check_possible(path, found)
     return found

@@ -13,7 +13,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
 def to_markdown(page: Page) -> str:
     """GitHub's markdown. What users wrote (names of files, the recipe) can't become markup or a table's edge."""
-    lines = [f"# {_escaped(page.title)}", "", f"**{_words(page.result)}**", "", f"Run {_escaped(page.origin)}.", ""]
+    lines = [f"# {_escaped(page.title)}", "", f"**{_words(page.result)}**", "", f"Made of {_escaped(page.origin)}.", ""]
     lines += [line for warning in page.warnings for line in (f"> **Note.** {_escaped(warning)}", "")]
     for section in page.sections:
         lines += [f"## {_escaped(section.title)}", ""]
@@ -28,7 +28,7 @@ def _block(block: Block) -> Iterator[str]:
         yield from _table(block)
     elif isinstance(block, Charts):
         titles = ", ".join(_escaped(chart.title) for chart in block.charts)
-        yield from (f"*Drawn in report.html: {titles}.*", "")
+        yield from (f"*Drawn on the HTML page: {titles}.*", "")
     elif isinstance(block, Pictures):
         for picture in block.pictures:
             links = " ".join(f"![{_escaped(picture.title)}](<{quote(path)}>)" for path in picture.paths)

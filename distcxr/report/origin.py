@@ -38,6 +38,8 @@ PUBLISHED = (
 )
 """Mean AUROC of the 14 findings on NIH's official test list."""
 
+_UNSMOOTHED = ("label_smoothing", 0.0)
+
 HARDER = (
     "The official test list is harder than validation: every honest model scores .015 to .035 lower there. That is the "
     "list, not a bug."
@@ -132,13 +134,14 @@ def data_section(content: Content) -> Section:
     return Section("data", "Data", tuple(blocks))
 
 
-def making_section(content: Content, recipe_text: str, missing: Sequence[str]) -> Section:
-    """Commit, versions, hardware, command and the whole recipe."""
+def making_section(content: Content, trained: str, recipe_text: str, missing: Sequence[str]) -> Section:
+    """Loss and sampling (`trained_with`), commit, versions, hardware, command and the whole recipe."""
     run = content.get("run")
     hardware, versions = run.get("hardware") or {}, run.get("versions") or {}
     device = hardware.get("device")
     gpus = hardware.get("num_gpus")
     facts = {
+        "trained with": trained,
         "started": run.get("started"),
         "commit of distcxr": run.get("commit"),
         "command": " ".join(map(str, run.get("command") or [])),
@@ -155,3 +158,25 @@ def making_section(content: Content, recipe_text: str, missing: Sequence[str]) -
     if recipe_text:
         blocks.append(Fold("The whole recipe", (Code(recipe_text),)))
     return Section("making", "Origin", tuple(blocks))
+
+
+def trained_with(content: Content, split: str) -> str:
+    """Loss and sampling in words, of every stage where they differ; empty where the file does not say."""
+    found = content.get("metrics", split, "trained_with")
+    parts = found.get("stages", [found]) if found else []
+    said = [_loss_and_sampling(part) for part in parts]
+    if len(set(said)) > 1:
+        said = [f"stage {number}: {words}" for number, words in enumerate(said, start=1)]
+    return "; ".join(dict.fromkeys(said))
+
+
+def _loss_and_sampling(part: dict[str, Any]) -> str:
+    loss, sampling = part.get("loss") or {}, part.get("sampling") or {}
+    changed = {key: value for key, value in loss.items() if key != "name" and value not in (None, "none")}
+    said = [f"{key.replace('_', ' ')} {value}" for key, value in changed.items() if (key, value) != _UNSMOOTHED]
+    named = f"{loss.get('name')} ({', '.join(said)})" if said else str(loss.get("name"))
+    if sampling.get("cap_per_label"):
+        named += f", at most {sampling['cap_per_label']:,} images per label"
+    if sampling.get("balance", "none") != "none":
+        named += f", images drawn by {sampling['balance']}"
+    return named

@@ -28,6 +28,7 @@ from distcxr.report.origin import (
     comparison_section,
     data_section,
     making_section,
+    trained_with,
     why_not_comparable,
 )  # fmt: skip
 from distcxr.report.pictures import localisation_section, pictures_section
@@ -81,8 +82,10 @@ def build(files: RunFiles) -> tuple[Content, Page]:
     missing = list(files.missing)
     content = Content(_values(files, split))
     sections: list[Section | None] = []
+    trained = ""
     if split is not None:
         with _naming(files.folder / f"metrics_{split}.json"):
+            trained = trained_with(content, split)
             sections += [
                 findings_section(content, split),
                 comparison_section(content, split),
@@ -97,7 +100,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
             sections.append(pictures_section(content, files.folder, missing))
     sections += [training_section(content, files.steps, files.history), data_section(content)]
     with _naming(files.folder / "environment.json"):
-        sections.append(making_section(content, files.recipe_text, missing))
+        sections.append(making_section(content, trained, files.recipe_text, missing))
     values: dict[str, Any] = {**content.values, "missing": missing}
     content = Content(values)
     result, tiles = _result(content, split)
@@ -223,6 +226,8 @@ def _result(content: Content, split: str | None) -> tuple[tuple[Part, ...], tupl
     tiles = [("macro AUROC", content.number(*base, "macro", "auroc"))]
     if content.get(*base, "macro", "auprc") is not None:
         tiles.append(("macro average precision", content.number(*base, "macro", "auprc")))
+    if content.get(*base, "accuracy") is not None:
+        tiles.append(("accuracy", content.number(*base, "accuracy")))
     tiles.append(("images", content.number(*base, "num_samples", form=",")))
     if content.get(*base, "num_patients") is not None:
         tiles.append(("patients", content.number(*base, "num_patients", form=",")))

@@ -14,6 +14,7 @@ _RULES = {
     "max_f1": "the largest F1",
     "recall": "recall of at least {}",
     "specificity": "specificity of at least {}",
+    "probability": "a probability of {}, whatever validation says",
 }
 _RATES = ("recall", "precision", "specificity", "npv", "accuracy", "f1")
 _RATE_NAMES = {"npv": "NPV", "f1": "F1"}

@@ -18,37 +18,27 @@ from distcxr.report.blocks import (
 from distcxr.report.charts import Dot, Line, over_time
 
 _MAX_STEPS_DRAWN = 400
+_MOST_DOTS = 60
 
 
 def training_section(
     content: Content, files_steps: dict[str, list[Any]], history: dict[str, list[Any]]
 ) -> Section | None:
     """Loss, learning rate and validation over steps, and how fast it went; None where nothing was written."""
-    charts = []
-    losses, losses_of = _binned(files_steps, "loss")
-    val = _points(history, "val_loss")
-    if len(losses) > 1 or len(val) > 1:
-        lines = [Line(losses, "curve thin", "training")] + ([Line(val, "curve other", "validation")] if val else [])
-        dots = [Dot(x, y, 2.6, "dot other") for x, y in val] if len(val) <= 60 else []
-        means = f"training: mean of {losses_of} steps" if losses_of > 1 else "training: every step"
-        drawn = over_time(lines, "step", dots, from_zero=True, title="Loss over steps")
-        charts.append(Chart("Loss", (Part(means),), drawn))
-    auroc = _points(history, "val_auroc")
-    if len(auroc) > 1:
-        best = max(auroc, key=lambda point: point[1])
-        dots = [Dot(x, y, 2.6, "dot other") for x, y in auroc] if len(auroc) <= 60 else []
-        drawn = over_time([Line(auroc, "curve other")], "step", [*dots, Dot(*best, 4.5, "ring")],
-                          title="Validation macro AUROC over steps")  # fmt: skip
-        charts.append(Chart("Validation macro AUROC", (Part(f"best at step {best[0]:,.0f}"),), drawn))
+    charts = loss_charts(files_steps, history)
+    marks = _stages(history, "step")
     rates, _ = _binned(files_steps, "lr")
     if len(rates) > 1:
-        drawn = over_time([Line(rates, "curve")], "step", from_zero=True, title="Learning rate over steps")
+        drawn = over_time([Line(rates, "curve")], "step", (), marks, from_zero=True, title="Learning rate over steps")
         peak = content.get("recipe", "optim", "lr")
-        note = (Part("peak "), content.figure("recipe", "optim", "lr", form="g")) if isinstance(peak, float) else ()
+        is_peak = isinstance(peak, float) and not marks
+        note = (Part("peak "), content.figure("recipe", "optim", "lr", form="g")) if is_peak else ()
         charts.append(Chart("Learning rate", note, drawn))
     speed, speed_of = _binned(files_steps, "img_per_s")
     if len(speed) > 1:
-        drawn = over_time([Line(speed, "curve thin")], "step", from_zero=True, title="Images per second over steps")
+        drawn = over_time(
+            [Line(speed, "curve thin")], "step", (), marks, from_zero=True, title="Images per second over steps"
+        )
         charts.append(
             Chart("Images per second", (Part(f"mean of {speed_of} steps" if speed_of > 1 else "every step"),), drawn)
         )
@@ -65,9 +55,62 @@ def training_section(
     return Section("training", "Training", tuple(blocks)) if blocks else None
 
 
-def _points(columns: dict[str, list[Any]], name: str) -> list[tuple[float, float]]:
-    """(step, value) where both are there, in the order of steps."""
-    pairs = zip(columns.get("step", []), columns.get(name, []), strict=False)
+def loss_charts(steps: dict[str, list[Any]], history: dict[str, list[Any]]) -> list[Chart]:
+    """Loss by step and by epoch, and validation's AUROC, as far as they were written; stages are marked.
+
+    Args:
+        steps, history: columns of `steps.csv` and `history.csv`.
+    """
+    charts = []
+    marks = _stages(history, "step")
+    losses, losses_of = _binned(steps, "loss")
+    val = _points(history, "val_loss")
+    if len(losses) > 1 or len(val) > 1:
+        lines = [Line(losses, "curve thin", "training")] + ([Line(val, "curve other", "validation")] if val else [])
+        means = f"training: mean of {losses_of} steps" if losses_of > 1 else "training: every step"
+        drawn = over_time(lines, "step", _dots(val), marks, from_zero=True, title="Loss over steps")
+        charts.append(Chart("Loss", (Part(means),), drawn))
+    epochs, val = (_points(history, name, "epoch") for name in ("train_loss", "val_loss"))
+    if len(epochs) > 1:
+        lines = [Line(epochs, "curve", "training")] + ([Line(val, "curve other", "validation")] if val else [])
+        dots = [*_dots(epochs, "dot"), *_dots(val)]
+        drawn = over_time(
+            lines, "epoch", dots, _stages(history, "epoch"), from_zero=True, title="Loss over epochs"
+        )  # fmt: skip
+        charts.append(Chart("Loss by epoch", (Part("training: mean of the epoch's steps, while it learns"),), drawn))
+    auroc = _points(history, "val_auroc")
+    if len(auroc) > 1:
+        best = max(auroc, key=lambda point: point[1])
+        drawn = over_time(
+            [Line(auroc, "curve other")], "step", [*_dots(auroc), Dot(*best, 4.5, "ring")], marks,
+            title="Validation macro AUROC over steps",
+        )  # fmt: skip
+        charts.append(Chart("Validation macro AUROC", (Part(f"best at step {best[0]:,.0f}"),), drawn))
+    return charts
+
+
+def _dots(points: Sequence[tuple[float, float]], style: str = "dot other") -> list[Dot]:
+    """Dots at the points, unless they are so many that they would touch."""
+    return [Dot(x, y, 2.6, style) for x, y in points] if len(points) <= _MOST_DOTS else []
+
+
+def _stages(history: dict[str, list[Any]], along: str) -> list[tuple[float, str]]:
+    """Where each stage begins on an axis of `step` or `epoch`, and its name; nothing where there is one stage."""
+    found: list[tuple[float, str]] = []
+    begin, stage_before = 0.0, None
+    for number, at in zip(history.get("stage", []), history.get(along, []), strict=False):
+        if number is None or at is None:
+            continue
+        if number != stage_before:
+            found.append((begin, f"stage {number:g}"))
+            stage_before = number
+        begin = at + 0.5 if along == "epoch" else at  # an epoch's row is of the step that ends it
+    return found if len(found) > 1 else []
+
+
+def _points(columns: dict[str, list[Any]], name: str, along: str = "step") -> list[tuple[float, float]]:
+    """(step, value) where both are there, in the order of steps; or along another column."""
+    pairs = zip(columns.get(along, []), columns.get(name, []), strict=False)
     return sorted((x, y) for x, y in pairs if x is not None and y is not None)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -43,12 +45,26 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"epoch {epoch}", figures=text)
         else:
-            logger.info(f"epoch {epoch}  step {step}/{self._total}  {text}")
+            logger.info(f"epoch {epoch}  step {step}/{self._total}  {text}")  # `newest_figures` reads it
 
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
+
+
+class Figures(NamedTuple):
+    """How far a run is, and the figures of its line as they were written."""
+
+    step: int
+    total_steps: int
+    text: str
+
+
+def newest_figures(log: str) -> Figures | None:
+    """What the last line of `Progress` in a run's log says; None before the first."""
+    lines = re.findall(r"epoch \d+  step (\d+)/(\d+)  (.*)", log)
+    return Figures(int(lines[-1][0]), int(lines[-1][1]), lines[-1][2]) if lines else None
 
 
 def _clock(seconds: float) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Tracker:
+class TensorBoard:
     """Writes one run's TensorBoard folder."""
 
     def __init__(self, folder: Path, *, purge_step: int | None = None) -> None:

@@ -19,7 +19,7 @@ from distcxr.data.cache import CacheError, cache_folder, open_cache
 from distcxr.data.cache import files as cache_files
 from distcxr.data.cache.files import write_json
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.png import decode_grey
+from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.recipe.data import Cache, Data
 

@@ -22,6 +22,7 @@ def make_index(root: Path) -> SampleIndex:
         age=np.array([50, np.nan, 3], dtype=np.float32),
         sex=np.array(["M", "F", ""]),
         view=np.array(["PA", "AP", ""]),
+        split=np.array(["train", "", "test"]),
         label_hash="0" * 64,
         skipped=np.array([b"z.png"]),
     )
@@ -46,6 +47,7 @@ def test_take_keeps_every_column_in_step(tmp_path: Path) -> None:
     assert taken.age.tolist() == [3, 50]
     assert taken.sex.tolist() == ["", "M"]
     assert taken.view.tolist() == ["", "PA"]
+    assert taken.split.tolist() == ["test", "train"]
     assert taken.skipped.tolist() == [b"z.png"]
     assert len(make_index(tmp_path).take([])) == 0
 

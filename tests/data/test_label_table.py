@@ -52,7 +52,7 @@ def test_patients_from_nih_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "neither NIH's label file nor a table"),
+        ("", "has no rows"),
         ("f,Mass\n", "has no rows"),
         ("f,patient\na,1\n", "has no findings"),
         ("f,patient,Mass\na,1,2\n", "line 2, column Mass: label '2' is not 0, 1 or empty"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distcxr.data.labels import NIH14, NIH15, encode, resolve_findings
+from distcxr.data.labels import CHEXPERT5, CHEXPERT14, NIH14, NIH15, encode, resolve_findings
 
 
 def test_named_sets_and_lists() -> None:
-    assert resolve_findings("nih14") == NIH14
-    assert resolve_findings("nih15") == (*NIH14, "No Finding")
-    assert resolve_findings(["Mass", "Edema"]) == ("Mass", "Edema")
+    assert resolve_findings("nih14", NIH15) == NIH14
+    assert resolve_findings("nih15", NIH15) == (*NIH14, "No Finding")
+    assert resolve_findings(["Mass", "Edema"], NIH15) == ("Mass", "Edema")
+    assert resolve_findings("all", ("Mass", "Other")) == ("Mass", "Other")
+    assert resolve_findings("chexpert14", sorted(CHEXPERT14)) == CHEXPERT14 and len(CHEXPERT14) == 14
+    assert resolve_findings("chexpert5", CHEXPERT14) == CHEXPERT5
     assert len(NIH14) == 14 and NIH14[0] == "Atelectasis" and NIH14[-1] == "Hernia"
 
 
@@ -29,8 +32,15 @@ def test_named_sets_and_lists() -> None:
 )
 def test_bad_findings_are_named(spec: str | list[str], words: list[str]) -> None:
     with pytest.raises(ValueError, match=r"data\.findings") as caught:
-        resolve_findings(spec)
+        resolve_findings(spec, NIH15)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_set_that_the_label_file_lacks_says_what_is_there() -> None:
+    with pytest.raises(ValueError, match=r"data\.findings is nih14.* lacks Infiltration.* has Mass, .*findings=all"):
+        resolve_findings("nih14", ("Mass", *(name for name in NIH14 if name not in ("Infiltration", "Mass"))))
+    with pytest.raises(ValueError, match=r"unknown finding 'Normal', did you mean 'normal'\? Valid: cardiomegaly, no"):
+        resolve_findings(["Normal"], ("cardiomegaly", "normal"))
 
 
 def test_encode_against_a_plain_loop() -> None:

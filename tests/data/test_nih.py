@@ -18,7 +18,8 @@ import pytest
 from distcxr.data.index import MissingDataError
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources import nih
-from distcxr.data.sources.nih import parse_age, read_nih
+from distcxr.data.sources.attributes import parse_age
+from distcxr.data.sources.nih import read_nih
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -254,9 +255,9 @@ def peak_mb():
 root, missing = Path(sys.argv[1]), sys.argv[2]
 {listing}
 bare_mb, start_s = peak_mb(), time.process_time()
-from distcxr.data.labels import resolve_findings
+from distcxr.data.labels import NIH15
 from distcxr.data.sources.nih import read_nih
-index = read_nih(root, resolve_findings("nih15"), missing=missing)
+index = read_nih(root, NIH15, missing=missing)
 print(len(index), len(index.skipped), time.process_time() - start_s, peak_mb() - bare_mb)
 """
 

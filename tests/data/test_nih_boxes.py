@@ -32,7 +32,8 @@ def index(*names: str, findings: tuple[str, ...] = NIH14) -> SampleIndex:
     return SampleIndex(
         root=Path("/nowhere"), findings=findings, path=np.array([f"images/{name}".encode() for name in names]),
         patient_id=np.arange(num), targets_NC=labels, mask_NC=labels + 1, age=np.zeros(num, np.float32),
-        sex=np.array([""] * num), view=np.array([""] * num), label_hash="", skipped=np.array([], dtype="S1"),
+        sex=np.array([""] * num), view=np.array([""] * num), split=np.full(num, ""), label_hash="",
+        skipped=np.array([], dtype="S1"),
     )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom.dataset import FREQUENCY, plan_films, write_phantom
+from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.phantom.draw import draw_film
 from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
+from distcxr.data.phantom.plan import FREQUENCY, plan_films
 
 IMAGES, SIZE = 48, 64
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE, encode_png
-from distcxr.data.pixels.png import MAX_PIXELS, Header, UnreadableImage, _walk, decode_grey, is_plain_grey, read_file
+from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage, read_file
+from distcxr.data.pixels.png import Header, _walk, decode_png, is_plain_grey
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -105,7 +106,7 @@ def header_of(data: bytes) -> Header:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_decodes_to_its_pixels(kind: str) -> None:
     data, expected = KINDS[kind]
-    pixels = decode_grey(data)
+    pixels = decode_png(data)
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, expected)
     header = header_of(data)
@@ -122,7 +123,7 @@ def test_plain_grey_is_what_any_decoder_reads_alike() -> None:
 def test_nih_colour_files_keep_their_grey_exactly() -> None:
     grey = np.repeat(np.arange(256).reshape(16, 16, 1), 3, axis=2)
     opaque = np.concatenate([grey, np.full((16, 16, 1), 255)], axis=2)
-    np.testing.assert_array_equal(decode_grey(write(opaque, 8, 6)), grey[..., 0])
+    np.testing.assert_array_equal(decode_png(write(opaque, 8, 6)), grey[..., 0])
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_every_truncation_is_refused(whole: bytes) -> None:
     cuts = [*range(1, 60), *range(60, len(whole) - 20, 211), *range(len(whole) - 20, len(whole))]
     for cut in cuts:
         with pytest.raises(UnreadableImage, match="truncated"):
-            decode_grey(whole[:cut])
+            decode_png(whole[:cut])
 
 
 def test_every_flipped_byte_is_refused(whole: bytes) -> None:
@@ -146,7 +147,7 @@ def test_every_flipped_byte_is_refused(whole: bytes) -> None:
         broken = bytearray(whole)
         broken[place] ^= 0x10
         with pytest.raises(UnreadableImage):
-            decode_grey(bytes(broken))
+            decode_png(bytes(broken))
 
 
 def grey_file(stream: bytes, *, size: int = 4, head: bytes | None = None) -> bytes:
@@ -188,7 +189,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 def test_a_broken_file_says_why(flaw: str) -> None:
     data, reason = BROKEN[flaw]
     with pytest.raises(UnreadableImage, match=reason):
-        decode_grey(data)
+        decode_png(data)
 
 
 FLAWED: dict[str, bytes] = {
@@ -201,13 +202,13 @@ FLAWED: dict[str, bytes] = {
 @pytest.mark.parametrize("flaw", FLAWED)
 def test_a_flaw_behind_whole_pixels_is_forgiven(flaw: str) -> None:
     data = grey_file(FLAWED[flaw])
-    np.testing.assert_array_equal(decode_grey(data)[:, 3], [40, 41, 42, 43])
+    np.testing.assert_array_equal(decode_png(data)[:, 3], [40, 41, 42, 43])
 
 
 def test_a_bomb_is_never_inflated() -> None:
     bomb = grey_file(zlib.compress(bytes(200_000_000), 9), size=64)
     tracemalloc.start()
-    assert not decode_grey(bomb).any()  # its first rows are the image
+    assert not decode_png(bomb).any()  # its first rows are the image
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < len(bomb) * 2 + 1_000_000
@@ -220,13 +221,13 @@ def test_the_largest_size_allowed_stays_below_pillows_warning() -> None:
 def test_pillows_truncation_switch_is_of_no_use_here(whole: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UnreadableImage):
-        decode_grey(whole[:-100])
+        decode_png(whole[:-100])
 
 
 def test_no_warning_for_a_palette_with_transparency() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        decode_grey(KINDS["palette8 transparent"][0])
+        decode_png(KINDS["palette8 transparent"][0])
 
 
 def test_read_file_names_the_reason(tmp_path: Path) -> None:
@@ -246,4 +247,4 @@ def test_header_of_a_real_kind() -> None:
 def test_real_xrays_are_whole_and_decode_as_pillow_does() -> None:
     for file in real_xrays(every=12):
         data, _ = read_file(file)
-        np.testing.assert_array_equal(decode_grey(data), np.asarray(Image.open(io.BytesIO(data)).convert("L")))
+        np.testing.assert_array_equal(decode_png(data), np.asarray(Image.open(io.BytesIO(data)).convert("L")))

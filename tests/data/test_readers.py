@@ -21,13 +21,13 @@ from PIL import Image
 from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.loaders.dali import DaliReader
 from distcxr.data.loaders.torch import TorchReader
-from distcxr.data.pixels.png import decode_grey
+from distcxr.data.pixels.decode import decode_grey
 
 SIZE, BATCH = 48, 4
 MAKE: dict[str, Callable[[int], PixelReader]] = {
     "torch": lambda size: TorchReader(size, num_workers=2, pin_memory=False),
     "torch in process": lambda size: TorchReader(size, num_workers=0, pin_memory=False),
-    "dali": lambda size: DaliReader(size, max_batch_size=16, num_threads=2, device_id=None),
+    "dali": lambda size: DaliReader(size, max_batch_size=32, num_threads=2, device_id=None),
 }
 
 

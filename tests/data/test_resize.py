@@ -10,7 +10,8 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.pixels.png import decode_grey, read_file
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.files import read_file
 from distcxr.data.pixels.resize import resize_grey, resize_rim
 
 SHAPES = [

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,11 @@ from distcxr.data.splits import (
     check_leak,
     describe_hashes,
     findings_without_positives,
+    from_index,
     from_lists,
     official,
 )
+from distcxr.recipe.data import Data
 
 NUM_PATIENTS = 400
 
@@ -51,6 +54,7 @@ def make_index(root: Path, patients: int | list[int] = NUM_PATIENTS, skipped: li
         age=np.full(num, np.nan, dtype=np.float32),
         sex=np.full(num, ""),
         view=np.full(num, ""),
+        split=np.full(num, ""),
         label_hash="ab" * 32,
         skipped=np.array([name.encode() for name in skipped or []], dtype=np.bytes_),
     )
@@ -243,6 +247,48 @@ def test_official_lists_that_leak(tmp_path: Path) -> None:
         official(make_index(tmp_path), tmp_path, val_fraction=0.2, seed=0)
 
 
+def with_own_split(root: Path, train: range, val: range, test: range) -> SampleIndex:
+    index = make_index(root, 40)
+    patient = index.patient_id
+    names = np.full(len(index), "", dtype="U5")
+    for name, patients in (("train", train), ("val", val), ("test", test)):
+        names[np.isin(patient, patients)] = name
+    return replace(index, split=names)
+
+
+def test_a_split_that_the_dataset_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = with_own_split(tmp_path, range(1, 21), range(21, 26), range(30, 41))
+    splits = from_index(index, val_fraction=0.5, seed=0)
+    assert patients_of(index, splits) == {"train": {*range(1, 21)}, "val": {*range(21, 26)}, "test": {*range(30, 41)}}
+    assert set(splits.list_hashes) == set(NAMES)
+    assert f"{sum(1 + patient % 4 for patient in range(26, 30))} of {len(index)} images are in no split" in caplog.text
+
+
+def test_validation_patients_are_drawn_from_train_where_the_dataset_names_none(tmp_path: Path) -> None:
+    index = with_own_split(tmp_path, range(1, 31), range(0), range(31, 41))
+    found = patients_of(index, from_index(index, val_fraction=0.3, seed=2))
+    place = {patient: reference_place(2, patient) for patient in range(1, 31)}
+    assert found["val"] == {patient for patient in place if place[patient] < 0.3} != set()
+    assert found["train"] == {*place} - found["val"] and found["test"] == {*range(31, 41)}
+    with pytest.raises(ValueError, match=r"val split is empty: of the 30 patients of the dataset's train"):
+        from_index(index, val_fraction=1e-9, seed=2)
+
+
+def test_a_dataset_without_a_test_split_is_sent_to_by_patient(tmp_path: Path) -> None:
+    index = with_own_split(tmp_path, range(1, 31), range(31, 41), range(0))
+    with pytest.raises(ValueError, match=r"data\.split=official: .* no image into test\. Take data\.split=by_patient"):
+        from_index(index, val_fraction=0.1, seed=0)
+    with pytest.raises(ValueError, match=r"no image into train or test\..*data\.columns\.split"):
+        from_index(make_index(tmp_path, 40), val_fraction=0.1, seed=0)
+
+
+def test_a_dataset_s_own_split_that_leaks(tmp_path: Path) -> None:
+    index = with_own_split(tmp_path, range(1, 21), range(21, 31), range(31, 41))
+    index.split[np.flatnonzero(index.patient_id == 35)[0]] = "train"
+    with pytest.raises(ValueError, match=r"1 patients have images in both train and test.*patients 35\."):
+        from_index(index, val_fraction=0.1, seed=0)
+
+
 def test_check_leak_looks_at_any_splits(tmp_path: Path) -> None:
     index = make_index(tmp_path, 3)  # rows: patient 1 twice, 2 three times, 3 four times
     check_leak(index, Splits(np.arange(0, 2), np.arange(2, 5), np.arange(5, 9), {}))
@@ -322,12 +368,16 @@ def test_findings_without_positives(tmp_path: Path) -> None:
 def test_unknown_hashes_are_called_unknown(tmp_path: Path) -> None:
     write_lists(tmp_path)
     index = make_index(tmp_path, skipped=[name_of(1, 0)])
-    lines = describe_hashes(index, official(index, tmp_path, val_fraction=0.2, seed=0))
+    nih = Data(dataset="nih")
+    lines = describe_hashes(nih, index, official(index, tmp_path, val_fraction=0.2, seed=0))
     assert lines[0] == "labels: not a known NIH file (abababab…): figures are not comparable with published ones"
     assert lines[1].startswith("list train_val_list.txt: not a known NIH file")
     assert lines[3].startswith(f"images: {len(index):,} of {len(index) + 1:,} have a file: figures are not")
-    random = describe_hashes(index, by_patient(index, ratios=(0.7, 0.1, 0.2), seed=0))
+    splits = by_patient(index, ratios=(0.7, 0.1, 0.2), seed=0)
+    random = describe_hashes(Data(split="by_patient"), index, splits)
     assert any("split at random by patient" in line for line in random)
+    other = describe_hashes(Data(dataset="csv", split="by_patient"), index, splits)
+    assert other[0] == "labels: of csv (abababab…)" and not any("NIH" in line for line in other)
 
 
 def test_the_real_lists() -> None:
@@ -336,7 +386,7 @@ def test_the_real_lists() -> None:
         pytest.skip("DISTCXR_NIH_ROOT is not set: no real data here")
     part = read_nih(Path(source), NIH14, missing="skip")
     splits = official(part, Path(source), val_fraction=0.1, seed=0)
-    lines = describe_hashes(part, splits)
+    lines = describe_hashes(Data(), part, splits)
     assert lines[:3] == [
         "labels: NIH v2020 (dc1d2df6…)",
         "list train_val_list.txt: NIH train_val_list.txt (61fbe896…)",

@@ -19,8 +19,10 @@ from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE, encode_png
 from distcxr.data.pixels import png
+from distcxr.data.pixels.decode import load_kernels
+from distcxr.data.pixels.files import UnreadableImage
 from distcxr.data.pixels.kernels import unfilter
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels
+from distcxr.data.pixels.png import decode_png
 
 SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 97, 200)
 ROOT = Path(__file__).parents[2]
@@ -91,7 +93,7 @@ def test_every_size_around_the_blocks_decodes_as_pillow_does(width: int) -> None
         file = as_png(stream, height, width)
         expected = np.asarray(Image.open(io.BytesIO(file)))
         np.testing.assert_array_equal(undone(stream, height, width), expected)
-        np.testing.assert_array_equal(decode_grey(file), expected)
+        np.testing.assert_array_equal(decode_png(file), expected)
 
 
 def test_an_unknown_filter_is_refused_wherever_it_stands() -> None:
@@ -100,7 +102,7 @@ def test_an_unknown_filter_is_refused_wherever_it_stands() -> None:
         stream[row * 21] = 5 + row
         assert unfilter(np.frombuffer(bytes(stream), dtype=np.uint8), np.empty((70, 20), np.uint8)) == row
         with pytest.raises(UnreadableImage):
-            decode_grey(as_png(bytes(stream), 70, 20))
+            decode_png(as_png(bytes(stream), 70, 20))
 
 
 @pytest.fixture
@@ -119,11 +121,11 @@ def refused_by_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_plain_grey_never_needs_pillow_and_colour_does(refused_by_the_fast_path: list[int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40)).astype(np.uint8)
-    np.testing.assert_array_equal(decode_grey(encode_png(image)), image)
+    np.testing.assert_array_equal(decode_png(encode_png(image)), image)
     assert refused_by_the_fast_path == []
     stream = io.BytesIO()
     Image.fromarray(image).convert("RGBA").save(stream, "PNG")
-    np.testing.assert_array_equal(decode_grey(stream.getvalue()), image)
+    np.testing.assert_array_equal(decode_png(stream.getvalue()), image)
     assert len(refused_by_the_fast_path) == 1
 
 
@@ -131,7 +133,7 @@ def test_real_xrays_decode_bit_for_bit(refused_by_the_fast_path: list[int]) -> N
     files = real_xrays(every=1)
     for file in files:
         data = file.read_bytes()
-        np.testing.assert_array_equal(decode_grey(data), np.asarray(Image.open(io.BytesIO(data)).convert("L")))
+        np.testing.assert_array_equal(decode_png(data), np.asarray(Image.open(io.BytesIO(data)).convert("L")))
     assert len(refused_by_the_fast_path) <= max(1, 0.03 * len(files))  # the RGBA ones
 
 
@@ -157,7 +159,7 @@ def test_fuzzed_streams_give_pillows_pixels_or_a_reason() -> None:
         chunk = len(body).to_bytes(4) + kind_and_body + zlib.crc32(kind_and_body).to_bytes(4)
         data = whole[: start - 4] + chunk + whole[start + 8 + length :]
         try:
-            pixels = decode_grey(data)
+            pixels = decode_png(data)
         except UnreadableImage:
             refused += 1
             continue
@@ -168,9 +170,9 @@ def test_fuzzed_streams_give_pillows_pixels_or_a_reason() -> None:
 
 def test_threads_share_the_decoder() -> None:
     files = [encode_png(np.random.default_rng(n).integers(0, 256, (90, 80 + n)).astype(np.uint8)) for n in range(16)]
-    alone = [decode_grey(file) for file in files]
+    alone = [decode_png(file) for file in files]
     with ThreadPoolExecutor(4) as pool:
-        for image, expected in zip(pool.map(decode_grey, files * 20), alone * 20, strict=True):
+        for image, expected in zip(pool.map(decode_png, files * 20), alone * 20, strict=True):
             np.testing.assert_array_equal(image, expected)
 
 
@@ -180,7 +182,8 @@ def test_decoding_borrows_no_new_memory_for_each_image(tmp_path: Path) -> None:
     (tmp_path / "large.png").write_bytes(encode_png(image))
     code = (
         "import sys, resource; from concurrent.futures import ThreadPoolExecutor;"
-        "from distcxr.data.pixels.png import decode_grey, load_kernels, read_file; load_kernels();"
+        "from distcxr.data.pixels.decode import decode_grey, load_kernels;"
+        "from distcxr.data.pixels.files import read_file; load_kernels();"
         "data, _ = read_file(sys.argv[1]); pool = ThreadPoolExecutor(1);"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
         "decode = lambda _: decode_grey(data).sum();"
@@ -205,7 +208,7 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path: Path) -> None:
     (copy / "distcxr/data/pixels/__pycache__").touch()  # a file: nothing can be written there, not even by root
     decode = (
         "import numpy as np; from distcxr.data.phantom.png import encode_png;"
-        "from distcxr.data.pixels.png import decode_grey, load_kernels; import distcxr; load_kernels();"
+        "from distcxr.data.pixels.decode import decode_grey, load_kernels; import distcxr; load_kernels();"
         "image = np.arange(4000, dtype=np.uint8).reshape(50, 80);"
         "assert (decode_grey(encode_png(image)) == image).all(); print(distcxr.__file__)"
     )

@@ -30,7 +30,8 @@ from distcxr.data.loader import Batch, Loader, PixelReader
 from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, read_file
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.dataset import open_dataset
 from distcxr.recipe.augment import Augment
 from distcxr.recipe.data import Data

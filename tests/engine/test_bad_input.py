@@ -25,7 +25,7 @@ def break_images(data: Path, names: list[str]) -> None:
 def test_bad_files_are_named_and_the_run_goes_on(tmp_path: Path, loader: str, caplog: pytest.LogCaptureFixture) -> None:
     data = tiny.phantom(tmp_path)
     probe = tiny.build(tmp_path, f"output={tmp_path / 'probe'}")
-    drawn_first = next(probe.train_loader.order.epoch(0))[1]  # an epoch drops its tail: these are read for sure
+    drawn_first = next(probe.training.loader.order.epoch(0))[1]  # an epoch drops its tail: these are read for sure
     chosen = {"train": drawn_first[:3], "test": probe.splits.test[:3]}
     bad = {split: probe.index.file_names(rows) for split, rows in chosen.items()}
     break_images(data, bad["train"] + bad["test"])

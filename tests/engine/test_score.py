@@ -16,10 +16,11 @@ from distcxr.engine import score
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.fit import finish, fit
 from distcxr.engine.pictures import write_pictures
-from distcxr.engine.score import Weights, operating_of, score_splits, write_scores
+from distcxr.engine.score import Weights, operating_of, score_splits, trained_with, write_scores
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.predictions import Predictions, read_predictions
 from distcxr.metrics.threshold import Rule, choose_threshold, count_cells
+from distcxr.recipe import Recipe
 
 
 def read(path: Path) -> Any:
@@ -184,13 +185,14 @@ def test_files_are_the_same_bytes_on_any_world(tmp_path: Path, world_size: int) 
             again = Scores(rows, torch.cat(logits).numpy(), scores[split].loss, scores[split].report)
             assert np.array_equal(again.logits_NC, scores[split].logits_NC)
             operating = operating_of(run, again) if split == "val" else operating
-            write_scores(run, alone, split, again, weights, operating)
+            made = trained_with(run.recipe)
+            write_scores(run, alone, split, again, weights, operating, trained_with=made)
             for file in (f"metrics_{split}.json", f"predictions_{split}.csv"):
                 assert (alone / file).read_bytes() == (run.folder / file).read_bytes()
 
 
 def _decoded(run: tiny.Run, row: int) -> Any:
-    from distcxr.data.pixels.png import decode_grey
+    from distcxr.data.pixels.decode import decode_grey
     from distcxr.data.pixels.resize import resize_grey
 
     return resize_grey(decode_grey(Path(run.index.files([row])[0]).read_bytes()), 32)
@@ -206,3 +208,26 @@ def test_pictures_of_other_weights_go(tmp_path: Path) -> None:
     names = {path.name for path in (run.folder / "pictures").iterdir()}
     assert "val_false_positive_09.png" not in names and "val_false_positive_03_heat.png" in names
     run.reader.close()
+
+
+def test_the_end_shows_rates_at_two_thresholds_and_the_curves(finished: Path) -> None:
+    said = (finished / "log.txt").read_text().split("test split, weights of step")[1]
+    for rule in ("youden", "probability_50"):
+        header = next(line for line in said.splitlines() if line.startswith(f"at {rule}"))
+        assert header.split()[2::2] == ["threshold", "interval", "interval", "interval", "interval", "interval"]
+        assert header.split()[3::2] == ["recall", "specificity", "precision", "accuracy", "f1"]
+    for name, entry in read(finished / "metrics_test.json")["findings"].items():
+        point = entry["operating_points"]["probability_50"]
+        assert (point["threshold_logit"], point["threshold_prob"]) == (0.0, 0.5), name
+    assert "Loss by epoch" in (finished / "curves.svg").read_text()
+
+
+def test_scores_say_what_the_weights_were_trained_with() -> None:
+    assert trained_with(Recipe())["loss"]["name"] == "bce" and "stages" not in trained_with(Recipe())
+    data = {"sampling": {"cap_per_label": 100}}
+    stages = [{"epochs": 1}, {"epochs": 1, "loss": {"name": "focal"}, "sampling": {"balance": "sqrt"}}]
+    found = trained_with(Recipe.model_validate({"data": data, "train": {"stages": stages}}))["stages"]
+    assert [part["loss"]["name"] for part in found] == ["bce", "focal"]
+    assert ["gamma" in part["loss"] for part in found] == [False, True]
+    assert [part["sampling"]["balance"] for part in found] == ["none", "sqrt"]
+    assert [part["sampling"]["cap_per_label"] for part in found] == [100, 100]

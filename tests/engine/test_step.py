@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torchvision.ops import sigmoid_focal_loss
 
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step
-from distcxr.losses import masked_bce_sum
 
 # A ViT has no BatchNorm, whose statistics are each rank's own unless train.sync_bn says otherwise.
 PLAIN = ("model.name=test_vit", "data.image_size=160", "model.in_chans=1")
@@ -25,16 +25,47 @@ def skew(run: tiny.Run) -> None:
     run.index.mask_NC[unknown] = 0
 
 
+def mean_loss(name: str, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The loss of a whole batch by other people's code."""
+    if name == "cross_entropy":
+        whole = mask.bool().all(dim=1)
+        return torch.nn.functional.cross_entropy(logits[whole], targets[whole].argmax(dim=1))
+    known = mask.bool()
+    if name == "focal":
+        return sigmoid_focal_loss(logits[known], targets[known].float(), alpha=0.25, gamma=2.0, reduction="mean")
+    return torch.nn.functional.binary_cross_entropy_with_logits(logits[known], targets[known].float())
+
+
 @pytest.mark.parametrize("per_device", [4, 2])
 @tiny.worlds(1, 2, 4)
 def test_gradient_is_that_of_the_global_batch(tmp_path: Path, world_size: int, per_device: int) -> None:
+    check_gradient(tmp_path, world_size, per_device, "bce")
+
+
+@pytest.mark.parametrize("name", ["focal", "cross_entropy"])
+@tiny.worlds(2)
+def test_gradient_of_other_losses_is_that_of_the_global_batch(tmp_path: Path, world_size: int, name: str) -> None:
+    check_gradient(tmp_path, world_size, 4, name)
+
+
+LOSSES = {
+    "bce": (),
+    "focal": ("loss={name: focal, alpha: 0.25, gamma: 2.0}",),
+    "cross_entropy": (
+        "loss={name: cross_entropy}", "data.findings=[No Finding, Infiltration]",
+        "data.where.findings=[No Finding, Infiltration]",
+    ),
+}  # fmt: skip
+
+
+def check_gradient(tmp_path: Path, world_size: int, per_device: int, name: str) -> None:
     if tiny.on_main(world_size):
         tiny.phantom(tmp_path)
     torch.distributed.barrier()
     run = tiny.build(
         tmp_path, *PLAIN, f"output={tmp_path / 'run'}", f"train.per_device_batch_size={per_device}",
         "optim={name: sgd, lr: 1.0, weight_decay: 0, momentum: 0}", "schedule={name: constant, warmup: 0st}",
-        "train.clip_norm=null", "train.global_batch_size=16",
+        "train.clip_norm=null", "train.global_batch_size=16", *LOSSES[name],
     )  # fmt: skip
     skew(run)
     before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
@@ -45,8 +76,8 @@ def test_gradient_is_that_of_the_global_batch(tmp_path: Path, world_size: int, p
 
     # The whole global batch at once, by plain torch.
     with torch.no_grad():
-        for name, value in run.module.named_parameters():
-            value.copy_(before[name])
+        for parameter, value in run.module.named_parameters():
+            value.copy_(before[parameter])
     parts: list[list[torch.Tensor]] = []
     for batch in micro_batches:
         parts.append([run.inputs(batch), batch.targets, batch.mask])
@@ -58,10 +89,10 @@ def test_gradient_is_that_of_the_global_batch(tmp_path: Path, world_size: int, p
         gathered.append(torch.cat(pieces))
     inputs, targets, mask = gathered
     assert len(inputs) == 16 and 0 < mask.sum() < mask.numel()
-    loss = masked_bce_sum(run.module(inputs), targets, mask) / mask.sum()
+    loss = mean_loss(name, run.module(inputs), targets, mask)
     gradient = torch.autograd.grad(loss, list(run.module.parameters()))
-    for (name, _), expected in zip(run.module.named_parameters(), gradient, strict=True):
-        assert torch.allclose(stepped[name], expected, rtol=0, atol=1e-6), name
+    for (parameter, _), expected in zip(run.module.named_parameters(), gradient, strict=True):
+        assert torch.allclose(stepped[parameter], expected, rtol=0, atol=1e-6), parameter
     total = run.runtime.sum_over_ranks(share)
     assert abs(total.item() - loss.item()) < 1e-6
     torch.distributed.barrier()
@@ -73,7 +104,7 @@ def test_lr_follows_the_step_not_the_ranks(tmp_path: Path) -> None:
     seen = []
     for micro_batches in updates(run):
         train_step(run, micro_batches)
-        seen.append(run.optimizer.param_groups[0]["lr"])
+        seen.append(run.training.optimizer.param_groups[0]["lr"])
         run.state.advance(run.horizon.steps_per_epoch)
     assert seen[:2] == [pytest.approx(5e-4), pytest.approx(1e-3)]
     assert all(later < earlier for earlier, later in pairwise(seen[1:]))

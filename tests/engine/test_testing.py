@@ -160,10 +160,10 @@ def test_the_report_says_when_seen_patients_could_not_be_looked_for(finished: Pa
 def test_the_average_is_of_what_all_could_read() -> None:
     one = Predicted(np.array([1, 4, 6]), np.array([[1], [2], [3]], dtype=np.float32), ((9, "torn"),))
     two = Predicted(np.array([4, 6, 9]), np.array([[4], [5], [6]], dtype=np.float32), ((1, "empty"),))
-    mean = average([one, two])
+    mean = average([one, two], "bce")
     assert mean.rows.tolist() == [4, 6] and mean.logits_NC.ravel().tolist() == [3, 4]
     assert mean.logits_NC.dtype == np.float32 and mean.unreadable == ((1, "empty"), (9, "torn"))
-    assert average([one]).logits_NC.tolist() == one.logits_NC.tolist()
+    assert average([one], "focal").logits_NC.tolist() == one.logits_NC.tolist()
 
 
 def test_overrides_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:

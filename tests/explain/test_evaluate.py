@@ -55,7 +55,8 @@ def batches(size: int = 2, unreadable: tuple[tuple[int, str], ...] = ()) -> list
     for start in range(0, len(SPOTS), size):
         part = slice(start, start + size)
         bad = tuple(entry for entry in unreadable if entry[0] in ids[part])
-        made.append(Batch(pixels[part], none[part], none[part], ids[part], every[part], bad))
+        metadata = torch.zeros(len(ids[part]), 0)
+        made.append(Batch(pixels[part], none[part], none[part], ids[part], every[part], metadata, bad))
     return made
 
 
@@ -109,8 +110,8 @@ def test_boxes_in_nih_s_pixels_meet_the_heat(spec: Augment) -> None:
     index = SampleIndex(
         root=Path("/nowhere"), findings=FINDINGS, path=np.array([b"images/%d.png" % row for row in range(14)]),
         patient_id=np.arange(14), targets_NC=np.zeros((14, 3), np.uint8), mask_NC=np.ones((14, 3), np.uint8),
-        age=np.zeros(14, np.float32), sex=np.array([""] * 14), view=np.array([""] * 14), label_hash="",
-        skipped=np.array([], dtype="S1"),
+        age=np.zeros(14, np.float32), sex=np.array([""] * 14), view=np.array([""] * 14), split=np.full(14, ""),
+        label_hash="", skipped=np.array([], dtype="S1"),
     )  # fmt: skip
     corners = np.array(SPOTS[1:], dtype=float) * (1024 / SIDE)
     source = BoxList(("11.png", "12.png", "13.png"), ("Mass",) * 3, corners, "")

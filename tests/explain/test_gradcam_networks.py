@@ -9,10 +9,12 @@ import pytest
 import torch
 import torchvision.models as tv
 from heat_networks import colour, lively, small_vit
-from torch import nn
+from torch import Tensor, nn
 
 from distcxr.explain import gradcam as module_under_test
 from distcxr.explain.gradcam import gradcam
+from distcxr.models.fusion import Headed, head_parameter_names
+from distcxr.recipe.model import Head
 
 
 def small_vgg() -> nn.Module:
@@ -47,8 +49,8 @@ TIMM = {
 }  # fmt: skip
 
 
-def check_maps(model: nn.Module, side: int) -> None:
-    heat = gradcam(model, colour(side))
+def check_maps(model: nn.Module, side: int, metadata: Tensor | None = None) -> None:
+    heat = gradcam(model, colour(side), metadata=metadata)
     assert heat.shape[:1] == (2,) and heat.shape[2:] == (side, side) and heat.dtype == torch.float32
     assert heat.isfinite().all() and heat.min() >= 0 and heat.max() == 1
     assert set(heat.amax((2, 3)).unique().tolist()) <= {0.0, 1.0}
@@ -73,3 +75,41 @@ def test_torchvision_families(family: str) -> None:
 def test_timm_networks(name: str) -> None:
     side = TIMM[name]
     check_maps(lively(networks.build(name, "timm", image_size=side)), side)
+
+
+@pytest.mark.parametrize(("name", "library"), [("resnet18", "torchvision"), ("densenet121", "torchvision"),
+                                              ("test_resnet", "timm"), ("test_mambaout", "timm")])  # fmt: skip
+@pytest.mark.parametrize("kind", ["linear", "attention"])
+def test_another_head_with_the_same_weights_looks_at_the_same_places(name: str, library: str, kind: str) -> None:
+    """Attention begins as a mean, and metadata is the same wherever the network looks."""
+    plain = lively(networks.build(name, library, image_size=96))
+    model = networks.build(name, library, image_size=96, head=Head(kind=kind), num_metadata=2)  # type: ignore[arg-type]
+    assert isinstance(model, Headed)
+    model.backbone.load_state_dict(plain.state_dict(), strict=False)
+    weight, _ = (plain.get_parameter(name) for name in head_parameter_names(plain))
+    if name == "test_mambaout" and kind == "attention":
+        return check_maps(model, 96, torch.rand(2, 2))  # its pooled features are normalised before the head
+    with torch.no_grad():
+        model.head.out.weight[:, : weight.shape[1]] = weight
+    heat = gradcam(model, colour(96), metadata=torch.rand(2, 2))
+    torch.testing.assert_close(heat, gradcam(plain, colour(96)), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "library"), [("test_vit", "timm"), ("test_convnext", "timm")])
+@pytest.mark.parametrize("kind", ["mlp", "attention"])
+def test_maps_under_other_heads(name: str, library: str, kind: str) -> None:
+    model = networks.build(name, library, image_size=96, head=Head(kind=kind, hidden=[8]))  # type: ignore[arg-type]
+    check_maps(lively(model), 96)
+
+
+def test_a_layer_is_named_as_the_library_names_it() -> None:
+    model = lively(networks.build("resnet18", head=Head(kind="mlp", hidden=[8])))
+    assert torch.equal(gradcam(model, colour(), layer="layer4"), gradcam(model, colour()))
+    assert torch.equal(gradcam(model, colour(), layer="backbone.layer4"), gradcam(model, colour()))
+    assert not torch.equal(gradcam(model, colour(), layer="layer3"), gradcam(model, colour()))
+
+
+def test_maps_of_a_network_that_takes_metadata_need_it() -> None:
+    model = networks.build("test_resnet", "timm", head=Head(), num_metadata=2)
+    with pytest.raises(ValueError, match="takes 2 columns of metadata"):
+        gradcam(model, colour())

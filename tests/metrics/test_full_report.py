@@ -117,6 +117,21 @@ def test_thresholds_come_from_validation_alone() -> None:
     assert chosen["recall_90"]["recall"] >= 0.9 and chosen["specificity_90"]["specificity"] >= 0.9
 
 
+def test_a_fixed_probability_is_the_threshold_whatever_validation_holds() -> None:
+    data, val = cohort(0), cohort(1)
+    val.targets_NC[:, 0] = 0
+    for scores, scale in ((data.logits_NC, "logit"), (probabilities(data.logits_NC), "probability")):
+        held = val.logits_NC if scale == "logit" else probabilities(val.logits_NC)
+        operating = choose_operating(FINDINGS, held, val.targets_NC, val.mask_NC, scale=scale)  # type: ignore[arg-type]
+        full = made(data._replace(logits_NC=scores), operating=operating, operating_from="val", scale=scale)
+        points = full.to_json()["findings"][FINDINGS[0]]["operating_points"]
+        assert points["youden"]["threshold_prob"] is None
+        point, keep = points["probability_50"], data.mask_NC[:, 0] == 1
+        right = (probabilities(data.logits_NC[keep, 0]) >= 0.5) == data.targets_NC[keep, 0]
+        assert (point["threshold_prob"], point["threshold_logit"]) == (0.5, 0.0)
+        assert point["accuracy"] == pytest.approx(right.mean(), abs=1e-12) and point["tp"] + point["tn"] == right.sum()
+
+
 def test_temperature_is_applied_beside_the_plain_figures() -> None:
     data, val = cohort(0), cohort(1)
     loud = data._replace(logits_NC=data.logits_NC * 4), val._replace(logits_NC=val.logits_NC * 4)

@@ -226,6 +226,7 @@ def test_bad_arguments_are_refused() -> None:
         (("youden", 0.5), "youden takes no figure"),
         (("recall",), "recall needs a figure"),
         (("specificity", 95), "up to 1, got 95"),
+        (("probability",), "probability needs a figure"),
         (("recall", float("nan")), "got nan"),
     ],
 )

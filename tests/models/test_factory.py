@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distcxr.models.factory import sync_batchnorm
-from distcxr.models.heads import DropoutLinear, head_parameter_names, replace_head
+from distcxr.models.fusion import head_parameter_names
+from distcxr.models.heads import DropoutLinear, replace_head
 
 CHEAP = [
     ("resnet18", "torchvision", "fc"),
@@ -31,7 +32,7 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor], *, but: tuple[str, ...] = 
 def test_one_grey_channel_gives_what_three_equal_ones_give(name: str, library: str, head: str) -> None:
     images = networks.grey(SIDE.get(name, 64))
     coloured, grey = networks.build(name, library), networks.build(name, library, in_chans=1)
-    assert head_parameter_names(grey) == head_parameter_names(coloured) == (f"{head}.weight", f"{head}.bias")
+    assert head_parameter_names(grey) == head_parameter_names(coloured) == [f"{head}.weight", f"{head}.bias"]
     layer = grey.get_submodule(head)
     assert isinstance(layer.bias, Tensor) and not layer.bias.any()
     assert isinstance(layer.weight, Tensor) and layer.weight.std().item() == pytest.approx(0.01, rel=0.05)

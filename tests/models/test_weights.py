@@ -120,7 +120,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for file, reason in (
         ("cut.safetensors", "not a whole safetensors file"),
         ("absent.safetensors", "no such file"),
-        ("w.pth", "can run code"),
+        ("w.pth", "neither a safetensors nor a PyTorch file"),
     ):
         with pytest.raises(ValueError, match=reason) as caught:
             networks.build(weights=str(tmp_path / file))

@@ -17,8 +17,35 @@ from run_folders import ROOT, write_run
 
 from distcxr.data.labels import NIH14
 from distcxr.data.sources.nih import KNOWN_HASHES
+from distcxr.recipe.data import Sampling
+from distcxr.recipe.loss import Loss
 from distcxr.report.origin import OFFICIAL_LABELS, OFFICIAL_TEST_IMAGES, OFFICIAL_TEST_LIST
 from distcxr.report.page import write_report
+
+
+def test_the_page_says_what_the_weights_were_trained_with(folder: Path) -> None:
+    focal = {"loss": Loss(name="focal").in_use(), "sampling": Sampling(cap_per_label=10_000).model_dump()}
+    bce = {"loss": Loss(weights="balanced", label_smoothing=0.1).in_use(), "sampling": Sampling().model_dump()}
+    for trained_with, said in (
+        (focal, "focal (gamma 2.0), at most 10,000 images per label"),
+        ({"stages": [focal, focal]}, "focal (gamma 2.0), at most 10,000 images per label"),
+        (
+            {"stages": [focal, bce]}, "stage 1: focal (gamma 2.0), at most 10,000 images per label; "
+            "stage 2: bce (weights balanced, label smoothing 0.1)",
+        ),
+    ):  # fmt: skip
+        edit(folder / "metrics_test.json", lambda held, value=trained_with: held.update(trained_with=value))  # type: ignore[misc]
+        page, _, _ = made(folder)
+        assert ["trained with", said] in page.rows
+    edit(folder / "metrics_test.json", lambda held: held.update(trained_with={"loss": 3}, accuracy=0.75))
+    with pytest.raises(ValueError, match=r"metrics_test\.json is not as distcxr writes it"):
+        write_report(folder)
+
+
+def test_the_accuracy_of_classes_is_among_the_first_figures(folder: Path) -> None:
+    edit(folder / "metrics_test.json", lambda held: held.update(accuracy=0.75))
+    page, _, _ = made(folder)
+    assert ("/metrics/test/accuracy", "0.750") in page.figures
 
 
 def test_every_printed_figure_is_the_jsons(finished: Path) -> None:

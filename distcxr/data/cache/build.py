@@ -42,7 +42,8 @@ from distcxr.data.cache.files import (
 from distcxr.data.cache.read import DecodedCache
 from distcxr.data.cache.unfinished import Unfinished
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
+from distcxr.data.pixels.decode import decode_grey, load_kernels
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)

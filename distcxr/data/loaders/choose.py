@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distcxr.data.cache import CacheError, cache_folder, open_cache, stage
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
+from distcxr.data.loaders.arrays import ArrayReader
 from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.measure import Speed, readable, speed_of_decoding, speed_of_reader
 from distcxr.data.loaders.torch import TorchReader
@@ -26,7 +27,7 @@ from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["torch", "dali", "cache"]
+Kind = Literal["torch", "dali", "cache", "arrays"]
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEASURED_IMAGES = 32
@@ -74,7 +75,7 @@ def choose_reader(
     `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch against
     DALI on a few training images, for about two seconds, and the faster one is taken; DALI counts as absent when it
     does not work here, and without one readable image nothing is measured and torch is taken. What would be faster
-    still is said, too.
+    still is said, too. `data.source: npz` has a reader of its own, whatever `data.loader` is.
 
     Args:
         data: the recipe's section. `num_workers` are worker processes (torch) or threads (DALI) of this rank; None
@@ -92,7 +93,11 @@ def choose_reader(
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     rank = _Rank(data, index, max_batch_size, device, thread_budget(local_world_size), first_rows)
-    if data.loader == "auto":
+    kind: Kind
+    if data.source == "npz":
+        kind, reason = "arrays", "data.source=npz"
+        reader = rank.make(kind)
+    elif data.loader == "auto":
         measured: dict[Kind, PixelReader] = {}  # rank 0 need not build it twice
         kind, reason = decided_by_main(lambda: _fastest(rank, measured))
         reader = measured.get(kind) or rank.make(kind)
@@ -122,7 +127,7 @@ class _Rank:
 
     @property
     def num_workers(self) -> int:
-        """Processes of the torch loader."""
+        """Processes of the torch loader, threads of the array reader."""
         if self.data.num_workers is not None:
             return self.data.num_workers
         return self.budget if self.on_gpu or self.budget > 1 else 0
@@ -137,7 +142,8 @@ class _Rank:
         return cache_folder(self.data, self.index.root)
 
     def make(self, kind: Kind) -> PixelReader:
-        return {"torch": self._torch, "dali": self._dali, "cache": self._cache}[kind]()
+        makers = {"torch": self._torch, "dali": self._dali, "cache": self._cache, "arrays": self._arrays}
+        return makers[kind]()
 
     def check_cache(self) -> None:
         """CacheError unless the cache is whole and made from the files that are there now."""
@@ -166,6 +172,12 @@ class _Rank:
                 f"DALI does not work here ({error}); install it with `pip install nvidia-dali-cuda130` (CUDA 13) or "
                 "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
             ) from error
+
+    def _arrays(self) -> PixelReader:
+        data = self.data
+        return ArrayReader(
+            self.index, data.image_size, num_threads=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
+        )
 
     def _cache(self) -> PixelReader:
         settings, folder = self.data.cache, self.cache_folder
@@ -219,7 +231,7 @@ def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]
     seconds = len(rank.index) * by_torch.core_ms / 1e3 / cores
     logger.info(
         "faster: `distcxr cache RECIPE` writes %s once (about %s on the %d core%s here), and data.loader=auto then "
-        "reads no PNG any more",
+        "reads no image file any more",
         f"{size_mb / 1e3:.1f} GB" if size_mb >= 100 else f"{size_mb:.0f} MB",
         f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s",
         cores,

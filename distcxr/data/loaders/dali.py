@@ -1,9 +1,9 @@
-"""PNGs decoded by distcxr's own threads, resized by DALI: on the GPU where one trains.
+"""Image files decoded by distcxr's own threads, resized by DALI: on the GPU where one trains.
 
     requests ──► threads of ours: read, decode, rim ──► DALI: resize ──► Pixels, in the order asked
 
 DALI has no PNG decoder for the GPU (`mixed` sends PNGs to the CPU without a word), its CPU decoder is several times
-slower than `decode_grey`, and it stops for good, naming no file, at a broken PNG. So DALI is given decoded images,
+slower than `decode_grey`, and it stops for good, naming no file, at a broken one. So DALI is given decoded images,
 uint8 [H, W, 1], and never sees a file; what can't be decoded goes in as one black pixel.
 
 Shapes: B batch, S side of the square output.
@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
+from distcxr.data.pixels.decode import decode_grey, load_kernels
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_rim
 
 _INPUT = "images"
@@ -61,8 +62,8 @@ class DaliReader:
         self._max_batch_size, self._device_id = max_batch_size, device_id
         resizer = "CPU" if device_id is None else f"GPU (cuda:{device_id})"
         self.where = (
-            f"PNGs are decoded on the CPU by {num_threads} thread{'s' * (num_threads > 1)} of distcxr (DALI has no GPU "
-            f"PNG decoder); DALI resizes on the {resizer}"
+            f"images are decoded on the CPU by {num_threads} thread{'s' * (num_threads > 1)} of distcxr (DALI has no "
+            f"GPU PNG decoder); DALI resizes on the {resizer}"
         )
         self._pipeline: Any = None
         self._stream: torch.cuda.Stream | None = None

@@ -1,7 +1,7 @@
-"""How fast PNGs become pixels on this machine, with these files and this rank's cores: what `data.loader=auto` goes by.
+"""How fast files become pixels on this machine, with these files and this rank's cores: what `loader=auto` goes by.
 
 Both figures come from the same few real files, read before from the system's page cache: how fast a disk or a network
-is does not show, and is the same for every loader of PNGs.
+is does not show, and is the same for every loader of files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from distcxr.data.loader import PixelReader, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
+from distcxr.data.pixels.decode import decode_grey, load_kernels
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 _SECONDS = 0.4  # that one loader is measured for

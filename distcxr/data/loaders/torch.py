@@ -1,4 +1,4 @@
-"""PNGs decoded in worker processes of a torch DataLoader: the reader that runs anywhere.
+"""Image files decoded in worker processes of a torch DataLoader: the reader that runs anywhere.
 
     requests ──► _Feed (main process) ──► workers: file names in, uint8 pixels out ──► Pixels, in the order asked
 
@@ -27,7 +27,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.png import UnreadableImage, decode_grey, load_kernels, read_file
+from distcxr.data.pixels.decode import decode_grey, load_kernels
+from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
@@ -74,9 +75,9 @@ class TorchReader:
         assert num_workers >= 0 and prefetch >= 1
         load_kernels()
         self.where = (
-            f"PNGs are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)}"
+            f"images are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)}"
             if num_workers
-            else "PNGs are decoded on the CPU in the calling process"
+            else "images are decoded on the CPU in the calling process"
         )
         self._num_workers, self._prefetch = num_workers, prefetch
         self._pin_memory, self._timeout_s = pin_memory, timeout_s

@@ -1,4 +1,4 @@
-"""PNG bytes to grey pixels. `decode_grey` is the one judge of what can be read, whichever loader asks.
+"""PNG bytes to grey pixels.
 
 chunks: order, lengths, CRCs ──► inflate (ISA-L) ──► undo the row filters ──► uint8 [H, W]
                             └──► Pillow, for all that is not 8-bit grey ──────┘
@@ -7,10 +7,8 @@ chunks: order, lengths, CRCs ──► inflate (ISA-L) ──► undo the row fi
 from __future__ import annotations
 
 import io
-import os
 import struct
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
@@ -18,20 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE
-
-MAX_PIXELS = 8192 * 8192
-"""Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
+from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
 _PIECE_BYTES = 1 << 20
-_KEPT_BYTES = 60 << 20  # glibc heeds no block of over 32 MB
-
-
-class UnreadableImage(ValueError):
-    """Why an image can't be read; the message is the reason alone, the caller adds the file's name."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +42,7 @@ class Header:
     extras: frozenset[bytes] = frozenset()
 
 
-def read_file(file: str | Path) -> tuple[bytes, os.stat_result]:
-    """The bytes of `file` and its state from before they were read; `UnreadableImage` when the system refuses."""
-    try:
-        with open(file, "rb") as stream:
-            state = os.fstat(stream.fileno())
-            return stream.read(), state
-    except OSError as error:
-        raise UnreadableImage(f"the file can't be read: {error.strerror}") from error
-
-
-def decode_grey(data: bytes) -> NDArray[np.uint8]:
+def decode_png(data: bytes) -> NDArray[np.uint8]:
     """Decode a PNG of any kind to grey.
 
     8-bit grey is returned as it is, 1, 2 and 4 bits are scaled to 0..255, 16-bit samples keep their high byte
@@ -83,17 +64,6 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
         if image is not None:
             return image
     return _decode_by_pillow(data, header, stream)
-
-
-def load_kernels() -> None:
-    """Load the compiled kernels, or compile them (4 s, once per machine), before threads or processes need them.
-
-    And see to it that freed memory is used again: glibc gives blocks as large as an X-ray back to the system, whose
-    next loan costs 700 page faults, 1.3 ms, an image. It keeps up to twice the largest mapped block that was freed.
-    """
-    import distcxr.data.pixels.kernels  # noqa: F401
-
-    np.empty(_KEPT_BYTES // 2, dtype=np.uint8)  # mapped, never touched, and freed at once
 
 
 def _decode_plain(header: Header, stream: bytes) -> NDArray[np.uint8] | None:

@@ -9,9 +9,6 @@ Shapes: N samples, C findings.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import os
 import re
 from collections import Counter
@@ -23,9 +20,11 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
-from distcxr.data.sources.nih import parse_age, read_nih_labels
+from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
+from distcxr.data.sources.files import as_bytes, first_few
+from distcxr.data.sources.nih import read_nih_labels
+from distcxr.data.sources.table import UNKNOWN, label_codes, read_table
 
-_CODES = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "": -1}
 _PATIENT = ("patient id", "patient_id", "patient")
 _ATTRIBUTES = {"age": ("patient age", "age"), "sex": ("patient gender", "patient sex", "sex"),
                "view": ("view position", "view")}  # fmt: skip
@@ -43,51 +42,38 @@ def read_labels(path: Path) -> SampleIndex:
     image twice, or patients that are not to be had; names the file, the line and the column.
     """
     path = Path(os.path.abspath(path.expanduser()))
-    try:
-        content = path.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the label file {path} can't be read as UTF-8 text: {error}") from error
-    rows = csv.reader(io.StringIO(text, newline=""))
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        if "Finding Labels" in header:
-            return read_nih_labels(path, NIH15)
-        lines, cells = [], []
-        for row in filter(None, rows):
-            if len(row) != len(header):
-                raise ValueError(f"{path}, line {rows.line_num}: {len(row)} cells where the header has {len(header)}")
-            lines.append(rows.line_num)
-            cells.append([cell.strip() for cell in row])
-    except csv.Error as error:
-        raise ValueError(f"{path}, after line {rows.line_num}: not readable as CSV: {error}") from error
+    table = read_table(path)
+    header = table.header
+    if "Finding Labels" in header:
+        return read_nih_labels(path, NIH15)
     attribute_of = {_attribute(name): place for place, name in enumerate(header) if place and _attribute(name)}
-    places = [place for place, name in enumerate(header) if place and not _attribute(name)]
-    findings = tuple(header[place] for place in places)
-    if not findings or not cells:
-        what = "findings" if cells else "rows"
-        raise ValueError(f"{path} has no {what}: it is neither NIH's label file nor a table with a column per finding")
+    findings = tuple(name for place, name in enumerate(header) if place and not _attribute(name))
+    if not findings:
+        raise ValueError(
+            f"{path} has no findings: it is neither NIH's label file nor a table with a column per finding"
+        )
     if len(set(findings)) < len(findings) or "" in findings:
         raise ValueError(f"{path}: columns without a name, or with the same: {', '.join(header)}")
-    columns = list(zip(*cells, strict=True))
-    codes_NC = np.array([_codes(path, header[place], columns[place], lines) for place in places], dtype=np.int8).T
-    names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in columns[0]]
+    hint = "If this is no finding, remove the column"
+    codes_NC = label_codes(table, findings, uncertain=None, blank=UNKNOWN, hint=hint)
+    names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in table.columns[0]]
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} lists {len(repeated):,} images more than once: {', '.join(repeated[:3])}")
-    texts = {name: columns[place] for name, place in attribute_of.items()}
+        raise ValueError(f"{path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
+    texts = {name: table.columns[place] for name, place in attribute_of.items()}
     unknown = ("",) * len(names)
     return SampleIndex(
         root=path.parent,
         findings=findings,
-        path=np.array([os.fsencode(name) for name in names], dtype=np.bytes_),
+        path=as_bytes(names),
         patient_id=_patients(path, texts.get("patient"), names),
         targets_NC=(codes_NC == 1).astype(np.uint8),
-        mask_NC=(codes_NC >= 0).astype(np.uint8),
-        age=np.array([parse_age(age) for age in texts.get("age", unknown)], dtype=np.float32),
-        sex=np.array(texts.get("sex", unknown), dtype=np.str_),
-        view=np.array(texts.get("view", unknown), dtype=np.str_),
-        label_hash=hashlib.sha256(content).hexdigest(),
-        skipped=np.array([], dtype=np.bytes_),
+        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
+        age=ages(path, texts.get("age", unknown)),
+        sex=categories(path, "sex", texts.get("sex", unknown), SEXES),
+        view=categories(path, "view", texts.get("view", unknown), VIEWS),
+        split=np.full(len(names), ""),
+        label_hash=table.content_hash,
+        skipped=as_bytes([]),
     )
 
 
@@ -96,17 +82,6 @@ def _attribute(name: str) -> str | None:
     if lower in _PATIENT:
         return "patient"
     return next((attribute for attribute, names in _ATTRIBUTES.items() if lower in names), None)
-
-
-def _codes(path: Path, name: str, cells: Sequence[str], lines: Sequence[int]) -> list[int]:
-    """1, 0, or -1 where unknown."""
-    for line, cell in zip(lines, cells, strict=True):
-        if cell not in _CODES:
-            raise ValueError(
-                f"{path}, line {line}, column {name}: label {cell!r} is not 0, 1 or empty (unknown). If this is no "
-                "finding, remove the column"
-            )
-    return [_CODES[cell] for cell in cells]
 
 
 def _patients(path: Path, texts: Sequence[str] | None, names: Sequence[str]) -> NDArray[np.int64]:
@@ -120,6 +95,4 @@ def _patients(path: Path, texts: Sequence[str] | None, names: Sequence[str]) -> 
         texts = [match[1] for match in found if match]
     if "" in texts:
         raise ValueError(f"{path}: {texts.count('')} images have no patient; the first is {names[texts.index('')]}")
-    if all(text.isascii() and text.isdigit() and len(text) < 19 for text in texts):
-        return np.array([int(text) for text in texts], dtype=np.int64)
-    return np.unique(np.array(texts), return_inverse=True)[1].astype(np.int64)
+    return patient_numbers(texts)

@@ -13,8 +13,7 @@ import logging
 import os
 import re
 from array import array
-from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from csv import Error as CsvError
 from csv import reader as csv_reader
 from dataclasses import dataclass, field
@@ -25,7 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.labels import encode
+from distcxr.data.labels import NIH15, encode
+from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
+from distcxr.data.sources.files import as_bytes, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +39,8 @@ KNOWN_HASHES = {
 }
 """sha256 of the bytes of NIH's files. Figures differ between its label files, so a report names its own."""
 
-MAX_AGE_YEARS = 120  # the 2017 file holds ages above 400
-
 _REQUIRED = ("Image Index", "Finding Labels", "Patient ID")
 _OPTIONAL = {"age": ("Patient Age",), "sex": ("Patient Gender", "Patient Sex"), "view": ("View Position",)}
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
-_YEARS_PER = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
 _ARCHIVE_FOLDER = re.compile(r"images_\d{3}")
 
 _HOW_TO_GET = f"""\
@@ -63,7 +60,7 @@ def missing_dataset(problem: str) -> MissingDataError:
 
 def read_nih(
     root: Path,
-    findings: Sequence[str],
+    findings: Sequence[str] | None,
     *,
     missing: Literal["error", "skip"] = "error",
     csv: Path | None = None,
@@ -74,7 +71,8 @@ def read_nih(
     asking for 112,120 files one by one is slow on a network file system.
 
     Args:
-        findings: columns of the targets, from `distcxr.data.labels.resolve_findings`.
+        findings: columns of the targets, some of `NIH15`; no other token may be in the label file. None takes every
+            token that is there, sorted.
         missing: what to do about rows without a file: `error`, or `skip` them and say how many.
         csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
 
@@ -91,7 +89,7 @@ def read_nih(
     found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
     _report_missing(root, csv_path, folders, table.names, absent, missing)
     paths = [f"{folders[folder_of_row[row]]}{table.names[row]}" for row in found.tolist()]
-    skipped = _as_bytes([table.names[row] for row in absent.tolist()])
+    skipped = as_bytes([table.names[row] for row in absent.tolist()])
     return _index(root, csv_path, content, table, findings, found, paths, skipped)
 
 
@@ -107,13 +105,7 @@ def read_nih_labels(csv: Path, findings: Sequence[str]) -> SampleIndex:
         raise ValueError(f"the label file {csv} can't be read: {error.strerror}") from error
     table = _read_table(csv, content)
     rows = np.arange(len(table.names))
-    return _index(csv.parent, csv, content, table, findings, rows, table.names, _as_bytes([]))
-
-
-def parse_age(text: str) -> float:
-    """Age in years from `58`, `058Y`, `006M`, `002W` or `010D`; NaN where the text is none of these."""
-    match = _AGE.fullmatch(text.strip())
-    return float(match[1]) * _YEARS_PER[match[2]] if match else float("nan")
+    return _index(csv.parent, csv, content, table, findings, rows, table.names, as_bytes([]))
 
 
 @dataclass
@@ -134,23 +126,28 @@ def _index(
     csv_path: Path,
     content: bytes,
     table: _Table,
-    findings: Sequence[str],
+    findings: Sequence[str] | None,
     rows: NDArray[np.intp],
     paths: list[str],
     skipped: NDArray[np.bytes_],
 ) -> SampleIndex:
     """The index of some rows of the label file; `paths` are theirs."""
-    targets_NC = encode(table.labels, findings, source=str(csv_path), lines=table.lines)
+    known: Sequence[str] = NIH15
+    if findings is None:
+        tokens = {token for labels in set(table.labels) for token in labels.split("|")}
+        findings = known = sorted(tokens - {""})
+    targets_NC = encode(table.labels, findings, known=known, source=str(csv_path), lines=table.lines)
     return SampleIndex(
         root=root,
         findings=tuple(findings),
-        path=_as_bytes(paths),
+        path=as_bytes(paths),
         patient_id=np.array(table.patient_ids, dtype=np.int64)[rows],
         targets_NC=targets_NC[rows],
         mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label open
-        age=_ages(csv_path, table.ages)[rows],
-        sex=_categories(csv_path, "sex", table.sexes, ("M", "F"))[rows],
-        view=_categories(csv_path, "view", table.views, ("PA", "AP"))[rows],
+        age=ages(csv_path, table.ages)[rows],
+        sex=categories(csv_path, "sex", table.sexes, SEXES)[rows],
+        view=categories(csv_path, "view", table.views, FRONTAL_VIEWS)[rows],
+        split=np.full(len(rows), ""),
         label_hash=hashlib.sha256(content).hexdigest(),
         skipped=skipped,
     )
@@ -209,7 +206,7 @@ def _read_table(csv_path: Path, content: bytes) -> _Table:
     if not table.names:
         raise ValueError(f"{csv_path} has a header and no rows")
     if repeated:
-        raise ValueError(f"{csv_path} lists {len(repeated):,} images more than once: {_first(repeated)}")
+        raise ValueError(f"{csv_path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
     return table
 
 
@@ -246,7 +243,7 @@ def _locate(root: Path, names: list[str]) -> tuple[list[str], NDArray[np.int16]]
             else:
                 folder_of_row[row] = number
     if repeated:
-        first = f"{_first(repeated)}; searched first: {folders[0]}"
+        first = f"{first_few(repeated)}; searched first: {folders[0]}"
         logger.warning(f"{len(repeated):,} images lie in two folders of {root}, the first counts: {first}")
     return folders, folder_of_row
 
@@ -261,7 +258,7 @@ def _report_missing(
         raise missing_dataset(
             f"None of the {len(names):,} images that {csv_path} lists is in {root} (searched: {searched})."
         )
-    first = _first([names[row] for row in absent[:4].tolist()], len(absent))
+    first = first_few([names[row] for row in absent[:4].tolist()], len(absent))
     problem = f"{len(absent):,} of {len(names):,} images in {csv_path} have no file: {first}"
     if missing == "skip":
         logger.warning(f"data.missing=skip: {problem}; they are left out")
@@ -270,31 +267,3 @@ def _report_missing(
         f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
         "or set data.missing=skip to go on without these images"
     )
-
-
-def _ages(csv_path: Path, texts: list[str]) -> NDArray[np.float32]:
-    years = {text: parse_age(text) for text in set(texts)}
-    counts = Counter(text for text in texts if text and not years[text] <= MAX_AGE_YEARS)
-    if counts:
-        what = f"ages above {MAX_AGE_YEARS} years or unreadable"
-        logger.warning(f"{csv_path}: {counts.total():,} {what} count as unknown: {_first(list(counts))}")
-    known = {text: age if age <= MAX_AGE_YEARS else float("nan") for text, age in years.items()}
-    return np.array([known[text] for text in texts], dtype=np.float32)
-
-
-def _categories(csv_path: Path, column: str, texts: list[str], valid: tuple[str, ...]) -> NDArray[np.str_]:
-    counts = Counter(text for text in texts if text and text not in valid)
-    if counts:
-        what = f"values of {column} other than {' and '.join(valid)}"
-        logger.warning(f"{csv_path}: {counts.total():,} {what} count as unknown: {_first(list(counts))}")
-    known = {text: text if text in valid else "" for text in set(texts)}
-    return np.array([known[text] for text in texts], dtype=f"U{max(map(len, valid))}")
-
-
-def _as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
-    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
-
-
-def _first(names: Sequence[str], count: int | None = None) -> str:
-    more = (len(names) if count is None else count) > 3
-    return ", ".join(names[:3]) + (", ..." if more else "")

@@ -1,0 +1,105 @@
+"""`distcxr export CHECKPOINT OUT`: weights that others can load, with what they need to know beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    parser = verbs.add_parser(
+        "export",
+        help="write a checkpoint's weights for others to load",
+        description="Writes the weights as a plain state dict with the names that torchvision or timm give them, and "
+        "beside it a JSON file: findings in order, size, mean and std, and the lines of Python that load it.",
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder, for example runs/NAME/checkpoints/best, or a run folder")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, for example densenet121.pth")
+    parser.add_argument(
+        "--format", choices=("torchvision", "safetensors"), default="torchvision",
+        help="torchvision: torch.save of a state dict, names of torchvision or timm; safetensors: the same tensors "
+        "with distcxr's names where the head is not the library's own (default %(default)s)",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the two files; a ValueError goes to the caller."""
+    if args.out.suffix == ".json" or args.out.is_dir():
+        raise ValueError(f"{args.out}: name a file for the weights, such as model.pth; the JSON is written beside it")
+    if not args.out.absolute().parent.is_dir():
+        raise ValueError(f"{args.out} can't be written: the folder {args.out.parent} is not there")
+
+    import torch
+    from safetensors.torch import save_file
+
+    from distcxr.data.augment import input_side
+    from distcxr.data.metadata import metadata_width
+    from distcxr.engine.checkpoint import load_weights, open_checkpoint
+    from distcxr.models.export import export_weights
+    from distcxr.models.factory import build_model
+    from distcxr.recipe import Recipe
+
+    checkpoint = open_checkpoint(args.checkpoint)
+    meta = checkpoint.meta
+    recipe, findings = Recipe.model_validate(meta["recipe"]), meta["findings"]
+    side = input_side(recipe.data.image_size, recipe.augment)
+    module = build_model(
+        recipe.model.name, library=recipe.model.library, num_classes=len(findings), in_chans=recipe.model.in_chans,
+        image_size=side, drop_rate=recipe.model.drop_rate, head=recipe.model.head,
+        num_metadata=metadata_width(recipe.model.head.metadata),
+    )  # fmt: skip
+    load_weights(checkpoint, module)
+    plain = args.format == "torchvision"
+    state, about = export_weights(module, recipe, findings, side, plain=plain)
+    read = [f"state = torch.load({args.out.name!r}, weights_only=True)"]
+    if plain:
+        read = ["import torch", *read]
+    else:
+        read = ["from safetensors.torch import load_file", f"state = load_file({args.out.name!r})"]
+    mean, std = ([*meta[key], *meta[key] * 2][: about["in_chans"]] for key in ("mean", "std"))
+    softmax = recipe.loss.name == "cross_entropy"
+    content = about | {
+        "load": [*read, *about["load"], "model.eval()"],
+        "image_size": side,
+        "mean": mean,
+        "std": std,
+        "input": f"float32 [B, {about['in_chans']}, {side}, {side}]: {_prepared(recipe)}; less mean, divided by std"
+        + ("; and beside it float32 [B, M], see distcxr.data.metadata" if recipe.model.head.metadata else ""),
+        "output": f"logits [B, {len(findings)}] in the order of findings; "
+        + ("softmax over them" if softmax else "sigmoid of each")
+        + " gives probabilities",
+        "step": checkpoint.step,
+        "hashes": meta["hashes"],
+    }
+    part = args.out.with_name(f".{args.out.name}.part")
+    try:
+        torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
+        part.replace(args.out)
+    finally:
+        part.unlink(missing_ok=True)
+    beside = args.out.with_suffix(".json")
+    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    print(
+        f"{args.out}: {len(state)} tensors of {recipe.model.name}, step {checkpoint.step}; {beside} says how to load it"
+    )
+    for note in about["notes"]:
+        print(f"note: {note}")
+    return 0
+
+
+def _prepared(recipe: object) -> str:
+    """How pixels become the network's input, before normalisation."""
+    from distcxr.recipe import Recipe
+
+    assert isinstance(recipe, Recipe)
+    size = recipe.data.image_size
+    said = f"the image in grey, resized to {size} x {size} (bilinear with antialiasing, as Pillow does), in 0 to 1"
+    crops = []
+    if recipe.augment.center_crop < 1:
+        crops.append(f"{round(size * recipe.augment.center_crop)} px around the centre")
+    if recipe.augment.crop is not None:
+        crops.append(f"{recipe.augment.crop} px around the centre")
+    return said + (f", cut to {', then '.join(crops)}" if crops else "")

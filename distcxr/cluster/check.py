@@ -1,0 +1,71 @@
+"""Before the first run of a sweep starts: would the last one, days later, find its data and its network?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from distcxr.cluster.grid import Planned
+from distcxr.data.augment import input_side
+from distcxr.data.dataset import open_dataset
+from distcxr.data.metadata import metadata_width
+from distcxr.models.factory import build_model
+from distcxr.recipe import Recipe
+from distcxr.tracking.services import check_installed
+
+
+def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
+    """Open every dataset, and build every network without its weights' numbers: seconds, and no memory to speak of.
+
+    Returns:
+        Parameters of each run's network by the run's name.
+
+    Raises:
+        ValueError: labels or lists that can't be read, an unknown network, a tracker or a file of weights that is not
+            there. All of them are named.
+    """
+    mistakes: list[str] = []
+    num_findings: dict[str, int | None] = {}
+    num_parameters: dict[str, int] = {}
+    for run in planned:
+        recipe = run.recipe
+        data = repr((recipe.data, recipe.eval.macro_findings))
+        if data not in num_findings:
+            try:
+                num_findings[data] = len(open_dataset(recipe).index.findings)
+            except ValueError as error:
+                num_findings[data] = None
+                mistakes.append(f"{run.name}: {error}")
+        try:
+            num_parameters[run.name] = _num_parameters(recipe, num_findings[data] or 1)
+            _check_weights(run)
+            check_installed(recipe.logging.trackers)
+        except ValueError as error:
+            mistakes.append(f"{run.name}: {error}")
+    if mistakes:
+        raise ValueError("\n  - ".join(["nothing was started:", *mistakes]))
+    return num_parameters
+
+
+def _num_parameters(recipe: Recipe, num_classes: int) -> int:
+    with torch.device("meta"):
+        module = build_model(
+            recipe.model.name,
+            library=recipe.model.library,
+            num_classes=num_classes,
+            in_chans=recipe.model.in_chans,
+            image_size=input_side(recipe.data.image_size, recipe.augment),
+            drop_rate=recipe.model.drop_rate,
+            head=recipe.model.head,
+            num_metadata=metadata_width(recipe.model.head.metadata),
+        )
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_weights(run: Planned) -> None:
+    """A file that another run of the sweep will have written is not looked for."""
+    weights = run.recipe.model.weights
+    if weights not in ("imagenet", "none") and run.after is None and not Path(weights).expanduser().exists():
+        raise ValueError(f"model.weights={weights}: there is no such file or folder")

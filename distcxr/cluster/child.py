@@ -1,0 +1,43 @@
+"""One run of a sweep, in a process of its own: `python -m distcxr.cluster.child PARENT PROCESSES CORES COMMAND...`.
+
+It ends when the sweep that started it ends, however that comes about: no run is left behind on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+_SET_PARENT_DEATH_SIGNAL = 1
+
+
+def main() -> None:
+    """Bind this process to its cores, then train: here with one process, through Accelerate's launcher with more.
+
+    PARENT is the sweep's process id, CORES are numbers joined by commas or `all`, COMMAND is what `launch.py` takes.
+    """
+    parent, processes, cores, *command = sys.argv[1:]
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it ended before it could be listened for
+        sys.exit(1)
+    if cores != "all":
+        os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+    if processes == "1":
+        from distcxr.launch import main as train
+
+        sys.argv = ["launch.py", *command]
+        sys.exit(train())
+    from accelerate.commands.launch import main as launch
+
+    sys.argv = [
+        "accelerate", "--multi_gpu", "--num_processes", processes, "--num_machines", "1", "--mixed_precision", "no",
+        "--dynamo_backend", "no", "--main_process_port", "0", "--module", "distcxr.launch", *command,
+    ]  # fmt: skip
+    launch()
+
+
+if __name__ == "__main__":
+    main()

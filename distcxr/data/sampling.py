@@ -1,0 +1,124 @@
+"""Which images of the training split an epoch draws, and how often: caps per label and weighted draws.
+
+The labels of an image are the recipe's findings that it is known to show. Images that show none of them form a label
+of their own, `none of these`; with all of NIH's findings in the recipe that is No Finding.
+
+Shapes: N training images, L labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import SampleIndex
+from distcxr.data.order import BatchPlan, TrainOrder, hash64
+from distcxr.recipe.data import Sampling
+
+NONE = "none of these"
+
+_STREAM = 0xCA9  # keeps who is thinned out apart from other draws of the same seed
+
+
+def train_order(
+    index: SampleIndex, rows: NDArray[np.int64], spec: Sampling, *, seed: int, stage: int, plan: BatchPlan
+) -> TrainOrder:
+    """The order of a stage's epochs over the training split `rows`: first the cap, then the weighted draws.
+
+    Args:
+        rows: int64 [N], ascending.
+        spec: the recipe's `data.sampling`, or the stage's.
+        seed: with `stage` (from 0) it decides whom the cap leaves out, with the epoch what is drawn when.
+
+    Returns:
+        An order whose epochs have as many draws as there are images after the cap. Its `notes` say what cap and
+        weights do to each label. Without either it is the plain shuffle of `rows`.
+
+    Raises:
+        ValueError: fewer images than a global batch, or a cap that leaves a label without images.
+    """
+    if spec.cap_per_label is None and spec.balance == "none":
+        return TrainOrder(rows, seed, plan)
+    names, shown_NL = labels_of(index, rows)
+    notes = []
+    if spec.cap_per_label is not None:
+        before_L, num_before = shown_NL.sum(axis=0), len(rows)
+        kept_N = capped(shown_NL, spec.cap_per_label, hash64(seed, _STREAM, stage, rows.astype(np.uint64)))
+        rows, shown_NL = rows[kept_N], shown_NL[kept_N]
+        after_L = shown_NL.sum(axis=0)
+        key = f"data.sampling.cap_per_label={spec.cap_per_label}"
+        _check_no_label_lost(names, before_L, after_L, key)
+        changed = (f"{name} {old:,} -> {new:,}" for name, old, new in zip(names, before_L, after_L, strict=True))
+        notes.append(f"{key}: {len(rows):,} of {num_before:,} training images; {', '.join(changed)}")
+    cumulative_N = None
+    if spec.balance != "none":
+        weight_N = label_weights(shown_NL, root=spec.balance == "sqrt")
+        cumulative_N = np.cumsum(weight_N)
+        share_L = weight_N @ shown_NL / cumulative_N[-1]
+        shares = (f"{name} {100 * share:.1f} %" for name, share in zip(names, share_L, strict=True))
+        notes.append(f"data.sampling.balance={spec.balance}: draws that show it, on average: {', '.join(shares)}")
+    return TrainOrder(rows, seed, plan, cumulative_N, tuple(notes))
+
+
+def labels_of(index: SampleIndex, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.bool_]]:
+    """Names of the labels that any of `rows` shows, and which image shows which: bool [N, L], one or more in a row."""
+    shown = (index.targets_NC[rows] & index.mask_NC[rows]) != 0
+    shown_NL = np.concatenate([shown, ~shown.any(axis=1, keepdims=True)], axis=1)
+    met_L = shown_NL.sum(axis=0) > 0
+    names = tuple(name for name, met in zip((*index.findings, NONE), met_L, strict=True) if met)
+    return names, np.ascontiguousarray(shown_NL[:, met_L])
+
+
+def capped(shown_NL: NDArray[np.bool_], cap: int, draw_N: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which images stay when no label should have more than `cap`: bool [N].
+
+    1. A label with `cap` images or fewer keeps them all.
+    2. The other images come one by one, those whose rarest label is rarest first and within it by `draw_N`. An image
+       stays while each of its labels has fewer than `cap` so far.
+
+    So a label is above the cap only by images of step 1, and ends below it only if it had no more or if the rest of
+    its images show another label that is full. The price of rarest first: under a low cap a common label consists of
+    images that show a rarer one beside it.
+
+    Args:
+        shown_NL: which image shows which label, one or more each.
+        draw_N: uint64, the images' places in a random queue.
+    """
+    num_L = shown_NL.sum(axis=0)
+    kept_N: NDArray[np.bool_] = shown_NL[:, num_L <= cap].sum(axis=1) > 0
+    room_L = cap - shown_NL[kept_N].sum(axis=0)
+    rarity_L = np.argsort(np.argsort(num_L, kind="stable"))
+    rarest_N = np.where(shown_NL, rarity_L, len(num_L)).min(axis=1)
+    queue = np.lexsort((draw_N, rarest_N))
+    queue = queue[~kept_N[queue]]
+    while len(queue):  # each time round fills a label, so there are L rounds at most
+        queue = queue[~shown_NL[queue][:, room_L <= 0].any(axis=1)]
+        full_N = (np.cumsum(shown_NL[queue], axis=0) > room_L).any(axis=1)
+        stop = int(full_N.argmax()) if full_N.any() else len(queue)
+        kept_N[queue[:stop]] = True
+        room_L -= shown_NL[queue[:stop]].sum(axis=0)
+        queue = queue[stop:]
+    return kept_N
+
+
+def label_weights(shown_NL: NDArray[np.bool_], *, root: bool) -> NDArray[np.float64]:
+    """How often each image is drawn, in proportion: float64 [N].
+
+    An image weighs the sum of 1 / n over its labels (of 1 / sqrt(n) with `root`), n being the number of images that
+    show the label. It is as if every draw took a label first, all equally often (or in proportion to sqrt(n)), and
+    then any of its images. A label is met more often than that where it comes along with others.
+    """
+    num_L = shown_NL.sum(axis=0).astype(np.float64)
+    weights: NDArray[np.float64] = shown_NL @ (1 / np.sqrt(num_L) if root else 1 / num_L)
+    return weights
+
+
+def _check_no_label_lost(
+    names: tuple[str, ...], before_L: NDArray[np.int64], after_L: NDArray[np.int64], key: str
+) -> None:
+    lost = [f"{name} ({num:,})" for name, num, left in zip(names, before_L, after_L, strict=True) if not left]
+    if lost:
+        raise ValueError(
+            f"{key} leaves no training image of {', '.join(lost)}: other findings on the same images fill the cap "
+            "first. Raise it, or leave that finding out of data.findings"
+        )

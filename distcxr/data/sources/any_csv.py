@@ -1,0 +1,154 @@
+"""Any CSV table of images, by the column map of the recipe: one column of labels, or a column per finding.
+
+    image,patient,diagnosis            image,patient,Mass,Edema      0, 1, -1 (uncertain) or empty (unknown)
+    a/1.png,p1,Mass|Edema              a/1.png,p1,1,0
+    a/2.png,p2,normal                  a/2.png,p2,,-1
+
+Shapes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.labels import encode, resolve_findings
+from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers
+from distcxr.data.sources.files import as_bytes, checked_path, first_few, need_path_as_name, with_files
+from distcxr.data.sources.table import UNKNOWN, Table, codes, label_codes, read_table
+from distcxr.recipe.data import Data
+
+logger = logging.getLogger(__name__)
+
+_SPLITS = ("", "train", "val", "test")
+
+
+def read_csv(root: Path, data: Data) -> SampleIndex:
+    """Index the images that a table lists and that lie under `root`.
+
+    Findings are the names that `data.columns.label` holds, sorted; or without that key, the columns that have no other
+    meaning and hold nothing but 0, 1, -1 and empty cells, as the table has them. Columns that the recipe asks for by
+    name must be such columns; others that are not are left out, with a line in the log.
+
+    Raises:
+        MissingDataError: no table, or images without a file and `data.missing` is `error`.
+        ValueError: a column that is not there, an image named twice or outside `root`, a cell that means nothing; names
+            the file, the line and the column.
+    """
+    root = Path(os.path.abspath(root.expanduser()))
+    path = root / data.columns.table.expanduser()
+    if not path.is_file():
+        raise MissingDataError(
+            f"{path} does not exist: data.dataset=csv reads its labels from data.columns.table, below data.root unless "
+            "it is an absolute path"
+        )
+    table = read_table(path)
+    cells = {
+        key: table.cells(column, f"data.columns.{key}")
+        for key, column in data.columns.model_dump(exclude={"table"}).items()
+        if column is not None
+    }
+    images = _images(table, cells["image"])
+    findings, codes_NC = _joined_labels(table, cells["label"]) if "label" in cells else _label_columns(table, data)
+    unknown = ("",) * len(table)
+    index = SampleIndex(
+        root=root,
+        findings=findings,
+        path=as_bytes(images),
+        patient_id=_patients(table, cells["patient"]) if "patient" in cells else each_its_own(images),
+        targets_NC=(codes_NC == 1).astype(np.uint8),
+        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
+        age=ages(path, cells.get("age", unknown)),
+        sex=categories(path, "sex", cells.get("sex", unknown), SEXES),
+        view=categories(path, "view", cells.get("view", unknown), VIEWS),
+        split=_splits(table, cells.get("split", unknown)),
+        label_hash=table.content_hash,
+        skipped=as_bytes([]),
+        named_by_path=need_path_as_name(images),
+    )
+    layout = f"Column {data.columns.image!r} (data.columns.image) is taken for paths below data.root, {root}"
+    return with_files(index, table=path, missing=data.missing, layout=layout)
+
+
+def _images(table: Table, cells: Sequence[str]) -> list[str]:
+    images, row_of = [], dict[str, int]()
+    repeated = []
+    for row, cell in enumerate(cells):
+        try:
+            image = checked_path(cell)
+        except ValueError as error:
+            raise ValueError(f"{table.where(row)}: {error}") from None
+        if (first := row_of.setdefault(image, row)) != row:
+            repeated.append(f"{image} (lines {table.lines[first]} and {table.lines[row]})")
+        images.append(image)
+    if repeated:
+        raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
+    return images
+
+
+def _joined_labels(table: Table, cells: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int8]]:
+    """Findings and their codes from a column of names joined by `|`; an empty cell leaves all of them unknown."""
+    joined = ["|".join(name.strip() for name in cell.split("|")) for cell in cells]
+    findings = tuple(sorted({name for label in joined if label for name in label.split("|")}))
+    if not findings:
+        raise ValueError(f"{table.path}: the column that data.columns.label names is empty in every row")
+    if "" in findings:
+        row = next(row for row, label in enumerate(joined) if label and "" in label.split("|"))
+        raise ValueError(f"{table.where(row)}: label {cells[row]!r} has an empty name between its bars")
+    known = np.array([bool(label) for label in joined])
+    if num_unknown := int(np.count_nonzero(~known)):
+        logger.warning(f"{table.path}: {num_unknown:,} images have an empty label, so all their findings are unknown")
+    codes_NC = np.full((len(joined), len(findings)), UNKNOWN, dtype=np.int8)
+    rows = np.flatnonzero(known).tolist()
+    labels, lines = [joined[row] for row in rows], [table.lines[row] for row in rows]
+    codes_NC[known] = encode(labels, findings, known=findings, source=str(table.path), lines=lines)
+    return findings, codes_NC
+
+
+def _label_columns(table: Table, data: Data) -> tuple[tuple[str, ...], NDArray[np.int8]]:
+    """Findings and their codes from a column each."""
+    used = set(data.columns.model_dump(exclude={"table"}).values())
+    candidates = [name for name in table.header if name not in used and name]
+    asked = {*(data.where.findings or ()), *(data.where.without or ())}
+    if data.findings != "all":
+        asked |= set(resolve_findings(data.findings, candidates))
+    valid = codes(data.uncertain, UNKNOWN)
+    findings, ignored = [], []
+    for name in candidates:
+        found = set(table.cells(name))
+        if name in asked or (found <= valid.keys() and found != {""}):
+            findings.append(name)
+        else:
+            ignored.append(f"{name} ({', '.join(map(repr, sorted(found - valid.keys())[:1])) or 'empty'})")
+    if ignored:
+        logger.info(f"{table.path}: columns left out, no labels of 0, 1, -1 or nothing: {'; '.join(ignored)}")
+    if not findings:
+        raise ValueError(
+            f"{table.path} has no column of labels (0, 1, -1 or empty) besides those of data.columns; its columns: "
+            f"{', '.join(table.header)}. If one column names what the image shows, set data.columns.label to it"
+        )
+    hint = "If this is no finding, leave it out of data.findings and data.where"
+    return tuple(findings), label_codes(table, findings, uncertain=data.uncertain, blank=UNKNOWN, hint=hint)
+
+
+def _patients(table: Table, cells: Sequence[str]) -> NDArray[np.int64]:
+    if "" in cells:
+        row = list(cells).index("")
+        raise ValueError(f"{table.where(row)}: no patient, in the column that data.columns.patient names")
+    return patient_numbers(cells)
+
+
+def _splits(table: Table, cells: Sequence[str]) -> NDArray[np.str_]:
+    if wrong := set(cells) - set(_SPLITS):
+        row = next(row for row, cell in enumerate(cells) if cell in wrong)
+        raise ValueError(
+            f"{table.where(row)}: split {cells[row]!r} is none of train, val, test and empty (in no split), in the "
+            "column that data.columns.split names"
+        )
+    return np.array(cells, dtype="U5")

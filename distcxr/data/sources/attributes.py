@@ -1,0 +1,75 @@
+"""What label files say besides the findings: whose image it is, age, sex and view, each as the index holds it.
+
+Shapes: N samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.sources.files import first_few
+
+logger = logging.getLogger(__name__)
+
+MAX_AGE_YEARS = 120
+"""Higher ages count as unknown: NIH's file of 2017 holds some above 400."""
+
+SEXES = {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"}
+FRONTAL_VIEWS = {"PA": "PA", "AP": "AP"}
+VIEWS = {**FRONTAL_VIEWS, "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL"}
+"""Spellings, in capitals, and what the index calls them. LL and RL are DICOM's left and right lateral."""
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
+_YEARS_PER = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+def parse_age(text: str) -> float:
+    """Age in years from `58`, `058Y`, `006M`, `002W` or `010D`; NaN where the text is none of these."""
+    match = _AGE.fullmatch(text.strip())
+    return float(match[1]) * _YEARS_PER[match[2]] if match else float("nan")
+
+
+def ages(path: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Ages in years, float32 [N], NaN where unknown; `path` names the file in the warning of what can't be read."""
+    years = {text: parse_age(text) for text in set(texts)}
+    counts = Counter(text for text in texts if text and not years[text] <= MAX_AGE_YEARS)
+    if counts:
+        what = f"ages above {MAX_AGE_YEARS} years or unreadable"
+        logger.warning(f"{path}: {counts.total():,} {what} count as unknown: {first_few(list(counts))}")
+    known = {text: age if age <= MAX_AGE_YEARS else float("nan") for text, age in years.items()}
+    return np.array([known[text] for text in texts], dtype=np.float32)
+
+
+def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping[str, str]) -> NDArray[np.str_]:
+    """`texts` as `spellings` calls them, [N]; "" where it has none, with a warning that names `path` and `column`."""
+    known = {text: spellings.get(text.upper(), "") for text in set(texts)}
+    counts = Counter(text for text in texts if text and not known[text])
+    if counts:
+        valid = list(dict.fromkeys(spellings.values()))
+        what = f"values of {column} other than {', '.join(valid[:-1])} and {valid[-1]}"
+        logger.warning(f"{path}: {counts.total():,} {what} count as unknown: {first_few(list(counts))}")
+    return np.array([known[text] for text in texts], dtype=f"U{max(map(len, spellings.values()))}")
+
+
+def patient_numbers(texts: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each patient, int64 [N]: the text itself where all are whole numbers, else a hash of it.
+
+    A number depends on no other row, so a patient keeps its place in a random split when images are added.
+    """
+    if all(text.isascii() and text.isdigit() and len(text) < 19 for text in texts):  # more overflows int64
+        return np.array([int(text) for text in texts], dtype=np.int64)
+    number = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1 for text in set(texts)}
+    return np.array([number[text] for text in texts], dtype=np.int64)
+
+
+def each_its_own(paths: Sequence[str]) -> NDArray[np.int64]:
+    """A patient for each image, int64 [N], where the dataset does not say whose they are."""
+    return patient_numbers([f"image {path}" for path in paths])

@@ -1,0 +1,127 @@
+"""ChestMNIST: ChestX-ray14 as arrays of 28, 64, 128 or 224 pixels in one npz file, split by MedMNIST.
+
+    train_images, val_images, test_images      uint8 [N, S, S]
+    train_labels, val_labels, test_labels      [N, 14], 0 or 1, in the order of `NIH14`
+
+An image without a finding shows "No Finding", the fifteenth column here, as in NIH's label file. Patients, age, sex and
+view are not in the file. Source: Yang et al., "MedMNIST v2", Scientific Data 2023, https://medmnist.com
+
+Shapes: N images of a split, S side.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.labels import NIH14, NIH15
+from distcxr.data.sources.attributes import each_its_own
+from distcxr.data.sources.files import as_bytes
+
+SPLITS = ("train", "val", "test")
+
+_LAYOUT = """\
+data.dataset=chestmnist reads chestmnist.npz (28 px) or chestmnist_64.npz, _128 or _224 from https://medmnist.com:
+data.root is the file, or a folder that holds one of them"""
+
+
+def read_chestmnist(root: Path) -> SampleIndex:
+    """Index the images of a MedMNIST file of chest X-rays; its pixels are not read.
+
+    `index.root` is the file, and paths are `train/000000`: the split and the row in its array, `array_rows`.
+
+    Args:
+        root: the file, or a folder that holds one.
+
+    Raises:
+        MissingDataError: there is no such file.
+        ValueError: an array that is not there, has another type or shape, or can't be read; names file and array.
+    """
+    file = _find(Path(os.path.abspath(root.expanduser())))
+    labels = [read_array(file, f"{split}_labels") for split in SPLITS]
+    for split, array in zip(SPLITS, labels, strict=True):
+        if array.ndim != 2 or array.shape[1] != len(NIH14) or not np.isin(array, (0, 1)).all():
+            raise ValueError(
+                f"{file}: {split}_labels is {array.dtype} {list(array.shape)}; 0 or 1 for {len(NIH14)} findings, "
+                f"[N, {len(NIH14)}], is expected. Is it ChestMNIST?"
+            )
+    shown_NC = np.concatenate(labels).astype(np.uint8)
+    targets_NC = np.column_stack([shown_NC, ~shown_NC.any(axis=1)]).astype(np.uint8)
+    counts = [len(array) for array in labels]
+    paths = [f"{split}/{row:06d}" for split, count in zip(SPLITS, counts, strict=True) for row in range(count)]
+    unknown = np.full(len(paths), "")
+    return SampleIndex(
+        root=file,
+        findings=NIH15,
+        path=as_bytes(paths),
+        patient_id=each_its_own(paths),
+        targets_NC=targets_NC,
+        mask_NC=np.ones_like(targets_NC),
+        age=np.full(len(paths), np.nan, dtype=np.float32),
+        sex=unknown,
+        view=unknown,
+        split=np.repeat(SPLITS, counts),
+        label_hash=hashlib.sha256(targets_NC.tobytes()).hexdigest(),
+        skipped=as_bytes([]),
+        named_by_path=True,
+    )
+
+
+def array_rows(index: SampleIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each sample of a ChestMNIST index: which of `SPLITS` its pixels are in, and the row there; int64 [N] both."""
+    parts = np.char.partition(index.path, b"/")
+    split = np.searchsorted(np.sort(np.array(SPLITS, dtype="S")), parts[:, 0])
+    return np.argsort(SPLITS)[split].astype(np.int64), parts[:, 2].astype(np.int64)
+
+
+def read_array(file: Path, name: str) -> NDArray[np.generic]:
+    """One array of an npz file: mapped where it is stored as it is, read into memory where it is packed.
+
+    Raises ValueError, naming file and array, when it is not there or can't be read. Nothing is ever unpickled.
+    """
+    member = f"{name}.npy"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            if member in names:
+                return _read_member(file, archive, archive.getinfo(member))
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        raise ValueError(f"{file} can't be read ({name}): {error}. Download it again") from error
+    raise ValueError(f"{file} has no {name}; it holds {', '.join(names) or 'nothing'}")
+
+
+def _read_member(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
+    if info.compress_type != zipfile.ZIP_STORED:
+        with archive.open(info) as packed:
+            return np.lib.format.read_array(packed, allow_pickle=False)
+    with file.open("rb") as stream:
+        stream.seek(info.header_offset + 26)  # the member's own header: two lengths, and what they are lengths of
+        name_bytes, extra_bytes = struct.unpack("<HH", stream.read(4))
+        stream.seek(name_bytes + extra_bytes, os.SEEK_CUR)
+        version = np.lib.format.read_magic(stream)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read_header(stream)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        return np.memmap(file, dtype, "r", stream.tell(), shape, "F" if by_columns else "C")
+
+
+def _find(root: Path) -> Path:
+    if root.is_file():
+        return root
+    found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
+    if not found:
+        raise MissingDataError(f"{root} is no such file and holds none.\n{_LAYOUT}")
+    if len(found) > 1:
+        raise ValueError(
+            f"{root} holds {', '.join(file.name for file in found)}: set data.root to the file that is meant"
+        )
+    return found[0]

@@ -1,0 +1,96 @@
+"""Image files that a label file names: paths that stay in the data root, and which of them are there."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import MissingDataError, SampleIndex
+
+logger = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+_LIST_THREADS = 16  # a network file system answers many at once
+
+
+def checked_path(text: str) -> str:
+    """A path relative to the data root, its parts joined by `/`; ValueError when it is none or could leave the root."""
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if text.startswith("/") or "\\" in text or "\0" in text or ".." in parts or not parts:
+        raise ValueError(f"image {text!r} is no path below the data root (with / between folders)")
+    return "/".join(parts)
+
+
+def present(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
+    """Which files are there, bool [N]. Each folder that `paths` name is listed once, several at a time.
+
+    Asking for 377,110 files one by one is slow on a network file system.
+    """
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, path in enumerate(paths):
+        rows_of[path.rpartition("/")[0]].append(row)
+    there = np.zeros(len(paths), dtype=np.bool_)
+
+    def look(folder: str) -> None:
+        try:
+            names = set(os.listdir(root / folder))
+        except OSError:
+            return
+        for row in rows_of[folder]:
+            there[row] = paths[row].rpartition("/")[2] in names
+
+    with ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="list") as pool:
+        list(pool.map(look, rows_of))
+    return there
+
+
+def with_files(index: SampleIndex, *, table: Path, missing: Literal["error", "skip"], layout: str) -> SampleIndex:
+    """The samples of `index` whose file is there; the others are its `skipped`.
+
+    Args:
+        table: the label file that names them, for messages.
+        missing: what to do about samples without a file: `error`, or `skip` them and say how many.
+        layout: where files are expected, for messages.
+
+    Raises MissingDataError when no file is there, or some are not and `missing` is `error`.
+    """
+    there = present(index.root, [os.fsdecode(path) for path in index.path.tolist()])
+    absent = np.flatnonzero(~there)
+    if not len(absent):
+        return index
+    if len(absent) == len(index):
+        raise MissingDataError(f"None of the {len(index):,} images that {table} lists is in {index.root}.\n{layout}")
+    first = first_few([os.fsdecode(path) for path in index.path[absent[:4]].tolist()])
+    problem = f"{len(absent):,} of {len(index):,} images in {table} have no file in {index.root}: {first}"
+    if missing == "error":
+        raise MissingDataError(
+            f"{problem}. Put them there, or set data.missing=skip to go on without these images\n{layout}"
+        )
+    logger.warning(f"data.missing=skip: {problem}; they are left out")
+    return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))
+
+
+def need_path_as_name(paths: Sequence[str]) -> bool:
+    """Whether two of these images have the same file name, so that it takes the path to tell them apart."""
+    return len({path.rpartition("/")[2] for path in paths}) < len(paths)
+
+
+def as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
+    """Paths as the index holds them."""
+    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
+
+
+def first_few(names: Sequence[str], count: int | None = None) -> str:
+    """The first three, for messages; `count` is how many there are, where `names` does not hold all."""
+    more = (len(names) if count is None else count) > 3
+    return ", ".join(names[:3]) + (", ..." if more else "")

@@ -1,0 +1,135 @@
+"""A folder of images per class, as in studies of normal against abnormal: each image shows its folder's name alone.
+
+    ROOT/normal/a.png                  ROOT/train/normal/a.png
+    ROOT/abnormal/b.jpg                ROOT/test/abnormal/b.jpg      and val, if there is one
+
+Shapes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.sources.attributes import each_its_own, patient_numbers
+from distcxr.data.sources.files import IMAGE_SUFFIXES, as_bytes, first_few
+
+logger = logging.getLogger(__name__)
+
+CACHE_FOLDER = "distcxr-cache"
+"""Where the decoded cache is as a rule; it is no class."""
+
+_SPLITS = ("train", "val", "test")
+_LAYOUT = f"""\
+data.dataset=folders expects a folder of images ({", ".join(IMAGE_SUFFIXES)}) per class, in one of two layouts:
+  ROOT/normal/a.png ROOT/abnormal/b.png ...                    with data.split=by_patient or lists
+  ROOT/train/normal/a.png ... ROOT/test/abnormal/b.png ...     with data.split=official; ROOT/val/ as well, or not"""
+
+
+class _Image(NamedTuple):
+    """`path` is relative to the root; `split` is "" where folders do not say."""
+
+    path: str
+    finding: str
+    split: str
+
+
+def read_folders(root: Path, patient_pattern: str | None) -> SampleIndex:
+    """Index the images in the class folders below `root`. Findings are the names of the folders, sorted.
+
+    Hidden files and folders are passed over; files that are no images by their name are, too, with a warning.
+
+    Args:
+        patient_pattern: a regular expression whose first group finds the patient in a file's name; without it every
+            image counts as a patient of its own.
+
+    Raises:
+        MissingDataError: no such folder, or no image in it.
+        ValueError: a folder in a class folder, a class without images, or a name that the pattern does not fit.
+    """
+    root = Path(os.path.abspath(root.expanduser()))
+    if not root.is_dir():
+        raise MissingDataError(f"{root} is not a folder.\n{_LAYOUT}")
+    images = list(_images(root))
+    if not images:
+        raise MissingDataError(f"{root} holds no folder of images.\n{_LAYOUT}")
+    findings = tuple(sorted({image.finding for image in images}))
+    paths = [image.path for image in images]
+    listing = hashlib.sha256(b"\n".join(map(os.fsencode, paths))).hexdigest()
+    column_of = {name: column for column, name in enumerate(findings)}
+    targets_NC = np.zeros((len(images), len(findings)), dtype=np.uint8)
+    targets_NC[np.arange(len(images)), [column_of[image.finding] for image in images]] = 1
+    unknown = np.full(len(images), "")
+    return SampleIndex(
+        root=root,
+        findings=findings,
+        path=as_bytes(paths),
+        patient_id=_patients(patient_pattern, paths),
+        targets_NC=targets_NC,
+        mask_NC=np.ones_like(targets_NC),
+        age=np.full(len(images), np.nan, dtype=np.float32),
+        sex=unknown,
+        view=unknown,
+        split=np.array([image.split for image in images], dtype="U5"),
+        label_hash=listing,
+        skipped=as_bytes([]),
+        named_by_path=True,
+    )
+
+
+def _images(root: Path) -> Iterable[_Image]:
+    """All images, by split, class and name."""
+    tops = [name for name in _folders(root) if name != CACHE_FOLDER]
+    splits = [name for name in _SPLITS if name in tops]
+    if not splits:
+        yield from _of_classes(root, "", tops)
+        return
+    if others := [name for name in tops if name not in _SPLITS]:
+        raise ValueError(
+            f"{root} holds both {', '.join(splits)} and {first_few(others)}: name its folders either after classes, or "
+            f"train, val and test with the classes in them\n{_LAYOUT}"
+        )
+    for split in splits:
+        yield from _of_classes(root, split, _folders(root / split))
+
+
+def _of_classes(root: Path, split: str, classes: list[str]) -> Iterable[_Image]:
+    strangers = []
+    for finding in classes:
+        folder = f"{split}/{finding}" if split else finding
+        if inner := _folders(root / folder):
+            raise ValueError(
+                f"{root / folder} holds folders ({first_few(inner)}): the images of a class lie in its folder itself, "
+                f"so that none is missed\n{_LAYOUT}"
+            )
+        names = sorted(name for name in os.listdir(root / folder) if not name.startswith("."))
+        pictures = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
+        strangers += [f"{folder}/{name}" for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+        if not pictures:
+            raise ValueError(f"{root / folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it")
+        yield from (_Image(f"{folder}/{name}", finding, split) for name in pictures)
+    if strangers:
+        logger.warning(f"{root}: {len(strangers):,} files are no images and are left out: {first_few(strangers)}")
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _patients(pattern: str | None, paths: list[str]) -> NDArray[np.int64]:
+    if pattern is None:
+        return each_its_own(paths)
+    found = [re.search(pattern, path.rpartition("/")[2]) for path in paths]
+    for path, match in zip(paths, found, strict=True):
+        if match is None or not match[1]:
+            raise ValueError(f"data.patient_pattern {pattern!r} finds no patient in the name of {path}")
+    return patient_numbers([match[1] for match in found if match])

@@ -1,0 +1,38 @@
+"""From `data.dataset` to the index of it, whatever its layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distcxr.data.index import SampleIndex
+from distcxr.data.labels import NIH15
+from distcxr.data.sources.any_csv import read_csv
+from distcxr.data.sources.chestmnist import read_chestmnist
+from distcxr.data.sources.chexpert import read_chexpert
+from distcxr.data.sources.folders import read_folders
+from distcxr.data.sources.mimic import read_mimic
+from distcxr.data.sources.nih import read_nih
+from distcxr.recipe.data import Data
+
+
+def read_index(data: Data, root: Path) -> SampleIndex:
+    """Index the dataset that a recipe's `data` section names, with all labels that its label file has as findings.
+
+    Args:
+        root: folder of the dataset; for `chestmnist` it may be the file.
+
+    Raises:
+        MissingDataError: there is no such dataset at `root`, or images without a file and `data.missing` is `error`.
+        ValueError: what is there can't be right; names the file, the line, the column and the value.
+    """
+    if data.dataset == "csv":
+        return read_csv(root, data)
+    if data.dataset == "folders":
+        return read_folders(root, data.patient_pattern)
+    if data.dataset == "chexpert":
+        return read_chexpert(root, uncertain=data.uncertain, missing=data.missing)
+    if data.dataset == "mimic":
+        return read_mimic(root, uncertain=data.uncertain, missing=data.missing)
+    if data.dataset == "chestmnist":
+        return read_chestmnist(root)
+    return read_nih(root, None if data.findings == "all" else NIH15, missing=data.missing)

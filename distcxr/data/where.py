@@ -1,0 +1,107 @@
+"""Fewer images than the splits hold: `data.where`, and `data.max_{train,val,test}_samples`.
+
+Patients stay in the split they were in. What is unknown meets no condition.
+
+Shapes: N samples, C findings.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.index import SampleIndex
+from distcxr.data.labels import check_findings
+from distcxr.data.order import hash64
+from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
+from distcxr.recipe.data import Data, Where
+
+_STREAM = 0x3A3  # keeps who is drawn apart from other draws of the same seed
+
+
+def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str, ...]) -> Splits:
+    """The splits without the images that `data.where` leaves out, and then with `max_*_samples` of each at most.
+
+    Args:
+        labels: the index with every finding of the label file, which conditions may name.
+        findings: those that are learnt.
+
+    Raises:
+        ValueError: a condition that names a finding the label file lacks; conditions that no image of a split meets;
+            a finding that training images show in the split but not in what is left.
+    """
+    met = _conditions(data.where, labels)
+    limits = {"train": data.max_train_samples, "val": data.max_val_samples, "test": data.max_test_samples}
+    rows: dict[str, NDArray[np.int64]] = {}
+    notes = []
+    for name in NAMES:
+        rows[name] = whole = splits.rows(name)
+        if met:
+            rows[name] = whole[np.all([member[whole] for member in met.values()], axis=0)]
+            note = f"data.where: {len(rows[name]):,} of {len(whole):,} {name} images ({', '.join(met)})"
+            notes.append(f"{note}: {NOT_COMPARABLE}" if name == "test" else note)
+        if not len(rows[name]):
+            counts = ", ".join(f"{text} {np.count_nonzero(member[whole]):,}" for text, member in met.items())
+            raise ValueError(
+                f"data.where leaves the {name} split empty. Of its {len(whole):,} images, so many meet each "
+                f"condition: {counts}"
+            )
+        if name == "train":
+            _check_findings_kept(labels, findings, whole, rows[name], "data.where")
+        limit = limits[name]
+        if limit is not None and limit < len(rows[name]):
+            before, rows[name] = rows[name], _thinned(rows[name], limit, data.split_seed)
+            note = f"data.max_{name}_samples: {limit:,} of {len(before):,} {name} images"
+            notes.append(f"{note}: {NOT_COMPARABLE}" if name == "test" else note)
+            if name == "train":
+                _check_findings_kept(labels, findings, before, rows[name], f"data.max_train_samples={limit}")
+    return fewer(labels, splits, rows, notes)
+
+
+def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_]]:
+    """Each condition in words, and which samples meet it: bool [N]."""
+    met: dict[str, NDArray[np.bool_]] = {}
+    known_NC = labels.mask_NC != 0
+    shown_NC = (labels.targets_NC != 0) & known_NC
+    if where.findings is not None:
+        met[f"findings {where.findings}"] = shown_NC[:, _columns("findings", where.findings, labels)].any(axis=1)
+    if where.without is not None:
+        columns = _columns("without", where.without, labels)
+        met[f"without {where.without}"] = (known_NC & ~shown_NC)[:, columns].all(axis=1)
+    if where.view is not None:
+        met[f"view {where.view}"] = np.isin(labels.view, where.view)
+    if where.sex is not None:
+        met[f"sex {where.sex}"] = labels.sex == where.sex
+    if where.age is not None:
+        low, high = where.age
+        met[f"age {low:g} to {high:g}"] = (labels.age >= low) & (labels.age <= high)
+    return met
+
+
+def _columns(key: str, names: list[str], labels: SampleIndex) -> list[int]:
+    check_findings(f"data.where.{key}", names, labels.findings)
+    return [labels.findings.index(name) for name in names]
+
+
+def _thinned(rows: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
+    """`limit` of the rows, ascending: those with the lowest hash, so that a larger limit keeps what a smaller has."""
+    place = hash64(seed, _STREAM, rows.astype(np.uint64))
+    return np.sort(rows[np.argsort(place, kind="stable")[:limit]])
+
+
+def _check_findings_kept(
+    labels: SampleIndex, findings: tuple[str, ...], before: NDArray[np.int64], after: NDArray[np.int64], key: str
+) -> None:
+    columns = [labels.findings.index(name) for name in findings]
+    num_before, num_after = (
+        (labels.targets_NC[rows] & labels.mask_NC[rows])[:, columns].sum(axis=0, dtype=np.int64)
+        for rows in (before, after)
+    )
+    lost = [
+        f"{name} ({old:,})" for name, old, new in zip(findings, num_before, num_after, strict=True) if old and not new
+    ]
+    if lost:
+        raise ValueError(
+            f"{key} keeps {len(after):,} of {len(before):,} training images, and none of those that show "
+            f"{', '.join(lost)}. Let it keep more, or name in data.findings only what is left to learn"
+        )

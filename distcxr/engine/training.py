@@ -1,0 +1,106 @@
+"""What a stage trains with: the wrapped network, optimiser, loader, loss and augmentation."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from distcxr.data.augment import DeviceTransform, draw_parameters
+from distcxr.data.loader import Loader
+from distcxr.losses import LossFunction, build_loss
+from distcxr.models.depth import layer_depths
+from distcxr.models.freeze import set_trainable, training_mode
+from distcxr.optim import build_optimizer
+
+if TYPE_CHECKING:
+    from distcxr.engine.stages import Stage
+    from distcxr.engine.state import Evaluation
+
+logger = logging.getLogger(__name__)
+
+
+class Training:
+    """All that is exchanged when a stage begins.
+
+    Attributes:
+        stage: the one that is being trained.
+        model: the bare network as Accelerate prepared it; DDP with several ranks.
+        optimizer: over the stage's parameters, as Accelerate prepared it.
+        loader: the stage's images, augmented as it says.
+        loss: what the stage minimises; validation is judged by the recipe's own.
+        transform: the stage's augmentation.
+    """
+
+    stage: Stage
+    model: nn.Module
+    optimizer: Any
+    loader: Loader
+    loss: LossFunction
+    transform: DeviceTransform
+
+    def __init__(self, base: Evaluation, stage: Stage) -> None:
+        self._base = base
+        self._enter(stage, {})
+
+    def begin(self, stage: Stage) -> None:
+        """Leave the stage so far and enter the next, which keeps its parameters' moments if the recipe says so."""
+        moments = dict(self.optimizer.state) if stage.carry else {}
+        accelerator = self._base.runtime.accelerator
+        if self.model is not self._base.module:
+            # Takes Accelerate's autocast off the bare network, or preparing it again would put a second one around it.
+            accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        del self.model, self.optimizer
+        accelerator.free_memory()  # it holds both, too: DDP's buckets, the moments of what is frozen now
+        self._enter(stage, moments)
+
+    def _enter(self, stage: Stage, moments: dict[Tensor, dict[str, Any]]) -> None:
+        base, recipe = self._base, self._base.recipe
+        set_trainable(base.module, stage.parameters)
+        training_mode(base.module, recipe.train.frozen_bn)
+        optim = recipe.optim
+        optimizer = build_optimizer(
+            optim.name, base.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
+            betas=optim.betas, momentum=optim.momentum, nesterov=optim.nesterov,
+            **({} if optim.layer_decay is None else _by_layer(base.module, optim.layer_decay)),
+        )  # fmt: skip
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter in moments:
+                    optimizer.state[parameter] = moments[parameter]
+        self.stage = stage
+        # After requires_grad is set: DDP reduces only what requires a gradient when it wraps.
+        self.model, self.optimizer = base.runtime.accelerator.prepare(base.module, optimizer)
+        self.transform = DeviceTransform(stage.augment, base.transform.mean, base.transform.std)
+        metadata = tuple(recipe.model.head.metadata)
+        self.loader = Loader(base.index, stage.order, base.reader, self._draw_parameters, metadata)
+        self.loss = base.loss
+        if stage.loss != recipe.loss:
+            train = base.splits.train
+            loss = build_loss(stage.loss, base.index.targets_NC[train], base.index.mask_NC[train], base.index.findings)
+            self.loss = loss.to(base.runtime.device)
+
+    def _draw_parameters(self, epoch: int, positions: NDArray[np.int64]) -> Tensor:
+        return draw_parameters(self.stage.augment, seed=self._base.recipe.seed, epoch=epoch, positions=positions)
+
+    def say(self) -> None:
+        """Log which stage it is, how much of the network it trains, on how many images and for how long."""
+        stage, module = self.stage, self._base.module
+        num_all = len(list(module.parameters()))
+        values = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        of = "all" if len(stage.parameters) == num_all else f"{len(stage.parameters)} of"
+        begin = f"{stage.title}: " if stage.title else ""
+        for note in stage.order.notes:
+            logger.info(f"{begin}{note}")
+        logger.info(
+            f"{begin}{of} {num_all} parameters train ({values / 1e6:.2f} million numbers), lr {stage.base_lr:g}, "
+            f"loss {stage.loss.name}, {len(stage.order.rows):,} images, {stage.horizon.epochs} epochs of "
+            f"{stage.horizon.steps_per_epoch} steps"
+        )
+
+
+def _by_layer(module: nn.Module, layer_decay: float) -> dict[str, Any]:
+    return {"layer_decay": layer_decay, "depths": layer_depths(module)}

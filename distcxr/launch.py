@@ -1,0 +1,58 @@
+"""Train a recipe:  accelerate launch launch.py RECIPE [key=value ...] [--print] [--test CHECKPOINT ...]
+
+Installed without the repository, `accelerate launch -m distcxr.launch RECIPE ...` is the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distcxr.recipe import RecipeError, load_recipe
+from distcxr.recipe.load import to_yaml
+
+_RECIPE_ENDINGS = (".yaml", ".yml")
+
+
+def main() -> int:
+    """Read the command, load the recipe, hand over to the engine; 2 is the exit code of a user's mistake."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.epochs=3")
+    parser.add_argument("--print", action="store_true", help="show the resolved recipe and stop")
+    parser.add_argument(
+        "--test", nargs="+", default=[], metavar="CHECKPOINT",
+        help="score the test split with these weights; several are averaged",
+    )  # fmt: skip
+    args = parser.parse_intermixed_args(_recipe_first(sys.argv[1:]))
+    # Overrides may follow the checkpoints, too.
+    late = [word for word in args.test if "=" in word and not Path(word).exists()]
+    tested = [Path(word) for word in args.test if word not in late]
+    try:
+        recipe = load_recipe(args.recipe, [*args.overrides, *late])
+    except RecipeError as error:
+        parser.exit(2, f"error: {error}\n" if os.environ.get("RANK", "0") == "0" else None)
+    if args.print:
+        print(to_yaml(recipe), end="")
+        return 0
+    from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
+
+    return run(recipe, args.recipe.stem, tested)
+
+
+def _recipe_first(words: Sequence[str]) -> list[str]:
+    """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
+
+    argparse says what is wrong with a command that has none, or several.
+    """
+    recipes = [word for word in words if word.endswith(_RECIPE_ENDINGS) and "=" not in word]
+    if len(recipes) != 1:
+        return list(words)
+    return [*recipes, *(word for word in words if word != recipes[0])]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

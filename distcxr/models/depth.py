@@ -1,0 +1,71 @@
+"""How far each parameter is from the head, counted in blocks: what a layer-wise learning rate goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from distcxr.models.fusion import BACKBONE, Headed, head_parameter_names
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def layer_depths(module: nn.Module) -> dict[str, int]:
+    """Depth of each parameter by name: the head has 0, the block below it 1, and so on to the first layers.
+
+    timm's networks say themselves what their blocks are (`group_matcher`). In torchvision's a block is what stands
+    in a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or `encoder.layers.encoder_layer_7`;
+    a normalisation layer between blocks goes with the one before it.
+    """
+    if isinstance(module, Headed):
+        below = {f"{BACKBONE}{name}": group for name, group in _groups(module.backbone).items()}
+    else:
+        below = _groups(module)
+    head = dict.fromkeys(head_parameter_names(module), 0)
+    ranks = {group: rank for rank, group in enumerate(sorted({below[name] for name in below if name not in head}))}
+    return {name: len(ranks) - ranks[group] for name, group in below.items() if name not in head} | head
+
+
+def _groups(module: nn.Module) -> dict[str, int]:
+    """Number of each parameter's block, from the first layer."""
+    return _timm_groups(module) if hasattr(module, "group_matcher") else _listed_groups(module)
+
+
+def _timm_groups(module: Any) -> dict[str, int]:
+    from timm.models import group_parameters
+
+    found: dict[str, int] = group_parameters(module, module.group_matcher(coarse=False), reverse=True)
+    return found
+
+
+def _listed_groups(module: nn.Module) -> dict[str, int]:
+    groups: dict[str, int] = {}
+    number = 0
+    for prefix, block in _blocks(module, ""):
+        names = [f"{prefix}{name}" for name, _ in block.named_parameters()]
+        if any(parameter.ndim > 1 for parameter in block.parameters()):
+            number += 1
+        groups |= dict.fromkeys(names, number)
+    # Tokens and position embeddings are parameters of no layer: they go in with the first.
+    first = min(groups.values(), default=0)
+    return {name: groups.get(name, first) for name, _ in module.named_parameters()}
+
+
+def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in module.named_children():
+        below = f"{prefix}{name}."
+        if _is_list(child, top=not prefix):
+            yield from _blocks(child, below)
+        else:
+            yield below, child
+
+
+def _is_list(layer: nn.Module, *, top: bool) -> bool:
+    """Whether a layer is there to hold blocks: a list of composed layers, or the trunk (a list of any, or a module
+    around such a list, as a ViT's encoder)."""
+    composed = any(True for child in layer.children() for _ in child.children())
+    if isinstance(layer, _CONTAINERS):
+        return composed or top
+    return top and any(isinstance(child, _CONTAINERS) and _is_list(child, top=False) for child in layer.children())

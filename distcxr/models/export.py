@@ -1,0 +1,112 @@
+"""Weights for others: a plain state dict with the names that torchvision or timm give them, and how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+
+from distcxr.models.fusion import Headed
+from distcxr.models.weights import first_conv
+from distcxr.recipe import Recipe
+
+
+def export_weights(
+    module: nn.Module, recipe: Recipe, findings: Sequence[str], side: int, *, plain: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a network has learnt, and what to know to use it.
+
+    Args:
+        module: of `factory.build_model`, with its weights.
+        recipe: that it was trained with.
+        side: of the images that it sees, in pixels.
+        plain: whether torchvision or timm alone must be able to load it. torchvision's networks then have 3 channels:
+            a first convolution for 1 is spread over them, which gives the same for a grey image in all three.
+
+    Returns:
+        Contiguous tensors on the CPU by name; `model`, `library`, `findings`, `in_chans`, `load` (lines of Python
+        that make the network `model` of the state dict `state`) and `notes`.
+
+    Raises:
+        ValueError: `plain`, and the network has a head that is not the library's own.
+    """
+    name, library, in_chans = recipe.model.name, recipe.model.library, recipe.model.in_chans
+    if plain and isinstance(module, Headed):
+        raise ValueError(
+            f"the head of this {name} ({_described(recipe)}) is none that {library} has, so no plain {name} can load "
+            "it: write it with distcxr's own names, --format safetensors"
+        )
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    notes = []
+    if plain and library == "torchvision" and in_chans == 1:
+        key = f"{first_conv(module)[0]}.weight"
+        state[key] = (state[key] / 3).repeat(1, 3, 1, 1)
+        in_chans = 3
+        notes.append("trained with 1 channel, written with 3: give it the grey image three times")
+    if isinstance(module, Headed):
+        notes.append(f"the head ({_described(recipe)}) is distcxr's own: distcxr.models.fusion describes its names")
+        load = _load_with_distcxr(recipe, len(findings), side)
+    elif library == "torchvision":
+        load, network = _load_with_torchvision(name, len(findings), side)
+        if in_chans == 3:
+            network.load_state_dict(state)  # what the lines say works, or nobody gets them
+        else:
+            load = _load_with_distcxr(recipe, len(findings), side)
+    else:
+        load = [
+            "import timm",
+            f"model = timm.create_model({_arguments(name, num_classes=len(findings), in_chans=in_chans)}"
+            f"{_timm_size(name, side)})",
+        ]
+    about = {
+        "model": name, "library": library, "findings": list(findings), "in_chans": in_chans,
+        "load": [*load, "model.load_state_dict(state)"], "notes": notes,
+    }  # fmt: skip
+    return state, about
+
+
+def _load_with_torchvision(name: str, num_classes: int, side: int) -> tuple[list[str], nn.Module]:
+    size = {"image_size": side} if name.startswith("vit_") else {}
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **size)
+    lines = [
+        "import torch, torchvision",
+        f"model = torchvision.models.get_model({_arguments(name, num_classes=num_classes, **size)})",
+    ]
+    if isinstance(network, torchvision.models.SqueezeNet):
+        lines.append("model.classifier[2] = torch.nn.Identity()  # its ReLU would cut negative logits off")
+    return lines, network
+
+
+def _load_with_distcxr(recipe: Recipe, num_classes: int, side: int) -> list[str]:
+    model = recipe.model
+    given: dict[str, Any] = {
+        "library": model.library, "num_classes": num_classes, "in_chans": model.in_chans, "image_size": side,
+    }  # fmt: skip
+    lines = ["from distcxr.models.factory import build_model"]
+    if model.head.kind != "linear" or model.head.metadata:
+        lines += [
+            "from distcxr.data.metadata import metadata_width",
+            "from distcxr.recipe.model import Head",
+            f"head = Head.model_validate({model.head.model_dump(mode='json')!r})",
+        ]
+        more = ", head=head, num_metadata=metadata_width(head.metadata)"
+    else:
+        more = ""
+    return [*lines, f"model = build_model({_arguments(model.name, **given)}{more})"]
+
+
+def _timm_size(name: str, side: int) -> str:
+    import timm
+
+    return f", img_size={side}" if getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False) else ""
+
+
+def _arguments(name: str, **given: Any) -> str:
+    return ", ".join([repr(name), *(f"{key}={value!r}" for key, value in given.items())])
+
+
+def _described(recipe: Recipe) -> str:
+    head = recipe.model.head
+    return f"{head.kind}{' with ' + ', '.join(head.metadata) if head.metadata else ''}"

@@ -1,0 +1,118 @@
+"""Which parameters are trained, and the mode that layers are in while they are.
+
+A pattern is a parameter's name as the library's network has it (`fc.weight`), the beginning of names up to a dot
+(`layer4`), or either with `*` for any characters (`layer*.conv1`). `head` is what makes logits of features
+(`head_parameter_names`), whatever the network calls it, and nothing else: ConvNeXt's `head.norm` has to be named.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distcxr.models.fusion import head_parameter_names, network_name
+
+HEAD = "head"
+
+
+def trainable_names(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
+    """Names of the parameters that `patterns` mean, in the network's order.
+
+    Args:
+        module: as built: what requires no gradient there (a ViT's fixed position embedding) is never trained.
+        patterns: None means all.
+
+    Raises:
+        ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
+    """
+    return [name for name in _named(module, patterns) if module.get_parameter(name).requires_grad]
+
+
+def set_trainable(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
+    """Have the parameters that `patterns` mean require a gradient and no others; their names, in the network's order.
+
+    The gradients that were there are dropped. Wrap in DDP afterwards: it reduces what required a gradient when it
+    wrapped.
+
+    Raises:
+        ValueError: as `trainable_names`.
+    """
+    names = _named(module, patterns)
+    chosen = set(names)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in chosen)
+        parameter.grad = None
+    return names
+
+
+def training_mode(module: nn.Module, frozen_bn: Literal["eval", "train"]) -> None:
+    """Training mode; with `eval`, BatchNorm layers all of whose parameters are frozen keep their statistics.
+
+    A BatchNorm without parameters of its own goes on measuring.
+    """
+    module.train()
+    if frozen_bn == "train":
+        return
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            own = list(layer.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                layer.eval()
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every layer has the mode that it had, frozen BatchNorm layers theirs."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
+
+
+def _named(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
+    names = [name for name, _ in module.named_parameters()]
+    if patterns is None:
+        return names
+    if not patterns:
+        raise ValueError(f"no pattern, so nothing would be trained; the network has {', '.join(_parts(names))}")
+    # A network with another head than its own has `backbone.` before the names that its library gives.
+    known = {name: (name, network_name(module, name)) for name in names}
+    chosen: set[str] = set()
+    for pattern in patterns:
+        if pattern == HEAD:
+            chosen |= set(head_parameter_names(module))
+            continue
+        found = {name for name in names if any(_matches(pattern, called) for called in known[name])}
+        if not found:
+            raise ValueError(f"{pattern!r} names no parameter of the network{_nearest(pattern, known)}")
+        chosen |= found
+    return [name for name in names if name in chosen]
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if "*" not in pattern:
+        return name == pattern or name.startswith(f"{pattern}.")
+    escaped = pattern.replace("[", "[[]").replace("?", "[?]")  # only * stands for something
+    return fnmatchcase(name, escaped) or fnmatchcase(name, f"{escaped}.*")
+
+
+def _nearest(pattern: str, known: Mapping[str, tuple[str, str]]) -> str:
+    names = dict.fromkeys(called for pair in known.values() for called in pair)
+    beginnings = dict.fromkeys(
+        ".".join(parts[:length]) for parts in (name.split(".") for name in names) for length in range(1, len(parts) + 1)
+    )
+    near = difflib.get_close_matches(pattern, beginnings, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(_parts(list(known)))}, and head"
+
+
+def _parts(names: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))

@@ -1,0 +1,257 @@
+"""Weights that people have, in the layouts they have them in, to the names of this network's own parameters.
+
+| in the file | what is done |
+|---|---|
+| a state dict in a checkpoint (`state_dict`, `model`, ...: Lightning, timm, most scripts) | it is taken out |
+| names behind a prefix (`module.`, `model.`, `net.`, arnoweng's `module.densenet121.`) | it is taken off |
+| `denselayer3.norm.1`, of old DenseNets | becomes `denselayer3.norm1` |
+| `classifier.0`, a head in a Sequential (arnoweng, zoogzog) | becomes `classifier` |
+| `op_threshs`, of torchxrayvision | first convolution times 1024: exact with `augment.normalize: half` |
+| a checkpoint or run folder of distcxr, with any of its heads | is read with the findings it was trained for |
+
+Only `weights_only=True`, safetensors and JSON are read here; what needs more goes through `distcxr import`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from distcxr.models.fusion import BACKBONE, HEAD, head_name
+from distcxr.models.heads import find_head
+from distcxr.models.weights import first_conv, remap_densenet_keys
+
+logger = logging.getLogger(__name__)
+
+XRAYVISION = "torchxrayvision"
+_XRAYVISION_SCALE = 1024.0  # its images go from -1024 to 1024; those of augment.normalize: half from -1 to 1
+_XRAYVISION_EXTRA = "op_threshs"
+_CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+_MODEL_FILE, _META_FILE = "model.safetensors", "checkpoint.json"
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # how files of PyTorch before 1.6 begin
+_IMAGENET_CLASSES = (1000, 1001, 11821, 21841, 21843)  # of ImageNet-1k, TensorFlow's, timm's in12k, in21k and in22k
+_ROW_A_FINDING = ("weight", "bias", "out.weight", "out.bias", "attention.weight")
+
+
+class NeedsTrust(ValueError):
+    """A file that can be read only by running the code in it; the message says how."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights as they lie in a file.
+
+    Attributes:
+        source: what to call them in messages.
+        state: tensors by the file's names.
+        findings: what the head was trained for, in its order; None where the file does not say.
+        layout: `torchxrayvision`, or empty.
+    """
+
+    source: str
+    state: dict[str, Tensor]
+    findings: tuple[str, ...] | None = None
+    layout: str = ""
+
+
+@dataclass(frozen=True)
+class WeightsParts:
+    """Weights by this network's own names.
+
+    Attributes:
+        backbone: all but the head.
+        head: by names within the head, `weight` and `bias` where it is a linear layer; empty where there is none.
+    """
+
+    backbone: dict[str, Tensor]
+    head: dict[str, Tensor]
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read what `model.weights` names: a safetensors file, a PyTorch file, a checkpoint folder or a run folder.
+
+    Raises:
+        ValueError: there is nothing, it is damaged, or it has no weights.
+        NeedsTrust: reading it could run code.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        return _read_checkpoint(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file or folder; relative paths start at {Path.cwd()}")
+    if path.suffix == ".safetensors":
+        if path.name == _MODEL_FILE and (path.parent / _META_FILE).is_file():
+            return _read_checkpoint(path.parent)
+        return _read_safetensors(path)
+    with path.open("rb") as opened:
+        if opened.read(2) not in (b"PK", *_PICKLES):
+            raise ValueError(f"{path}: neither a safetensors nor a PyTorch file")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, ModuleNotFoundError) as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        more = f"more than tensors and plain values{f' ({named[1]})' if named else ''}"
+        imported = f"{path.stem}.safetensors"
+        raise NeedsTrust(
+            f"{path}: it holds {more}, as a whole pickled model does, and reading that would run whatever code is in "
+            f"it. If you trust who made it: distcxr import {path} {imported} --trust, then model.weights={imported}"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from error
+    state = find_state(loaded)
+    if state is None:
+        raise ValueError(f"{path}: no weights in it, {_described(loaded)}")
+    return WeightsFile(str(path), state)
+
+
+def find_state(loaded: Any) -> dict[str, Tensor] | None:
+    """The state dict in what a file held: itself, a module's own, or one in a checkpoint's usual places."""
+    if isinstance(loaded, nn.Module):
+        return dict(loaded.state_dict())
+    if not isinstance(loaded, Mapping):
+        return None
+    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    if any("." in name for name in tensors):
+        return tensors
+    for container in _CONTAINERS:
+        if container in loaded and (inside := find_state(loaded[container])):
+            return inside
+    return tensors or None
+
+
+def split(file: WeightsFile, network: nn.Module) -> WeightsParts:
+    """Give a file's weights the names that `network` has for them; what has none keeps its own.
+
+    Args:
+        network: with its own linear head.
+    """
+    state = remap_densenet_keys(file.state)
+    if f"{HEAD}out.weight" in state and all(name.startswith((BACKBONE, HEAD)) for name in state):
+        return WeightsParts(_within(state, BACKBONE), _within(state, HEAD))
+    conv, _ = first_conv(network)
+    state = _without_prefix(state, network.state_dict())
+    if (file.layout == XRAYVISION or _XRAYVISION_EXTRA in state) and f"{conv}.weight" in state:
+        state.pop(_XRAYVISION_EXTRA, None)
+        state[f"{conv}.weight"] = state[f"{conv}.weight"] * _XRAYVISION_SCALE
+        logger.info(
+            f"{file.source} is torchxrayvision's: take augment.normalize=half, with which the network sees exactly "
+            "what it was trained on"
+        )
+    place = f"{find_head(network)[0]}."
+    rest = {name: value for name, value in state.items() if not name.startswith(place)}
+    return WeightsParts(rest, _out_of_sequential(_within(state, place)))
+
+
+def load_head(
+    model: nn.Module, head: dict[str, Tensor], file: WeightsFile, *, num_classes: int, findings: Sequence[str] | None
+) -> None:
+    """Copy a file's head into the model's, in place; where it has none, or ImageNet's, the model's stays new.
+
+    Rows of a head for the same findings in another order are put in the model's.
+
+    Args:
+        head: as in `WeightsParts`.
+        findings: what the model's logits mean; None where the caller does not say.
+
+    Raises:
+        ValueError: the file's head is for other findings, or of another kind.
+    """
+    ours = model.get_submodule(head_name(model))
+    own = ours.state_dict()
+    last = next((name for name in ("out.weight", "weight") if name in head), None)
+    rows = len(head[last]) if last else 0
+    if not last or (rows in _IMAGENET_CLASSES and rows != num_classes):
+        there = [f"{name} {list(value.shape)}" for name, value in head.items()]
+        logger.info(f"{file.source}: the head is new, the file has {' and '.join(there) or 'none'}")
+        return
+    advice = "model.new_head=true takes the rest of the weights and a new head"
+    if file.findings is not None and findings is not None:
+        if set(file.findings) != set(findings):
+            raise ValueError(
+                f"{file.source}: its head is for {rows} findings ({', '.join(file.findings)}), and data.findings are "
+                f"{num_classes} ({', '.join(findings)}): {advice}"
+            )
+        order = [file.findings.index(name) for name in findings]
+        head = {name: value[order] if name in _ROW_A_FINDING else value for name, value in head.items()}
+    elif rows != num_classes:
+        raise ValueError(
+            f"{file.source}: its head is for {rows} findings, and data.findings are {num_classes}: {advice}"
+        )
+    if {name: value.shape for name, value in head.items()} != {name: value.shape for name, value in own.items()}:
+        theirs, mine = (
+            ", ".join(f"{name} {list(value.shape)}" for name, value in state.items()) for state in (head, own)
+        )
+        raise ValueError(f"{file.source}: its head is of another kind ({theirs}) than model.head's ({mine}): {advice}")
+    ours.load_state_dict(head)
+    if file.findings is None:
+        logger.info(f"{file.source}: the head is kept; the file does not say for which {rows} findings it was trained")
+
+
+def _within(state: dict[str, Tensor], place: str) -> dict[str, Tensor]:
+    return {name.removeprefix(place): value for name, value in state.items() if name.startswith(place)}
+
+
+def _out_of_sequential(head: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`0.weight` and `0.bias`, the one layer with parameters of a Sequential, as `weight` and `bias`."""
+    places = {name.partition(".")[0] for name in head}
+    return _within(head, f"{places.pop()}.") if len(places) == 1 and next(iter(places)).isdigit() else head
+
+
+def _without_prefix(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
+    """Take off, from all names that begin with it, the prefix behind which most of the network's `own` names are."""
+    prefixes = {""}
+    for name in state:
+        parts = name.split(".")
+        prefixes |= {".".join([*parts[:cut], ""]) for cut in range(1, len(parts)) if ".".join(parts[cut:]) in own}
+    hits = {prefix: sum(f"{prefix}{name}" in state for name in own) for prefix in prefixes}
+    best = max(hits, key=lambda prefix: (hits[prefix], -len(prefix)))
+    return {name.removeprefix(best): value for name, value in state.items()}
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}
+            layout = (file.metadata() or {}).get("layout", "")
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a whole safetensors file ({error})") from error
+    return WeightsFile(str(path), state, layout=layout)
+
+
+def _read_checkpoint(folder: Path) -> WeightsFile:
+    """A checkpoint of distcxr; of a run folder, its best."""
+    if (folder / "checkpoints").is_dir():
+        folder = folder / "checkpoints" / "best"
+    if not (folder / _MODEL_FILE).is_file() or not (folder / _META_FILE).is_file():
+        raise ValueError(
+            f"{folder}: no checkpoint of distcxr is there, which would have {_MODEL_FILE} and "
+            f"{_META_FILE}; give runs/<recipe>/<time>, or a folder in its checkpoints/"
+        )
+    try:
+        meta = json.loads((folder / _META_FILE).read_text())
+        findings, recipe = tuple(map(str, meta["findings"])), meta["recipe"]
+        trained = f"{recipe['model']['name']}, augment.normalize={recipe['augment']['normalize']}"
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: {_META_FILE} is damaged ({error}); use another checkpoint") from error
+    logger.info(f"{folder} was trained as {trained}, for {', '.join(findings)}")
+    return replace(_read_safetensors(folder / _MODEL_FILE), source=str(folder), findings=findings)
+
+
+def _described(loaded: Any) -> str:
+    if isinstance(loaded, Mapping):
+        return f"but a dict of {', '.join(str(name) for name in list(loaded)[:5]) or 'nothing'}"
+    return f"but a {type(loaded).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return re.split(r"\n|\. ", str(error).strip())[0][:200] or type(error).__name__

@@ -1,0 +1,134 @@
+"""Which runs a sweep has: their names, their commands, and what is refused before the first starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distcxr.cluster.check import check_runs
+from distcxr.cluster.grid import Planned, default_folder, plan, split_values
+from distcxr.recipe import load_recipe
+
+
+def write(folder: Path, name: str, text: str = "model: {name: resnet18, weights: none}\n") -> Path:
+    path = folder / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1e-4,3e-4", ["1e-4", "3e-4"]),
+        ("[flip,zoom]", ["[flip,zoom]"]),
+        ("[flip],[]", ["[flip]", "[]"]),
+        ("{mean: 0.5, std: 0.25}, half", ["{mean: 0.5, std: 0.25}", "half"]),
+        ('"a,b",c', ['"a,b"', "c"]),
+        ('["x,]",y],z', ['["x,]",y]', "z"]),
+        ("it's,b", ["it's", "b"]),
+        ("", [""]),
+    ],
+)
+def test_commas_divide_values_but_not_lists(text: str, values: list[str]) -> None:
+    assert split_values(text) == values
+
+
+def test_the_grid_is_recipes_times_values(tmp_path: Path) -> None:
+    recipes = [write(tmp_path, "a"), write(tmp_path, "b")]
+    runs = plan(recipes, ["optim.lr=1e-4,3e-4", "data.root=/x", "seed=0,1"], tmp_path / "out")
+    assert [run.name for run in runs[:5]] == [
+        "a__optim.lr=1e-4__seed=0", "a__optim.lr=1e-4__seed=1", "a__optim.lr=3e-4__seed=0", "a__optim.lr=3e-4__seed=1",
+        "b__optim.lr=1e-4__seed=0",
+    ]  # fmt: skip
+    assert len(runs) == 8
+    for run in runs:  # the command of each gives the recipe that was checked
+        assert load_recipe(run.recipe_path, run.overrides) == run.recipe
+        assert run.folder == tmp_path / "out" / run.name and str(run.recipe.data.root) == "/x"
+    assert (runs[2].recipe.optim.lr, runs[2].recipe.seed) == (3e-4, 0)
+    assert runs[2].values == {"optim.lr": "3e-4", "seed": "0"}
+
+
+def test_names_are_safe_and_stay_apart(tmp_path: Path) -> None:
+    recipes = [write(tmp_path / "one", "same"), write(tmp_path / "two", "same")]
+    names = [run.name for run in plan(recipes, ["eval.tta=[flip],[zoom],[flip,zoom]"], tmp_path)]
+    assert len(set(names)) == 6 and {name.split("__")[0] for name in names} == {"one-same", "two-same"}
+    assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.=,-") for name in names)
+
+
+def test_the_same_command_finds_the_same_folder(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "a")
+    folder = default_folder([recipe], ["seed=0,1"])
+    assert folder == default_folder([recipe], ["seed=0,1"]) and folder.parent == Path("runs/sweeps")
+    assert folder != default_folder([recipe], ["seed=0,2"])
+
+
+@pytest.mark.parametrize(
+    ("assignments", "said"),
+    [
+        (["seed=0,0"], "the value of seed 0 is named twice"),
+        (["seed=0", "seed=1"], "seed is given twice: write seed=a,b"),
+        (["seed=0,,1"], "a value between commas is missing"),
+        (["output=x"], "--output FOLDER"),
+        (["seed"], "must read key=value"),
+    ],
+)
+def test_mistakes_in_the_command(tmp_path: Path, assignments: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan([write(tmp_path, "a")], assignments, tmp_path)
+    with pytest.raises(ValueError, match=r"recipe .* is named twice"):
+        plan([write(tmp_path, "a"), write(tmp_path, "a")], [], tmp_path)
+
+
+def test_every_wrong_recipe_is_named_once(tmp_path: Path) -> None:
+    recipes = [write(tmp_path, "good"), write(tmp_path, "bad", "model: {nam: x}\n")]
+    with pytest.raises(ValueError) as caught:
+        plan(recipes, ["optim.lr=1,zero", "seed=0,1"], tmp_path)
+    said = str(caught.value)
+    assert said.startswith("nothing was started:\n")
+    assert said.count("did you mean 'name'?") == 1 and said.count("optim.lr = 'zero'") == 2
+
+
+CHAIN = {
+    "1_nih": "output: runs/nih\nmodel: {name: resnet18, weights: none}\n",
+    "2_from_nih": "model: {name: resnet18, weights: runs/nih/checkpoints/best, new_head: true}\n",
+    "3_alone": "model: {name: resnet18, weights: imagenet}\n",
+}
+
+
+def chain(folder: Path, *assignments: str) -> list[Planned]:
+    return plan([write(folder, name, text) for name, text in CHAIN.items()], assignments, folder / "out")
+
+
+def test_a_recipe_that_starts_from_anothers_output_starts_from_its_run_of_the_sweep(tmp_path: Path) -> None:
+    runs = {run.name: run for run in chain(tmp_path, "seed=0,1")}
+    follower = runs["2_from_nih__seed=1"]
+    assert follower.after == "1_nih__seed=1"
+    assert follower.recipe.model.weights == str(tmp_path / "out" / "1_nih__seed=1" / "checkpoints" / "best")
+    assert load_recipe(follower.recipe_path, follower.overrides) == follower.recipe
+    assert [run.after for run in runs.values() if "2_" not in run.name] == [None] * 4
+
+
+def test_a_run_is_told_apart_by_its_recipe_but_not_by_its_folder(tmp_path: Path) -> None:
+    recipe = write(tmp_path, "a")
+    one, other = (plan([recipe], [], tmp_path / folder)[0] for folder in ("x", "y"))
+    assert one.identity() == other.identity()
+    assert one.identity() != plan([recipe], ["train.max_steps=3"], tmp_path)[0].identity()
+
+
+def test_data_networks_weights_and_trackers_are_looked_at_before_the_first_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distcxr.tracking.services.find_spec", lambda name: None)
+    recipes = [
+        write(tmp_path, "typo", "model: {name: resnet19, weights: none}\n"),
+        write(tmp_path, "lost", "model: {name: resnet18, weights: nowhere.safetensors}\n"),
+        write(tmp_path, "told", "model: {name: resnet18, weights: none}\nlogging: {trackers: [wandb]}\n"),
+    ]
+    with pytest.raises(ValueError) as caught:
+        check_runs(plan(recipes, [f"data.root={tmp_path / 'none'}"], tmp_path))
+    said = str(caught.value)
+    assert said.count("none is not a folder") == 1  # one dataset, one complaint
+    for part in ("typo: model.name=resnet19", "resnet18", "lost: model.weights=nowhere", "told: logging.trackers"):
+        assert part in said

@@ -1,0 +1,150 @@
+"""Several runs side by side: figures of the run folders, paired differences, and what may not be compared."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import run_folders
+
+from distcxr.metrics.predictions import read_predictions, write_predictions
+from distcxr.report.compare import Entry, compare, write_comparison
+
+
+def change(path: Path, edit: Any) -> None:
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def lower_macro(by: float) -> Any:
+    def edit(content: dict[str, Any]) -> None:
+        for key in ("auroc", "auroc_low", "auroc_high"):
+            content["macro"][key] -= by
+
+    return edit
+
+
+def add_noise(folder: Path) -> None:
+    """Worse predictions of the test split."""
+    path = folder / "predictions_test.csv"
+    held = read_predictions(path)
+    noise = np.random.default_rng(0).normal(scale=3, size=held.logits_NC.shape).astype(np.float32)
+    write_predictions(
+        path, held.files, held.patient_ids, held.findings, held.logits_NC + noise, held.targets_NC, held.mask_NC
+    )
+
+
+@pytest.fixture
+def entries(tmp_path: Path) -> list[Entry]:
+    """Two runs, the second the worse; and one that failed."""
+    found = []
+    for number, name in enumerate(("good", "bad", "failed")):
+        if name != "failed":
+            folder = run_folders.write_run(tmp_path / name, pictures=0)
+        if name == "bad":
+            add_noise(folder)
+            change(folder / "metrics_val.json", lower_macro(0.05))
+        reason = "the loss is nan" if name == "failed" else None
+        found.append(Entry(name, "resnet18", {"seed": str(number)}, tmp_path / name, 1000 + number, reason))
+    return found
+
+
+def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> None:
+    found = compare(tmp_path, entries)
+    good, bad, failed = found["runs"]
+    theirs = json.loads((tmp_path / "good" / "metrics_test.json").read_text())
+    for key in ("auroc", "auroc_low", "auroc_high"):
+        assert good["metrics"]["test"]["macro"][key] == theirs["macro"][key]
+        assert good["metrics"]["test"]["findings"]["Mass"][key] == theirs["findings"]["Mass"][key]
+    assert good["train_minutes"] == pytest.approx(410 / 60) and good["num_parameters"] == 1000
+    assert found["best"] == "good" and good["difference"] is None and found["warnings"] == []
+    difference = bad["difference"]
+    assert difference["auroc_low"] < difference["auroc"] < difference["auroc_high"] < 0 and difference["p"] < 0.1
+    assert failed["metrics"] == {} and failed["reason"] == "the loss is nan"
+
+
+def test_the_best_is_chosen_on_validation(entries: list[Entry], tmp_path: Path) -> None:
+    change(tmp_path / "good" / "metrics_test.json", lower_macro(0.3))
+    assert compare(tmp_path, entries)["best"] == "good"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "said"),
+    [
+        ("environment", lambda found: found["hashes"].update(labels="x"), "other labels"),
+        ("environment", lambda found: found["hashes"].update(test="x"), "other test images"),
+        ("metrics_val", lambda found: found.update(num_samples=3), "other val images"),
+        ("metrics_test", lambda found: found["macro"]["findings"].pop(), "the average is of other findings"),
+    ],
+)
+def test_what_cant_be_compared_says_so(entries: list[Entry], tmp_path: Path, name: str, edit: Any, said: str) -> None:
+    change(tmp_path / "bad" / f"{name}.json", edit)
+    text = write_comparison(tmp_path, entries)
+    run = json.loads((tmp_path / "sweep.json").read_text())["runs"][1]
+    assert run["not_comparable"] == said and run["difference"] is None
+    for shown in (
+        text,
+        (tmp_path / "sweep.md").read_text(),
+        (tmp_path / "sweep.html").read_text().replace("&#39;", "'"),
+    ):
+        assert f"bad can't be compared with good: {said}" in shown
+    assert said in (tmp_path / "sweep.svg").read_text()
+
+
+def test_the_odd_one_out_is_the_one_that_most_differ_from(entries: list[Entry], tmp_path: Path) -> None:
+    third = run_folders.write_run(tmp_path / "third", pictures=0)
+    change(tmp_path / "good" / "environment.json", lambda found: found["hashes"].update(labels="x"))
+    found = compare(tmp_path, [*entries, Entry("third", "resnet18", {}, third, 1)])
+    assert [run["not_comparable"] for run in found["runs"]] == ["other labels", None, None, None]
+    assert found["best"] == "third" and found["runs"][1]["difference"] is not None
+
+
+def test_stages(entries: list[Entry], tmp_path: Path) -> None:
+    """A table of models times stages, from history.csv; best within the stage."""
+    folder = tmp_path / "good"
+    recipe = (folder / "recipe.yaml").read_text()
+    stages = "  stages:\n  - {name: all, epochs: 2}\n  - {epochs: 1}\n"
+    (folder / "recipe.yaml").write_text(re.sub(r"^  stages: \[\]\n", stages, recipe, flags=re.M))
+    (folder / "history.csv").write_text("epoch,stage,val_auroc,train_s\n0,1,0.7,60\n1,1,0.6,60\n2,2,,60\n")
+    assert compare(tmp_path, entries)["runs"][0]["stages"] == [
+        {"stage": 1, "name": "all", "val_auroc": 0.7},
+        {"stage": 2, "name": "2", "val_auroc": None},
+    ]
+    text = write_comparison(tmp_path, entries)
+    assert re.search(r"good +0.7000 +-", text)
+    assert "best validation AUROC within each stage" in (tmp_path / "sweep.svg").read_text()
+
+
+def test_all_files_tell_the_same(entries: list[Entry], tmp_path: Path) -> None:
+    write_comparison(tmp_path, entries)
+    good = json.loads((tmp_path / "sweep.json").read_text())["runs"][0]
+    rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
+    assert [row["run"] for row in rows] == ["good", "bad", "failed"] and rows[2]["failed"] == "the loss is nan"
+    assert float(rows[0]["test_auroc"]) == good["metrics"]["test"]["macro"]["auroc"]
+    assert float(rows[0]["test_auroc:Mass"]) == good["metrics"]["test"]["findings"]["Mass"]["auroc"]
+    assert rows[0]["seed"] == "0" and rows[0]["folder"] == "good"
+    auroc = f"{good['metrics']['test']['macro']['auroc']:.3f}"
+    page, markdown = (tmp_path / "sweep.html").read_text(), (tmp_path / "sweep.md").read_text()
+    assert auroc in page and auroc in markdown and "the loss is nan" in page and "the loss is nan" in markdown
+    assert "sweep.json beside this page" in page
+    ET.fromstring((tmp_path / "sweep.svg").read_text())  # a picture that others can open, too
+
+
+def test_one_run_and_none(entries: list[Entry], tmp_path: Path) -> None:
+    """No best of one, no picture of none, and no traceback."""
+    assert "0." in write_comparison(tmp_path, entries[:1])
+    assert "failed: the loss is nan" in write_comparison(tmp_path, entries[2:])
+    ET.fromstring((tmp_path / "sweep.svg").read_text())
+
+
+def test_a_damaged_run_is_named(entries: list[Entry], tmp_path: Path) -> None:
+    (tmp_path / "bad" / "metrics_test.json").write_text("{")
+    found = compare(tmp_path, entries)
+    assert "metrics_test.json is damaged" in found["runs"][1]["reason"] and found["best"] == "good"
