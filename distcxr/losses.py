@@ -109,7 +109,7 @@ class LossFunction:
 
 
 def build_loss(
-    spec: Loss, targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], findings: Sequence[str] = ()
+    spec: Loss, targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], findings: Sequence[str]
 ) -> LossFunction:
     """The recipe's loss, with weights from the training split where it asks for them.
 
@@ -117,23 +117,26 @@ def build_loss(
 
     Args:
         targets_NC, mask_NC: the training split's labels, 0 or 1, and which are known (1).
-        findings: names of the columns, for messages.
+        findings: names of the columns.
 
     Raises:
-        ValueError: the recipe's weights are not one for each finding.
+        ValueError: as `check_weights`.
     """
-    num_findings = targets_NC.shape[1]
-    names = list(findings) or [f"finding {number}" for number in range(1, num_findings + 1)]
+    check_weights(spec, findings)
     if spec.weights == "none":
         return LossFunction(spec)
     if spec.weights == "balanced":
-        return LossFunction(spec, _balanced(spec.name, names, targets_NC, mask_NC))
-    if len(spec.weights) != num_findings:
-        raise ValueError(
-            f"loss.weights holds {len(spec.weights)} numbers, but the recipe has {num_findings} findings "
-            f"({', '.join(names)}): give one each, in this order"
-        )
+        return LossFunction(spec, _balanced(spec.name, findings, targets_NC, mask_NC))
     return LossFunction(spec, torch.tensor(spec.weights, dtype=torch.float32))
+
+
+def check_weights(spec: Loss, findings: Sequence[str]) -> None:
+    """Raise ValueError where the recipe's weights are not one for each finding: before a stage comes to need them."""
+    if not isinstance(spec.weights, str) and len(spec.weights) != len(findings):
+        raise ValueError(
+            f"loss.weights holds {len(spec.weights)} numbers, but there are {len(findings)} findings "
+            f"({', '.join(findings)}): give one each, in this order"
+        )
 
 
 def check_exclusive(
@@ -212,7 +215,7 @@ def _balanced(name: str, findings: Sequence[str], targets_NC: NDArray[np.uint8],
     fixed_C = (positives_C == 0) | (positives_C == num_C)
     others_C = num_C - positives_C if name != "cross_entropy" else num_C / len(findings)
     weights_C = np.where(fixed_C, 1.0, others_C / np.maximum(positives_C, 1))
-    for column in np.flatnonzero(fixed_C):
+    for column in np.flatnonzero(fixed_C).tolist():
         lacking = "positive" if positives_C[column] == 0 else "negative"
         logger.warning(f"loss.weights=balanced: {findings[column]} has no {lacking} training label, its weight is 1")
     shown = ", ".join(f"{finding} {weight:.3g}" for finding, weight in zip(findings, weights_C, strict=True))

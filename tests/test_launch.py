@@ -16,6 +16,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from distcxr import launch
+
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
 
@@ -82,6 +84,19 @@ def test_train_kill_resume_test(place: Path) -> None:
     tested = run("tiny.yaml", data, "train.epochs=300", "--test", str(output), cwd=place, processes=1)
     assert tested.returncode == 0, tested.stderr
     assert json.loads((output / "metrics_test.json").read_text())["split"] == "test"
+
+
+def test_the_recipe_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--test A B RECIPE` would take the recipe for a checkpoint."""
+    heard: list[tuple[int, str, list[Path]]] = []
+    monkeypatch.setattr(
+        "distcxr.engine.main.run", lambda recipe, name, test: heard.append((recipe.seed, name, test)) or 0
+    )
+    path = str(ROOT / "recipes" / "quickstart.yaml")
+    for words in (["--test", "A", "B", path, "seed=3"], [path, "seed=3", "--test", "A", "B"]):
+        monkeypatch.setattr("sys.argv", ["launch.py", *words])
+        assert launch.main() == 0
+    assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 2
 
 
 def test_a_mistake_is_said_once_without_a_traceback_of_ours(place: Path) -> None:

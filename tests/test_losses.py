@@ -32,7 +32,7 @@ BCE = LossFunction(Loss())
 
 def _loss(name: str) -> LossFunction:
     nobody = np.zeros((0, 5), dtype=np.uint8)
-    return build_loss(Loss(**SPECS[name]), nobody, nobody)
+    return build_loss(Loss(**SPECS[name]), nobody, nobody, list("abcde"))
 
 
 def _batch(name: str = "bce", rows: int = 8) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,7 +239,7 @@ def test_balanced_classes_weigh_the_same_and_one_on_average(caplog: Any) -> None
     targets = np.eye(3, dtype=np.uint8)[[0, 0, 0, 1, 1, 2, 2]]
     mask = np.ones_like(targets)
     mask[-1, 0] = 0  # so this sample does not count
-    loss = build_loss(Loss(name="cross_entropy", weights="balanced"), targets, mask)
+    loss = build_loss(Loss(name="cross_entropy", weights="balanced"), targets, mask, ["a", "b", "c"])
     assert loss.weights_C is not None
     assert loss.weights_C.tolist() == pytest.approx([6 / 9, 6 / 6, 6 / 3])
     total = loss(torch.zeros(7, 3), torch.from_numpy(targets), torch.from_numpy(mask))
@@ -249,7 +249,7 @@ def test_balanced_classes_weigh_the_same_and_one_on_average(caplog: Any) -> None
 
 
 def test_another_number_of_weights_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"loss.weights holds 2 numbers, but the recipe has 3 findings \(Mass, N, H\)"):
+    with pytest.raises(ValueError, match=r"loss.weights holds 2 numbers, but there are 3 findings \(Mass, N, H\)"):
         build_loss(Loss(weights=[1.0, 2.0]), TARGETS, KNOWN, ["Mass", "N", "H"])
 
 

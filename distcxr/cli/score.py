@@ -201,6 +201,7 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
         split=np.full(num, "", dtype=np.str_),
         label_hash="",
         skipped=np.array([], dtype=np.bytes_),
+        named_by_path=True,  # whatever the file calls them
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,7 +17,10 @@ from typing import Literal
 
 from distcxr.cluster.grid import Planned
 from distcxr.cluster.slots import Slot
+from distcxr.engine.preempt import RESUME
 from distcxr.tracking.progress import newest_figures
+
+logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "finished", "finished before", "failed"]
 LOG, _FINISHED = "launch.log", "finished.json"
@@ -48,12 +52,14 @@ class Job:
         """Its newest figures in a line."""
         if self.state in ("waiting", "failed"):
             return self.reason
-        parts = []
-        if self.state == "running":
-            figures = newest_figures(_tail(self.planned.folder / LOG, self.log_from))
-            parts = [f"step {figures.step}/{figures.total_steps}  {figures.text}"] if figures else ["starting"]
         auroc = _best_val(self.planned.folder / "history.csv")
-        return "  ".join([*parts, *([] if auroc is None else [f"best val AUROC {auroc:.4f}"])])
+        best = [] if auroc is None else [f"best val AUROC {auroc:.4f}"]
+        if self.state != "running":
+            return "".join(best)
+        figures = newest_figures(_tail(self.planned.folder / LOG, self.log_from))
+        if figures is None:
+            return "  ".join(["starting", *best])
+        return "  ".join([f"step {figures.step}/{figures.total_steps}", *best, figures.text])
 
 
 @dataclass
@@ -109,7 +115,9 @@ class Sweep:
         assert job.slot is not None
         self.free.append(job.slot)
         job.process = None
-        if code == 0:
+        if code == 0 and (job.planned.folder / RESUME).exists():
+            job.state, job.reason = "failed", "asked to stop, and saved: the same sweep goes on with it"
+        elif code == 0:
             job.state = "finished"
             (job.planned.folder / _FINISHED).write_text(json.dumps({"recipe": job.planned.identity()}) + "\n")
         else:
@@ -150,7 +158,9 @@ def start(job: Job, slot: Slot) -> None:
 
 
 def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask the processes and all they started to end, and make them after a while."""
+    """Ask the processes and all they started to end, for which they save themselves, and make them after a while."""
+    if num := sum(process.poll() is None for process in processes):
+        logger.warning(f"ending {num} {'run' if num == 1 else 'runs'}, which save themselves first")
     for kind, patience_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, _GRACE_S)):
         deadline = time.monotonic() + patience_s
         for process in processes:

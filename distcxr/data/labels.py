@@ -46,7 +46,7 @@ def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tup
     """
     if isinstance(spec, str):
         if spec == "all":
-            return tuple(available)
+            return tuple(sorted(available))
         if spec not in _SETS:
             if spec in available:
                 raise ValueError(f"data.findings is the single name {spec!r}: write it as a list, [{spec}]")

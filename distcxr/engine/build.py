@@ -79,6 +79,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         whole = recipe.model_copy(update={"output": folder, "data": resolved})
         describe(folder, whole, runtime, dataset.hashes, dataset.counts)
     _say_start(recipe, runtime, dataset, plan, folder)
+    start = Path(recipe.model.weights).expanduser()
+    if checkpoint is None and start.is_dir():  # weights of another run, which may have had another split
+        check_unseen(checkpoints.open_checkpoint(start), dataset)
     base = build_evaluation(recipe, runtime, dataset, plan, checkpoint)
     stages = name_parameters(stages, base.module)
     if recipe.train.sync_bn and runtime.world_size > 1:

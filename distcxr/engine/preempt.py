@@ -53,6 +53,7 @@ def signals_noted() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _received.clear()
 
 
 def _note(number: int, _: FrameType | None) -> None:
@@ -116,7 +117,11 @@ class StopRequest:
 
     @contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """End this process as soon as it is asked to, with exit code 0: for what is made again when the run goes on."""
+        """End this process as soon as it is asked to: for what is made again when the run goes on.
+
+        SIGTERM does not count as being asked: a launcher sends it when another rank has failed, and a failure must not
+        look like something to go on with. It ends the process, as it usually does.
+        """
         done = threading.Event()
         watch = threading.Thread(target=self._watch, args=(done,), daemon=True)
         watch.start()
@@ -128,10 +133,13 @@ class StopRequest:
 
     def _watch(self, done: threading.Event) -> None:
         while not done.wait(_LOOK_EVERY_S):
-            if _received or self._seen():
+            asked = signal.SIGUSR1.name in _received or self._seen()
+            if asked:
                 (self._folder / RESUME).touch()
+            if asked or _received:
                 if self._runtime.is_main:
                     logger.info(f"asked to stop ({self._reason()}) while scoring; the same command scores anew")
                 logging.shutdown()
                 sys.stderr.flush()
-                os._exit(0)  # the main thread may be in a collective that the other ranks have left
+                # Not by an exception: the main thread may be in a collective that the other ranks have left.
+                os._exit(0 if asked else 128 + signal.SIGTERM)

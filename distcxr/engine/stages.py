@@ -12,6 +12,7 @@ from torch import nn
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan, TrainOrder
 from distcxr.data.sampling import train_order
+from distcxr.losses import check_weights
 from distcxr.models.freeze import trainable_names
 from distcxr.recipe import Recipe
 from distcxr.recipe import train as recipe_train
@@ -95,7 +96,8 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
     """Every stage of the recipe over the training split `rows`, or the one stage of a recipe without.
 
     Raises:
-        ValueError: too few images for a batch, or a schedule that does not fit; names the stage.
+        ValueError: too few images for a batch, a schedule that does not fit, or another number of loss weights than of
+            findings; names the stage.
     """
     train = recipe.train
     alone = recipe_train.Stage(epochs=train.epochs)
@@ -121,6 +123,7 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
                 horizon=Horizon.of(recipe, schedule, steps_per_epoch=len(order), epochs=spec.epochs),
             )
             stage.lr_at(0, ())
+            check_weights(stage.loss, index.findings)
         except ValueError as error:
             raise ValueError(f"{title}: {error}" if title else str(error)) from None
         planned.append(stage)

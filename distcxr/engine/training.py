@@ -65,7 +65,8 @@ class Training:
         optimizer = build_optimizer(
             optim.name, base.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
             betas=optim.betas, momentum=optim.momentum, nesterov=optim.nesterov,
-            **({} if optim.layer_decay is None else _by_layer(base.module, optim.layer_decay)),
+            layer_decay=optim.layer_decay or 1.0,
+            depths=None if optim.layer_decay is None else layer_depths(base.module),
         )  # fmt: skip
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -100,7 +101,3 @@ class Training:
             f"loss {stage.loss.name}, {len(stage.order.rows):,} images, {stage.horizon.epochs} epochs of "
             f"{stage.horizon.steps_per_epoch} steps"
         )
-
-
-def _by_layer(module: nn.Module, layer_decay: float) -> dict[str, Any]:
-    return {"layer_decay": layer_decay, "depths": layer_depths(module)}

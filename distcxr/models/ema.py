@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,33 +20,43 @@ class Ema:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._theirs = _tensors(module)
-        self._ours = [tensor.clone() for tensor in self._theirs]
-        self._averaged = [place for place, tensor in enumerate(self._theirs) if tensor.is_floating_point()]
-        self._copied = [place for place, tensor in enumerate(self._theirs) if not tensor.is_floating_point()]
+        self._places = _places(module)
+        theirs = self._theirs()
+        self._ours = [tensor.clone() for tensor in theirs]
+        self._averaged = [place for place, tensor in enumerate(theirs) if tensor.is_floating_point()]
+        self._copied = [place for place, tensor in enumerate(theirs) if not tensor.is_floating_point()]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after update `step` (from 0). Nothing waits for the device."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        theirs, decay = self._theirs(), min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
-            [self._ours[place] for place in self._averaged], [self._theirs[place] for place in self._averaged],
-            1 - decay,
-        )  # fmt: skip
+            [self._ours[place] for place in self._averaged], [theirs[place] for place in self._averaged], 1 - decay
+        )
         for place in self._copied:
-            self._ours[place].copy_(self._theirs[place])
+            self._ours[place].copy_(theirs[place])
 
     @torch.no_grad()
     def swap(self) -> None:
         """Exchange the network's weights and the average; once more, and both are as before."""
-        for ours, theirs in zip(self._ours, self._theirs, strict=True):
+        for ours, theirs in zip(self._ours, self._theirs(), strict=True):
             kept = ours.clone()
             ours.copy_(theirs)
             theirs.copy_(kept)
 
+    def _theirs(self) -> list[Tensor]:
+        """The network's tensors as they are now: moving a module gives it new ones, even from `cpu` to `cpu:0`."""
+        return [tensor.detach() for holder, name in self._places if (tensor := holder[name]) is not None]
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """What makes up the state dict: parameters and persistent buffers, once each."""
-    kept = set(module.state_dict())
-    named = [*module.named_parameters(), *module.named_buffers()]
-    return [tensor.detach() for name, tensor in named if name in kept]
+
+def _places(module: nn.Module) -> list[tuple[dict[str, Any], str]]:
+    """Where the tensors of the state dict are kept, parameters and persistent buffers, each once."""
+    places, seen = [], set()
+    for layer in module.modules():
+        holders: tuple[dict[str, Any], ...] = (layer._parameters, layer._buffers)
+        for holder in holders:
+            for name, tensor in holder.items():
+                if tensor is not None and id(tensor) not in seen and name not in layer._non_persistent_buffers_set:
+                    places.append((holder, name))
+                    seen.add(id(tensor))
+    return places

@@ -38,13 +38,16 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         if not isinstance(features, Tensor):
             raise _no_map(network)
         if features.ndim == 3:
-            return features[:, getattr(network, "num_prefix_tokens", 0) :]
+            tokens: Tensor = features[:, getattr(network, "num_prefix_tokens", 0) :]
+            if tokens.shape[1] < 2:  # PiT hands on its class token alone
+                raise _no_map(network)
+            return tokens
         if features.ndim == 4 and getattr(network, "output_fmt", "NCHW") == "NHWC":
             return features.flatten(1, 2)
     elif type(network).__name__ == "VisionTransformer" and hasattr(network, "_process_input"):
         patches = network._process_input(images)
-        tokens: Tensor = network.encoder(torch.cat([network.class_token.expand(len(patches), -1, -1), patches], 1))
-        return tokens[:, 1:]
+        both: Tensor = network.encoder(torch.cat([network.class_token.expand(len(patches), -1, -1), patches], 1))
+        return both[:, 1:]
     elif type(network).__name__ in _TORCHVISION_PARTS:
         features = images
         for name in _TORCHVISION_PARTS[type(network).__name__]:
@@ -75,7 +78,7 @@ def cut_after_map(network: nn.Module, *, in_chans: int, side: int) -> int:
     with torch.enable_grad():
         tokens_BNK = feature_map(network, image)
         places = tokens_BNK.shape[1]
-        if places == 1 or math.isqrt(places) ** 2 != places:  # of a square image
+        if math.isqrt(places) ** 2 != places:  # of a square image
             raise _no_map(network)
         parameters = {name: one for name, one in network.named_parameters() if one.requires_grad}
         gradients = torch.autograd.grad(tokens_BNK.sum(), list(parameters.values()), allow_unused=True)

@@ -43,7 +43,9 @@ class Columns(Section):
     image: str = "image"
     """Image file, relative to `data.root`."""
     label: str | None = None
-    """One column that names what the image shows, several names joined by `|`; or else a column per finding."""
+    """One column that names what the image shows, several names joined by `|`. Without it there is a column per
+    finding: 1, 0, -1 (uncertain) or empty (unknown). Those are findings that `data.findings` or `data.where` name, and
+    all others that have no other meaning and hold nothing else."""
     patient: str | None = None
     """Whose image it is. Without it every image counts as a patient of its own, and the log warns of leaks."""
     split: str | None = None
@@ -53,7 +55,7 @@ class Columns(Section):
     sex: str | None = None
     """`M`, `F`, `Male` or `Female`; anything else is unknown."""
     view: str | None = None
-    """`PA`, `AP`, `LATERAL`; anything else is unknown."""
+    """`PA`, `AP`, `LATERAL` (`LL`, `RL`); anything else is unknown."""
 
 
 class Where(Section):
@@ -103,13 +105,14 @@ class Data(Section):
     it with `data.dataset: nih`."""
     source: Literal["png", "npz"] = "png"
     """What the pixels are read from: `png` the image files (PNG or JPEG), `npz` the arrays of a `chestmnist` file,
-    whose default it is. What `distcxr cache` makes and `loader: cache` reads are decoded arrays of any other dataset."""
+    whose default it is. Decoded arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
     columns: Columns = Columns()
     """The columns of `data.dataset: csv`."""
     patient_pattern: str | None = None
     """For `data.dataset: folders`: a regular expression whose first group finds the patient in a file's name."""
     uncertain: Literal["mask", "zero", "one"] = "mask"
-    """What a label of -1 (CheXpert, MIMIC, csv) means: unknown, absent or present."""
+    """What a label of -1 (CheXpert, MIMIC, csv) means: unknown, absent or present. CheXpert's and MIMIC's blanks, not
+    mentioned in the report, count as absent; a csv's as unknown."""
     findings: str | list[str] = "nih14"
     """`nih14`, `nih15` (with No Finding), `chexpert14`, `chexpert5`, `all` (every label of the label file, sorted; No
     Finding and others among them) or a list of names."""
@@ -125,9 +128,9 @@ class Data(Section):
     max_test_samples: PositiveInt | None = None
     """At most this many test images."""
     split: Literal["official", "by_patient", "lists"] = "official"
-    """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`);
-    where it has no val, `val_fraction` of the training patients. `by_patient` draws at random by patient, `lists` reads
-    `data.lists`."""
+    """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`;
+    CheXpert's valid.csv is the test split unless there is a test.csv); where it has no val, `val_fraction` of the
+    training patients. `by_patient` draws at random by patient, `lists` reads `data.lists`."""
     lists: SplitLists | None = None
     """The files of `data.split: lists`."""
     ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
@@ -137,7 +140,7 @@ class Data(Section):
     split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
     missing: Literal["error", "skip"] = "error"
-    """Rows of the CSV whose image is not there: stop, or go on without them and say how many."""
+    """Rows of the label file whose image is not there: stop, or go on without them and say how many."""
     on_error: Literal["mask", "stop"] = "mask"
     """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
     and leaves it out."""
@@ -148,7 +151,8 @@ class Data(Section):
     cache: Cache = Cache()
     """The decoded cache."""
     image_size: int = Field(default=224, ge=8, le=4096)
-    """Side of the square image in pixels, after decoding and resizing."""
+    """Side of the square image in pixels, after decoding and resizing. Images of another shape are squashed to it, so
+    that nothing at the rim is lost."""
     num_workers: int | None = Field(default=None, ge=0)
     """Reader processes (torch) or threads (dali) of each rank; null takes this rank's share of the cores."""
     prefetch: PositiveInt = 2

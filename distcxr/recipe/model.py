@@ -16,9 +16,9 @@ class Head(Section):
     """`linear` is the network's own last layer, `mlp` has hidden layers, `attention` learns where to look: it pools
     the feature map with a weight per place and finding instead of a mean."""
     hidden: list[PositiveInt] = [512]
-    """Widths of the hidden layers of `mlp`."""
+    """Of `mlp`: widths of the hidden layers."""
     drop_rate: BelowOne = 0.0
-    """Dropout after each hidden layer."""
+    """Of `mlp`: dropout after each hidden layer."""
     metadata: list[Literal["age", "sex", "view"]] = []
     """Known of the patient and image, and put beside the image's features; a missing value is an input of its own."""
 
@@ -26,11 +26,6 @@ class Head(Section):
     def _consistent(self) -> Head:
         if self.kind == "mlp" and not self.hidden:
             raise ValueError("model.head.hidden is empty: name at least one width, or take model.head.kind: linear")
-        if self.kind != "mlp" and self.drop_rate:
-            raise ValueError(
-                f"model.head.drop_rate is for the hidden layers of mlp, and model.head.kind is {self.kind}: "
-                "dropout before any head is model.drop_rate"
-            )
         if len(set(self.metadata)) < len(self.metadata):
             raise ValueError(f"model.head.metadata names something twice: {', '.join(self.metadata)}")
         return self

@@ -39,8 +39,8 @@ def terminal_table(values: dict[str, Any]) -> str:
         areas = [_interval_text(run["metrics"].get(split, {}).get("macro", {})) for split in splits]
         difference = _interval_text(run["difference"] or {}, form="+.4f")
         minutes = "-" if run["train_minutes"] is None else f"{run['train_minutes']:.1f}"
-        note = run["reason"] and f"failed: {run['reason']}"
-        note = note or run["not_comparable"] or ("best on validation" if run["name"] == best else "")
+        note = run["not_comparable"] or ("best on validation" if run["name"] == best else "")
+        note = "failed" if run["reason"] else note
         rows.append([f"{number} {run['name']}", *areas, difference, f"{run['num_parameters']:,}", minutes, note])
     lines = [aligned(rows)]
     if staged := [run for run in values["runs"] if run["stages"]]:

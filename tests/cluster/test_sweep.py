@@ -34,6 +34,11 @@ if seed == 1:
     sys.exit(2)
 if seed == 2:
     os.kill(os.getpid(), 9)
+if seed == 3 and not os.path.exists("RESUME"):
+    open("RESUME", "w").close()
+    sys.exit(0)
+if seed == 3:
+    os.remove("RESUME")
 if seed == 9:
     time.sleep(600)
 time.sleep(0.3)
@@ -70,7 +75,7 @@ def said(job: Job) -> dict[str, float]:
 
 
 def test_failures_are_explained_and_the_others_go_on(tmp_path: Path) -> None:
-    jobs = go(grid(tmp_path, "seed=0,1,2,3"))
+    jobs = go(grid(tmp_path, "seed=0,1,2,4"))
     assert [job.state for job in jobs] == ["finished", "failed", "failed", "finished"]
     assert jobs[1].reason == "the loss is nan at step 3"
     assert jobs[2].reason == "ended by SIGKILL, out of memory perhaps"
@@ -78,7 +83,7 @@ def test_failures_are_explained_and_the_others_go_on(tmp_path: Path) -> None:
 
 
 def test_one_after_another_and_at_once(tmp_path: Path) -> None:
-    first, second = go(grid(tmp_path, "seed=0,3"))
+    first, second = go(grid(tmp_path, "seed=0,7"))
     assert said(second)["began"] >= said(first)["ended"]
     first, second = go(grid(tmp_path, "seed=4,5"), Slot(1, "6", (0,)), Slot(1, "7", (0, 1)))
     assert said(second)["began"] < said(first)["ended"]
@@ -91,6 +96,14 @@ def test_started_again_it_runs_what_is_not_finished(tmp_path: Path) -> None:
     assert [job.state for job in jobs] == ["finished before", "failed"]
     jobs = go(grid(tmp_path, "seed=0,1", "train.max_steps=4"))  # another recipe: the engine goes on, or says why not
     assert [job.state for job in jobs] == ["finished", "failed"]
+
+
+def test_a_run_that_was_asked_to_stop_is_not_finished(tmp_path: Path) -> None:
+    """It saves itself and ends with exit code 0."""
+    (job,) = go(grid(tmp_path, "seed=3"))
+    assert job.state == "failed" and "asked to stop" in job.reason
+    (job,) = go(grid(tmp_path, "seed=3"))
+    assert job.state == "finished"
 
 
 def test_who_starts_from_a_failed_run_is_not_started(tmp_path: Path) -> None:
@@ -129,7 +142,7 @@ def test_a_line_shows_how_far_a_run_is(tmp_path: Path) -> None:
             time.sleep(0.02)
         assert job.shown() == "step 3/9  loss 0.5"
         (job.planned.folder / "history.csv").write_text("epoch,val_auroc\n0,0.7\n1,\n2,0.65\n")
-        assert job.shown() == "step 3/9  loss 0.5  best val AUROC 0.7000"
+        assert job.shown() == "step 3/9  best val AUROC 0.7000  loss 0.5"
     finally:
         assert job.process is not None
         sweeps.end([job.process])

@@ -65,7 +65,7 @@ def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
         (bytes(500), "neither a PNG nor a JPEG"),
         (b"GIF89a" + bytes(50), "neither a PNG nor a JPEG"),
         (jpeg.START, "corrupt JPEG"),
-        (jpeg.START + b"garbage" * 50, "corrupt JPEG"),
+        (jpeg.START + b"garbage" * 50, "corrupt JPEG: its header makes no sense"),
         (KINDS["grey"][:-2], r"truncated: the file ends \(at byte \d+\) without its end-of-image marker"),
     ],
 )

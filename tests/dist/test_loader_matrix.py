@@ -56,7 +56,8 @@ AUGMENT = Augment(flip=0.5, rotate_deg=5, scale=(0.9, 1.1), brightness=0.1)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 files: sizes below and above the output's, square or not, every kind of PNG, every class of broken file."""
+    """51 files: sizes below and above the output's, square or not, every kind of PNG and JPEG, every class of broken
+    file."""
     root, rng = tmp_path_factory.mktemp("matrix"), np.random.default_rng(11)
     content: dict[str, bytes | None] = {}
     for number in range(29):

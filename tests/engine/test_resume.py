@@ -15,6 +15,10 @@ from distcxr.engine.checkpoint import newest_checkpoint
 def tensors(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint: weights, buffers, optimiser."""
     found = dict(load_file(checkpoint / "model.safetensors"))
+    if (checkpoint / "trained.safetensors").exists():
+        trained = load_file(checkpoint / "trained.safetensors")
+        assert any(not torch.equal(found[name], value) for name, value in trained.items())
+        found |= {f"trained.{name}": value for name, value in trained.items()}
     optimizer = torch.load(checkpoint / "training.pt", weights_only=True)["optimizer"]
     for number, state in optimizer["state"].items():
         found |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
@@ -53,4 +57,46 @@ def test_resumed_equals_straight(tmp_path: Path, world_size: int, model: str) ->
         different = [name for name in reference if not torch.equal(reference[name], resumed[name])]
         assert different == []
         assert losses(straight) == losses(stopped) and len(losses(straight)) == 5
+    torch.distributed.barrier()
+
+
+# Stages of 3, 8 and 3 steps: nothing is better by 1, so the second stage ends with its fourth validation, in mid-epoch.
+STAGED = (
+    "train.stages=[{trainable: [layer3, layer4, fc], epochs: 1, lr: 3e-3, loss: {name: focal}}, "
+    "{trainable: [layer4, fc], epochs: 4, optimizer: carry, sampling: {balance: sqrt}, "
+    "schedule: {name: plateau, patience: 0, factor: 0.5}}, "
+    "{epochs: 1, optimizer: carry, augment: {flip: 0}, schedule: {name: step, every: 1st, factor: 0.5}}]",
+    "train.early_stop={patience: 3, min_delta: 1}", "train.ema=0.5", "optim.layer_decay=0.7", "eval.every=2st",
+    "train.per_device_batch_size=4", "train.precision=bf16", "eval.splits=[val]", "checkpoint.keep=20",
+)  # fmt: skip
+
+
+@tiny.worlds(1, 2)
+def test_resumed_equals_straight_over_stages(tmp_path: Path, world_size: int) -> None:
+    """Stopped in mid-stage, at a boundary, where a validation was not due, and in the stage that early stopping ends.
+
+    What `best` is may differ: a launch that `max_steps` ended has validated at its last step.
+    """
+    if tiny.on_main(world_size):
+        tiny.phantom(tmp_path)
+    torch.distributed.barrier()
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    tiny.train(tmp_path, *STAGED, f"output={straight}")
+    for max_steps in ("2", "3", "6", "9", "null"):
+        tiny.train(tmp_path, *STAGED, f"output={stopped}", f"train.max_steps={max_steps}")
+
+    if tiny.on_main(world_size):
+        ends = [newest_checkpoint(folder) for folder in (straight, stopped)]
+        assert ends[0] is not None and ends[1] is not None
+        assert [(row["stage"], row["step"]) for row in tiny.rows(straight / "history.csv")] == [
+            ("1", "3"), ("2", "6"), ("2", "9"), ("2", "11"), ("3", "14")
+        ]  # fmt: skip
+        for name in ("stage-1", "stage-2", "stage-3", "last-00000014"):
+            reference, resumed = (tensors(folder / "checkpoints" / name) for folder in (straight, stopped))
+            assert reference.keys() == resumed.keys() and len(reference) > 100
+            assert [key for key in reference if not torch.equal(reference[key], resumed[key])] == [], name
+        ignored = {"epoch_train_s", "history", "best_score", "best_step"}
+        states = [{key: value for key, value in end.meta["state"].items() if key not in ignored} for end in ends if end]
+        assert states[0] == states[1] and states[0]["ended"]
+        assert losses(straight) == losses(stopped)
     torch.distributed.barrier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import watched
 from torch import nn
 
 import distcxr.engine.fit as fitting
-from distcxr.data.augment import identity_parameters
+from distcxr.data.augment import COLUMNS, identity_parameters
 from distcxr.engine.evaluate import Scores
 from distcxr.models.factory import build_model
 
@@ -55,7 +56,7 @@ def test_the_study_differs_in_the_network_alone() -> None:
     recipes = [watched.load(f"study/{name}") for name in SIX]
     assert [recipe.model.name for recipe in recipes] == list(SIX)
     first = recipes[0]
-    assert {recipe.model_copy(update={"model": first.model}) for recipe in recipes} == {first}
+    assert all(recipe.model_copy(update={"model": first.model}) == first for recipe in recipes)
 
 
 # --- chexnet ------------------------------------------------------------------------------------------------------
@@ -125,16 +126,10 @@ def test_it_crops_turns_shifts_and_zooms(tmp_path: Path, nih: Path) -> None:
     batch = next(iter(run.training.loader.epoch(0, 0)))
     run.reader.close()
     assert run.training.transform(batch.pixels, batch.augment).shape[-1] == round(32 * 0.875)
-    column = dict(zip(tiny_columns(), batch.augment.T, strict=True))
+    column = dict(zip(COLUMNS, batch.augment.T, strict=True))
     assert all(column[name].unique().numel() > 1 for name in ("rotate_deg", "translate_x", "translate_y", "scale"))
     assert not column["flip"].any()
     assert watched.load("efficientnet_b4").data.image_size * 0.875 == 224
-
-
-def tiny_columns() -> tuple[str, ...]:
-    from distcxr.data.augment import COLUMNS
-
-    return COLUMNS
 
 
 def test_age_sex_and_view_reach_the_head(tmp_path: Path, nih: Path) -> None:
@@ -144,7 +139,7 @@ def test_age_sex_and_view_reach_the_head(tmp_path: Path, nih: Path) -> None:
     run.module.eval()
     with torch.no_grad():
         logits = run.logits(run.module, batch)
-        other = run.logits(run.module, batch._replace(metadata=1 - batch.metadata))
+        other = run.logits(run.module, replace(batch, metadata=1 - batch.metadata))
     assert batch.metadata.shape[1] > 3 and (logits != other).any(dim=1).all()
 
 
@@ -169,9 +164,9 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
 ) -> None:
     run = watched.build(
         "convnext_base", tmp_path / "run", nih, "model.name=test_convnext", "data.image_size=32",
-        "data.max_train_samples=24", "data.max_val_samples=8", "data.max_test_samples=8",
+        "data.findings=[Infiltration]", "data.max_train_samples=24", "data.max_val_samples=16", "data.max_test_samples=16",
     )  # fmt: skip
-    assert [len(run.splits.rows(split)) for split in ("train", "test")] == [24, 8]
+    assert [len(run.splits.rows(split)) for split in ("train", "test")] == [24, 16]
     assert watched.published_batch("convnext_base") == 32
     first: list[Scores] = []
     judge = fitting.evaluate
@@ -185,7 +180,7 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
     rates = [max(update.lr) for update in updates]
     epochs = [update.epoch for update in updates]
     assert epochs[-1] == 15  # the first, and 15 without a better one
-    assert rates == pytest.approx([1e-4 if epoch <= 10 else 1e-5 for epoch in epochs])
+    assert rates == pytest.approx([1e-4 if epoch <= 11 else 1e-5 for epoch in epochs])  # as ReduceLROnPlateau: after 11
     optimizer = run.training.optimizer.optimizer
     assert type(optimizer) is torch.optim.AdamW and optimizer.param_groups[0]["weight_decay"] == 0.01
 

@@ -21,7 +21,7 @@ CAP = 12
 # timm's test_resnet has ResNet-50's layers by name, and is small enough to be trained through all eight epochs.
 OVERRIDES = (
     "model.library=timm", "model.name=test_resnet", f"data.sampling.cap_per_label={CAP}", "data.image_size=32", "train.global_batch_size=16",
-    "data.max_val_samples=12",
+    "data.max_val_samples=12", "logging.every=100st",
 )  # fmt: skip
 
 
@@ -84,13 +84,14 @@ def test_every_stage_draws_its_own_capped_images_and_keeps_each_hernia(tmp_path:
 
 
 def test_a_run_can_begin_again_at_a_stage(
-    staged: tuple[Path, list[watched.Update], dict[str, bool]], nih: Path
+    staged: tuple[Path, list[watched.Update], dict[str, bool]], tmp_path: Path, nih: Path
 ) -> None:
     folder, updates, _ = staged
-    run = watched.build("resnet50_staged", folder, nih, *OVERRIDES, "train.stage=3")
-    again = watched.train(run)
-    assert [update.stage for update in again] == [update.stage for update in updates if update.stage >= 3]
-    assert [update.samples for update in again] == [update.samples for update in updates if update.stage >= 3]
+    left = folder / "checkpoints" / "stage-2"
+    run = watched.build("resnet50_staged", tmp_path / "again", nih, *OVERRIDES, "train.stage=3", f"train.resume={left}")
+    assert watched.train(run) == [update for update in updates if update.stage >= 3]
+    first, second = (tiny.rows(run_folder / "steps.csv") for run_folder in (folder, tmp_path / "again"))
+    assert [row["loss"] for row in second] == [row["loss"] for row in first if int(row["step"]) > 12]
 
 
 def test_its_own_network_batch_and_loss(tmp_path: Path, nih: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from accelerate import PartialState
 
 from distcxr.tracking.tracker import Tracker, open_tracker
@@ -151,6 +152,30 @@ def test_a_service_that_stops_answering_is_left_out(
     ]
     heard = said(calls)
     assert heard.count(["end"]) == 1 and ["log", {"step": 2, "train/loss": 0.4}, None] in heard
+
+
+def test_a_run_tells_its_services_what_it_tells_tensorboard(
+    tmp_path: Path, calls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tiny.phantom(tmp_path, images=48, size=32)
+    words = (f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.splits=[]", "logging.images=4")
+    tiny.train(tmp_path, *words, "logging.trackers=[wandb,mlflow]", "logging.project=lungs")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    tags = set(board.Tags()["scalars"])
+    heard = said(calls)
+    assert {tag for name, *more in heard if name == "metrics" for tag in more[0]} == tags
+    assert {tag for name, *more in heard if name == "log" for tag in more[0]} == {*tags, "step", "text/recipe"}
+    assert ["experiment", "lungs"] in heard and heard[-1] == ["end"]
+    (config,) = [more[0] for name, *more in heard if name == "config"]
+    assert config["optim.lr"] == 1e-3 and config["train.max_steps"] == 2
+    assert board.Tags()["images"] and not any("images" in json.dumps(call) for call in heard if call[0] == "log")
+
+    monkeypatch.setattr("distcxr.tracking.services.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install mlflow"):
+        tiny.build(tmp_path, f"output={tmp_path / 'other'}", "logging.trackers=[mlflow]")
 
 
 @pytest.mark.filterwarnings("ignore")  # of its own libraries

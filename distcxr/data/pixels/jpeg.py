@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
 
@@ -39,5 +39,7 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
             return np.array(image if image.mode == "L" else image.convert("L"))
     except (MemoryError, UnreadableImage):
         raise
+    except UnidentifiedImageError as error:  # whose message is an address in memory
+        raise UnreadableImage("corrupt JPEG: its header makes no sense") from error
     except Exception as error:
         raise UnreadableImage(f"corrupt JPEG: {error}") from error

@@ -24,7 +24,7 @@ INSTALL_VARIABLE = "DISTCXR_INSTALL_SLURM"
 _PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2", "util-linux")
 _TOOLS = ("slurmctld", "slurmd", "sbatch", "srun", "scontrol", "munged", "mungekey", "ip", "unshare", "nsenter")
 _SBIN = "/usr/sbin:/sbin"
-_MACHINE = Path(__file__).parent / "machine.sh"
+_MACHINE = Path(__file__).parent / "slurm" / "machine.sh"
 _NET = "10.78.0"
 
 CONFIG = """
@@ -144,10 +144,9 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         login = self._machines.pop("login", None)
-        if login is not None:
-            assert login.stdin is not None
-            login.stdin.close()  # all the others are its children
-            login.wait(30)
+        machines = [login, *self._machines.values()] if login else []  # all the others are its children
+        for machine in machines:
+            _pull_plug(machine)
 
     def _start(self) -> None:
         for name in ("state", "spool", "munge"):
@@ -190,10 +189,7 @@ class Cluster:
 
     def cut_power(self, number: int) -> None:
         """Every process of a node dies at once."""
-        machine = self._machines.pop(f"node{number}")
-        assert machine.stdin is not None
-        machine.stdin.close()
-        machine.wait(30)
+        _pull_plug(self._machines.pop(f"node{number}"))
 
     def _boot(self, name: str, address: str, command: str) -> None:
         enter = [] if name == "login" else self._enter("login")
@@ -270,6 +266,12 @@ class Cluster:
                 logs = [f"{log.name}:\n{log.read_text()[-1500:]}" for log in sorted(self.folder.glob("*.log"))]
                 raise AssertionError("\n".join([f"waited {within_s} s for {what}", *logs]))
             time.sleep(0.05)
+
+
+def _pull_plug(machine: subprocess.Popen[bytes]) -> None:
+    assert machine.stdin is not None
+    machine.stdin.close()
+    machine.wait(30)
 
 
 def short_folder() -> Path:
