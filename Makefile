@@ -1,6 +1,7 @@
 # make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
 # make test    set up, run the tests
 # make lint    ruff, mypy, codespell
+# make slurm   install SLURM (Debian packages, as root) and test slurm/train.sbatch on simulated nodes
 # The first call sets up .venv (about 6 GB); later ones reuse it. PYTHON=python3.12 picks another Python.
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ PROCESSES := $(if $(filter 0,$(GPUS)),2,$(GPUS))
 LAUNCH := $(BIN)/accelerate launch $(if $(filter 1,$(PROCESSES)),,--multi_gpu) --num_processes $(PROCESSES) \
 	--num_machines 1 --mixed_precision no --dynamo_backend no
 
-.PHONY: setup train test lint clean
+.PHONY: setup train test lint slurm clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -42,6 +43,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+slurm: $(READY)
+	DISTCXR_INSTALL_SLURM=1 DISTCXR_SLURM_ALL=1 $(BIN)/python -m pytest tests/slurm
 
 clean:
 	rm -rf .venv data/phantom build *.egg-info

@@ -19,7 +19,7 @@ from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from rich.console import Console
 from rich.logging import RichHandler
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
         cpu=use_cpu,
         mixed_precision=recipe.train.precision,
         dynamo_backend="no",  # train.compile compiles the module itself, before DDP wraps it
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT), _exchange(recipe)],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
@@ -141,6 +141,14 @@ def start_runtime(recipe: Recipe) -> Runtime:
         local_world_size=local_world_size,
         device=accelerator.device,
         backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
+    )
+
+
+def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:
+    """How DDP exchanges gradients; Accelerate hands on only what differs from PyTorch's defaults."""
+    hooks = {"none": DDPCommunicationHookType.NO, "bf16": DDPCommunicationHookType.BF16}
+    return DistributedDataParallelKwargs(
+        bucket_cap_mb=recipe.train.bucket_mb, comm_hook=hooks[recipe.train.compress_gradients]
     )
 
 

@@ -122,7 +122,7 @@ class Cluster:
         slurmd_timeout_s: after which a silent node counts as down.
     """
 
-    def __init__(self, folder: Path, *, nodes: int, cpus: int = 8, gpus: int = 2, slurmd_timeout_s: int = 10) -> None:
+    def __init__(self, folder: Path, *, nodes: int, cpus: int = 8, gpus: int = 4, slurmd_timeout_s: int = 10) -> None:
         self.folder, self.nodes = folder, nodes
         self._config = CONFIG.format(
             net=_NET, folder=folder, first_job=int(time.time()) % 10**7 + 1, nodes=nodes, cpus=cpus, gpus=gpus,
@@ -190,6 +190,12 @@ class Cluster:
     def cut_power(self, number: int) -> None:
         """Every process of a node dies at once."""
         _pull_plug(self._machines.pop(f"node{number}"))
+
+    def kill_daemon(self, number: int) -> None:
+        """A node's slurmd dies; the jobs' steps live on."""
+        pid = (self.folder / f"slurmd.node{number}.pid").read_text().strip()
+        node = (self.folder / f"node{number}.pid").read_text().strip()
+        self.run("nsenter", "--target", node, "--pid", "--mount", "kill", "-KILL", pid)
 
     def _boot(self, name: str, address: str, command: str) -> None:
         enter = [] if name == "login" else self._enter("login")

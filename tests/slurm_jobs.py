@@ -40,16 +40,26 @@ class Place:
 
     def submit(self, name: str, *flags: str, words: tuple[str, ...] = (), **environ: str) -> str:
         """Submit a recipe's run with its run folder named after it; the job's number."""
-        settings = self.folder / "site.env"
-        settings.write_text(
-            f"PATH={Path(sys.executable).parent}:$PATH\nexport PYTHONPATH={self.root} ACCELERATE_USE_CPU=true\n"
-        )
         said = self.cluster.run(
             "sbatch", "--parsable", f"--output={name}.log", *flags, str(self.root / "slurm" / "train.sbatch"),
             f"{name}.yaml", f"data.root={self.folder / 'phantom'}", f"output={name}", *words,
-            cwd=self.folder, DISTCXR_SITE=str(settings), **environ,
+            cwd=self.folder, DISTCXR_SITE=str(self.write_settings()), **environ,
         )  # fmt: skip
         return said.stdout.strip()
+
+    def write_settings(self) -> Path:
+        """What a site would say in slurm/site.env."""
+        settings = self.folder / "site.env"
+        if not settings.exists():
+            python = Path(sys.executable).parent
+            settings.write_text(f"PATH={python}:$PATH\nexport PYTHONPATH={self.root} ACCELERATE_USE_CPU=true\n")
+        return settings
+
+    def distcxr(self, *words: str) -> str:
+        """Run a verb on the login machine; what it says."""
+        command = (sys.executable, "-m", "distcxr.cli", *words)
+        settings = str(self.write_settings())
+        return self.cluster.run(*command, cwd=self.folder, DISTCXR_SITE=settings, PYTHONPATH=str(self.root)).stdout
 
     def log(self, name: str) -> Path:
         return self.folder / f"{name}.log"
@@ -84,17 +94,19 @@ class Place:
         while self.cluster.job(job)["JobState"] in ("RUNNING", "PENDING", "COMPLETING") and time.monotonic() < deadline:
             time.sleep(0.3)
 
-    def differences(self, ends: dict[str, int]) -> list[str]:
+    def differences(self, ends: dict[str, int], ranks: int) -> list[str]:
         """Run the recipe undisturbed; tensors in which runs differ from it at their last steps.
 
         Args:
             ends: last step of each run by its name.
+            ranks: of every run; here they are on one node.
         """
-        self.recipe("straight", max(ends.values()))
-        self.completed(self.submit("straight", "--nodes=1", "--gpus-per-node=4"), "straight")
+        straight = f"straight-{'-'.join(ends)}"
+        self.recipe(straight, max(ends.values()))
+        self.completed(self.submit(straight, "--nodes=1", f"--gpus-per-node={ranks}"), straight)
         found = []
         for name, step in ends.items():
-            one, other = self.weights(name, step), self.weights("straight", step)
+            one, other = self.weights(name, step), self.weights(straight, step)
             assert one.keys() == other.keys() and len(one) > 50
             found += [f"{name}: {key}" for key in one if not torch.equal(one[key], other[key])]
         return found

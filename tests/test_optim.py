@@ -141,3 +141,22 @@ def test_its_state_goes_through_a_file_read_without_pickle(tmp_path: Any) -> Non
     other.load_state_dict(torch.load(tmp_path / "optimizer.pt", weights_only=True))
     assert [group["name"] for group in other.param_groups] == ["decay", "no_decay"]
     assert [group["lr"] for group in other.param_groups] == [LR, LR]
+
+
+def test_layer_decay_scales_the_rate_of_each_depth() -> None:
+    network = _network()
+    depths = {"0.weight": 2, "0.bias": 2, "1.weight": 1, "1.bias": 1, "3.weight": 0, "3.bias": 0}
+    optimizer = _build(network, layer_decay=0.5, depths=depths)
+    set_lr(optimizer, 1e-2)
+    assert [(group["name"], group["lr"], _names(network, group)) for group in optimizer.param_groups] == [
+        ("decay", 1e-2, ["3.weight"]),
+        ("no_decay", 1e-2, ["3.bias"]),
+        ("no_decay", 5e-3, ["1.weight", "1.bias"]),
+        ("decay", 2.5e-3, ["0.weight"]),
+        ("no_decay", 2.5e-3, ["0.bias"]),
+    ]
+    network(torch.ones(2, 1, 4, 4)).sum().backward()
+    before = {name: value.detach().clone() for name, value in network.named_parameters()}
+    optimizer.step()  # Adam's first update is the rate itself, whatever the gradient
+    moved = (before["0.bias"] - network[0].bias).abs().max().item()
+    assert moved == pytest.approx(2.5e-3, rel=1e-2)

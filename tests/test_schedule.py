@@ -4,9 +4,11 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from distcxr.schedule import lr_at
+from distcxr.schedule import lr_at, reductions
 
 BASE = 3e-4
 
@@ -70,7 +72,8 @@ def test_a_step_depends_on_nothing_before_it() -> None:
         ({"base_lr": float("nan")}, "optim.lr"),
         ({"min_lr": 1.0}, "min_lr"),
         ({"min_lr": -1e-6}, "min_lr"),
-        ({"name": "step"}, "schedule.name=step"),
+        ({"name": "plateau", "min_lr": 1.0}, "min_lr"),
+        ({"name": "linear"}, "schedule.name=linear: give constant, cosine, step, plateau"),
     ],
 )
 def test_nonsense_is_named(changes: dict[str, Any], named: str) -> None:
@@ -79,3 +82,47 @@ def test_nonsense_is_named(changes: dict[str, Any], named: str) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match=named):
         lr_at(**(settings | changes))
+
+
+def _sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=BASE)
+
+
+@pytest.mark.parametrize("every", [1, 3, 7, 100])
+def test_step_is_pytorchs(every: int) -> None:
+    optimizer = _sgd()
+    theirs = torch.optim.lr_scheduler.StepLR(optimizer, every, gamma=0.1)
+    expected = []
+    for _ in range(30):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    assert _all(30, name="step", factor=0.1, factor_every=every) == pytest.approx(expected, rel=1e-12)
+
+
+def test_step_falls_while_it_warms_up() -> None:
+    rates = _all(6, name="step", warmup_steps=4, factor=0.5, factor_every=2)
+    assert rates == pytest.approx([BASE * share for share in (1 / 4, 2 / 4, 3 / 4 / 2, 1 / 2, 1 / 4, 1 / 4)], rel=1e-12)
+
+
+@pytest.mark.parametrize("patience", [0, 1, 3, 10])
+def test_plateau_is_pytorchs(patience: int) -> None:
+    """Of ReduceLROnPlateau with any gain counted as one; rounded scores, so that ties are among them."""
+    scores: list[float | None] = np.random.default_rng(patience).normal(size=200).cumsum().round(1).tolist()
+    optimizer = _sgd()
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, mode="max", factor=0.5, patience=patience, threshold=0, min_lr=1e-6, eps=0
+    )
+    for done in range(1, len(scores) + 1):
+        score = scores[done - 1]
+        assert score is not None
+        theirs.step(score)
+        ours = lr_at(0, name="plateau", base_lr=BASE, warmup_steps=0, total_steps=1, min_lr=1e-6, factor=0.5,
+                     reductions=reductions(scores[:done], patience))  # fmt: skip
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12), done
+    assert reductions(scores, patience) > 0
+
+
+def test_an_undefined_validation_is_not_better() -> None:
+    assert reductions([None, None, 0.5, None, 0.6, None, None], patience=1) == 2
+    assert reductions([], patience=0) == 0

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.cluster.check import check_runs
     from distcxr.cluster.grid import default_folder, plan
     from distcxr.cluster.sweep import LOG, Job, Sweep, is_finished
-    from distcxr.engine.folder import claim
+    from distcxr.engine.claim import claim
     from distcxr.report.compare import Entry, write_comparison
 
     words = [*args.words, *args.overrides]
@@ -115,11 +115,12 @@ def _slots(args: argparse.Namespace) -> list[Slot]:
 def _how(slots: Sequence[Slot]) -> str:
     if len(slots) == 1:
         return f"one after another, {slots[0].processes} {'process' if slots[0].processes == 1 else 'processes'} each"
-    cores = ", ".join(str(len(slot.cores or ())) for slot in slots)
+    counts = sorted({len(slot.cores or ()) for slot in slots})
+    cores = f"{' or '.join(map(str, counts))} {'core' if counts == [1] else 'cores'} each"
     gpus = [slot.gpu for slot in slots if slot.gpu is not None]
     shared = "" if len(set(gpus)) == len(gpus) else " (shared)"
     on = f"GPUs {', '.join(gpus)}{shared}, " if gpus else ""
-    return f"{len(slots)} at once, {on}{cores} cores"
+    return f"{len(slots)} at once, {on}{cores}"
 
 
 class _Screen:

@@ -77,7 +77,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         log_to_file(folder / "log.txt")
         resolved = recipe.data.model_copy(update={"root": data_root(recipe)})
         whole = recipe.model_copy(update={"output": folder, "data": resolved})
-        describe(folder, whole, runtime, dataset.hashes, dataset.counts)
+        total_steps = sum(stage.horizon.total_steps for stage in stages)
+        total_steps = min(total_steps, recipe.train.max_steps or total_steps)
+        describe(folder, whole, runtime, dataset.hashes, dataset.counts, total_steps)
     _say_start(recipe, runtime, dataset, plan, folder)
     start = Path(recipe.model.weights).expanduser()
     if checkpoint is None and start.is_dir():  # weights of another run, which may have had another split

@@ -115,8 +115,8 @@ def write_embedded(path: Path, run: Evaluation, found: Embedded, dataset: Datase
     """Write an npz file, whole or not at all; `numpy.load` reads it without pickles.
 
     Its arrays are `features` [N, D] and beside it [N]: `sample_id` (ascending), `file_name`, `patient_id`, `split`;
-    [N, C]: `targets`, `mask` (1 = label known); [C]: `findings`; `unreadable_file_name`, `unreadable_reason`; and `about`,
-    JSON: checkpoint, its step, network, image size, hashes of labels, lists and splits.
+    [N, C]: `targets`, `mask` (1 = label known); [C]: `findings`; `unreadable_file_name`, `unreadable_reason`; and
+    `about`, JSON: checkpoint, its step, network, image size, hashes of labels, lists and splits.
     """
     index, rows = dataset.index, found.rows
     split_of = np.full(len(index), "", dtype="U5")

@@ -7,7 +7,6 @@ report.{html,md,json}
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ from distcxr.engine.checkpoint import (
     open_checkpoint,
     stage_folder,
 )
+from distcxr.engine.claim import claim, is_claimed_elsewhere
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runtime import Runtime, device_name
@@ -45,13 +45,14 @@ _PACKAGES = (
 
 
 def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | None]:
-    """The run folder and the checkpoint to go on from, as `output` and `train.resume` say. Rank 0 alone asks.
+    """The run folder and the checkpoint to go on from, as `output`, `train.resume` and `train.stage` say. Rank 0 alone
+    asks.
 
     Raises:
         ValueError: the folder can't be written, or holds a run that would be lost.
         CheckpointError: the checkpoint named is not whole, or was made by another recipe.
     """
-    resume = recipe.train.resume
+    resume, stage = recipe.train.resume, recipe.train.stage
     checkpoint = None
     if resume not in ("auto", "never"):
         checkpoint = newest_checkpoint(Path(resume)) or open_checkpoint(Path(resume))
@@ -60,9 +61,10 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         folder = recipe.output
         if resume == "auto":
             checkpoint = newest_checkpoint(folder)
-        elif recipe.train.stage is not None and stage_folder(folder, recipe.train.stage - 1).exists():
-            pass
-        elif (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir()):
+        if stage is not None:
+            checkpoint = _left_for(stage, folder, checkpoint)
+        holds_run = (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir())
+        if resume == "never" and holds_run and checkpoint is None:
             raise ValueError(
                 f"{folder} holds a run, and train.resume=never would overwrite it: "
                 "choose another output=FOLDER, or train.resume=auto to go on"
@@ -71,8 +73,8 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         if resume == "auto":
             checkpoint = _newest_unfinished(recipe, RUNS / recipe_name)
         folder = run_folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
-    if recipe.train.stage is not None:
-        checkpoint = _left_for(recipe.train.stage, folder, checkpoint)
+        if stage is not None:
+            checkpoint = _left_for(stage, folder, checkpoint)
     if checkpoint is not None:
         check_recipe(checkpoint, recipe)
     make_writable(folder)
@@ -101,44 +103,6 @@ def make_writable(folder: Path) -> None:
         raise ValueError(
             f"the run folder {folder} can't be written: {error.strerror}. Choose another with output=FOLDER"
         ) from None
-
-
-_claimed: dict[Path, int] = {}
-"""Descriptors of the lock files of this process's run folders; the kernel takes the locks back when it ends."""
-
-
-def claim(folder: Path) -> None:
-    """Keep other processes from training into `folder`; ValueError if one does."""
-    if folder.resolve() in _claimed:
-        return
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.read(descriptor, 200).decode(errors="replace") or "unknown process"
-        os.close(descriptor)
-        raise ValueError(
-            f"another run is writing to {folder} ({holder}): wait for its end, or choose another output=FOLDER"
-        ) from None
-    except OSError:
-        logger.warning(f"{folder} is on a file system without locks: do not start two runs there")
-    os.truncate(descriptor, 0)
-    os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
-    _claimed[folder.resolve()] = descriptor
-
-
-def _is_claimed_elsewhere(folder: Path) -> bool:
-    """Whether another process trains into `folder`."""
-    if folder.resolve() in _claimed or not (folder / ".lock").exists():
-        return False
-    with (folder / ".lock").open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-    return False
 
 
 def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
@@ -177,7 +141,7 @@ def _new_folder(runs: Path) -> Path:
 def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     """The newest checkpoint of the newest run of the same recipe that stopped before its last step or its scores."""
     for folder in sorted(runs.glob("*/"), key=lambda path: path.name, reverse=True):
-        if _is_claimed_elsewhere(folder):
+        if is_claimed_elsewhere(folder):
             continue
         checkpoint = newest_checkpoint(folder)
         if checkpoint is None or checkpoint.meta["identity"] != recipe.identity():
@@ -191,13 +155,15 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
 
 
 def describe(
-    folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str], counts: dict[str, dict[str, int]]
-) -> None:
+    folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str], counts: dict[str, dict[str, int]],
+    total_steps: int | None = None,
+) -> None:  # fmt: skip
     """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
 
     Args:
         hashes: sha256 of the labels and lists by name.
         counts: images and patients of each split.
+        total_steps: updates of the whole run if nothing ends it early; None where nothing is trained.
     """
     write_whole(folder / "recipe.yaml", to_yaml(recipe))
     path = folder / "environment.json"
@@ -218,6 +184,8 @@ def describe(
         "hardware": _hardware(runtime),
         "world_size": runtime.world_size,
         "backend": runtime.backend,
+        "total_steps": total_steps,
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "hashes": hashes,
         "splits": counts,
         "earlier": earlier,

@@ -104,6 +104,7 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
     planned = []
     for number, spec in enumerate(train.stages or (alone,), start=1):
         title = f"stage {number} of {len(train.stages)}" if train.stages else ""
+        title += f" ({spec.name})" if spec.name else ""
         schedule = spec.schedule or recipe.schedule
         patterns = train.trainable if spec.trainable is None else spec.trainable
         try:
@@ -112,7 +113,7 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
             )
             stage = Stage(
                 number=number,
-                title=f"{title} ({spec.name})" if spec.name else title,
+                title=title,
                 patterns=None if patterns is None else tuple(patterns),
                 base_lr=spec.lr or recipe.optim.lr,
                 carry=spec.optimizer == "carry",

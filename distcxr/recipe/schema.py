@@ -26,7 +26,8 @@ class Eval(Section):
     every: Duration = "1ep"
     """How often the validation split is scored; the best by `best_metric` is kept as `best`."""
     best_metric: Literal["auroc", "loss"] = "auroc"
-    """What `best`, `schedule.name: plateau` and `train.early_stop` look at: validation's macro AUROC or its loss."""
+    """What `best`, `schedule.name: plateau` and `train.early_stop` look at: validation's macro AUROC or its loss
+    (the recipe's, in stages with one of their own, too)."""
     splits: list[Literal["train", "val", "test"]] = ["val", "test"]
     """Splits that are scored at the end; `train` without augmentation."""
     weights: Literal["best", "last"] = "best"
@@ -74,9 +75,9 @@ class Logging(Section):
 
 
 IDENTITY_FREE = (
-    "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "data.root",
-    "data.loader", "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging",
-    "eval.splits", "eval.weights", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
+    "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
+    "data.root", "data.loader", "data.cache", "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint",
+    "logging", "eval.splits", "eval.weights", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 

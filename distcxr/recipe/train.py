@@ -74,7 +74,7 @@ class Stage(Section):
     optimizer: Literal["new", "carry"] = "new"
     """Begin with an empty optimiser, or keep the moments of parameters that the stage before trained, too."""
     loss: Loss | None = None
-    """Keys that differ from the recipe's `loss`."""
+    """Keys that differ from the recipe's `loss`, by which validation goes on being judged."""
     augment: Augment | None = None
     """Keys that differ from the recipe's `augment`; not those that change the input's size or normalisation."""
     sampling: Sampling | None = None
@@ -117,6 +117,11 @@ class Train(Section):
     """Largest gradient norm of an update."""
     sync_bn: bool = False
     """BatchNorm statistics over all ranks instead of each its own."""
+    bucket_mb: PositiveInt = 25
+    """MiB of gradients that the ranks exchange at once while the backward pass goes on. At 25, PyTorch's own, the first
+    bucket holds 1; at any other value the first is as large as the rest."""
+    compress_gradients: Literal["none", "bf16"] = "none"
+    """Exchange gradients as bfloat16: half the bytes, for slow networks. Their sum then has 8 bits of precision."""
     channels_last: bool = True
     """Memory layout that convolutions prefer."""
     compile: bool = False

@@ -40,7 +40,7 @@ class Progress:
         left_s = (time.monotonic() - self._started_s) / max(1, step - self._first) * (self._total - step)
         text = (
             f"loss {figures['loss']:.4f}  lr {figures['lr']:.2e}  {figures['img_per_s']:.0f} img/s  "
-            f"data wait {figures['data_wait_pct']:.0f} %  {figures['memory_mb']:.0f} MB  ETA {_clock(left_s)}"
+            f"data wait {figures['data_wait_pct']:.0f} %  {figures['memory_mb']:.0f} MB  ETA {clock(left_s)}"
         )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=f"epoch {epoch}", figures=text)
@@ -67,7 +67,8 @@ def newest_figures(log: str) -> Figures | None:
     return Figures(int(lines[-1][0]), int(lines[-1][1]), lines[-1][2]) if lines else None
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

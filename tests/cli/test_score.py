@@ -220,8 +220,9 @@ def test_a_runs_predictions_give_the_runs_figures(tmp_path: Path, monkeypatch: p
     scored, run = json.loads(out.read_text()), json.loads((folder / "metrics_test.json").read_text())
     assert run["operating_points_from"] == "val" and run["intervals"]["replicates"] == 40
     beside = {"step", "loss", "warnings", "checkpoint_from"}
-    assert scored.keys() >= run.keys() - {"tta"}
-    for key in run.keys() - beside - {"tta"}:
+    of_a_run = {"tta", "trained_with"}
+    assert scored.keys() >= run.keys() - of_a_run
+    for key in run.keys() - beside - of_a_run:
         assert json.dumps(scored[key]) == json.dumps(run[key]), key
 
 

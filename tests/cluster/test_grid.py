@@ -82,7 +82,7 @@ def test_mistakes_in_the_command(tmp_path: Path, assignments: list[str], said: s
 
 
 def test_every_wrong_recipe_is_named_once(tmp_path: Path) -> None:
-    recipes = [write(tmp_path, "good"), write(tmp_path, "bad", "model: {nam: x}\n")]
+    recipes = [write(tmp_path, "good"), write(tmp_path, "bad", "model: {names: x}\n")]
     with pytest.raises(ValueError) as caught:
         plan(recipes, ["optim.lr=1,zero", "seed=0,1"], tmp_path)
     said = str(caught.value)

@@ -59,8 +59,6 @@ def test_each_stage_holds_what_the_recipe_says(tmp_path: Path, caplog: pytest.Lo
     begin_next_stage(run)
     assert [name for name, p in run.module.named_parameters() if p.requires_grad] == ["fc.weight"]
     assert run.stage.base_lr == run.recipe.optim.lr == 1e-3
-    # One autocast around the network, however often it was prepared.
-    assert not hasattr(run.module.forward, "__wrapped__")
 
 
 def test_only_what_a_stage_trains_changes(tmp_path: Path) -> None:
@@ -237,7 +235,7 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
         (("train.stages=[]", "train.trainable=[xyz]"), r"train.trainable: 'xyz' names no .*it has conv1, .*head"),
         (("train.stages.0.schedule={warmup: 99st}",), r"stage 1 of 3: schedule.warmup is 99 steps, of \d+ in all"),
         (("train.stages.0.schedule={min_lr: 1}",), r"stage 1 of 3: schedule.min_lr=1"),
-        (("train.stages.1.loss={weights: [1, 2]}",), r"stage 2 of 3: loss.weights holds 2 numbers, but there are 14"),
+        (("train.stages.1.loss={weights: [1, 2]}",), r"stage 2 of 3 .top.: loss.weights holds 2 .*are 14"),
         (("train.stages.1.sampling={cap_per_label: 1}",), r"stage 2 of 3 .*train.global_batch_size=16 is larger"),
     ],
 )  # fmt: skip

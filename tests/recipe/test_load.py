@@ -115,3 +115,42 @@ def test_durations() -> None:
         return to_steps(duration, steps_per_epoch=40, epochs=5)
 
     assert [resolve(text) for text in ("2ep", "0.5ep", "7st", "5%", "100%")] == [80, 20, 7, 10, 200]
+
+
+STAGES = """
+loss: {name: focal, gamma: 1}
+augment: {flip: 0.5}
+data: {sampling: {cap_per_label: 100}}
+train: {stages: [{trainable: [fc], epochs: 2, loss: {alpha: 0.25}}, {epochs: 1, sampling: {balance: class}}]}
+"""
+
+
+def test_a_stage_completes_its_sections_from_the_recipe(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, STAGES), ["train.stages.1.lr=1e-5", "train.stages.1.loss.gamma=3"])
+    first, second = recipe.train.stages
+    assert first.loss is not None and second.loss is not None and second.sampling is not None
+    assert (first.loss.name, first.loss.gamma, first.loss.alpha) == ("focal", 1, 0.25)
+    assert (second.loss.name, second.loss.gamma, second.loss.alpha) == ("focal", 3, None)
+    assert (second.sampling.cap_per_label, second.sampling.balance, second.lr) == (100, "class", 1e-5)
+    assert first.augment is None and first.lr is None
+    assert load_recipe(write(tmp_path, to_yaml(recipe), "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.stages.2.lr=1", "'train.stages.2.lr=1': train.stages has no entry 2; its entries are 0 to 1"),
+        ("train.stages.first.lr=1", "train.stages has no entry first; its entries are 0 to 1"),
+        ("data.findings.0=Mass", "data.findings has no entry 0; the recipe has none there"),
+        ("train.stages.0.lr=0", "train.stages.0.lr = 0 (from the override 'train.stages.0.lr=0')"),
+        ("train.stages.0.epochs=null", "train.stages.0.epochs = None"),
+        ("train.stages.0.loss.gama=1", "unknown key 'train.stages.0.loss.gama'"),
+    ],
+)
+def test_overrides_of_a_stage(tmp_path: Path, override: str, said: str) -> None:
+    assert said in error_of(write(tmp_path, STAGES), override)
+
+
+def test_a_mistake_that_a_stage_inherits_is_said_once(tmp_path: Path) -> None:
+    said = error_of(write(tmp_path, STAGES), "loss.gama=2")
+    assert said.count("gama") == 2  # the key and the override it came from

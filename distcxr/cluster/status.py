@@ -1,0 +1,176 @@
+"""`distcxr status`: how far runs are, from the files in their run folders; from SLURM what becomes of their jobs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distcxr.engine.claim import is_claimed_elsewhere
+
+_TAIL_BYTES = 1 << 16
+_MARK = "environment.json"
+_RESUME = "RESUME"  # engine.preempt's, whose import would take seconds
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """How far a run is.
+
+    Attributes:
+        state: running, finished, saved (asked to stop, goes on by the same command), stopped, or what SLURM says of
+            its job.
+        total_steps: if nothing ends it early; None where it is not known.
+        best_auroc: highest macro AUROC of validation so far.
+        eta_s: seconds of training left at the newest speed, validation left out.
+        changed_s: seconds since it last wrote figures.
+    """
+
+    folder: Path
+    state: str
+    step: int
+    total_steps: int | None
+    best_auroc: float | None
+    img_per_s: float | None
+    eta_s: float | None
+    changed_s: float
+
+
+def run_folders(places: Sequence[Path]) -> list[Path]:
+    """Run folders at or below `places`, the one that was written to last at the end.
+
+    Raises:
+        ValueError: a place that is not there.
+    """
+    found: set[Path] = set()
+    for place in places:
+        if not place.is_dir():
+            raise ValueError(f"{place} is not a folder: name run folders, or folders that hold some")
+        found |= _below(place)
+    return sorted(found, key=_changed)
+
+
+def _below(place: Path) -> set[Path]:
+    """A run folder holds no others, so none of its many files is looked at."""
+    found = set()
+    for folder, inner, files in os.walk(place):
+        if _MARK in files and (Path(folder) / "recipe.yaml").exists():
+            found.add(Path(folder))
+            inner.clear()
+    return found
+
+
+def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
+    """How far the run of a folder is; what can't be read is left out.
+
+    Args:
+        jobs: from `job_states`.
+    """
+    environment, recipe = _read(folder / _MARK, json.loads), _read(folder / "recipe.yaml", yaml.safe_load)
+    rows = _last_rows(folder / "steps.csv")
+    step = int(rows[-1]["step"]) if rows else 0
+    total = environment.get("total_steps")
+    img_per_s = float(rows[-1]["img_per_s"]) if rows else None
+    batch = (recipe.get("train") or {}).get("global_batch_size")
+    splits = (recipe.get("eval") or {}).get("splits") or []
+    # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
+    scored = all(_written(folder / f"metrics_{split}.json") >= _changed(folder) for split in splits)
+    done = (scored if splits else total is not None and step >= total) and not (folder / _RESUME).exists()
+    running = is_claimed_elsewhere(folder)
+    eta_s = None
+    if running and total is not None and batch and img_per_s:
+        eta_s = max(0, total - step) * batch / img_per_s
+    return RunStatus(
+        folder=folder, state=_state(folder, jobs.get(str(environment.get("slurm_job"))), running, done), step=step,
+        total_steps=total, best_auroc=_best_auroc(folder / "history.csv"), img_per_s=img_per_s, eta_s=eta_s,
+        changed_s=time.time() - _changed(folder),
+    )  # fmt: skip
+
+
+def _state(folder: Path, job: str | None, running: bool, done: bool) -> str:
+    if running:
+        return "running"
+    if done:
+        return "finished"
+    if job is not None and job != "COMPLETED":
+        return job.lower()
+    return "saved" if (folder / _RESUME).exists() else "stopped"
+
+
+def slurm_jobs(folders: Sequence[Path]) -> list[str]:
+    """Numbers of the SLURM jobs that the runs were last started by."""
+    said = [_read(folder / _MARK, json.loads).get("slurm_job") for folder in folders]
+    return sorted({str(job) for job in said if job})
+
+
+def job_states(jobs: Sequence[str]) -> dict[str, str]:
+    """What SLURM says of jobs by their numbers: from its accounting where it has one, else from its short memory.
+
+    Empty where SLURM is not here or does not answer.
+    """
+    if not jobs or shutil.which("scontrol") is None:
+        return {}
+    said = _ask("sacct", "-X", "-n", "-P", "-o", "JobIDRaw,State", "-j", ",".join(jobs))
+    states = dict(line.split("|", 1) for line in said.splitlines() if "|" in line)
+    for job in jobs:
+        if job not in states and (found := re.search(r"\bJobState=(\w+)", _ask("scontrol", "-o", "show", "job", job))):
+            states[job] = found.group(1)
+    return {job: state.split()[0] for job, state in states.items()}  # "CANCELLED by 0"
+
+
+def _ask(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _read(path: Path, parse: Any) -> dict[str, Any]:
+    try:
+        values = parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def _last_rows(path: Path) -> list[dict[str, str]]:
+    """Whole rows from the end of `steps.csv`, which may be long."""
+    try:
+        with path.open("rb") as file:
+            header = file.readline().decode().strip().split(",")
+            start = file.tell()
+            file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+    rows = [line.split(",") for line in lines]
+    whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header) and row[0].isdigit()]
+    return [row for row in whole if row.get("img_per_s")]
+
+
+def _best_auroc(path: Path) -> float | None:
+    try:
+        with path.open(newline="") as file:
+            return max((float(row["val_auroc"]) for row in csv.DictReader(file) if row.get("val_auroc")), default=None)
+    except (OSError, ValueError):
+        return None
+
+
+def _changed(folder: Path) -> float:
+    """Time of the newest step."""
+    return max(_written(folder / "steps.csv"), _written(folder / _MARK))
+
+
+def _written(path: Path) -> float:
+    return path.stat().st_mtime if path.exists() else 0.0

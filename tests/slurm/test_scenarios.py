@@ -1,0 +1,132 @@
+"""All that happens to jobs on a cluster, on simulated nodes. `make slurm` runs these; they take minutes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from slurm_jobs import ENDLESS, Place
+
+from distcxr.engine.preempt import RESUME
+
+VARIABLE = "DISTCXR_SLURM_ALL"
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get(VARIABLE) != "1", reason=f"takes minutes: make slurm, or {VARIABLE}=1"),
+]
+TWO_RANKS = ("--nodes=1", "--gpus-per-node=2")
+
+
+def comes_back(place: Place, name: str, disturb: Callable[[str], None], *flags: str) -> dict[str, str]:
+    """Disturb a run after its first checkpoint: it must come back and end with the weights of an undisturbed one."""
+    place.recipe(name, ENDLESS)
+    job = place.submit(name, *(flags or TWO_RANKS))
+    place.checkpoint(job, name)
+    disturb(job)
+    place.wait(job, name, lambda found: int(found["Restarts"]) > 0)
+    end = place.end_soon(name)
+    found = place.completed(job, name)
+    assert place.differences({name: end}, ranks=2) == []
+    return found
+
+
+def test_one_node_two_ranks(place: Place) -> None:
+    place.recipe("one-node", 10)
+    job = place.submit("one-node", *TWO_RANKS)
+    assert place.completed(job, "one-node")["Restarts"] == "0"
+    said = place.log("one-node").read_text()
+    assert "world size 2 (gloo)" in said and (place.folder / "one-node" / "report.html").exists()
+
+
+def test_one_process_needs_no_launcher(place: Place) -> None:
+    """Without GPUs the tasks of a node are its ranks."""
+    comes_back(place, "requeued-cpu", lambda job: requeue(place, job), "--nodes=1", "--ntasks-per-node=2")
+    place.recipe("one-process", 10)
+    place.completed(place.submit("one-process", "--nodes=1"), "one-process")
+    assert "world size 1 (none)" in place.log("one-process").read_text()
+
+
+def requeue(place: Place, job: str) -> None:
+    place.cluster.run("scontrol", "requeue", job)
+
+
+def test_requeued_from_outside(place: Place) -> None:
+    comes_back(place, "requeued", lambda job: requeue(place, job))
+    assert "asked to stop" in place.log("requeued").read_text()
+
+
+def test_preempted(place: Place) -> None:
+    def urgent(_: str) -> None:
+        place.cluster.run(
+            "sbatch", "--partition=urgent", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 3"
+        )
+
+    comes_back(place, "preempted", urgent)
+    assert "asked to stop" in place.log("preempted").read_text()
+
+
+def test_cancelled_stays_away_and_can_be_submitted_again(place: Place) -> None:
+    place.recipe("cancelled", ENDLESS)
+    job = place.submit("cancelled", *TWO_RANKS)
+    place.checkpoint(job, "cancelled")
+    place.cancel(job)
+    time.sleep(10)  # a requeued job would wait for 6
+    found = place.cluster.job(job)
+    assert found["JobState"] == "CANCELLED" and found["Restarts"] == "0"
+    assert (place.folder / "cancelled" / RESUME).exists(), "it is told so early that it can save"
+    end = place.end_soon("cancelled")
+    place.completed(place.submit("cancelled", *TWO_RANKS), "cancelled")
+    assert place.differences({"cancelled": end}, ranks=2) == []
+
+
+def test_a_node_that_slurm_loses_leaves_the_run_to_another(place: Place) -> None:
+    """slurmd dies, the ranks do not: the job starts elsewhere and must not train beside them."""
+    killed: list[int] = []
+
+    def kill_slurmd(job: str) -> None:
+        node = place.cluster.job(job)["NodeList"]
+        place.cluster.kill_daemon(int(node.removeprefix("node")))
+        killed.append(int(node.removeprefix("node")))
+
+    found = comes_back(place, "forgotten", kill_slurmd)
+    place.cluster.cut_power(killed[0])
+    place.cluster.boot(killed[0])
+    assert found["NodeList"] != f"node{killed[0]}"
+    assert "is still in use" in place.log("forgotten").read_text()
+
+
+def test_too_many_restarts(place: Place) -> None:
+    place.recipe("often", ENDLESS)
+    job = place.submit("often", *TWO_RANKS, MAX_RESTARTS="0")
+    place.checkpoint(job, "often")
+    place.cluster.run("scancel", "--batch", "--signal=USR1", job)
+    found = place.wait(job, "often", lambda found: found["JobState"] == "FAILED")
+    assert found["Restarts"] == "0" and "came back 0 times" in place.log("often").read_text()
+
+
+def test_submit_array_test_and_status(place: Place) -> None:
+    place.recipe("array", 10)
+    grid = ("--array", "optim.lr=1e-3,1e-4", "augment.scale=[1,1],[0.9,1.1]", "--at-once", "2")
+    said = place.distcxr(
+        "submit", "array.yaml", f"data.root={place.folder / 'phantom'}", *grid, "--gpus", "2", "--then-test"
+    )
+    jobs = [line.split()[1] for line in said.splitlines() if line.startswith(("job ", "test "))]
+    test = next(line.split()[2] for line in said.splitlines() if line.startswith("test "))
+    folders = [Path(line.split(maxsplit=2)[2]) for line in said.splitlines() if line.startswith("run folder")]
+    assert len(folders) == 4 and jobs
+    deadline = time.monotonic() + 300
+    while place.cluster.run("squeue", "-h", "-j", test, check=False).stdout and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for folder in folders:
+        assert (place.folder / folder / "metrics_test.json").exists(), said
+        assert (place.folder / folder / "report.html").exists()
+    shown = place.distcxr("status", "runs/sweeps")
+    assert shown.count("finished") == 4
+
+
+def test_sbatch_test_only(place: Place) -> None:
+    said = place.distcxr("submit", "array.yaml", f"data.root={place.folder / 'phantom'}", "--dry-run")
+    assert "to start at" in said and not list((place.folder / "runs").glob("array/slurm-*"))
