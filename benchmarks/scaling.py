@@ -28,9 +28,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loader_bench.images import num_gpus
 from scaling_bench.fit import fit, fit_between
 from scaling_bench.model import Cluster, Link
 from scaling_bench.table import checked, facts, measured, predicted, settings
+
+from distcxr.recipe import load_recipe
 
 Row = dict[str, Any]
 HOUSE = Path(__file__).parents[1]
@@ -53,6 +56,8 @@ def main() -> int:
     """Measure, or read earlier results, and say what they mean."""
     parser = _parser()
     args = parser.parse_intermixed_args()
+    if "=" in args.recipe.name:  # only keys: they are of the default recipe
+        args.recipe, args.overrides = QUICK_RECIPE, [str(args.recipe), *args.overrides]
     try:
         return run(args)
     except ValueError as error:
@@ -64,6 +69,8 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+            if name == "ranks" and num_gpus():
+                args.ranks = [ranks for ranks in value if ranks <= num_gpus()]
     _check(args)
     if args.from_:
         rows: list[Row] = [row for path in args.from_ for row in _read(path)]
@@ -92,7 +99,12 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(args: argparse.Namespace) -> list[Row]:
     """The rows of one world after the other."""
+    gpus = 0 if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") else num_gpus()
+    if gpus and max(args.ranks) > gpus:
+        raise ValueError(f"--ranks {max(args.ranks)}: this node has {gpus} GPUs, and a GPU serves one rank")
+    load_recipe(args.recipe, args.overrides)  # says what is wrong with it at once, instead of every rank later
     rows: list[Row] = []
+    busy_cores = round(os.getloadavg()[0], 1)  # before we are busy ourselves
     with tempfile.TemporaryDirectory(prefix="distcxr-scaling-", dir=args.work) as place:
         work = Path(place)
         root = args.root or os.environ.get("DISTCXR_NIH_ROOT")
@@ -106,7 +118,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
         for ranks in args.ranks:
             _say(f"{ranks} rank{'s' if ranks > 1 else ''}")
             rows += _measure_world(args, ranks, Path(root), work, threads)
-    facts = {"command": " ".join(sys.argv), "date": datetime.date.today().isoformat()}
+    facts = {"command": " ".join(sys.argv), "date": datetime.date.today().isoformat(), "busy_cores": busy_cores}
     return [row | facts for row in rows]
 
 

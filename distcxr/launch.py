@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcxr.recipe import RecipeError, load_recipe
+from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
-
-_RECIPE_ENDINGS = (".yaml", ".yml")
 
 
 def main() -> int:
@@ -28,13 +27,15 @@ def main() -> int:
         help="score the test split with these weights; several are averaged",
     )  # fmt: skip
     args = parser.parse_intermixed_args(_recipe_first(sys.argv[1:]))
-    # Overrides may follow the checkpoints, too.
-    late = [word for word in args.test if "=" in word and not Path(word).exists()]
+    late = [word for word in args.test if "=" in word and not Path(word).exists()]  # overrides, too
     tested = [Path(word) for word in args.test if word not in late]
+    overrides, speaks = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
     try:
-        recipe = load_recipe(args.recipe, [*args.overrides, *late])
+        recipe = load_recipe(args.recipe, overrides)
     except RecipeError as error:
-        parser.exit(2, f"error: {error}\n" if os.environ.get("RANK", "0") == "0" else None)
+        parser.exit(2, f"error: {error}\n" if speaks else None)
+    for line in idle_overrides(recipe, overrides) if speaks else ():
+        print(f"warning: {line}", file=sys.stderr)
     if args.print:
         print(to_yaml(recipe), end="")
         return 0
@@ -48,7 +49,7 @@ def _recipe_first(words: Sequence[str]) -> list[str]:
 
     argparse says what is wrong with a command that has none, or several.
     """
-    recipes = [word for word in words if word.endswith(_RECIPE_ENDINGS) and "=" not in word]
+    recipes = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
     if len(recipes) != 1:
         return list(words)
     return [*recipes, *(word for word in words if word != recipes[0])]

@@ -6,6 +6,7 @@ Rank and world size are asked for here and in `metrics.gather` alone; everything
 from __future__ import annotations
 
 import ctypes
+import gc
 import logging
 import os
 import platform
@@ -94,6 +95,9 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
+            # DDP is in reference cycles and keeps the group: it would go when the interpreter does, and its threads
+            # can end that with SIGABRT, after all is done.
+            gc.collect()
             self.accelerator.end_training()
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()

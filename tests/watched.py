@@ -16,11 +16,13 @@ from torch import Tensor, nn
 import distcxr.engine.fit as fitting
 from distcxr.engine.build import batch_plan, build_run
 from distcxr.engine.state import Run
+from distcxr.engine.step import train_step
 from distcxr.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMALL = (
-    "data.image_size=64", "data.val_fraction=0.25", "data.loader=torch", "data.num_workers=0", "model.weights=none", "train.precision=no",
+    "data.image_size=64", "data.val_fraction=0.25", "data.loader=torch", "data.num_workers=0", "model.weights=none",
+    "train.precision=no",
     "train.global_batch_size=8", "train.channels_last=false", "eval.replicates=2", "eval.pictures=0",
     "eval.localise=false", "eval.splits=[]", "checkpoint.every=1000ep", "logging.images=0",
 )  # fmt: skip
@@ -65,10 +67,9 @@ def published_batch(recipe: str) -> int:
 def train(run: Run) -> list[Update]:
     """Train it whole and tell what each update held."""
     updates: list[Update] = []
-    step = fitting.train_step
 
     def watching(run: Run, micro_batches: Sequence[Any]) -> Tensor:
-        share = step(run, micro_batches)  # which sets the learning rate
+        share = train_step(run, micro_batches)  # which sets the learning rate
         updates.append(_held(run, micro_batches))
         return share
 

@@ -10,6 +10,8 @@ from scaling_bench.model import DEFAULT_BUCKET_MB, Cluster, Line, Link, Model
 
 Row = dict[str, Any]
 BUCKETS_MB = (1, 5, 10, DEFAULT_BUCKET_MB, 50, 100)
+WORTH_IT = 1.01  # a setting that gains less than this is not
+BUSY = 1.0  # of cores that others use, from which on it is said
 FITTED_RANKS = 2  # the model that is held against larger worlds
 
 
@@ -18,6 +20,11 @@ def facts(rows: Sequence[Row]) -> str:
     row = next(row for row in rows if row["kind"] == "step")
     backends = sorted({row["backend"] for row in rows} - {"none"})
     cpu = "" if row["on_gpu"] else "\n\nA CPU: this shows that the tool works, and says nothing about GPUs."
+    if row.get("busy_cores", 0) >= BUSY:
+        cpu += (
+            f"\n\nOther programs kept {row['busy_cores']:g} cores busy: the worlds, measured one after the other, had not "
+            "the same machine, and neither the fit nor its error means much."
+        )
     return (
         f"{row['recipe']}, {row['device']}, {', '.join(backends) or 'one rank'}, precision {row['precision']}, "
         f"{row.get('date', '')}\n`{row.get('command', '')}`{cpu}"
@@ -67,8 +74,8 @@ def checked(rows: Sequence[Row], inside: Link | None) -> str:
         )  # fmt: skip
         assert step is not None
         on_device_s = step.total_s - step.data_s
-        error = on_device_s / row["step_s"] - 1
-        cells = [row["mode"], str(row["ranks"]), _ms(on_device_s), _ms(row["step_s"]), f"{error:+.0%}"]
+        off = on_device_s / row["step_s"] - 1
+        cells = [row["mode"], str(row["ranks"]), _ms(on_device_s), _ms(row["step_s"]), f"{off:+.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return f"Fitted on {FITTED_RANKS} ranks at most, data left out.\n\n" + "\n".join(lines)
 
@@ -123,7 +130,7 @@ def _strong(model: Model, num_gpus: int, cluster: Cluster) -> str | None:
 
 
 def settings(model: Model, clusters: dict[str, Cluster], sizes: Sequence[int]) -> str:
-    """Milliseconds of a step by bucket size, with float32 and bfloat16 gradients, weak scaling."""
+    """Milliseconds of a step by bucket size, with float32 and bfloat16 gradients."""
     lines = [
         "| GPUs | network between nodes | gradients |" + "".join(f" {size} MiB |" for size in BUCKETS_MB) + " best |",
         "|---|---|---|" + "---|" * (len(BUCKETS_MB) + 1),
@@ -137,11 +144,13 @@ def settings(model: Model, clusters: dict[str, Cluster], sizes: Sequence[int]) -
                     assert step is not None
                     seconds[size] = step.total_s
                 best = min(seconds, key=lambda size: seconds[size])
+                if seconds[DEFAULT_BUCKET_MB] < WORTH_IT * seconds[best]:
+                    best = DEFAULT_BUCKET_MB
                 cells = [f"{num_gpus:,}", name, "bf16" if compressed else "float32", *map(_ms, seconds.values())]
                 lines.append(f"| {' | '.join([*cells, f'{best} MiB'])} |")
     return "\n".join(lines) + (
-        f"\n\n`train.bucket_mb`, {DEFAULT_BUCKET_MB} unless the recipe says otherwise, and "
-        "`train.compress_gradients=bf16`, which changes the gradients."
+        f"\n\nMilliseconds of a step in weak scaling by `train.bucket_mb`; another than {DEFAULT_BUCKET_MB} is best if "
+        "it gains 1 % or more. bf16: `train.compress_gradients=bf16`, which rounds the gradients."
     )
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ def main() -> None:
     if runtime.is_main:
         args.json.write_text(json.dumps(rows))
     run.reader.close()
+    del run  # DDP must be gone before the process group is
     runtime.close()
 
 
@@ -119,8 +121,11 @@ def first(batch: Batch, num: int) -> Batch:
 
 
 def measure_data(run: Run, num_steps: int) -> float:
-    """Seconds a step of real training waits for its images; an epoch's first, for which loaders start, left out."""
-    waited_s: list[float] = []
+    """Seconds a step of real training waits for its images, when the device has done the step before.
+
+    An epoch's first step, for which loaders start, is left out. Work of the host that a GPU's queue would hide counts.
+    """
+    clock, waited_s = Clock(run.runtime.device), list[float]()
     while len(waited_s) < num_steps:
         run.steps.start_window()
         before, seen = 0.0, 0
@@ -129,6 +134,7 @@ def measure_data(run: Run, num_steps: int) -> float:
                 waited_s.append(run.steps.data_s - before)
             before = run.steps.data_s
             train_step(run, micro_batches)
+            clock.wait()
             if len(waited_s) >= num_steps:
                 break
         if seen < 2:
@@ -216,7 +222,7 @@ def measure_all_reduce(run: Run, largest: int, common: Row) -> list[Row]:
     while num_bytes <= largest:
         message = torch.zeros(num_bytes // 4, device=device)
         times = 20 if num_bytes <= 2**18 else 5
-        seconds = median_s(lambda message=message: torch.distributed.all_reduce(message), times, clock, run)
+        seconds = median_s(partial(torch.distributed.all_reduce, message), times, clock, run)
         kept = {name: common[name] for name in ("ranks", "nodes", "device", "devices", "backend")}
         rows.append({"kind": "all_reduce", **kept, "bytes": num_bytes, "seconds": seconds})
         num_bytes *= 4

@@ -40,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.data.loader import Loader
     from distcxr.data.order import EvalOrder
     from distcxr.data.sources.nih_boxes import place_boxes, read_boxes
-    from distcxr.engine.build import batch_plan, build_evaluation, check_unseen
-    from distcxr.engine.checkpoint import check_testable, open_checkpoint
+    from distcxr.engine.build import batch_plan, build_evaluation
+    from distcxr.engine.checkpoint import open_checkpoint
+    from distcxr.engine.compatible import check_testable, check_unseen
     from distcxr.explain.evaluate import localise
     from distcxr.losses import binary_logits
     from distcxr.recipe import load_recipe

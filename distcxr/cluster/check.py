@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distcxr.cluster.grid import Planned
 from distcxr.data.augment import input_side
@@ -50,18 +51,25 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
 
 
 def _num_parameters(recipe: Recipe, num_classes: int) -> int:
-    with torch.device("meta"):
-        module = build_model(
-            recipe.model.name,
-            library=recipe.model.library,
-            num_classes=num_classes,
-            in_chans=recipe.model.in_chans,
-            image_size=input_side(recipe.data.image_size, recipe.augment),
-            drop_rate=recipe.model.drop_rate,
-            head=recipe.model.head,
-            num_metadata=metadata_width(recipe.model.head.metadata),
-        )
+    try:
+        with torch.device("meta"):
+            module = _network(recipe, num_classes)
+    except NotImplementedError:  # torchvision's RegNets work their widths out with tensors
+        module = _network(recipe, num_classes)
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _network(recipe: Recipe, num_classes: int) -> nn.Module:
+    return build_model(
+        recipe.model.name,
+        library=recipe.model.library,
+        num_classes=num_classes,
+        in_chans=recipe.model.in_chans,
+        image_size=input_side(recipe.data.image_size, recipe.augment),
+        drop_rate=recipe.model.drop_rate,
+        head=recipe.model.head,
+        num_metadata=metadata_width(recipe.model.head.metadata),
+    )
 
 
 def _check_weights(run: Planned) -> None:

@@ -16,11 +16,10 @@ from typing import Any
 
 import yaml
 
-from distcxr.engine.claim import is_claimed_elsewhere
+from distcxr.engine.claim import RESUME, is_claimed_elsewhere
 
 _TAIL_BYTES = 1 << 16
 _MARK = "environment.json"
-_RESUME = "RESUME"  # engine.preempt's, whose import would take seconds
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     splits = (recipe.get("eval") or {}).get("splits") or []
     # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
     scored = all(_written(folder / f"metrics_{split}.json") >= _changed(folder) for split in splits)
-    done = (scored if splits else total is not None and step >= total) and not (folder / _RESUME).exists()
+    done = (scored if splits else total is not None and step >= total) and not (folder / RESUME).exists()
     running = is_claimed_elsewhere(folder)
     eta_s = None
     if running and total is not None and batch and img_per_s:
@@ -104,7 +103,7 @@ def _state(folder: Path, job: str | None, running: bool, done: bool) -> str:
         return "finished"
     if job is not None and job != "COMPLETED":
         return job.lower()
-    return "saved" if (folder / _RESUME).exists() else "stopped"
+    return "saved" if (folder / RESUME).exists() else "stopped"
 
 
 def slurm_jobs(folders: Sequence[Path]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Literal
 
 from distcxr.cluster.grid import Planned
 from distcxr.cluster.slots import Slot
-from distcxr.engine.preempt import RESUME
+from distcxr.engine.claim import RESUME
 from distcxr.tracking.progress import newest_figures
 
 logger = logging.getLogger(__name__)

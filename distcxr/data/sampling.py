@@ -48,6 +48,11 @@ def train_order(
         after_L = shown_NL.sum(axis=0)
         key = f"data.sampling.cap_per_label={spec.cap_per_label}"
         _check_no_label_lost(names, before_L, after_L, key)
+        if len(rows) < plan.global_batch_size <= num_before:
+            raise ValueError(
+                f"{key} leaves {len(rows):,} of {num_before:,} training images, fewer than "
+                f"train.global_batch_size={plan.global_batch_size}: raise the cap or lower the batch"
+            )
         changed = (f"{name} {old:,} -> {new:,}" for name, old, new in zip(names, before_L, after_L, strict=True))
         notes.append(f"{key}: {len(rows):,} of {num_before:,} training images; {', '.join(changed)}")
     cumulative_N = None
@@ -86,7 +91,7 @@ def capped(shown_NL: NDArray[np.bool_], cap: int, draw_N: NDArray[np.uint64]) ->
     """
     num_L = shown_NL.sum(axis=0)
     kept_N: NDArray[np.bool_] = shown_NL[:, num_L <= cap].sum(axis=1) > 0
-    room_L = cap - shown_NL[kept_N].sum(axis=0)
+    room_L = np.maximum(cap - shown_NL[kept_N].sum(axis=0), 0)  # step 1 may have gone beyond the cap
     rarity_L = np.argsort(np.argsort(num_L, kind="stable"))
     rarest_N = np.where(shown_NL, rarity_L, len(num_L)).min(axis=1)
     queue = np.lexsort((draw_N, rarest_N))

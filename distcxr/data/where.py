@@ -44,7 +44,7 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
             counts = ", ".join(f"{text} {np.count_nonzero(member[whole]):,}" for text, member in met.items())
             raise ValueError(
                 f"data.where leaves the {name} split empty. Of its {len(whole):,} images, so many meet each "
-                f"condition: {counts}"
+                f"condition: {counts}{_nothing_known(data.where, labels)}"
             )
         if name == "train":
             _check_findings_kept(labels, findings, whole, rows[name], "data.where")
@@ -76,6 +76,15 @@ def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_
         low, high = where.age
         met[f"age {low:g} to {high:g}"] = (labels.age >= low) & (labels.age <= high)
     return met
+
+
+def _nothing_known(where: Where, labels: SampleIndex) -> str:
+    """What conditions ask for and the label file tells of no image, in words: a column that is missing or not named."""
+    known = {"view": labels.view != "", "sex": labels.sex != "", "age": np.isfinite(labels.age)}
+    unknown = [key for key, known_N in known.items() if getattr(where, key) is not None and not known_N.any()]
+    columns = ", ".join(f"data.columns.{key}" for key in unknown)
+    told = f". The label file tells {' and '.join(unknown)} of no image (data.dataset: csv needs {columns})"
+    return told if unknown else ""
 
 
 def _columns(key: str, names: list[str], labels: SampleIndex) -> list[int]:

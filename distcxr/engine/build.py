@@ -19,6 +19,7 @@ from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.decode import load_kernels
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Checkpoint
+from distcxr.engine.compatible import check_beginnings, check_data, check_findings
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.stages import name_parameters, plan_stages
@@ -40,20 +41,6 @@ logger = logging.getLogger(__name__)
 _STATISTICS_IMAGES = 512
 
 
-def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
-    """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
-    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
-        logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
-        return
-    theirs = dataset.patients_of(Recipe.model_validate(checkpoint.meta["recipe"]).data, ("train", "val"))
-    seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.test])
-    if len(seen):
-        raise ValueError(
-            f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "
-            f"{seen[0]}: the result would be flattered. Test with the split it was trained with"
-        )
-
-
 def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
     """How the recipe's global batch is shared out among the ranks."""
     total = recipe.train.global_batch_size
@@ -71,7 +58,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     if checkpoint is not None:
-        checkpoints.check_data(checkpoint, dataset.hashes)
+        check_data(checkpoint, dataset.hashes)
     has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
     if runtime.is_main:
         log_to_file(folder / "log.txt")
@@ -81,9 +68,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         total_steps = min(total_steps, recipe.train.max_steps or total_steps)
         describe(folder, whole, runtime, dataset.hashes, dataset.counts, total_steps)
     _say_start(recipe, runtime, dataset, plan, folder)
-    start = Path(recipe.model.weights).expanduser()
-    if checkpoint is None and start.is_dir():  # weights of another run, which may have had another split
-        check_unseen(checkpoints.open_checkpoint(start), dataset)
+    if checkpoint is None:
+        check_beginnings(recipe.model.weights, dataset)
     base = build_evaluation(recipe, runtime, dataset, plan, checkpoint)
     stages = name_parameters(stages, base.module)
     if recipe.train.sync_bn and runtime.world_size > 1:
@@ -136,8 +122,13 @@ def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> Train
 
 
 def _check_begin(run: Run) -> None:
-    """Refuse `train.stage` where the checkpoint stands before it."""
+    """Refuse `train.stage` where the checkpoint stands before it; say so where the stage has begun already."""
     wanted, stage = run.recipe.train.stage or 1, run.state.stage
+    if run.recipe.train.stage is not None and run.state.step > run.state.stage_step and stage >= wanted:
+        logger.info(
+            f"train.stage={wanted}: the run is in stage {stage} already and goes on there. To begin stage {wanted} "
+            f"again, give train.resume={checkpoints.stage_folder(run.folder, wanted - 1)} and another output=FOLDER"
+        )
     if stage < wanted and not (stage == wanted - 1 and run.stage_ended):
         raise ValueError(
             f"train.stage={wanted}, but the run to go on with is at step {run.state.step}, in stage {stage}: leave out "
@@ -180,7 +171,7 @@ def build_evaluation(
             findings=dataset.index.findings,
         )
     if checkpoint:
-        checkpoints.check_findings(checkpoint, dataset.index.findings)
+        check_findings(checkpoint, dataset.index.findings)
         checkpoints.load_weights(checkpoint, module)
         mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])
     else:

@@ -20,7 +20,6 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,6 @@ from safetensors.torch import load_file, save_file
 
 from distcxr.engine.state import Run, TrainState
 from distcxr.recipe import Recipe
-from distcxr.recipe.schema import IDENTITY_FREE
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +53,11 @@ class Checkpoint:
         """Optimiser updates done."""
         return int(self.meta["state"]["step"])
 
+    @property
+    def recipe(self) -> Recipe:
+        """What it was trained with; keys that it is older than have their defaults."""
+        return Recipe.model_validate(self.meta["recipe"])
+
 
 def save(run: Run, name: str) -> None:
     """Write `checkpoints/<name>` from rank 0. Called at an update boundary; the other ranks go on."""
@@ -75,7 +78,6 @@ def save(run: Run, name: str) -> None:
     torch.save(training, part / _TRAINING)
     meta = {
         "format_version": FORMAT_VERSION,
-        "identity": run.recipe.identity(),
         "findings": list(run.index.findings),
         "mean": list(run.transform.mean),
         "std": list(run.transform.std),
@@ -193,7 +195,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         damaged = [file for file in files if _crc32(path / file) != meta["crc32"][file]]
         TrainState(**meta["state"])
         Recipe.model_validate(meta["recipe"])
-        meta["identity"], meta["mean"], meta["std"], meta["hashes"]["labels"]
+        meta["mean"], meta["std"], meta["hashes"]["labels"]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {Path(error.filename).name}. Give a folder such as "
@@ -206,6 +208,26 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if damaged:
         raise CheckpointError(f"{path / damaged[0]} is damaged: its checksum is wrong; use another checkpoint")
     return Checkpoint(path, meta)
+
+
+def begun_from(weights: str) -> Checkpoint | None:
+    """The checkpoint that `model.weights` names by its folder, its run's or its file of weights; None for other files.
+
+    Raises:
+        CheckpointError: a folder that is no whole checkpoint.
+    """
+    path = Path(weights).expanduser()
+    if weights in ("imagenet", "none"):
+        return None
+    if path.is_dir():
+        return open_checkpoint(path)
+    if path.name not in (_MODEL, _TRAINED) or not (path.parent / _META).is_file():
+        return None
+    try:
+        return open_checkpoint(path.parent)
+    except CheckpointError as error:  # its weights alone can be used
+        logger.warning(f"whether {path} saw patients of this test split is not known: {error}")
+        return None
 
 
 def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
@@ -236,88 +258,6 @@ def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
         shutil.copytree(best.path, part)
         _put_in_place(part, ours)
     return True
-
-
-def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ.
-
-    With `train.stage` the stages from there on may differ, if the checkpoint has not begun them.
-    """
-    if checkpoint.meta["identity"] == recipe.identity():
-        return
-    theirs, ours = _flat(checkpoint.meta["recipe"]), _flat(recipe.model_dump(mode="json"))
-    begun = checkpoint.meta["state"]["stage"]
-    later = range(begun, max(len(recipe.train.stages), len(checkpoint.meta["recipe"]["train"]["stages"])))
-    free = [f"train.stages.{place}" for place in later] if recipe.train.stage == begun + 1 else []
-    lines = [
-        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
-        for key in ours | theirs
-        if theirs.get(key) != ours.get(key) and not _is_in(key, (*IDENTITY_FREE, *free))
-    ]
-    if not lines:
-        return
-    raise CheckpointError(
-        f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with train.resume=never or "
-        "another output=FOLDER, or set these keys back"
-    )
-
-
-def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Refuse to test weights with a recipe that would show them other images or another head."""
-    whole = Recipe.model_validate(checkpoint.meta["recipe"])  # with the defaults of keys that it is older than
-    theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
-    keys = (
-        "model.name", "model.library", "model.in_chans", "model.head.kind", "model.head.hidden", "model.head.metadata",
-        "data.image_size", "augment.center_crop", "augment.crop",
-    )  # fmt: skip
-    lines = [
-        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
-        for key in (*keys, "data.findings")
-        if theirs.get(key) != ours.get(key)
-    ]
-    losses = [values.get("loss.name") for values in (theirs, ours)]
-    if losses.count("cross_entropy") == 1:  # any other's logits are of findings one by one
-        lines.append(f"  - loss.name: {losses[0]!r} in the checkpoint, {losses[1]!r} in the recipe")
-    if lines:
-        raise CheckpointError(f"{checkpoint.path} was trained differently:\n" + "\n".join(lines))
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their whole key, as overrides name them."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            value = {str(place): entry for place, entry in enumerate(value)}
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _is_in(key: str, sections: Sequence[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
-    """Refuse to go on with other labels or other images in a split: the order would change in mid-epoch, and patients
-    trained on could come to validate.
-    """
-    theirs = checkpoint.meta["hashes"]
-    changed = [name for name in ("labels", "train", "val", "test") if theirs.get(name) != hashes[name]]
-    if changed:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on other data: {', '.join(changed)} changed since, "
-            "for example because files were added or removed. Give data.root the data it was trained on, or start anew "
-            "with train.resume=never and another output=FOLDER"
-        )
-
-
-def check_findings(checkpoint: Checkpoint, findings: Sequence[str]) -> None:
-    """Refuse other columns than the checkpoint's: `data.findings=all` means what the label file of the day has."""
-    theirs = checkpoint.meta["findings"]
-    if theirs != list(findings):
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on the findings {', '.join(theirs)}; with this recipe and label file they "
-            f"are {', '.join(findings)}. List the checkpoint's in data.findings"
-        )
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Whose run folder it is: a lock that the kernel takes back when its process ends."""
+"""Whose run folder it is: a lock that the kernel takes back when its process ends; and marks for others to leave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import platform
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+STOP, RESUME = "STOP", "RESUME"
+"""Files: asks the run to save itself and end; it has, and goes on when it is started again."""
 
 _claimed: dict[Path, int] = {}
 """Descriptors of the lock files of this process's run folders; the kernel takes the locks back when it ends."""

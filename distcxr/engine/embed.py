@@ -58,7 +58,7 @@ def as_embedder(recipe: Recipe, checkpoint: Checkpoint, findings: Sequence[str])
     Returns:
         For `build_evaluation`: the recipe, and the checkpoint, or None where the recipe's `model.weights` name it.
     """
-    theirs = Recipe.model_validate(checkpoint.meta["recipe"])
+    theirs = checkpoint.recipe
     data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
     own = recipe.model_copy(update={"data": data, "augment": theirs.augment, "model": theirs.model, "loss": Loss()})
     if list(findings) == checkpoint.meta["findings"]:

@@ -16,11 +16,12 @@ import torch
 
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
-from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.evaluate import Scores
 from distcxr.engine.preempt import Preempted
 from distcxr.engine.score import Weights, draw_curves, score_splits
 from distcxr.engine.state import STEP_COLUMNS, Run
 from distcxr.engine.step import train_step, warm_up
+from distcxr.engine.validate import best_so_far, validate
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -195,36 +196,6 @@ def _memory_mb(run: Run) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
 
 
-def validate(run: Run) -> bool:
-    """Score the validation split; True when `eval.best_metric` is the best of the run so far."""
-    state = run.state
-    with run.judged_weights():
-        scores = evaluate(run, "val")
-    auroc, metric = scores.report.macro_auroc, run.recipe.eval.best_metric
-    score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
-    if run.scheduled(run.horizon.eval_every):
-        state.validations.append(score)
-    state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
-    findings = len(scores.report.macro_findings)
-    shown = "AUROC undefined" if auroc is None else f"macro AUROC {auroc:.4f} of {findings} findings"
-    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
-    logger.info(f"step {state.step}: validation {shown}{loss}")
-    improved = score is not None and (state.best_score is None or score > state.best_score)
-    if improved:
-        state.best_score, state.best_step = score, state.step
-    if run.tracker:
-        more = {"val/loss": scores.loss} | _best(run)
-        values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
-        run.tracker.scalars(values, state.step)
-    return improved
-
-
-def _best(run: Run) -> dict[str, float]:
-    """The best validation so far by its tag; empty where there is none."""
-    best, metric = run.state.best_score, run.recipe.eval.best_metric
-    return {} if best is None else {f"val/{metric}/best": best if metric == "auroc" else -best}
-
-
 def close_epoch(run: Run) -> None:
     """Write the epoch's row of `history.csv`; one cut short gets its row, too; after `max_steps` until it is whole."""
     state = run.state
@@ -274,7 +245,7 @@ def finish(run: Run) -> dict[str, Scores]:
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
             run.tracker.text(split, f"```\n{found.report.table()}\n```", weights.step or 0)
-        run.tracker.hyperparameters(_shown(run), _best(run))
+        run.tracker.hyperparameters(_shown(run), best_so_far(run))
         run.tracker.close()
     return scores
 

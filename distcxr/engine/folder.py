@@ -25,13 +25,13 @@ import torch
 import distcxr
 from distcxr.engine.checkpoint import (
     Checkpoint,
-    check_recipe,
     last_folders,
     newest_checkpoint,
     open_checkpoint,
     stage_folder,
 )
 from distcxr.engine.claim import claim, is_claimed_elsewhere
+from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runtime import Runtime, device_name
@@ -144,7 +144,7 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
         if is_claimed_elsewhere(folder):
             continue
         checkpoint = newest_checkpoint(folder)
-        if checkpoint is None or checkpoint.meta["identity"] != recipe.identity():
+        if checkpoint is None or checkpoint.recipe.identity() != recipe.identity():
             continue
         ended = checkpoint.meta["state"]["ended"]
         steps_left = not ended and checkpoint.step < (recipe.train.max_steps or sys.maxsize)

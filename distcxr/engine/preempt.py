@@ -22,11 +22,11 @@ from types import FrameType
 
 import torch
 
+from distcxr.engine.claim import RESUME, STOP
 from distcxr.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-STOP, RESUME = "STOP", "RESUME"
 STOP_VARIABLE = "DISTCXR_STOP"
 """Path of the STOP file in the environment: whoever sets it has removed an old one, so the run must not."""
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)

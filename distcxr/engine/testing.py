@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from distcxr.data.dataset import Dataset, open_dataset
-from distcxr.engine.build import batch_plan, build_evaluation, check_unseen, world_line
-from distcxr.engine.checkpoint import Checkpoint, CheckpointError, check_testable, open_checkpoint
+from distcxr.engine.build import batch_plan, build_evaluation, world_line
+from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from distcxr.engine.compatible import check_testable, check_unseen
 from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
 from distcxr.engine.folder import describe, make_writable, run_folder_of
 from distcxr.engine.score import (
@@ -170,7 +171,7 @@ def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings:
 
 def _as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
     """The recipe with the network, image size and crop of a member of an ensemble."""
-    theirs = Recipe.model_validate(checkpoint.meta["recipe"])
+    theirs = checkpoint.recipe
     data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
     return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
 
@@ -186,7 +187,7 @@ def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
     """Whether thresholds may be chosen on the validation split: not on patients that the weights were trained on."""
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         return True  # not known; `check_unseen` says so
-    theirs = dataset.patients_of(Recipe.model_validate(checkpoint.meta["recipe"]).data, ("train",))
+    theirs = dataset.patients_of(checkpoint.recipe.data, ("train",))
     seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.val])
     if len(seen):
         logger.warning(f"{checkpoint.path} was trained on {len(seen):,} patients of this val split: no thresholds")
@@ -194,7 +195,7 @@ def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
 
 
 def _made_with(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"trained_with": trained_with(Recipe.model_validate(checkpoint.meta["recipe"]))}
+    return {"trained_with": trained_with(checkpoint.recipe)}
 
 
 def _members(judged: Evaluation, checkpoints: Sequence[Checkpoint], tests: list[Predicted]) -> list[dict[str, Any]]:

@@ -98,6 +98,6 @@ class Training:
             logger.info(f"{begin}{note}")
         logger.info(
             f"{begin}{of} {num_all} parameters train ({values / 1e6:.2f} million numbers), lr {stage.base_lr:g}, "
-            f"loss {stage.loss.name}, {len(stage.order.rows):,} images, {stage.horizon.epochs} epochs of "
+            f"loss {stage.loss.name}, {len(stage.order.rows):,} images, {stage.horizon.epochs} x "
             f"{stage.horizon.steps_per_epoch} steps"
         )

@@ -8,6 +8,7 @@ from typing import Any
 import torchvision
 from torch import Tensor, nn
 
+from distcxr.models.factory import torchvision_size
 from distcxr.models.fusion import Headed
 from distcxr.models.weights import first_conv
 from distcxr.recipe import Recipe
@@ -68,7 +69,7 @@ def export_weights(
 
 
 def _load_with_torchvision(name: str, num_classes: int, side: int) -> tuple[list[str], nn.Module]:
-    size = {"image_size": side} if name.startswith("vit_") else {}
+    size = torchvision_size(name, side)
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **size)
     lines = [
         "import torch, torchvision",
@@ -76,6 +77,10 @@ def _load_with_torchvision(name: str, num_classes: int, side: int) -> tuple[list
     ]
     if isinstance(network, torchvision.models.SqueezeNet):
         lines.append("model.classifier[2] = torch.nn.Identity()  # its ReLU would cut negative logits off")
+    if isinstance(network, torchvision.models.MaxVit):
+        width = network.classifier[-1].in_features
+        network.classifier[-1] = nn.Linear(width, num_classes)
+        lines.append(f"model.classifier[-1] = torch.nn.Linear({width}, {num_classes})  # torchvision's has no bias")
     return lines, network
 
 

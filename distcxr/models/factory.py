@@ -118,6 +118,13 @@ def _read(path: Path) -> WeightsFile:
         raise ValueError(f"model.weights={error}") from error
 
 
+def torchvision_size(name: str, side: int) -> dict[str, Any]:
+    """What torchvision has to be told to build the network for images of `side` pixels; nothing for most."""
+    if name not in _TORCHVISION_MULTIPLES:
+        return {}
+    return {"input_size": (side, side)} if name == "maxvit_t" else {"image_size": side}
+
+
 def sync_batchnorm(model: nn.Module) -> nn.Module:
     """The model with BatchNorm statistics over all ranks; weights and state-dict keys stay.
 
@@ -141,11 +148,9 @@ def _build_torchvision(
             name, "torchvision", [n for n in known if n not in _REFUSED],
             "import torchvision.models as m; print(m.list_models(module=m))",
         )  # fmt: skip
-    size: dict[str, Any] = {}
-    if name in _TORCHVISION_MULTIPLES and image_size:
-        if image_size % _TORCHVISION_MULTIPLES[name]:
-            raise _wrong_multiple(name, image_size, _TORCHVISION_MULTIPLES[name])
-        size = {"input_size": (image_size, image_size)} if name == "maxvit_t" else {"image_size": image_size}
+    if image_size and image_size % (multiple := _TORCHVISION_MULTIPLES.get(name, 1)):
+        raise _wrong_multiple(name, image_size, multiple)
+    size = torchvision_size(name, image_size) if image_size else {}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **size)
     head = find_head(model)[1]
     assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == _IMAGENET_CLASSES

@@ -194,7 +194,10 @@ def load_head(
         raise ValueError(f"{file.source}: its head is of another kind ({theirs}) than model.head's ({mine}): {advice}")
     ours.load_state_dict(head)
     if file.findings is None:
-        logger.info(f"{file.source}: the head is kept; the file does not say for which {rows} findings it was trained")
+        logger.warning(
+            f"{file.source}: the head is kept, and the file does not say for which {rows} findings it was trained: if "
+            f"they are not data.findings in this order, {advice}"
+        )
 
 
 def _within(state: dict[str, Tensor], place: str) -> dict[str, Tensor]:

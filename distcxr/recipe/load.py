@@ -73,7 +73,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(issue, values, overrides) for issue in error.errors() if not _is_repeated(issue, values)]
-        raise RecipeError(f"{path} can't be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+        # What contradicts in a section contradicts in every stage that inherits it: said once is enough.
+        said = "\n".join(f"  - {line}" for line in dict.fromkeys(lines))
+        raise RecipeError(f"{path} can't be used:\n{said}") from None
 
 
 def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:

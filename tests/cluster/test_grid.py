@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny
 
 from distcxr.cluster.check import check_runs
 from distcxr.cluster.grid import Planned, default_folder, plan, split_values
@@ -115,6 +116,13 @@ def test_a_run_is_told_apart_by_its_recipe_but_not_by_its_folder(tmp_path: Path)
     one, other = (plan([recipe], [], tmp_path / folder)[0] for folder in ("x", "y"))
     assert one.identity() == other.identity()
     assert one.identity() != plan([recipe], ["train.max_steps=3"], tmp_path)[0].identity()
+
+
+def test_a_network_that_can_not_be_built_without_numbers_is_built_with_them(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path, images=48, size=32)
+    recipe = write(tmp_path, "regnet", "model: {name: regnet_y_400mf, weights: none}\n")
+    (run,) = plan([recipe], [f"data.root={tmp_path / 'phantom'}", "data.val_fraction=0.25"], tmp_path)
+    assert 3e6 < check_runs([run])["regnet"] < 5e6
 
 
 def test_data_networks_weights_and_trackers_are_looked_at_before_the_first_run(

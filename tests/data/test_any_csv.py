@@ -48,6 +48,13 @@ def test_a_column_per_finding(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     assert "1 values of view other than PA, AP and LATERAL count as unknown: oblique" in caplog.text
 
 
+def test_a_patient_keeps_its_number_whoever_else_is_there(tmp_path: Path) -> None:
+    text = "image,who,Mass\na/1.png,007,1\na/2.png,12,0\n"
+    before = read(tmp_path, text, {"patient": "who"})
+    after = read(tmp_path, f"{text}b/3.jpg,p1,1\n", {"patient": "who"})
+    assert before.patient_id.tolist() == after.patient_id[:2].tolist() == [7, 12]
+
+
 @pytest.mark.parametrize(("uncertain", "target", "known"), [("mask", 0, 0), ("zero", 0, 1), ("one", 1, 1)])
 def test_uncertain_labels(tmp_path: Path, uncertain: str, target: int, known: int) -> None:
     index = read(tmp_path, WIDE, uncertain=uncertain)

@@ -93,6 +93,18 @@ def test_only_images_that_a_rarer_finding_keeps_lift_another_above_the_cap() -> 
     assert labels_of(index, np.asarray(order.rows))[1].sum(axis=0).tolist() == [5, 5, 5]
 
 
+def test_rare_findings_may_overfill_a_common_one_and_the_others_still_come_down_to_the_cap() -> None:
+    targets = np.zeros((180, 5), dtype=np.uint8)
+    for rare in range(3):
+        targets[rare * 10 : rare * 10 + 10, [rare, 3]] = 1  # D comes along with A, B and C: 30 images, three caps
+    targets[30:80, 3], targets[80:, 4] = 1, 1
+    _, shown_NL = labels_of(labelled(targets), np.arange(180))
+    draw_N = np.random.default_rng(0).permutation(180).astype(np.uint64)
+    kept_N = capped(shown_NL, 10, draw_N)
+    assert kept_N.tolist() == one_by_one(shown_NL, 10, draw_N)
+    assert shown_NL[kept_N].sum(axis=0).tolist() == [10, 10, 10, 30, 10]
+
+
 def test_seed_and_stage_alone_decide_who_stays() -> None:
     index, rows, spec = labelled(random_labels()), np.arange(600), Sampling(cap_per_label=60)
 
@@ -140,6 +152,14 @@ def test_a_cap_that_leaves_a_finding_without_images_names_it() -> None:
             refused.append(str(error))
     assert 2 <= len(refused) <= 16  # 26 %
     assert "data.sampling.cap_per_label=1 leaves no training image of G (12): " in refused[0]
+
+
+def test_a_cap_that_leaves_less_than_a_batch_says_so() -> None:
+    with pytest.raises(ValueError, match=r"cap_per_label=20 leaves \d+ of 600 training images, fewer than train"):
+        train_order(
+            labelled(random_labels()), np.arange(600), Sampling(cap_per_label=20), seed=0, stage=0,
+            plan=BatchPlan(600, 600),
+        )  # fmt: skip
 
 
 def test_nih_s_size_in_well_under_a_second() -> None:

@@ -134,6 +134,12 @@ def test_conditions_that_empty_a_split_say_how_many_meet_each(name: str) -> None
         narrowed(labels, where={"sex": "F", "age": (20, 60)})
 
 
+def test_a_condition_on_what_the_label_file_does_not_tell_names_the_column() -> None:
+    labels = replace(LABELS, sex=np.full(NUM, ""), age=np.full(NUM, 50, np.float32))
+    with pytest.raises(ValueError, match=r"tells sex of no image \(data\.dataset: csv needs data\.columns\.sex\)$"):
+        narrowed(labels, where={"sex": "F", "age": (20, 60)})
+
+
 def test_keys_that_leave_a_finding_nothing_to_learn_from() -> None:
     rare = np.flatnonzero(np.isin(np.arange(NUM), WHOLE.train) & (LABELS.view == "AP"))[:3]
     targets_NC, mask_NC = LABELS.targets_NC.copy(), np.ones_like(LABELS.mask_NC)

@@ -14,7 +14,7 @@ from distcxr.engine.step import train_step
 # The step is lr times the gradient; the image of the step is what the exchange made of it.
 PLAIN_SGD = (
     "optim={name: sgd, lr: 1.0, weight_decay: 0, momentum: 0}", "schedule={name: constant, warmup: 0st}",
-    "train.clip_norm=null", "model.name=resnet18", "model.library=torchvision",
+    "train.clip_norm=null",
 )  # fmt: skip
 
 
@@ -37,11 +37,12 @@ def test_bucket_size_and_bfloat16_reach_ddp_and_defaults_are_pytorchs(tmp_path: 
     torch.distributed.barrier()
     own, is_own, step = one_step(tmp_path, "a")
     assert is_own and own["bucket_cap_bytes"] == 25 * 2**20 and own.get("comm_hook", "") == ""
-    small, is_own, smaller = one_step(tmp_path, "b", "train.bucket_mb=5")
-    assert not is_own and small["bucket_cap_bytes"] == 5 * 2**20
-    sizes = [[int(size) for size in said["rebuilt_bucket_sizes"].split(",")] for said in (own, small)]
-    assert sum(sizes[0]) == sum(sizes[1]) and len(sizes[1]) > len(sizes[0]) >= 2
-    assert torch.allclose(smaller, step, atol=1e-6)
+    large, is_own, same = one_step(tmp_path, "b", "train.bucket_mb=50")
+    assert not is_own and large["bucket_cap_bytes"] == 50 * 2**20
+    sizes = [[int(size) for size in said["rebuilt_bucket_sizes"].split(",")] for said in (own, large)]
+    assert len(sizes[0]) == 2 and 2**20 <= sizes[0][0] < 2 * 2**20  # the first bucket holds 1 MiB
+    assert sizes[1] == [sum(sizes[0])]
+    assert torch.allclose(same, step, atol=1e-6)
     halved, _, rounded = one_step(tmp_path, "c", "train.compress_gradients=bf16")
     assert "bf16_compress" in halved["comm_hook"]
     apart = (rounded - step).norm() / step.norm()

@@ -25,6 +25,7 @@ from PIL import Image
 from distcxr.data.augment import draw_parameters
 from distcxr.data.cache import cache_folder
 from distcxr.data.cache.build import build_cache
+from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Batch, Loader, PixelReader
 from distcxr.data.loaders.cache import CacheReader
@@ -32,7 +33,6 @@ from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
-from distcxr.data.dataset import open_dataset
 from distcxr.recipe.augment import Augment
 from distcxr.recipe.data import Data
 

@@ -12,6 +12,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from distcxr.engine.fit import fit
 from distcxr.engine.testing import score_test_split
 from distcxr.models.fusion import AttentionHead, Headed
 
@@ -79,7 +80,33 @@ def test_a_run_begins_with_another_run_s_best_and_a_new_head(finished: Path, tmp
     run.reader.close()
 
 
-def test_a_run_does_not_test_on_patients_that_its_first_weights_were_trained_on(finished: Path, tmp_path: Path) -> None:
-    common = (f"output={tmp_path / 'next'}", f"data.root={finished.parent / 'phantom'}", f"model.weights={finished}")
+@pytest.mark.parametrize("named", ["", "checkpoints/best", "checkpoints/best/model.safetensors"])
+def test_a_run_does_not_test_on_patients_that_its_first_weights_were_trained_on(
+    finished: Path, tmp_path: Path, named: str
+) -> None:
+    common = (f"output={tmp_path / 'next'}", f"data.root={finished.parent / 'phantom'}")
     with pytest.raises(ValueError, match=r"trained or chosen on \d+ patients of this test split"):
-        tiny.build(tmp_path, *common, "data.split=by_patient", "data.ratios=[0.4, 0.2, 0.4]")
+        tiny.build(
+            tmp_path,
+            *common,
+            f"model.weights={finished / named}",
+            "data.split=by_patient",
+            "data.ratios=[0.4, 0.2, 0.4]",
+        )
+
+
+def test_a_chain_does_not_test_on_patients_of_its_first_run(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    common = (f"data.root={finished.parent / 'phantom'}", "eval.pictures=0", "eval.localise=false")
+    second = tmp_path / "second"
+    label = ("data.findings=[No Finding]", "model.new_head=true")
+    young = ("data.where={age: [0, 50]}", "train.max_steps=1", "train.global_batch_size=8", "data.split_seed=3")
+    run = tiny.build(tmp_path, *common, *label, *young, f"output={second}", f"model.weights={finished}")
+    assert "of this val split: validation, and what is chosen by it, is flattered" in caplog.text
+    fit(run)
+    run.reader.close()
+    weights = f"model.weights={second / 'checkpoints' / 'last-00000001'}"
+    old = ("data.where={age: [51, 120]}", "data.split=by_patient", "data.ratios=[0.4, 0.2, 0.4]")
+    with pytest.raises(ValueError, match=rf"{finished}.*trained or chosen on \d+ patients of this test split"):
+        tiny.build(tmp_path, *common, *label, *old, f"output={tmp_path / 'third'}", weights)

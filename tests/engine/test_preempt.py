@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 from distcxr.engine import fit as fitting
 from distcxr.engine import preempt
 from distcxr.engine.checkpoint import last_folders
-from distcxr.engine.preempt import RESUME, STOP, STOP_VARIABLE, Preempted, StopRequest, signals_noted
+from distcxr.engine.claim import RESUME, STOP
+from distcxr.engine.preempt import STOP_VARIABLE, Preempted, StopRequest, signals_noted
 
 ROOT = Path(__file__).parents[2]
 
@@ -185,15 +186,19 @@ def test_sigterm_to_the_launcher_saves_the_run(place: Path, launcher: str) -> No
         assert process.returncode == 0 and "asked to stop (SIGTERM): saved" in said
 
 
-def test_scoring_is_left_at_once(place: Path) -> None:
-    """Scores are made anew by the run that goes on: nothing is waited for."""
+@pytest.mark.parametrize(("by", "exit_code"), [("STOP", 0), ("SIGUSR1", 0), ("SIGTERM", 143)])
+def test_scoring_is_left_at_once(place: Path, by: str, exit_code: int) -> None:
+    """Scores are made anew by the run that goes on. A launcher sends SIGTERM when another rank has failed."""
+    output = place / f"scoring-{by}"
     process = started(
-        place, "scoring", (), "train.max_steps=1", "eval.every=900ep", "eval.splits=[val]", "eval.replicates=3000000"
+        place, output.name, (), "train.max_steps=1", "eval.every=900ep", "eval.splits=[val]", "eval.replicates=3000000"
     )
-    output = place / "scoring"
     wait_for(lambda: list((output / "checkpoints").glob("last-*")), process)
     time.sleep(0.5)
-    (output / STOP).touch()
+    if by == "STOP":
+        (output / STOP).touch()
+    else:
+        process.send_signal(getattr(signal, by))
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, said
-    assert "while scoring" in said and (output / RESUME).exists() and not (output / "metrics_val.json").exists()
+    assert process.returncode == exit_code and "while scoring" in said, said
+    assert (output / RESUME).exists() == (exit_code == 0) and not (output / "metrics_val.json").exists()

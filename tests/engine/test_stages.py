@@ -184,7 +184,7 @@ def test_a_stage_is_not_begun_over_one_that_has_not_ended(tmp_path: Path) -> Non
     assert (tmp_path / "run" / "checkpoints" / "last-00000002").exists()
 
 
-def test_early_stop_ends_the_stage(tmp_path: Path) -> None:
+def test_early_stop_ends_the_stage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In mid-epoch, too: the next stage begins an epoch of its own; after the last the run is over."""
     tiny.phantom(tmp_path)
     common = (
@@ -192,6 +192,7 @@ def test_early_stop_ends_the_stage(tmp_path: Path) -> None:
         "train.stages=[{epochs: 3}, {epochs: 2}]",
     )  # fmt: skip
     tiny.train(tmp_path, *common)
+    assert "train.early_stop ends stage 1 of 2: no better auroc in 1 validations" in caplog.text
     history = tiny.rows(tmp_path / "run" / "history.csv")
     assert [(row["epoch"], row["stage"], row["step"]) for row in history] == [("0", "1", "4"), ("1", "2", "8")]
     again = tiny.build(tmp_path, *common)
@@ -199,7 +200,7 @@ def test_early_stop_ends_the_stage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("metric", ["auroc", "loss"])
-def test_plateau_lowers_the_rate(tmp_path: Path, metric: str) -> None:
+def test_plateau_lowers_the_rate(tmp_path: Path, metric: str, caplog: pytest.LogCaptureFixture) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(
         tmp_path, *CHEAP, f"output={tmp_path / 'run'}", "eval.every=1st", f"eval.best_metric={metric}",
@@ -210,6 +211,7 @@ def test_plateau_lowers_the_rate(tmp_path: Path, metric: str) -> None:
     worse = [place > 0 and score <= max(scores[:place]) for place, score in enumerate(scores)]
     rates = [float(row["lr"]) for row in tiny.rows(tmp_path / "run" / "steps.csv")]
     assert any(worse[:-1]) and len(worse) == len(rates)
+    assert caplog.text.count("the plateau lowers lr to") == sum(worse[:-1])
     assert rates == [30 * 0.5 ** sum(worse[:step]) for step in range(len(rates))]
     assert run.state.best_score == max(scores) and (metric == "loss") == (max(scores) < 0)
 

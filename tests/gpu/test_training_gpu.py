@@ -13,7 +13,7 @@ import torch
 
 from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.engine.evaluate import evaluate
-from distcxr.engine.fit import fit, updates
+from distcxr.engine.fit import begin_next_stage, fit, train_stage, updates
 from distcxr.engine.step import train_step
 from distcxr.recipe.augment import Augment
 
@@ -33,7 +33,7 @@ def test_a_run_in_every_precision(tmp_path: Path, precision: str) -> None:
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> None:
     tiny.phantom(tmp_path)
-    overrides = (f"train.precision={precision}", "train.per_device_batch_size=4")
+    overrides = (f"train.precision={precision}", "train.per_device_batch_size=4", "train.ema=0.9", "loss.name=focal")
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", *overrides)
     batches = updates(run)
     train_step(run, next(batches))
@@ -45,6 +45,23 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> No
     finally:
         torch.cuda.set_sync_debug_mode("default")
     batches.close()
+
+
+@pytest.mark.parametrize("how", ["train.precision=fp16", "train.compile=true"])
+def test_stages_with_scaler_and_compiler(tmp_path: Path, how: str) -> None:
+    """The scale that fp16 has found and the compiled network serve all stages."""
+    tiny.phantom(tmp_path)
+    stages = "train.stages=[{trainable: [fc], epochs: 1}, {epochs: 1, optimizer: carry}]"
+    run = tiny.build(tmp_path, stages, how, f"output={tmp_path / 'run'}", "eval.splits=[]")
+    train_stage(run)
+    scaler = run.runtime.accelerator.scaler
+    scale = scaler.get_scale() if scaler else None
+    before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    begin_next_stage(run)
+    assert (scaler.get_scale() if scaler else None) == scale
+    train_stage(run)
+    assert not any(torch.equal(value, before[name]) for name, value in run.module.named_parameters())
+    assert run.state.ended and all(value.isfinite().all() for value in run.module.parameters())
 
 
 def test_the_transform_is_the_cpus() -> None:

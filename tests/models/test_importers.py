@@ -62,7 +62,7 @@ class ChexNet(nn.Module):
         return self.densenet121(images)  # type: ignore[no-any-return]
 
 
-def test_arnoweng_s_checkpoint(tmp_path: Path) -> None:
+def test_arnoweng_s_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     theirs = nn.DataParallel(ChexNet(source("densenet121", "torchvision", num_classes=14)))
     state = OrderedDict()
     for key, value in theirs.state_dict().items():
@@ -77,6 +77,8 @@ def test_arnoweng_s_checkpoint(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "model.pth.tar", _use_new_zipfile_serialization=False)
     ours = imported(tmp_path / "model.pth.tar", "densenet121", "torchvision", num_classes=14)
     assert torch.equal(logits(ours, colour()).sigmoid(), logits(theirs.module, colour()))
+    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]  # 14 of which order?
+    assert "does not say for which 14 findings" in said and "model.new_head=true" in said
 
 
 def xrayvision() -> tuple[nn.Module, dict[str, Tensor]]:

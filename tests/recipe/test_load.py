@@ -154,3 +154,7 @@ def test_overrides_of_a_stage(tmp_path: Path, override: str, said: str) -> None:
 def test_a_mistake_that_a_stage_inherits_is_said_once(tmp_path: Path) -> None:
     said = error_of(write(tmp_path, STAGES), "loss.gama=2")
     assert said.count("gama") == 2  # the key and the override it came from
+
+
+def test_a_contradiction_that_a_stage_inherits_is_said_once(tmp_path: Path) -> None:
+    assert error_of(write(tmp_path, STAGES), "loss.alpha=0.5", "loss.weights=balanced").count("both weigh") == 1

@@ -27,7 +27,12 @@ def on_heart(recipe: str) -> bool:
     return recipe == "cardiomegaly_binary" or "heart" in recipe
 
 
-@pytest.mark.parametrize("recipe", sorted(ALL - CHAINS))
+SLOW = {"study/densenet169", "study/resnet101"}
+
+
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(r, marks=[pytest.mark.slow] if r in SLOW else []) for r in sorted(ALL - CHAINS)]
+)
 def test_it_trains_and_scores(recipe: str, tmp_path: Path, nih: Path, heart: Path) -> None:
     data, more = (heart, (HEART,)) if on_heart(recipe) else (nih, ())
     size = ("train.global_batch_size=4", "train.max_steps=1", "data.max_val_samples=16", "data.max_test_samples=16")
@@ -53,7 +58,7 @@ def test_a_chain_begins_where_the_one_before_it_was_best(
 ) -> None:
     """With the paths that the files name, from the folder that a user starts them in."""
     monkeypatch.chdir(tmp_path)
-    small = ("model.name=resnet18", "data.image_size=32", "train.max_steps=2")
+    small = ("model.library=timm", "model.name=test_resnet", "data.image_size=32", "train.max_steps=2")
     first, second = f"transfer/nih_from_{start}", f"transfer/heart_from_{start}_nih"
     assert watched.load(first).model.weights == ("none" if start == "nothing" else "imagenet")
     run = watched.build(first, watched.load(first).output, nih, *small)

@@ -1,4 +1,4 @@
-"""`resnet50_staged.yaml`: which layers train, at which rate, for how long and on which images, in the running engine."""
+"""`resnet50_staged.yaml`: which layers train, at which rate, how long and on which images, in the running engine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ CLAIMED = [  # layers, learning rate, epochs
 CAP = 12
 # timm's test_resnet has ResNet-50's layers by name, and is small enough to be trained through all eight epochs.
 OVERRIDES = (
-    "model.library=timm", "model.name=test_resnet", f"data.sampling.cap_per_label={CAP}", "data.image_size=32", "train.global_batch_size=16",
+    "model.library=timm", "model.name=test_resnet",
+    f"data.sampling.cap_per_label={CAP}", "data.image_size=32", "train.global_batch_size=16",
     "data.max_val_samples=12", "logging.every=100st",
 )  # fmt: skip
 
@@ -74,7 +75,7 @@ def test_every_stage_draws_its_own_capped_images_and_keeps_each_hernia(tmp_path:
     num_L = index.targets_NC[train].sum(axis=0)
     assert num_L.max() > CAP > num_L.min()  # the cap does something, and not to all
     hernia = {int(row) for row in train if index.targets_NC[row, index.findings.index("Hernia")]}
-    drawn = [set(stage.order.rows.tolist()) for stage in run.stages]
+    drawn = [set(np.asarray(stage.order.rows).tolist()) for stage in run.stages]
     for rows in drawn:
         assert rows < set(train.tolist()) and hernia <= rows
         kept_L = index.targets_NC[sorted(rows)].sum(axis=0)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny
+from slurm_cluster import Cluster, reason_against, short_folder
 from slurm_jobs import ENDLESS, Place
 
-from distcxr.engine.preempt import RESUME
+from distcxr.engine.claim import RESUME
 
 VARIABLE = "DISTCXR_SLURM_ALL"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.environ.get(VARIABLE) != "1", reason=f"takes minutes: make slurm, or {VARIABLE}=1"),
 ]
+ROOT = Path(__file__).parents[2]
 TWO_RANKS = ("--nodes=1", "--gpus-per-node=2")
 
 
@@ -96,6 +100,27 @@ def test_a_node_that_slurm_loses_leaves_the_run_to_another(place: Place) -> None
     place.cluster.boot(killed[0])
     assert found["NodeList"] != f"node{killed[0]}"
     assert "is still in use" in place.log("forgotten").read_text()
+
+
+def test_a_node_that_is_back_before_it_is_missed(tmp_path: Path) -> None:
+    """By SLURM's default a node is missed after five minutes; one that has rebooted by then is found out at once."""
+    if (reason := reason_against()) is not None:
+        pytest.skip(reason)
+    folder = short_folder()
+    tiny.phantom(tmp_path)
+    tiny.recipe(tmp_path)
+    with Cluster(folder, nodes=2, slurmd_timeout_s=300) as cluster:
+        place = Place(cluster, tmp_path, ROOT)
+        place.recipe("rebooted", ENDLESS)
+        job = place.submit("rebooted", "--nodes=2", "--gpus-per-node=1")
+        place.checkpoint(job, "rebooted")
+        cluster.cut_power(2)
+        cluster.boot(2, wait=False)
+        place.wait(job, "rebooted", lambda found: int(found["Restarts"]) > 0)
+        end = place.end_soon("rebooted")
+        place.completed(job, "rebooted")
+        assert place.differences({"rebooted": end}, ranks=2) == []
+    shutil.rmtree(folder)
 
 
 def test_too_many_restarts(place: Place) -> None:

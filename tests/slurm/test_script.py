@@ -21,9 +21,8 @@ PYTHON = """
 if [ "$1" = -m ]; then echo "the recipe, resolved"; else echo ""; fi  # no output in it
 """
 
-# Notes a word a line; the step itself does what the test wants, the probe for lost nodes answers as it says.
+# Notes a word a line and its environment; then it does what the test wants.
 SRUN = """
-case " $* " in *" --overlap "*) exit ${PROBE:-0};; esac
 printf '%s\\n' "$@" > asked; env > environment
 eval "${STEP:-:}"
 """
@@ -42,13 +41,13 @@ class Job:
 
     folder: Path
 
-    def start(self, *words: str, **environ: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, script: Path = SCRIPT, **environ: str) -> subprocess.Popen[str]:
         given = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder), "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "node[1-2]", "SLURM_TASKS_PER_NODE": "1", "DISTCXR_SITE": "site.env",
         }  # fmt: skip
         return subprocess.Popen(
-            ["bash", str(SCRIPT), *words], cwd=self.folder, env=given | environ, text=True, stdout=subprocess.PIPE,
+            ["bash", str(script), *words], cwd=self.folder, env=given | environ, text=True, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )  # fmt: skip
 
@@ -108,14 +107,29 @@ def test_a_line_for_each_task_of_an_array(job: Job) -> None:
     assert "sbatch --array" in job.run("@runs.txt")[1]
 
 
+NODE_ONE = 'while [ "$1" != bash ]; do shift; done; SLURM_CPUS_ON_NODE=9 SLURM_NODEID=1 "$@"'
+"""The step does on the second of the nodes what it would do there."""
+
+
 def test_ranks_come_from_gpus_or_tasks_and_threads_from_cpus(job: Job) -> None:
-    step = 'bash -c "${@: -3:1}" launcher >/dev/null 2>&1 || true'
-    assert job.run("tiny.yaml", HOSTS="node1 node2", SLURM_GPUS_ON_NODE="4", STEP=step)[0] == 0
-    said = job.environment()
-    assert (said["RANKS"], said["NODES"], said["MASTER_ADDR"], said["MASTER_PORT"]) == ("4", "2", "node1", "20007")
-    assert "ACCELERATE_USE_CPU" not in said
-    assert job.run("tiny.yaml", SLURM_TASKS_PER_NODE="3(x2)")[0] == 0
-    assert (job.environment()["RANKS"], job.environment()["ACCELERATE_USE_CPU"]) == ("3", "true")
+    (job.folder / "bin" / "accelerate").write_text(
+        "#!/bin/sh\necho $OMP_NUM_THREADS $SLURM_CPUS_PER_TASK $* > launched\n"
+    )
+    (job.folder / "bin" / "accelerate").chmod(0o755)
+    (job.folder / "bin" / "python").write_text(f"#!/bin/sh\n{PYTHON}\necho $* > launched\n")
+    assert job.run("tiny.yaml", HOSTS="node1 node2", SLURM_GPUS_ON_NODE="4", STEP=NODE_ONE)[0] == 0
+    said, launched = job.environment(), (job.folder / "launched").read_text()
+    assert (said["RANKS"], said["NODES"], said["PET_RDZV_ID"]) == ("4", "2", "7.0") and "ACCELERATE_USE_CPU" not in said
+    assert launched.startswith("2 9 launch --multi_gpu --num_machines 2 --machine_rank 1 --num_processes 8 ")
+    assert "--main_process_ip node1 --main_process_port 20007 --rdzv_backend c10d " in launched
+    assert job.run("tiny.yaml", SLURM_TASKS_PER_NODE="3(x2)", STEP=NODE_ONE)[0] == 0
+    assert job.environment()["ACCELERATE_USE_CPU"] == "true"
+    launched = (job.folder / "launched").read_text()
+    assert "--num_processes 3 " in launched and "--main_process_port 0 " in launched
+    assert job.run("tiny.yaml", STEP=NODE_ONE)[0] == 0
+    assert (job.folder / "launched").read_text().startswith("-m distcxr.launch tiny.yaml"), (
+        "one process needs no launcher"
+    )
 
 
 def test_the_sites_settings(job: Job) -> None:
@@ -145,13 +159,21 @@ SAVED = "touch runs/tiny/slurm-7/RESUME"
         ({"STEP": SAVED, "STATE": "COMPLETING"}, False, 0),
         ({"STEP": SAVED, "SLURM_RESTART_COUNT": "20"}, False, 1),
         ({"STEP": SAVED, "SLURM_RESTART_COUNT": "3", "MAX_RESTARTS": "3"}, False, 1),
-        ({"STEP": "exit 1", "HOSTS": "node1 node2"}, False, 1),
-        ({"STEP": "exit 1", "HOSTS": "node1 node2", "PROBE": "1"}, True, 0),  # a node does not answer
+        ({"STEP": "touch $FAILED; exit 1"}, False, 1),
     ],
 )
 def test_what_brings_a_job_back(job: Job, environ: dict[str, str], comes_back: bool, exit_code: int) -> None:
     code, said = job.run("tiny.yaml", **environ)
     assert (job.came_back, code) == (comes_back, exit_code), said
+
+
+def test_a_step_that_does_not_end_after_a_failure_has_lost_a_node(job: Job) -> None:
+    script = SCRIPT.read_text()
+    assert script.count("failure_patience=120") == 1
+    (job.folder / "hasty.sbatch").write_text(script.replace("failure_patience=120", "failure_patience=2"))
+    process = job.start("tiny.yaml", script=job.folder / "hasty.sbatch", STEP="touch $FAILED; exec sleep 20 >&- 2>&-")
+    said = process.communicate(timeout=15)[0]
+    assert process.returncode == 0 and job.came_back, said
 
 
 def test_marks_of_an_earlier_start_do_not_count(job: Job) -> None:

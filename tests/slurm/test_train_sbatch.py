@@ -10,7 +10,7 @@ from slurm_jobs import ENDLESS, TWO_NODES, Place
 def test_a_time_limit_and_a_lost_node_leave_the_weights_as_they_would_be(place: Place) -> None:
     cluster = place.cluster
     place.recipe("limited", ENDLESS)
-    job = place.submit("limited", *TWO_NODES, "--time=2", "--signal=B:USR1@75")
+    job = place.submit("limited", *TWO_NODES, "--time=2", "--signal=B:USR1@55")
     place.wait(job, "limited", lambda found: int(found["Restarts"]) > 0 and place.newest("limited") > 0, 300)
     ends = {"limited": place.end_soon("limited")}
     place.completed(job, "limited")

@@ -60,15 +60,19 @@ def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping
 
 
 def patient_numbers(texts: Sequence[str]) -> NDArray[np.int64]:
-    """A number for each patient, int64 [N], of 18 digits at most: the text itself where all are whole numbers, else a
+    """A number for each patient, int64 [N], of 18 digits at most: the text itself where it is a whole number, else a
     hash of it.
 
     A number depends on no other row, so a patient keeps its place in a random split when images are added.
     """
-    if all(text.isascii() and text.isdigit() and len(text) < 19 for text in texts):  # more overflows int64
-        return np.array([int(text) for text in texts], dtype=np.int64)
-    number = {text: int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10**18 for text in set(texts)}
+    number = {text: _patient_number(text) for text in set(texts)}
     return np.array([number[text] for text in texts], dtype=np.int64)
+
+
+def _patient_number(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 19:  # more overflows int64
+        return int(text)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) % 10**18
 
 
 def each_its_own(paths: Sequence[str]) -> NDArray[np.int64]:

@@ -1,0 +1,136 @@
+"""Whether a checkpoint goes with a recipe and its data: errors that name what differs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.dataset import Dataset
+from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
+from distcxr.recipe import Recipe
+from distcxr.recipe.schema import IDENTITY_FREE
+
+logger = logging.getLogger(__name__)
+
+
+def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ.
+
+    With `train.stage` the stages from there on may differ, if the checkpoint has not begun them.
+    """
+    whole = checkpoint.recipe
+    if whole.identity() == recipe.identity():
+        return
+    theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
+    begun = checkpoint.meta["state"]["stage"]
+    later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
+    free = [f"train.stages.{place}" for place in later] if recipe.train.stage == begun + 1 else []
+    lines = [
+        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
+        for key in ours | theirs
+        if theirs.get(key) != ours.get(key) and not _is_in(key, (*IDENTITY_FREE, *free))
+    ]
+    if not lines:
+        return
+    raise CheckpointError(
+        f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with train.resume=never or "
+        "another output=FOLDER, or set these keys back"
+    )
+
+
+def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Refuse to test weights with a recipe that would show them other images or another head."""
+    theirs, ours = (_flat(one.model_dump(mode="json")) for one in (checkpoint.recipe, recipe))
+    keys = (
+        "model.name", "model.library", "model.in_chans", "model.head.kind", "model.head.hidden", "model.head.metadata",
+        "data.image_size", "augment.center_crop", "augment.crop",
+    )  # fmt: skip
+    lines = [
+        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
+        for key in (*keys, "data.findings")
+        if theirs.get(key) != ours.get(key)
+    ]
+    losses = [values.get("loss.name") for values in (theirs, ours)]
+    if losses.count("cross_entropy") == 1:  # any other's logits are of findings one by one
+        lines.append(f"  - loss.name: {losses[0]!r} in the checkpoint, {losses[1]!r} in the recipe")
+    if lines:
+        raise CheckpointError(f"{checkpoint.path} was trained differently:\n" + "\n".join(lines))
+
+
+def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
+    """Refuse to go on with other labels or other images in a split: the order would change in mid-epoch, and patients
+    trained on could come to validate.
+    """
+    theirs = checkpoint.meta["hashes"]
+    changed = [name for name in ("labels", "train", "val", "test") if theirs.get(name) != hashes[name]]
+    if changed:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on other data: {', '.join(changed)} changed since, "
+            "for example because files were added or removed. Give data.root the data it was trained on, or start anew "
+            "with train.resume=never and another output=FOLDER"
+        )
+
+
+def check_findings(checkpoint: Checkpoint, findings: Sequence[str]) -> None:
+    """Refuse other columns than the checkpoint's: `data.findings=all` means what the label file of the day has."""
+    theirs = checkpoint.meta["findings"]
+    if theirs != list(findings):
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on the findings {', '.join(theirs)}; with this recipe and label file they "
+            f"are {', '.join(findings)}. List the checkpoint's in data.findings"
+        )
+
+
+def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
+    """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
+    seen = _shared(checkpoint, dataset, ("train", "val"), "test")
+    if seen is None:
+        logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
+    elif len(seen):
+        raise ValueError(
+            f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "
+            f"{seen[0]}: the result would be flattered. Test with the split it was trained with"
+        )
+
+
+def check_beginnings(weights: str, dataset: Dataset) -> None:
+    """`check_unseen` for the run whose weights `model.weights` names, the run which that began with, and so on.
+
+    Validation on patients that one of them was trained on is no error: the log says that it is flattered.
+    """
+    checkpoint = begun_from(weights)
+    while checkpoint is not None:
+        check_unseen(checkpoint, dataset)
+        seen = _shared(checkpoint, dataset, ("train",), "val")
+        if seen is not None and len(seen):
+            logger.warning(
+                f"{checkpoint.path}, which this run begins with, was trained on {len(seen):,} patients of this val "
+                "split: validation, and what is chosen by it, is flattered"
+            )
+        checkpoint = begun_from(checkpoint.meta["recipe"]["model"]["weights"])
+
+
+def _shared(checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str) -> NDArray[np.int64] | None:
+    """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others."""
+    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
+        return None
+    patients = dataset.patients_of(checkpoint.recipe.data, theirs)
+    return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their whole key, as overrides name them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
+            value = {str(place): entry for place, entry in enumerate(value)}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_in(key: str, sections: Sequence[str]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

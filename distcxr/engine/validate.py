@@ -1,0 +1,56 @@
+"""Judging the model while it trains: the best so far, and what a validation decides."""
+
+from __future__ import annotations
+
+import logging
+
+from distcxr.engine.evaluate import evaluate
+from distcxr.engine.state import Run
+
+logger = logging.getLogger(__name__)
+
+
+def validate(run: Run) -> bool:
+    """Score the validation split; True when `eval.best_metric` is the best of the run so far."""
+    state = run.state
+    with run.judged_weights():
+        scores = evaluate(run, "val")
+    auroc, metric = scores.report.macro_auroc, run.recipe.eval.best_metric
+    score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
+    if run.scheduled(run.horizon.eval_every):
+        state.validations.append(score)
+    state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
+    findings = len(scores.report.macro_findings)
+    shown = "AUROC undefined" if auroc is None else f"macro AUROC {auroc:.4f} of {findings} findings"
+    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
+    averaged = "" if run.ema is None else " (of the averaged weights)"
+    logger.info(f"step {state.step}: validation{averaged} {shown}{loss}")
+    if run.scheduled(run.horizon.eval_every):
+        _say_what_follows(run)
+    improved = score is not None and (state.best_score is None or score > state.best_score)
+    if improved:
+        state.best_score, state.best_step = score, state.step
+    if run.tracker:
+        more = {"val/loss": scores.loss} | best_so_far(run)
+        values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
+        run.tracker.scalars(values, state.step)
+    return improved
+
+
+def _say_what_follows(run: Run) -> None:
+    """Log what the newest validation has decided: an early end, or a lower rate."""
+    state, stage = run.state, run.stage
+    step, before = state.step - state.stage_step, state.validations[:-1]
+    if step == run.horizon.total_steps:
+        return
+    if run.stage_ended:
+        waited, metric = run.recipe.train.early_stop.patience, run.recipe.eval.best_metric
+        logger.info(f"train.early_stop ends {stage.title or 'training'}: no better {metric} in {waited} validations")
+    elif stage.lr_at(step, state.validations) < stage.lr_at(step, before):
+        logger.info(f"the plateau lowers lr to {run.lr:g}")
+
+
+def best_so_far(run: Run) -> dict[str, float]:
+    """The best validation so far by its tag; empty where there is none."""
+    best, metric = run.state.best_score, run.recipe.eval.best_metric
+    return {} if best is None else {f"val/{metric}/best": best if metric == "auroc" else -best}
