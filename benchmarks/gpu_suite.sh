@@ -61,5 +61,8 @@ for loader in $loaders; do
     rm -rf "$out/$run/checkpoints"
   done
 done
+# One GPU fits no exchange: these two figures are assumed, and its predictions with them.
+step scaling "$python" benchmarks/scaling.py recipes/densenet121.yaml --root "$root" --batch "${batches[0]}" \
+  --node-latency-us 3 --node-bandwidth-gbs 300 --json "$out/scaling.json"
 if [ "$root" = "$out/phantom" ]; then rm -rf "$root"; fi
 exit $failed

@@ -95,8 +95,8 @@ class Runtime:
     def close(self) -> None:
         """Leave the process group."""
         if self.world_size > 1:
-            # DDP is in reference cycles and keeps the group: it would go when the interpreter does, and its threads
-            # can end that with SIGABRT, after all is done.
+            # DDP is in reference cycles and keeps the group: both would go with the interpreter. A group that is never
+            # destroyed is known to end that with SIGABRT, after all is done (pytorch#190489).
             gc.collect()
             self.accelerator.end_training()
             if torch.distributed.is_initialized():

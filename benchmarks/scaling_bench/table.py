@@ -22,7 +22,7 @@ def facts(rows: Sequence[Row]) -> str:
     cpu = "" if row["on_gpu"] else "\n\nA CPU: this shows that the tool works, and says nothing about GPUs."
     if row.get("busy_cores", 0) >= BUSY:
         cpu += (
-            f"\n\nOther programs kept {row['busy_cores']:g} cores busy: the worlds, measured one after the other, had not "
+            f"\n\nOther programs kept {row['busy_cores']:g} cores busy: the worlds, measured in turn, had not "
             "the same machine, and neither the fit nor its error means much."
         )
     return (
