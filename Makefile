@@ -1,5 +1,5 @@
 # make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
-# make test    set up, run the tests
+# make test    set up, run the tests; TESTS=tests/data a part of them
 # make lint    ruff, mypy, codespell
 # make slurm   install SLURM (Debian packages, as root) and test slurm/train.sbatch on simulated nodes
 # The first call sets up .venv (about 6 GB); later ones reuse it. PYTHON=python3.12 picks another Python.
@@ -36,7 +36,7 @@ train: $(READY)
 	$(LAUNCH) launch.py recipes/quickstart.yaml data.root=$(PHANTOM)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

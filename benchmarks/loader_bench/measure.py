@@ -152,7 +152,8 @@ def window_batches(lane: Lane, task: Task) -> tuple[int, int]:
     """How many batches are thrown away before a window, and how many it counts.
 
     It counts whole rounds of the files, so every lane sees every file equally often whatever it holds ready, and at
-    least four batches a worker or 32 images a thread, so that what is under way at either end weighs little.
+    least 32 images a thread, and four batches where it reads ahead, so that what is under way at either end weighs
+    little.
     """
     cold = lane.page_cache == "cold"
     discard = 0 if cold else lane.kind.ahead * lane.threads + lane.kind.ahead_more
@@ -163,7 +164,7 @@ def window_batches(lane: Lane, task: Task) -> tuple[int, int]:
     round_ = len(task.files) // task.batch_size
     if cold:
         return 0, round_  # a second round would be warm
-    least = 4 * lane.threads if lane.kind.ahead else max(1, 32 * lane.threads // task.batch_size)
+    least = max(4 * lane.threads if lane.kind.ahead else 1, 32 * lane.threads // task.batch_size)
     return discard, round_ * max(lane.kind.rounds, -(-least // round_))
 
 

@@ -102,7 +102,9 @@ def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> l
         said = ["\n".join([head, *lines]) for head, lines in mistakes.items()]
         raise ValueError("\n".join(["nothing was started:", *said]))
     _refuse_twice("run", [run.name for run in runs])
-    return [_chained(run, runs, outputs) for run in runs]
+    chained = [_chained(run, runs, outputs) for run in runs]
+    _refuse_circles(chained)
+    return chained
 
 
 def split_values(text: str) -> list[str]:
@@ -182,3 +184,15 @@ def _chained(run: Planned, runs: Sequence[Planned], outputs: dict[str, Path]) ->
                 after=other.name,
             )
     return run
+
+
+def _refuse_circles(runs: Sequence[Planned]) -> None:
+    """Runs that wait for each other's weights would wait for ever."""
+    after = {run.name: run.after for run in runs}
+    for name in after:
+        seen, at = [name], after[name]
+        while at is not None and at not in seen:
+            seen, at = [*seen, at], after[at]
+        if at is not None:
+            circle = " -> ".join([*seen, at])
+            raise ValueError(f"these runs begin with each other's weights (model.weights), so none can begin: {circle}")

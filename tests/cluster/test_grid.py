@@ -111,6 +111,15 @@ def test_a_recipe_that_starts_from_anothers_output_starts_from_its_run_of_the_sw
     assert [run.after for run in runs.values() if "2_" not in run.name] == [None] * 4
 
 
+def test_runs_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    a, b = (
+        write(tmp_path, name, f"output: {tmp_path / name}\nmodel: {{weights: {tmp_path / other}}}\n")
+        for name, other in (("a", "b"), ("b", "a"))
+    )
+    with pytest.raises(ValueError, match=r"begin with each other's weights .*: a -> b -> a"):
+        plan([a, b], [], tmp_path / "out")
+
+
 def test_a_run_is_told_apart_by_its_recipe_but_not_by_its_folder(tmp_path: Path) -> None:
     recipe = write(tmp_path, "a")
     one, other = (plan([recipe], [], tmp_path / folder)[0] for folder in ("x", "y"))

@@ -15,7 +15,7 @@ import torch
 import watched
 from torch import nn
 
-import distcxr.engine.fit as fitting
+import distcxr.engine.validate as validating
 from distcxr.data.augment import COLUMNS, identity_parameters
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.models.factory import build_model
@@ -182,7 +182,7 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
         first.append(evaluate(*args, **kwargs)) if not first else None  # type: ignore[arg-type]
         return first[0]
 
-    monkeypatch.setattr(fitting, "evaluate", never_better)
+    monkeypatch.setattr(validating, "evaluate", never_better)
     updates = watched.train(run)
     rates = [max(update.lr) for update in updates]
     epochs = [update.epoch for update in updates]
