@@ -1,7 +1,8 @@
 """From a PyTorch file to safetensors, through unpickling where there is no other way and the user trusts the file.
 
 Unpickling runs whatever code the file names, with the rights of its process: `import_weights` starts one for it
-(`python -m distcxr.models.unpickle SRC DST`), so that the code meets nothing of the caller's.
+(`python -m distcxr.models.unpickle SRC DST`), so that the code does not meet what
+the caller has in memory. It has the caller's rights, environment and files.
 
 Classes that are not installed here (torchxrayvision, somebody's `model.py`) stand as empty modules: their weights are
 there without them.
