@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from torch import Tensor, nn
 
-from distcxr.data.loaders.choose import thread_budget
+from distcxr.data.loaders.budget import thread_budget
 from distcxr.data.order import hash64
 from distcxr.recipe import Recipe
 

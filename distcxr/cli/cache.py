@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.data.cache.build import build_cache
     from distcxr.data.cache.files import shown_size
     from distcxr.data.dataset import open_dataset
-    from distcxr.data.loaders.choose import thread_budget
+    from distcxr.data.loaders.budget import thread_budget
     from distcxr.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)

@@ -23,9 +23,10 @@ from PIL import Image
 from distcxr.data.cache import cache_folder
 from distcxr.data.cache.build import build_cache
 from distcxr.data.index import SampleIndex
-from distcxr.data.loaders import choose
+from distcxr.data.loaders import budget, choose
+from distcxr.data.loaders.budget import thread_budget
 from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.choose import choose_reader, thread_budget
+from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.loaders.dali import DaliReader
 from distcxr.data.loaders.measure import Speed
 from distcxr.data.loaders.torch import TorchReader
@@ -33,7 +34,7 @@ from distcxr.recipe.data import Data
 
 
 @pytest.mark.parametrize(
-    ("cpus", "world", "environ", "budget"),
+    ("cpus", "world", "environ", "cores"),
     [
         (16, 1, {}, 16),
         (16, 4, {}, 4),
@@ -46,11 +47,11 @@ from distcxr.recipe.data import Data
     ],
 )
 def test_thread_budget(
-    cpus: int, world: int, environ: dict[str, str], budget: int, monkeypatch: pytest.MonkeyPatch
+    cpus: int, world: int, environ: dict[str, str], cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
-    monkeypatch.setattr(choose, "_cgroup_cpus", lambda: None)
-    assert thread_budget(world, environ) == budget
+    monkeypatch.setattr(budget, "_cgroup_cpus", lambda: None)
+    assert thread_budget(world, environ) == cores
 
 
 def test_thread_budget_minds_the_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,16 +60,16 @@ def test_thread_budget_minds_the_containers_limit(tmp_path: Path, monkeypatch: p
     (tmp_path / "membership").write_text("0::/a/b\n")
     (tmp_path / "a" / "cpu.max").write_text("600000 100000\n")
     (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
-    limit = choose._cgroup_cpus(tmp_path, tmp_path / "membership")
+    limit = budget._cgroup_cpus(tmp_path, tmp_path / "membership")
     assert limit == 6
     (tmp_path / "cpu" / "job").mkdir(parents=True)
     (tmp_path / "cpu" / "job" / "cpu.cfs_quota_us").write_text("250000\n")
     (tmp_path / "cpu" / "job" / "cpu.cfs_period_us").write_text("100000\n")
     (tmp_path / "membership").write_text("4:memory:/job\n1:cpu:/job\n")
-    assert choose._cgroup_cpus(tmp_path, tmp_path / "membership") == 2.5
+    assert budget._cgroup_cpus(tmp_path, tmp_path / "membership") == 2.5
     (tmp_path / "cpu" / "job" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert choose._cgroup_cpus(tmp_path, tmp_path / "membership") is None
-    monkeypatch.setattr(choose, "_cgroup_cpus", lambda: 6.0)
+    assert budget._cgroup_cpus(tmp_path, tmp_path / "membership") is None
+    monkeypatch.setattr(budget, "_cgroup_cpus", lambda: 6.0)
     assert [thread_budget(world, {}) for world in (1, 2, 4, 8)] == [6, 3, 1, 1]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from distcxr.data.cache import CacheError, cache_folder, open_cache, stage
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
 from distcxr.data.loaders.arrays import ArrayReader
+from distcxr.data.loaders.budget import thread_budget
 from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.measure import Speed, readable, speed_of_decoding, speed_of_reader
 from distcxr.data.loaders.torch import TorchReader
@@ -29,35 +28,7 @@ logger = logging.getLogger(__name__)
 
 Kind = Literal["torch", "dali", "cache", "arrays"]
 
-_CGROUP = Path("/sys/fs/cgroup")
 _MEASURED_IMAGES = 32
-
-
-def thread_budget(world_on_node: int, environ: Mapping[str, str] = os.environ) -> int:
-    """Cores that one rank may keep busy, at least 1.
-
-    The smallest of three: the CPUs this process is bound to, the CPUs SLURM gave its task, and the CPU time that the
-    container's cgroup allows; each shared by the ranks it has to serve. Where SLURM starts one task per rank, the
-    first two are the rank's own; where it starts one task per node and that starts the ranks, or without SLURM, the
-    ranks share them. The cgroup's limit is always shared.
-
-    Args:
-        world_on_node: ranks on this machine (LOCAL_WORLD_SIZE).
-        environ: where SLURM_CPUS_PER_TASK and SLURM_STEP_TASKS_PER_NODE or SLURM_TASKS_PER_NODE are looked up.
-    """
-    assert world_on_node >= 1
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    sharing = world_on_node
-    if "SLURM_CPUS_PER_TASK" in environ:
-        bound = min(bound, int(environ["SLURM_CPUS_PER_TASK"]))
-        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", "1"))
-        first = re.match(r"\d+", tasks)  # "4(x2),1": four tasks on each of two nodes, then one
-        sharing = max(1, world_on_node // int(first.group() if first else 1))
-    budgets = [bound // sharing]
-    allowed = _cgroup_cpus()
-    if allowed is not None:
-        budgets.append(int(allowed / world_on_node))
-    return max(1, min(budgets))
 
 
 def choose_reader(
@@ -242,31 +213,3 @@ def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]
     if "dali" in measured:
         measured.pop("dali").close()
     return "torch", "measured faster than DALI" if by_dali else "DALI does not work here"
-
-
-def _cgroup_cpus(root: Path = _CGROUP, membership: Path = Path("/proc/self/cgroup")) -> float | None:
-    """CPUs worth of time that the process's cgroups allow (v2 `cpu.max`, v1 `cpu.cfs_quota_us`); None = no limit."""
-    groups = [line.split(":", 2) for line in membership.read_text().splitlines()] if membership.is_file() else []
-    limits = []
-    for _, controllers, path in (group for group in groups if len(group) == 3):
-        top = root if controllers == "" else root / controllers
-        if controllers != "" and "cpu" not in controllers.split(","):
-            continue
-        own = top / path.strip("/")
-        for folder in [own, *own.parents]:
-            if not folder.is_relative_to(root):
-                break
-            limits += _limit(folder)
-    return min(limits, default=None)
-
-
-def _limit(folder: Path) -> list[float]:
-    try:
-        if (folder / "cpu.max").is_file():
-            quota, period = (folder / "cpu.max").read_text().split()
-        else:
-            quota = (folder / "cpu.cfs_quota_us").read_text()
-            period = (folder / "cpu.cfs_period_us").read_text()
-        return [int(quota) / int(period)] if quota != "max" and int(quota) > 0 else []
-    except (OSError, ValueError):
-        return []
