@@ -140,13 +140,14 @@ def _measure_group(
 ) -> list[Row]:
     """Rows of one group; groups of the same image size share a cache."""
     from loader_bench.cached import make_large_cache
+    from loader_bench.packed import make_pack
 
     def num_rows(lane: Lane) -> int:
         asked: int = args.working_set_mb * 2**20 // lane.image_size**2
         return max(ROW_BATCH * most_ranks, asked)
 
     def batch_size(lane: Lane) -> int:
-        return ROW_BATCH if lane.kind.rows else len(files) if lane.loader == "cache build" else args.batch
+        return ROW_BATCH if lane.kind.rows else len(files) if lane.loader.endswith(" build") else args.batch
 
     def tasks(lane: Lane) -> list[Task]:
         return [
@@ -164,6 +165,11 @@ def _measure_group(
             return []
         return [str(pixels_file)] if lane.kind.source == "cache" else list(files)
 
+    if any(lane.kind.source == "pack" for lane in group):
+        try:
+            make_pack(work, files)
+        except ValueError as error:  # its lanes will fail; the others need not
+            _say(f"no pack: {error}")
     pixels_file = Path()
     for lane in group:
         if lane.kind.source == "cache":

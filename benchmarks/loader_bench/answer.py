@@ -152,18 +152,21 @@ def claims(rows: Sequence[Row], image_size: int) -> list[Claim]:
     """The speed and memory that distcxr promises, as ratios of core time (ms of a core per image) in this run."""
 
     def row(name: str, threads: int = 1) -> Row | None:
-        return find(rows, name, None if name.endswith("decode") else image_size, threads)
+        return find(rows, name, None if name.endswith(("decode", "pack build")) else image_size, threads)
 
     def ratio(key: str, top: Row | None, bottom: Row | None) -> float | None:
         return top[key] / bottom[key] if top and bottom and top[key] and bottom[key] else None
 
     cache, build = row("cache"), build_seconds(rows, BUILD_CORES, image_size)
+    packed = row("pack build")
     beyond = cache["rss_mb"] - cache["base_mb"] if cache and cache.get("base_mb") is not None else None
     size = f"{image_size} px"
     return [
         Claim(f"PNG to {size}, one core, against the seeds' way", ratio("core_ms", row("seed"), row("png")), 2.8),
         Claim("PNG decode against torchvision", ratio("core_ms", row("torchvision decode"), row("png decode")), 2.2),
         Claim("PNG decode against DALI on the CPU", ratio("core_ms", row("dali decode"), row("png decode")), 2.2),
+        Claim("pack read and decode against PIL's PNG", ratio("core_ms", row("pil decode"), row("pack decode")), 2.0),
+        Claim("pack build, ms of a core per image", packed["core_ms"] if packed else None, 20, at_least=False),
         Claim(f"PNG to {size}, two threads against one", ratio("img_per_s", row("png", 2), row("png")), 1.85),
         Claim(f"cache at {size}, one core, against the seeds' way", ratio("core_ms", row("seed"), cache), 1500),
         Claim(f"cache at {size} against memcpy", ratio("core_ms", row("memcpy"), cache), 0.55),

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.data.built import flush, write_json
 from distcxr.data.cache import CacheError, DecodedCache, open_cache
-from distcxr.data.cache.files import DECODED, entry_type, flush, write_json
+from distcxr.data.cache.files import DECODED, entry_type
 from distcxr.data.index import SampleIndex
 from loader_bench.lanes import Task
 
@@ -44,7 +45,7 @@ def make_large_cache(folder: Path, sources: tuple[str, ...], image_size: int, nu
     if (folder / "cache.json").exists():
         return pixels_file
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        build_cache(_file_index(sources), Path(place), image_size, workers=workers)
+        build_cache(file_index(sources), Path(place), image_size, workers=workers)
         small = DecodedCache(Path(place), image_size)
         images = np.fromfile(small.pixels_file, dtype=np.uint8).reshape(len(small.entries), -1)
         small.close()
@@ -129,7 +130,7 @@ def build(task: Task) -> Generator[int]:
     """`distcxr cache` over the files, from nothing, with this many threads; one batch is one cache."""
     from distcxr.data.cache.build import build_cache
 
-    index = _file_index(task.files)
+    index = file_index(task.files)
     assert task.work is not None
     while True:
         with tempfile.TemporaryDirectory(dir=task.work) as place:
@@ -171,7 +172,7 @@ def _device(task: Task) -> Any:
     return torch.device("cpu") if task.gpu is None else torch.device("cuda", task.gpu)
 
 
-def _file_index(sources: tuple[str, ...]) -> SampleIndex:
+def file_index(sources: tuple[str, ...]) -> SampleIndex:
     """The benchmark's own files, without labels; their paths are absolute."""
     paths = sorted({os.fsencode(file).lstrip(b"/") for file in sources})
     return _index(Path("/"), np.array(paths))

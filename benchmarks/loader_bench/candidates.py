@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import count, cycle, islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.files import Source, read_file
 from distcxr.data.pixels.resize import resize_grey
-from loader_bench import cached
-from loader_bench.lanes import Task
+from loader_bench import cached, packed
+from loader_bench.lanes import KINDS, Task
 
 Images = Generator[int]
 """Number of images of each batch that is ready."""
@@ -34,10 +34,16 @@ _IMPORTS = {
     "dali decode": ("nvidia.dali.fn",),
     "torch": ("torch", "distcxr.data.loaders.torch"),
     "dali": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali"),
+    "gpu": ("torch", "distcxr.data.loaders.gpu"),
+    "gpu filters": ("torch", "distcxr.data.loaders.gpu"),
+    "dali pack": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali_decode"),
     "cache": ("torch", "distcxr.data.loaders.cache"),
     "cache reader": ("torch", "distcxr.data.loaders.cache"),
     "cache device": ("torch", "distcxr.data.loaders.cache"),
     "cache build": ("distcxr.data.cache.build",),
+    "pack": ("imagecodecs", "distcxr.data.pack"),
+    "pack decode": ("imagecodecs", "distcxr.data.pack"),
+    "pack build": ("imagecodecs", "distcxr.data.pack.build"),
     "inflate": ("isal.igzip_lib",),
 }
 
@@ -47,7 +53,7 @@ def prepare(task: Task) -> None:
     modules = [importlib.import_module(name) for name in _IMPORTS.get(task.loader, ())]
     if modules and modules[0].__name__ == "torch":
         modules[0].set_num_threads(1)
-    if task.loader in ("png", "png decode", "torch", "dali", "cache build"):
+    if KINDS[task.loader].source in ("png", "pack"):
         from distcxr.data.pixels.decode import load_kernels
 
         load_kernels()
@@ -137,6 +143,15 @@ def _png_decode(task: Task) -> Images:
     return _pooled(lambda file: decode_grey(read_file(file)[0]), task.files, task)
 
 
+def _pack(task: Task) -> Images:
+    side = task.image_size
+    return _pooled(lambda part: resize_grey(decode_grey(read_file(part)[0]), side), packed.parts(task), task)
+
+
+def _pack_decode(task: Task) -> Images:
+    return _pooled(lambda part: decode_grey(read_file(part)[0]), packed.parts(task), task)
+
+
 def _inflate(task: Task) -> Images:
     """The compressed pixels of the files, held in memory, inflated to exactly their size."""
     from isal import igzip_lib
@@ -181,11 +196,11 @@ def _dali_plain(task: Task, resizes: bool = True) -> Images:
         yield len(images)
 
 
-def _reader_batches(task: Task, reader: Any) -> Images:
-    """A `PixelReader` of ours, asked for the files over and over."""
+def _reader_batches(task: Task, reader: Any, sources: Sequence[Source] = ()) -> Images:
+    """A `PixelReader` of ours, asked for the files, or for `sources`, over and over."""
     from distcxr.data.loader import Request
 
-    endless = cycle(task.files)
+    endless = cycle(sources or task.files)
 
     def requests() -> Iterator[Request]:
         for number in count():
@@ -218,6 +233,31 @@ def _dali(task: Task) -> Images:
     yield from _reader_batches(task, reader)
 
 
+def _gpu(task: Task, inflate: Literal["gpu", "cpu"]) -> Images:
+    import torch
+
+    from distcxr.data.loaders.gpu import GpuReader
+    from distcxr.data.loaders.make import WAVES
+    from distcxr.data.pixels.png_gpu import PngDecoder
+
+    device = torch.device("cuda", task.gpu)
+    reader = GpuReader(
+        PngDecoder(task.image_size, device, inflate=inflate), task.image_size, device=device,
+        num_threads=task.threads, wave=WAVES["gpu" if inflate == "gpu" else "gpu_filters"], prefetch=_PREFETCH,
+    )  # fmt: skip
+    yield from _reader_batches(task, reader)
+
+
+def _dali_pack(task: Task) -> Images:
+    from distcxr.data.loaders.dali_decode import DaliDecoder
+
+    reader = DaliDecoder(
+        task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,
+        prefetch=_PREFETCH,
+    )  # fmt: skip
+    yield from _reader_batches(task, reader, packed.parts(task))
+
+
 _OPEN: dict[str, Callable[[Task], Images]] = {
     "seed": _seed,
     "pil": _pil,
@@ -230,7 +270,13 @@ _OPEN: dict[str, Callable[[Task], Images]] = {
     "png decode": _png_decode,
     "torch": _torch,
     "dali": _dali,
+    "gpu": lambda task: _gpu(task, "gpu"),
+    "gpu filters": lambda task: _gpu(task, "cpu"),
+    "dali pack": _dali_pack,
     "inflate": _inflate,
+    "pack": _pack,
+    "pack decode": _pack_decode,
+    "pack build": packed.build,
     "cache": cached.whole_loader,
     "cache reader": cached.reader_alone,
     "cache device": cached.device_resident,

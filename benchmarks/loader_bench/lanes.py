@@ -52,6 +52,9 @@ KINDS: dict[str, Kind] = {
     "png": Kind("png", "distcxr's decode and resize in plain threads", ahead=1, rounds=2, cold=True),
     "torch": Kind("png", "data.loader=torch; threads are workers", ahead=2, rounds=2),
     "dali": Kind("png", "data.loader=dali", ahead_more=5, rounds=2),
+    "gpu": Kind("png", "data.loader=gpu, inflated by nvCOMP", ahead_more=80, rounds=16, gpu=True),
+    "gpu filters": Kind("png", "data.loader=gpu, inflated by ISA-L on the CPU", ahead_more=20, rounds=8, gpu=True),
+    "dali pack": Kind("pack", "data.source=pack, decoded by DALI on the GPU", ahead_more=5, rounds=2, gpu=True),
     "cache": Kind(
         "cache", "data.loader=cache, whole: order, labels, augmentation parameters", threaded=False, rows=True,
         ahead_more=3, cold=True,
@@ -60,11 +63,16 @@ KINDS: dict[str, Kind] = {
     "cache device": Kind(
         "cache", "data.loader=cache with data.cache.resident=device", threaded=False, rows=True, ahead_more=3, gpu=True
     ),
+    "pack": Kind("pack", "data.source=pack's read, decode and resize in plain threads", ahead=1, rounds=2),
+    "pack build": Kind(
+        "png", "distcxr pack, from nothing: decode, encode, verify, write; threads are --workers", resizes=False
+    ),
     "cache build": Kind("png", "distcxr cache, from nothing: decode, resize, write; threads are --workers"),
-    "pil decode": Kind("png", "PIL, grey, no resize", resizes=False, ahead=1, quick=False),
+    "pil decode": Kind("png", "PIL, grey, no resize", resizes=False, ahead=1),
     "torchvision decode": Kind("png", "torchvision, grey, no resize", resizes=False, ahead=1),
     "dali decode": Kind("png", "DALI's own decoder, no resize", resizes=False, ahead_more=3),
     "png decode": Kind("png", "distcxr's decode, no resize", resizes=False, ahead=1, rounds=2),
+    "pack decode": Kind("pack", "data.source=pack's read and decode, no resize", resizes=False, ahead=1, rounds=2),
     "inflate": Kind("deflate", "limit: ISA-L inflate of the PNGs, from memory", resizes=False, ahead=1, rounds=2),
     "memcpy": Kind("memory", "limit: copy rows of this size in random order", threaded=False, rows=True),
 }  # fmt: skip
@@ -101,7 +109,7 @@ class Task:
         index: file with the index that belongs to the cache.
         gpu: number of this rank's GPU, None without one.
         cold: read nothing ahead.
-        work: folder for what it writes.
+        work: folder for what it writes, and with the pack of the files in it where a lane reads one.
     """
 
     loader: str

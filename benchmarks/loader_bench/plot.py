@@ -8,7 +8,7 @@ from pathlib import Path
 from loader_bench.lanes import KINDS
 from loader_bench.table import Row
 
-_COLOURS = {"png": "#4878a8", "cache": "#2f8f5b", "deflate": "#9a9a9a", "memory": "#9a9a9a"}
+_COLOURS = {"png": "#4878a8", "pack": "#7a5fa8", "cache": "#2f8f5b", "deflate": "#9a9a9a", "memory": "#9a9a9a"}
 _SEED = "#c26a4a"
 
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from loader_bench.lanes import Task
 
 BARRIER_TIMEOUT_S = 300.0
+_USING_TORCH = ("torch", "dali", "dali pack", "gpu", "gpu filters", "cache", "cache reader", "cache device")
+"""Lanes whose pixels torch brings to the GPU, where there is one."""
 
 
 class Window(NamedTuple):
@@ -77,7 +79,7 @@ def _window(task: Task, batches: Any, barrier: Barrier, discard: int, num_batche
 
 
 def _finish_gpu(task: Task) -> None:
-    if task.gpu is not None and task.loader in ("torch", "dali", "cache", "cache reader", "cache device"):
+    if task.gpu is not None and task.loader in _USING_TORCH:
         import torch
 
         torch.cuda.synchronize(task.gpu)

@@ -12,6 +12,7 @@ from distcxr.cli import (
     explain,
     export,
     import_weights,
+    pack,
     phantom,
     report,
     schema,
@@ -26,7 +27,21 @@ def main() -> int:
     """Run one verb; 2 is the exit code of a user's mistake."""
     parser = argparse.ArgumentParser(prog="distcxr", description="Tools beside training.")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (cache, embed, explain, export, import_weights, phantom, report, schema, score, status, submit, sweep):
+    for verb in (
+        cache,
+        embed,
+        explain,
+        export,
+        import_weights,
+        pack,
+        phantom,
+        report,
+        schema,
+        score,
+        status,
+        submit,
+        sweep,
+    ):
         verb.add_parser(verbs)
     args, late = parser.parse_known_args()
     if late and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in late)):

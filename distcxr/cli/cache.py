@@ -7,6 +7,8 @@ import sys
 import time
 from pathlib import Path
 
+from distcxr.cli.bar import Bar
+
 _SHOWN = 5
 
 
@@ -26,9 +28,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Build the cache and say what was done; a ValueError goes to the caller."""
+    from distcxr.data.built import shown_size
     from distcxr.data.cache import cache_folder
     from distcxr.data.cache.build import build_cache
-    from distcxr.data.cache.files import shown_size
     from distcxr.data.dataset import open_dataset
     from distcxr.data.loaders.budget import thread_budget
     from distcxr.recipe import load_recipe
@@ -39,11 +41,13 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--workers {workers}: at least 1 thread is needed")
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is decoded already: there is nothing to cache")
+    if recipe.data.source == "pack":
+        raise ValueError("data.source: pack: a cache is decoded from the image files; add data.source=png")
     index = open_dataset(recipe).index
     folder, size = cache_folder(recipe.data, index.root), recipe.data.image_size
     started_s = time.monotonic()
     try:
-        with _Bar() as bar:
+        with Bar() as bar:
             built = build_cache(index, folder, size, workers=workers, report=bar.show)
     except KeyboardInterrupt:
         print(f"stopped; the same command goes on with {folder}", file=sys.stderr)
@@ -66,33 +70,3 @@ def run(args: argparse.Namespace) -> int:
         if len(built.unreadable) > _SHOWN:
             print(f"  and {len(built.unreadable) - _SHOWN:,} more, in {folder / 'cache.json'}")
     return 0
-
-
-class _Bar:
-    """A progress bar with img/s and the time left; nothing where stderr is no terminal."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._tasks: dict[str, int] = {}
-        self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
-        )  # fmt: skip
-        if self._bar.console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar.console.is_terminal:
-            self._bar.stop()
-
-    def show(self, what: str, done: int, total: int) -> None:
-        from rich.progress import TaskID
-
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
-        task = self._bar.tasks[self._bar.task_ids.index(TaskID(self._tasks[what]))]
-        rate = f"{done / task.elapsed:,.0f} img/s" if task.elapsed else ""
-        self._bar.update(task.id, completed=done, total=total, rate=rate)

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "DISTCXR_NIH_ROOT"
 
-_READING = ("dataset", "source", "columns", "patient_pattern", "uncertain")
+_READING = ("dataset", "columns", "patient_pattern", "uncertain")
 """Keys of a recipe's `data` that change what is read from the label file: names of findings, labels or patients."""
 
 
@@ -85,7 +85,8 @@ class Dataset:
         labels = self.labels
         if any(getattr(other, key) != getattr(self.data, key) for key in _READING):
             assert self.data.root is not None
-            labels = read_index(other.model_copy(update={"missing": self.data.missing}), self.data.root)
+            ours = {key: getattr(self.data, key) for key in ("missing", "source", "pack")}
+            labels = read_index(other.model_copy(update=ours), self.data.root)
         theirs = make_splits(other, labels, resolve_findings(other.findings, labels.findings))
         rows = np.concatenate([theirs.rows(name) for name in splits])
         return np.unique(self.index.patient_id[np.isin(self.index.path, labels.path[rows])])

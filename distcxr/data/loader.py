@@ -10,7 +10,7 @@ what happens to a bad file are decided here, once, so every reader gives the sam
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -25,6 +25,7 @@ from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.metadata import metadata_of
 from distcxr.data.order import Draws
+from distcxr.data.pixels.files import Source
 
 _BLOCK = 16
 """Micro-batches whose augmentation parameters are drawn at once: one by one, that would be the dearest step but the
@@ -35,10 +36,10 @@ AugmentParameters = Callable[[int, NDArray[np.int64]], Tensor]
 
 
 class Request(NamedTuple):
-    """Samples of one micro-batch to read, in order: rows of the index (int64 [B]) and their files."""
+    """Samples of one micro-batch to read, in order: rows of the index (int64 [B]) and where their bytes are."""
 
     sample_id: NDArray[np.int64]
-    files: list[str]
+    files: Sequence[Source]
 
 
 class Pixels(NamedTuple):

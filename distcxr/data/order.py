@@ -212,6 +212,11 @@ class EvalOrder:
         first, end = self._shard()
         return -(-(end - first) // self.plan.per_device_batch_size)
 
+    @property
+    def num_common(self) -> int:
+        """Micro-batches that every rank has: so many times, between two of them, ranks can ask each other something."""
+        return -(-(len(self.rows) // self.plan.world_size) // self.plan.per_device_batch_size)
+
     def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Draws]:
         """This rank's micro-batches from its number `start` on; the same in every epoch."""
         first, end = self._shard()

@@ -28,11 +28,30 @@ class Cache(Section):
     path: Path | None = None
     """Its folder; null takes `distcxr-cache/<image_size>px` in `data.root`."""
     stage_to: Path | None = None
-    """A folder on each node's own disk that the cache is copied to first, once per node."""
+    """A folder on each node's own disk that the cache is copied to first, once per node. Environment variables in it,
+    such as $TMPDIR, are filled in on each node."""
     resident: Literal["host", "device"] = "host"
     """Where images wait: in the file (and the system's page cache), or in the memory of each GPU."""
     device_gb: Positive | None = None
     """GPU memory that `resident: device` may take; what does not fit stays on the host. null takes the whole cache."""
+
+
+class Pack(Section):
+    """The pack: what `distcxr pack RECIPE` writes and `data.source: pack` reads."""
+
+    path: Path | None = None
+    """Its folder; null takes `distcxr-pack` in `data.root`."""
+
+
+class Gpu(Section):
+    """PNG files decoded on the GPU, for `data.loader: gpu`."""
+
+    inflate: Literal["auto", "gpu", "cpu"] = "auto"
+    """Who inflates the compressed bytes: the GPU (nvCOMP), or the CPU (ISA-L); the GPU then undoes the filters and
+    resizes. `auto` measures both."""
+    wave: PositiveInt | None = None
+    """Images decoded at once, of several batches if need be. null takes 256, or 64 where the CPU inflates. An X-ray of
+    1024 px takes 1.5 MB of GPU memory, and where that is short the wave is made smaller."""
 
 
 class Columns(Section):
@@ -103,9 +122,12 @@ class Data(Section):
     root: Path | None = None
     """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
     it with `data.dataset: nih`."""
-    source: Literal["png", "npz"] = "png"
-    """What the pixels are read from: `png` the image files (PNG or JPEG), `npz` the arrays of a `chestmnist` file,
-    whose default it is. Decoded arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
+    source: Literal["png", "npz", "pack"] = "png"
+    """What the pixels are read from: `png` the image files (PNG or JPEG), `pack` the same images out of a few large
+    files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file, whose default it is. Decoded
+    arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
+    pack: Pack = Pack()
+    """The pack."""
     columns: Columns = Columns()
     """The columns of `data.dataset: csv`."""
     patient_pattern: str | None = None
@@ -146,15 +168,18 @@ class Data(Section):
     and leaves it out."""
     max_errors: int = Field(default=100, ge=0)
     """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
-    loader: Literal["auto", "torch", "dali", "cache"] = "auto"
-    """Who reads: PyTorch's worker processes, NVIDIA DALI, the decoded cache, or whichever is fastest here."""
+    loader: Literal["auto", "torch", "dali", "gpu", "cache"] = "auto"
+    """Who reads: PyTorch's worker processes, NVIDIA DALI, the GPU (PNG files), the decoded cache, or whichever is
+    fastest here."""
     cache: Cache = Cache()
     """The decoded cache."""
+    gpu: Gpu = Gpu()
+    """PNG files decoded on the GPU."""
     image_size: int = Field(default=224, ge=8, le=4096)
     """Side of the square image in pixels, after decoding and resizing. Images of another shape are squashed to it, so
     that nothing at the rim is lost."""
     num_workers: int | None = Field(default=None, ge=0)
-    """Reader processes (torch) or threads (dali) of each rank; null takes this rank's share of the cores."""
+    """Reader processes (torch) or threads (dali, gpu) of each rank; null takes this rank's share of the cores."""
     prefetch: PositiveInt = 2
     """Batches that each worker reads ahead."""
 
@@ -183,7 +208,12 @@ class Data(Section):
         if (self.source == "npz") != (self.dataset == "chestmnist"):
             raise ValueError(
                 f"data.source: {self.source} does not go with data.dataset: {self.dataset}. npz reads the arrays of "
-                "chestmnist, png the image files of the others; leave data.source out"
+                "chestmnist, png and pack the image files of the others; leave data.source out"
+            )
+        if self.source == "pack" and self.loader in ("cache", "gpu"):
+            raise ValueError(
+                f"data.loader: {self.loader} does not read packs (data.source: pack): use torch, dali or auto, which "
+                "takes the faster one here"
             )
         if self.source == "npz" and self.loader != "auto":
             raise ValueError(

@@ -40,6 +40,10 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
         found |= {f"{section}.{key}": _only(f"{section}.name", names) for key, names in strangers.items()}
     if recipe.model.head.kind != "mlp":
         found |= {f"model.head.{key}": _only("model.head.kind", {"mlp"}) for key in _OF_MLP}
+    if recipe.data.loader not in ("gpu", "auto"):
+        found |= {f"data.gpu.{key}": _only("data.loader", {"gpu", "auto"}) for key in ("inflate", "wave")}
+    if recipe.data.source != "pack":
+        found["data.pack.path"] = _only("data.source", {"pack"})
     if recipe.train.early_stop.patience is None:
         found["train.early_stop.min_delta"] = "train.early_stop.patience is null, so nothing ends early"
     return found

@@ -20,7 +20,7 @@ COLUMNS = (
     "loader source image_size threads ranks img_per_s core_ms rss_mb first_batch_s working_set_mb ratio_to_seed "
     "ratio_to_memcpy page_cache date cpu cores gpu versions command note"
 )
-LOADERS = ("seed", "png", "cache", "png decode", "inflate", "memcpy")
+LOADERS = ("seed", "png", "pack", "cache", "png decode", "pack decode", "inflate", "memcpy")
 Row = dict[str, Any]
 
 
@@ -47,7 +47,7 @@ def test_a_quick_run_fills_every_column_with_sane_figures(measured: tuple[list[R
     for row in rows:
         assert set(COLUMNS.split()) <= row.keys()
         assert row["note"] == ""
-        assert row["image_size"] == (64 if row["loader"] in ("png decode", "inflate") else 32)
+        assert row["image_size"] == (64 if row["loader"] in ("png decode", "pack decode", "inflate") else 32)
         assert row["img_per_s"] > 10 and 0 < row["core_ms"] < 1000 and 5 < row["rss_mb"] < 5000
         low, high = row["img_per_s_range"]
         assert low <= row["img_per_s"] <= high
@@ -91,7 +91,8 @@ def result(tmp_path: Path) -> Path:
         row("seed", 60.0), row("png", 300.0), row("png", 590.0, threads=2, core_ms=3.4), row("torch", 250.0),
         row("dali", 200.0), row("cache", 150e3, source="cache"), row("memcpy", 200e3, source="memory"),
         row("torchvision decode", 100.0, image_size=1024), row("dali decode", 100.0, image_size=1024),
-        row("png decode", 330.0, image_size=1024),
+        row("png decode", 330.0, image_size=1024), row("pil decode", 100.0, image_size=1024),
+        row("pack decode", 220.0, image_size=1024, source="pack"), row("pack build", 60.0, image_size=1024),
     ]  # fmt: skip
     file = tmp_path / "rows.json"
     file.write_text(json.dumps(rows))
@@ -149,14 +150,14 @@ def test_a_result_is_compared_with_another_row_by_row(
     other.write_text(json.dumps(rows[:-1]))
     _, said = loaders("--from", result, "--against", other)
     assert "| seed | png | 224 | 1 | 1 | warm | 30 | 60 | 2 | 66.7 | 16.7 | 4 |" in said
-    assert "median speed ratio of 9 lanes: 2.00" in said
+    assert "median speed ratio of 12 lanes: 2.00" in said
     assert "1 lanes are only in this run, 0 only in the other" in said
     assert "not the same machine: cpu was another, is one" in said
 
 
 def test_check_fails_when_one_promise_is_not_kept(loaders: Callable[..., tuple[int, str]], result: Path) -> None:
     status, said = loaders("--from", result, "--check")
-    assert (status, said.count("| holds |")) == (0, 8)
+    assert (status, said.count("| holds |")) == (0, 10)
     rows = json.loads(result.read_text())
     rows[5]["rss_mb"] = 551.0
     result.write_text(json.dumps(rows))

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from caches import SIZE
 
+from distcxr.data import built
+from distcxr.data.built import write_json
 from distcxr.data.cache import CacheError, cache_folder, open_cache
 from distcxr.data.cache import files as cache_files
-from distcxr.data.cache.files import write_json
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.resize import resize_grey
@@ -184,10 +185,10 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 def test_json_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"a": 1})
-    monkeypatch.setattr("distcxr.data.cache.files.flush", lambda _: (_ for _ in ()).throw(OSError("no power")))
+    monkeypatch.setattr("distcxr.data.built.flush", lambda _: (_ for _ in ()).throw(OSError("no power")))
     with pytest.raises(OSError, match="no power"):
         write_json(file, {"a": 2})
-    assert cache_files.read_json(file) == {"a": 1}
+    assert built.read_json(file) == {"a": 1}
 
 
 def test_pixels_are_those_of_this_codec() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_four_ranks_copy_once(index: SampleIndex, folder: Path, tmp_path: Path) 
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) for _ in range(4)]
     said = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4
-    assert sum(": copied " in text for text in said) == 1
+    assert sum(": copied 0.01 MB from " in text for text in said) == 1
     assert sum("the copy of" in text for text in said) == 3
     (target,) = {text.split("staged ")[1].strip() for text in said}
     assert whole(index, Path(target)) and Path(target).parent == tmp_path / "local"
@@ -94,8 +95,18 @@ def test_a_copy_that_is_not_whole_is_made_again(index: SampleIndex, folder: Path
 def test_no_room(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 4_000})()
     monkeypatch.setattr("distcxr.data.cache.staging.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(CacheError, match=r"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free"):
+    said = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
+    with pytest.raises(CacheError, match=said):
         stage(folder, tmp_path / "local")
+
+
+def test_variables_are_filled_in_on_each_node(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_DISK", str(tmp_path / "own"))
+    monkeypatch.setenv("JOB", "7")
+    assert stage(folder, Path("$NODE_DISK/${JOB}x")).parent == tmp_path / "own" / "7x"
+    monkeypatch.setenv("JOB", "")
+    with pytest.raises(CacheError, match=rf"stage_to=.*: \$JOB is not set on {platform.node()}"):
+        stage(folder, Path("$NODE_DISK/$JOB"))
 
 
 def test_a_disk_that_runs_full_leaves_no_copy(

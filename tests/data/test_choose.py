@@ -17,19 +17,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from host_kernels import host_decoder
 from pictures import index_of
 from PIL import Image
 
 from distcxr.data.cache import cache_folder
 from distcxr.data.cache.build import build_cache
 from distcxr.data.index import SampleIndex
+from distcxr.data.loader import PixelReader
 from distcxr.data.loaders import budget, choose
 from distcxr.data.loaders.budget import thread_budget
 from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.loaders.dali import DaliReader
+from distcxr.data.loaders.gpu import GpuReader
+from distcxr.data.loaders.make import WAVES, Rank
 from distcxr.data.loaders.measure import Speed
 from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.pixels.png_gpu import PngDecoder
 from distcxr.recipe.data import Data
 
 
@@ -140,7 +145,7 @@ def test_auto_takes_the_faster_and_says_what_would_be_faster_still(
     assert f"dali gives {dali:,.0f} img/s (4.00 ms" in lines[0]
     # 112,120 images of 224 x 224 at 3 ms on two cores
     assert "`distcxr cache RECIPE` writes 5.6 GB once (about 3 min on the 2 cores here)" in lines[1]
-    assert lines[2].startswith(f"loader {kind} (measured faster than ")
+    assert lines[2].startswith(f"loader {kind} (measured fastest)")
 
 
 def test_auto_measures_real_files_in_about_two_seconds(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
@@ -246,7 +251,7 @@ def test_dali_missing_says_how_to_get_it(
         pick(index, loader="dali")
     assert isinstance(pick(index), TorchReader)
     assert "dali gives nothing: DALI does not work here" in said.text and "nvidia.dali" in said.text
-    assert "loader torch (DALI does not work here)" in said.text
+    assert "loader torch (nothing else works here)" in said.text
 
 
 def test_auto_trains_on_when_dali_breaks_while_measured(
@@ -266,6 +271,78 @@ def test_dali_without_the_gpu_it_is_to_use(index: SampleIndex, said: pytest.LogC
         pick(index, loader="dali", device="cuda:0")
     assert isinstance(pick(index, device="cuda:0"), TorchReader)
     assert "dali gives nothing: DALI does not work here" in said.text
+
+
+@pytest.fixture
+def decoding(index: SampleIndex, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Ranks that think they have a GPU, whose kernels are compiled for the CPU; img/s that each kind is to have."""
+    speeds, made = {"torch": 1000.0, "dali": 900.0, "gpu": 1000.0, "gpu_filters": 1000.0}, dict[int, str]()
+
+    def make(rank: Rank, kind: str) -> PixelReader:
+        if kind not in ("gpu", "gpu_filters"):
+            return make_other(replace(rank, device=torch.device("cpu")), kind)  # type: ignore[arg-type]
+        decoder = host_decoder(rank.data.image_size, "gpu" if kind == "gpu" else "cpu")
+        reader = GpuReader(
+            decoder, rank.data.image_size, device=torch.device("cpu"), num_threads=1, wave=WAVES[kind], prefetch=1
+        )  # fmt: skip
+        made[id(reader)] = kind
+        return reader
+
+    make_other = Rank.make
+    monkeypatch.setattr(Rank, "make", make)
+    monkeypatch.setattr(choose, "speed_of_decoding", lambda *_, **__: Speed(speeds["torch"], 3.0))
+    monkeypatch.setattr(
+        choose, "speed_of_reader", lambda reader, *_, **__: Speed(speeds[made.get(id(reader), "dali")], 4.0)
+    )
+    return speeds
+
+
+@pytest.mark.parametrize(
+    ("gpu", "gpu_filters", "taken"),
+    [(1400.0, 1000.0, "torch"), (1600.0, 1000.0, "gpu"), (1600.0, 1700.0, "gpu_filters")],
+)
+def test_auto_takes_the_gpu_where_it_is_much_faster(
+    gpu: float, gpu_filters: float, taken: str, index: SampleIndex, decoding: dict[str, float],
+    said: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """The GPU's time is training's, too."""
+    decoding |= {"gpu": gpu, "gpu_filters": gpu_filters}
+    assert isinstance(pick(index, device="cuda:0"), TorchReader if taken == "torch" else GpuReader)
+    assert f"gpu gives {gpu:,.0f} img/s" in said.text and f"gpu_filters gives {gpu_filters:,.0f} img/s" in said.text
+    assert f"loader {taken} (measured fastest)" in said.text
+
+
+@pytest.mark.parametrize(("inflate", "taken"), [("auto", "gpu_filters"), ("gpu", "gpu"), ("cpu", "gpu_filters")])
+def test_who_inflates_is_measured_or_as_asked(
+    inflate: str, taken: str, index: SampleIndex, decoding: dict[str, float], said: pytest.LogCaptureFixture
+) -> None:
+    decoding["gpu_filters"] = 1001.0
+    assert isinstance(pick(index, device="cuda:0", loader="gpu", gpu={"inflate": inflate}), GpuReader)
+    assert f"loader {taken} (" in said.text and "torch gives" not in said.text
+
+
+def test_a_gpu_whose_pixels_are_wrong_is_not_taken(
+    index: SampleIndex, decoding: dict[str, float], monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    decoding |= {"gpu": 9000.0, "gpu_filters": 9000.0}
+    right = PngDecoder.decode
+
+    def wrong(self: PngDecoder, images: Any, out_BSS: torch.Tensor) -> torch.Tensor:
+        verdicts = right(self, images, out_BSS)
+        out_BSS[0, 3, 3] += 1
+        return verdicts
+
+    monkeypatch.setattr(PngDecoder, "decode", wrong)
+    assert isinstance(pick(index, device="cuda:0"), TorchReader)
+    for kind in ("gpu", "gpu_filters"):
+        assert f"; {kind} gives nothing: its pixels differ from the CPU's in 1 of 8 images" in said.text
+    with pytest.raises(ValueError, match=r"data\.loader=gpu does not work here: its pixels differ"):
+        pick(index, device="cuda:0", loader="gpu")
+
+
+def test_the_gpu_loader_without_a_gpu(index: SampleIndex) -> None:
+    with pytest.raises(ValueError, match=r"data\.loader=gpu does not work here: this rank has no GPU.*loader=auto"):
+        pick(index, loader="gpu")
 
 
 @pytest.mark.gpu

@@ -141,6 +141,7 @@ def test_evaluation_sees_each_row_once(world: int, num: int) -> None:
     seen = []
     for rank in range(world):
         order = EvalOrder(rows, BatchPlan(world * 4, 4, world, rank))
+        assert order.num_common <= len(order) <= order.num_common + 1
         parts = [part.tolist() for _, part in order.epoch()]
         assert len(parts) == len(order) and all(parts)
         seen += [row for part in parts for row in part]

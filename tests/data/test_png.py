@@ -17,7 +17,7 @@ from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE, encode_png
 from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage, read_file
-from distcxr.data.pixels.png import Header, _walk, decode_png, is_plain_grey
+from distcxr.data.pixels.png import Header, decode_png, is_plain_grey, walk_chunks
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -100,7 +100,7 @@ KINDS = kinds()
 
 
 def header_of(data: bytes) -> Header:
-    return _walk(memoryview(data))[0]
+    return walk_chunks(memoryview(data))[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)

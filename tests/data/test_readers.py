@@ -10,16 +10,19 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
+from host_kernels import host_decoder
 from nih_files import real_xrays
 from pictures import assert_is, broken, kinds, requests
 from PIL import Image
 
 from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.loaders.dali import DaliReader
+from distcxr.data.loaders.gpu import GpuReader
 from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pixels.decode import decode_grey
 
@@ -28,7 +31,15 @@ MAKE: dict[str, Callable[[int], PixelReader]] = {
     "torch": lambda size: TorchReader(size, num_workers=2, pin_memory=False),
     "torch in process": lambda size: TorchReader(size, num_workers=0, pin_memory=False),
     "dali": lambda size: DaliReader(size, max_batch_size=32, num_threads=2, device_id=None),
+    "gpu": lambda size: gpu_reader(size, "gpu"),
+    "gpu, inflated by the CPU": lambda size: gpu_reader(size, "cpu"),
 }
+
+
+def gpu_reader(size: int, inflate: Literal["gpu", "cpu"]) -> GpuReader:
+    """The GPU's loader, its kernels compiled for the CPU."""
+    decoder = host_decoder(size, inflate)
+    return GpuReader(decoder, size, device=torch.device("cpu"), num_threads=2, wave=BATCH, prefetch=1)
 
 
 @pytest.fixture(scope="module", params=MAKE)
@@ -180,7 +191,7 @@ def test_an_error_in_decoding_comes_through_and_leaves_a_clean_start(
         assert_is(next(made.read(requests(files, BATCH))), files[:BATCH], SIZE)
 
 
-@pytest.mark.parametrize("name", ["torch", "dali"])
+@pytest.mark.parametrize("name", ["torch", "dali", "gpu"])
 def test_a_reader_that_waits_for_its_consumer_costs_no_cpu(name: str, files: list[str]) -> None:
     with closing(MAKE[name](SIZE)) as made, closing(made.read(requests(files * 4, BATCH))) as answers:
         next(answers)

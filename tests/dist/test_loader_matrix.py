@@ -31,6 +31,7 @@ from distcxr.data.loader import Batch, Loader, PixelReader
 from distcxr.data.loaders.cache import CacheReader
 from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
+from distcxr.data.pack.build import build_pack
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.recipe.augment import Augment
@@ -45,10 +46,13 @@ LOADERS: dict[str, dict[str, Any]] = {
     "cache, staged": {"loader": "cache", "cache": {"stage_to": "STAGED"}},
     "cache, resident": {"loader": "cache", "cache": {"resident": "device"}},
     "cache, partly resident": {"loader": "cache", "cache": {"resident": "device", "device_gb": 20 * SIZE**2 / 1e9}},
+    "pack, torch": {"source": "pack", "loader": "torch", "num_workers": 1},
+    "pack, dali": {"source": "pack", "loader": "dali", "num_workers": 2},
     "auto, measured": {"loader": "auto", "num_workers": 1, "cache": {"path": "NOWHERE"}},
     "auto, cached": {"loader": "auto"},
 }
-GPU_LOADERS = {name: LOADERS[name] for name in ("torch", "dali", "cache", "cache, resident", "cache, partly resident")}
+ON_GPU = ("torch", "dali", "cache", "cache, resident", "cache, partly resident", "pack, torch", "pack, dali")
+GPU_LOADERS = {name: LOADERS[name] for name in ON_GPU}
 WORLDS = (1, 2, 4)
 WAYS = ("train", "train, resumed", "evaluate")
 AUGMENT = Augment(flip=0.5, rotate_deg=5, scale=(0.9, 1.1), brightness=0.1)
@@ -78,6 +82,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     expected = [np.zeros((SIZE, SIZE)) if "bad" in name else by_pillow(root / name, SIZE).numpy() for name in names]
     np.save(root / "expected.npy", np.stack(expected).astype(np.uint8))
     build_cache(index, root / "distcxr-cache" / f"{SIZE}px", SIZE, workers=2)
+    build_pack(index, root / "distcxr-pack", workers=2)
     return root
 
 
@@ -221,4 +226,4 @@ def test_no_cell_was_skipped(folder: Path, capsys: pytest.CaptureFixture[str]) -
     cells = set.union(*ran.values())
     with capsys.disabled():
         sys.stdout.write(f"\nloader matrix: {len(cells)} cells ran, {len(wanted - cells)} skipped\n")
-    assert cells == wanted and len(cells) == 81
+    assert cells == wanted and len(cells) == 99

@@ -71,7 +71,7 @@ def test_base_errors(tmp_path: Path) -> None:
         (
             "data: {loader: torhc}",
             [],
-            ["data.loader = 'torhc'", "'auto', 'torch', 'dali' or 'cache'", "did you mean 'torch'?"],
+            ["data.loader = 'torhc'", "'auto', 'torch', 'dali', 'gpu' or 'cache'", "did you mean 'torch'?"],
         ),
         ("data: {image_size: large}", [], ["data.image_size = 'large'", "valid integer"]),
         ("train: 5", [], ["train = 5"]),

@@ -16,7 +16,6 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -25,20 +24,8 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from distcxr.data.cache.files import (
-    CODEC,
-    DECODED,
-    FORMAT,
-    UNREADABLE,
-    CacheError,
-    flush,
-    locked,
-    look,
-    read_meta,
-    remove_files,
-    shown_size,
-    write_json,
-)  # fmt: skip
+from distcxr.data.built import Report, flush, in_threads, locked, look, shown_size, write_json
+from distcxr.data.cache.files import CODEC, DECODED, FORMAT, UNREADABLE, CacheError, read_meta, remove_files
 from distcxr.data.cache.read import DecodedCache
 from distcxr.data.cache.unfinished import Unfinished
 from distcxr.data.index import SampleIndex
@@ -48,11 +35,7 @@ from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
 
-Report = Callable[[str, int, int], None]
-"""(what is being done, images done, images in all); called from the thread that called `build_cache`."""
-
 _Verdict = Literal["right", "touched", "changed", "damaged"]
-_CHUNK = 16
 
 
 @dataclass
@@ -277,27 +260,7 @@ class _Builder:
             return None
 
     def _in_threads(self, what: str, work: Callable[[int], None], rows: NDArray[np.int64]) -> None:
-        """Run `work` on every row; the first error ends it."""
-        stop = threading.Event()
-
-        def run(part: list[int]) -> int:
-            for row in part:
-                if stop.is_set():
-                    break
-                work(row)
-            return len(part)
-
-        done, starts = 0, range(0, len(rows), _CHUNK)
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="cache-build") as pool:
-            try:
-                futures = [pool.submit(run, rows[start : start + _CHUNK].tolist()) for start in starts]
-                for future in as_completed(futures):
-                    done += future.result()
-                    self._report(what, done, len(rows))
-            except BaseException:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                raise
+        in_threads(what, work, rows, workers=self._workers, report=self._report)
 
 
 def _copied(cache: DecodedCache, row: int, out: NDArray[np.uint8]) -> bool:

@@ -1,22 +1,14 @@
-"""The files of a decoded cache: names, settings, and writing them so that a cut in power leaves none half-written."""
+"""The files of a decoded cache: names, settings, and what is known of each image."""
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import json
-import logging
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distcxr.data.built import read_json
 from distcxr.recipe.data import Data
-
-logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the files' layout."""
@@ -75,33 +67,6 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """What `write_json` wrote; ValueError, KeyError or TypeError when that is not what is there."""
-    whole = json.loads(file.read_bytes())
-    content: dict[str, Any] = whole["content"]
-    if whole["sha256"] != _digest(content):
-        raise ValueError("its content does not have its sha256")
-    return content
-
-
-def write_json(file: Path, content: dict[str, Any]) -> None:
-    """Replace a file in one step that a power cut can't split."""
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps({"sha256": _digest(content), "content": content}, indent=1))
-    flush(part)
-    part.replace(file)
-    flush(file.parent)
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's or folder's content is on disk."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def remove_files(folder: Path, keep: tuple[str, ...]) -> None:
     """Remove the files of caches and builds except those named; cache.json first: without it nothing is taken for
     whole."""
@@ -111,43 +76,5 @@ def remove_files(folder: Path, keep: tuple[str, ...]) -> None:
                 file.unlink()
 
 
-@contextmanager
-def locked(file: Path, *, wait: str | None) -> Iterator[None]:
-    """Hold the lock file, which the system gives back when the process ends in whatever way.
-
-    Args:
-        wait: logged when another process holds it, which is then waited for; None raises BlockingIOError instead.
-    """
-    with file.open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if wait is None:
-                raise
-            logger.info(wait)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        except OSError as error:  # some network file systems are mounted without locks
-            logger.warning("%s can't be locked (%s): let one process alone use this folder", file, error.strerror)
-        yield
-
-
-def shown_size(num_bytes: int) -> str:
-    """For messages: `5.63 GB`, `17.96 MB`."""
-    return f"{num_bytes / 1e9:,.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.2f} MB"
-
-
-def look(file: str | bytes) -> list[int]:
-    """Size and modification time of a source file in ns; -1 for one that can't be looked at."""
-    try:
-        state = os.stat(file)
-    except OSError:
-        return [-1, -1]
-    return [state.st_size, state.st_mtime_ns]
-
-
 def unusable(folder: Path, why: str) -> CacheError:
     return CacheError(f"the decoded cache in {folder} can't be used: {why}. Bring it up to date with {_COMMAND}")
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

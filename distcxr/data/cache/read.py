@@ -16,11 +16,11 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from distcxr.data.cache.files import look, read_meta, unusable
+from distcxr.data.built import STAT_THREADS, look
+from distcxr.data.cache.files import read_meta, unusable
 from distcxr.data.index import SampleIndex
 
 _SHOWN = 3
-_STAT_THREADS = 16  # a network file system answers many at once
 
 
 class DecodedCache:
@@ -120,8 +120,8 @@ class DecodedCache:
             CacheError: some have changed.
         """
         rows = np.unique(self.row_of)
-        parts = np.array_split(rows, _STAT_THREADS)
-        with ThreadPoolExecutor(_STAT_THREADS, thread_name_prefix="stat") as pool:
+        parts = np.array_split(rows, STAT_THREADS)
+        with ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat") as pool:
             changed = [row for rows in pool.map(self._changed, parts) for row in rows]
         if changed:
             raise unusable(

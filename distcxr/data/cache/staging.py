@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import platform
+import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from distcxr.data.cache.files import CacheError, flush, locked, read_meta, remove_files, shown_size, write_json
+from distcxr.data.built import flush, locked, shown_size, write_json
+from distcxr.data.cache.files import CacheError, read_meta, remove_files
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +23,18 @@ def stage(folder: Path, to: Path) -> Path:
 
     A copy of the same build is used again; copies of older builds of this cache are removed.
 
+    Args:
+        to: `~` and environment variables in it stand for what they are on this node, which may be another folder than
+            on the next one.
+
     Raises:
-        CacheError: there is no whole cache, or `to` has no room or can't be written.
+        CacheError: there is no whole cache, a variable in `to` is not set, or `to` has no room or can't be written;
+            names the node.
     """
     meta = read_meta(folder)
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]
-    target = to.expanduser() / f"{folder.name}-{name}"
+    node = platform.node()
+    target = _expanded(to, node) / f"{folder.name}-{name}"
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(target / "lock", wait=f"{target}: waiting for another process that copies the cache there"):
@@ -37,18 +47,34 @@ def stage(folder: Path, to: Path) -> Path:
             if needed > free:
                 raise CacheError(
                     f"data.cache.stage_to={to}: the cache in {folder} takes {shown_size(needed)} and "
-                    f"{shown_size(free)} is free there; free some, name another folder, or leave stage_to out"
+                    f"{shown_size(free)} is free in {target} on {node}; free some, name another folder, or leave "
+                    "stage_to out"
                 )
+            started_s = time.monotonic()
             for name in (meta["pixels"], meta["entries"]):
                 shutil.copyfile(folder / name, target / name)
                 flush(target / name)
             write_json(target / "cache.json", meta)
-            logger.info("%s: copied %s from %s", target, shown_size(needed), folder)
+            logger.info(
+                "%s on %s: copied %s from %s in %.1f s",
+                target, node, shown_size(needed), folder, time.monotonic() - started_s,
+                extra={"from_any_rank": True},  # who copies on the other nodes is not rank 0
+            )  # fmt: skip
     except OSError as error:
         raise CacheError(
-            f"data.cache.stage_to={to}: the cache in {folder} can't be copied to {target}: {error.strerror}"
+            f"data.cache.stage_to={to}: the cache in {folder} can't be copied to {target} on {node}: {error.strerror}"
         ) from error
     return target
+
+
+def _expanded(to: Path, node: str) -> Path:
+    def value(found: re.Match[str]) -> str:
+        name = found[1].strip("{}")
+        if not os.environ.get(name):
+            raise CacheError(f"data.cache.stage_to={to}: ${name} is not set on {node}")
+        return os.environ[name]
+
+    return Path(re.sub(r"\$(\w+|\{\w+\})", value, str(to))).expanduser()
 
 
 def _is_copy(target: Path, folder: Path, meta: dict[str, Any]) -> bool:

@@ -14,18 +14,8 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from distcxr.data.cache.files import (
-    CODEC,
-    DECODED,
-    FORMAT,
-    CacheError,
-    entry_type,
-    look,
-    read_json,
-    remove_files,
-    shown_size,
-    write_json,
-)  # fmt: skip
+from distcxr.data.built import look, read_json, shown_size, write_json
+from distcxr.data.cache.files import CODEC, DECODED, FORMAT, CacheError, entry_type, remove_files
 
 
 class Unfinished:

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.data.cache.files import UNREADABLE, CacheError, shown_size
+from distcxr.data.built import shown_size
+from distcxr.data.cache.files import UNREADABLE, CacheError
 from distcxr.data.cache.read import DecodedCache
 from distcxr.data.loader import Pixels, Request
 

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distcxr.data.cache import CacheError, cache_folder, open_cache, stage
+from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders.arrays import ArrayReader
 from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.measure import Speed, readable, speed_of_decoding, speed_of_reader
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.loaders.make import WAVES, Kind, Rank
+from distcxr.data.loaders.measure import Speed, num_different, readable, speed_of_decoding, speed_of_reader
+from distcxr.data.loaders.pack import PackReader
 from distcxr.data.order import shuffled
+from distcxr.data.pixels.files import Source
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["torch", "dali", "cache", "arrays"]
-
 _MEASURED_IMAGES = 32
+_GPU_GAIN = 1.5
+"""How much faster than a CPU a GPU has to decode before `auto` lets it: that time is taken from training."""
+_INFLATED_BY: dict[str, tuple[Kind, ...]] = {
+    "auto": ("gpu", "gpu_filters"), "gpu": ("gpu",), "cpu": ("gpu_filters",),
+}  # fmt: skip
 
 
 def choose_reader(
@@ -43,32 +44,37 @@ def choose_reader(
 ) -> PixelReader:
     """The reader of one rank, with its reason in the log. Every rank calls it, and all get the same kind.
 
-    `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch against
-    DALI on a few training images, for about two seconds, and the faster one is taken; DALI counts as absent when it
-    does not work here, and without one readable image nothing is measured and torch is taken. What would be faster
-    still is said, too. `data.source: npz` has a reader of its own, whatever `data.loader` is.
+    `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch, DALI and
+    with a GPU decoding on it, for about a second each on a few training images, and takes the fastest; what does not
+    work here counts as absent, and without one readable image nothing is measured and torch is taken. What would be
+    faster still is said, too. `gpu` measures who inflates, unless the recipe says. A GPU's pixels must equal the CPU's
+    on the images measured. `data.source: npz` has a reader of its own, whatever `data.loader` is; with `pack`, torch
+    and DALI read that.
 
     Args:
-        data: the recipe's section. `num_workers` are worker processes (torch) or threads (DALI) of this rank; None
+        data: the recipe's section. `num_workers` are worker processes (torch) or threads (DALI, gpu) of this rank; None
             takes `thread_budget`, except that torch decodes in the training process when a rank without a GPU has one
-            core: there a worker adds a process and no speed. 0 means that process for torch, one thread for DALI.
+            core: there a worker adds a process and no speed. 0 means that process for torch, one thread for the others.
         max_batch_size: the longest request that will be read.
         first_rows: int64 [N], the training rows: measured with, and first in a device's memory.
         decided_by_main: calls what it is given on rank 0 and returns the answer, or raises the ValueError, on every
             rank.
 
     Raises:
-        ValueError: `dali` is asked for and is not installed or can't use the GPU; or `cache` is asked for and is not
-            there, or was built from other files or settings (CacheError).
+        ValueError: `dali` or `gpu` is asked for and does not work here; or `cache` is asked for and is not there, or
+            was built from other files or settings (CacheError); or so the pack (PackError).
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    rank = _Rank(data, index, max_batch_size, device, thread_budget(local_world_size), first_rows)
+    rank = Rank(data, index, max_batch_size, device, thread_budget(local_world_size), first_rows)
+    if data.source == "pack":
+        decided_by_main(rank.check_pack)
+        rank = replace(rank, pack=rank.open_pack())
     kind: Kind
     if data.source == "npz":
         kind, reason = "arrays", "data.source=npz"
         reader = rank.make(kind)
-    elif data.loader == "auto":
+    elif data.loader == "auto" or rank.decodes_on_gpu(data.loader):
         measured: dict[Kind, PixelReader] = {}  # rank 0 need not build it twice
         kind, reason = decided_by_main(lambda: _fastest(rank, measured))
         reader = measured.get(kind) or rank.make(kind)
@@ -77,98 +83,23 @@ def choose_reader(
         if kind == "cache":
             decided_by_main(rank.check_cache)
         reader = rank.make(kind)
+    if rank.pack is not None:
+        reader = PackReader(reader, rank.pack)
     logger.info("loader %s (%s): %s", kind, reason, reader.where)
     return reader
 
 
-@dataclass(frozen=True)
-class _Rank:
-    """What one rank knows when it makes a reader; `choose_reader` has the meanings."""
+def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
+    """What `auto`, or a loader that decodes on a GPU, takes and why.
 
-    data: Data
-    index: SampleIndex
-    max_batch_size: int
-    device: torch.device
-    budget: int
-    first_rows: NDArray[np.int64]
+    Runs on rank 0 alone and leaves the reader, if it built one, in `measured`.
 
-    @property
-    def on_gpu(self) -> bool:
-        return self.device.type == "cuda"
-
-    @property
-    def num_workers(self) -> int:
-        """Processes of the torch loader, threads of the array reader."""
-        if self.data.num_workers is not None:
-            return self.data.num_workers
-        return self.budget if self.on_gpu or self.budget > 1 else 0
-
-    @property
-    def num_threads(self) -> int:
-        """Threads of the DALI loader."""
-        return self.budget if self.data.num_workers is None else max(1, self.data.num_workers)
-
-    @property
-    def cache_folder(self) -> Path:
-        return cache_folder(self.data, self.index.root)
-
-    def make(self, kind: Kind) -> PixelReader:
-        makers = {"torch": self._torch, "dali": self._dali, "cache": self._cache, "arrays": self._arrays}
-        return makers[kind]()
-
-    def check_cache(self) -> None:
-        """CacheError unless the cache is whole and made from the files that are there now."""
-        with closing(open_cache(self.cache_folder, self.index, self.data.image_size)) as cache:
-            cache.check_sources()
-
-    def _torch(self) -> PixelReader:
-        data = self.data
-        return TorchReader(
-            data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
-        )
-
-    def _dali(self) -> PixelReader:
-        from distcxr.data.loaders.dali import DaliReader
-
-        try:
-            return DaliReader(
-                self.data.image_size,
-                max_batch_size=self.max_batch_size,
-                num_threads=self.num_threads,
-                device_id=self.device.index if self.on_gpu else None,
-                prefetch=self.data.prefetch,
-            )
-        except (ImportError, OSError, RuntimeError) as error:  # not there, a library of its own missing, or no driver
-            raise ValueError(
-                f"DALI does not work here ({error}); install it with `pip install nvidia-dali-cuda130` (CUDA 13) or "
-                "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
-            ) from error
-
-    def _arrays(self) -> PixelReader:
-        data = self.data
-        return ArrayReader(
-            self.index, data.image_size, num_threads=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
-        )
-
-    def _cache(self) -> PixelReader:
-        settings, folder = self.data.cache, self.cache_folder
-        if settings.stage_to is not None:
-            folder = stage(folder, settings.stage_to)
-        return CacheReader(
-            open_cache(folder, self.index, self.data.image_size),
-            device=self.device,
-            resident=settings.resident,
-            device_gb=settings.device_gb,
-            prefetch=self.data.prefetch,
-            max_batch_size=self.max_batch_size,
-            first_rows=self.first_rows,
-        )
-
-
-def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
-    """What `auto` takes and why; runs on rank 0 alone and leaves a reader that it built and chose in `measured`."""
+    Raises:
+        ValueError: the loader asked for does not work here.
+    """
     data, folder = rank.data, rank.cache_folder
-    if folder.exists():
+    is_auto = data.loader == "auto"
+    if is_auto and rank.pack is None and folder.exists():
         try:
             rank.check_cache()
         except CacheError as error:
@@ -178,27 +109,61 @@ def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]
     drawn = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    files = readable(rank.index.files(rank.first_rows[drawn]))
+    files = readable(rank.files(rank.first_rows[drawn]))
+    kinds = _candidates(rank)
     if not files:
-        return "torch", f"none of the {len(drawn)} images tried can be read, so nothing was measured"
+        return kinds[0], f"none of the {len(drawn)} images tried can be read, so nothing was measured"
 
-    torch_threads = max(1, rank.num_workers)
-    by_torch = speed_of_decoding(files, data.image_size, num_threads=torch_threads, by_clock=rank.on_gpu)
-    by_dali: Speed | None = None
-    try:
-        measured["dali"] = rank.make("dali")
-        batch_size = min(rank.max_batch_size, 4 * rank.num_threads)
-        by_dali = speed_of_reader(
-            measured["dali"], files, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu
-        )
-        said = str(by_dali)
-    except (ValueError, RuntimeError) as error:
-        said = f"nothing: {error}"
-    logger.info(
-        "measured on %d image%s, for each rank: torch gives %s; dali gives %s",
-        len(files), "s" * (len(files) != 1), by_torch, said,
-    )  # fmt: skip
-    cores, size_mb = thread_budget(1), len(rank.index) * data.image_size**2 / 1e6
+    said, speeds, errors = [], dict[Kind, Speed](), []
+    for kind in kinds:
+        try:
+            speeds[kind] = speed = _speed(rank, kind, files, measured)
+            said.append(f"{kind} gives {speed}")
+            if max(speeds, key=lambda one: _worth(rank, one, speeds[one])) != kind and kind in measured:
+                measured.pop(kind).close()
+        except (ValueError, RuntimeError) as error:
+            if kind in measured:
+                measured.pop(kind).close()
+            said.append(f"{kind} gives nothing: {error}")
+            errors.append(error)
+    logger.info("measured on %d image%s, for each rank: %s", len(files), "s" * (len(files) != 1), "; ".join(said))
+    if not speeds:
+        raise ValueError(f"data.loader={data.loader} does not work here: {errors[0]}") from errors[0]
+    best = max(speeds, key=lambda kind: _worth(rank, kind, speeds[kind]))
+    for kind in [kind for kind in measured if kind != best]:
+        measured.pop(kind).close()
+    if is_auto and rank.pack is None:
+        _say_what_a_cache_would_do(rank, speeds["torch"])
+    return best, "measured fastest" if len(speeds) > 1 else "as asked" if len(kinds) == 1 else "nothing else works here"
+
+
+def _candidates(rank: Rank) -> tuple[Kind, ...]:
+    on_gpu = _INFLATED_BY[rank.data.gpu.inflate]
+    if rank.data.loader == "gpu":
+        return on_gpu
+    if rank.data.loader == "dali":
+        return ("dali",)
+    return ("torch", "dali", *(on_gpu if rank.on_gpu and rank.pack is None else ()))
+
+
+def _worth(rank: Rank, kind: Kind, speed: Speed) -> float:
+    return speed.img_per_s / (_GPU_GAIN if rank.decodes_on_gpu(kind) else 1)
+
+
+def _speed(rank: Rank, kind: Kind, files: Sequence[Source], measured: dict[Kind, PixelReader]) -> Speed:
+    """Measured; a reader that was built for it is left in `measured`."""
+    size = rank.data.image_size
+    if kind == "torch":  # stands for worker processes, which would take longer to start than to measure
+        return speed_of_decoding(files, size, num_threads=max(1, rank.num_workers), by_clock=rank.on_gpu)
+    measured[kind] = reader = rank.make(kind)
+    if rank.decodes_on_gpu(kind) and (num := num_different(reader, files, size, rank.max_batch_size)):
+        raise RuntimeError(f"its pixels differ from the CPU's in {num} of {len(files)} images")
+    batch_size = rank.max_batch_size if kind in WAVES else min(rank.max_batch_size, 4 * rank.num_threads)
+    return speed_of_reader(reader, files, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu)
+
+
+def _say_what_a_cache_would_do(rank: Rank, by_torch: Speed) -> None:
+    cores, size_mb = thread_budget(1), len(rank.index) * rank.data.image_size**2 / 1e6
     seconds = len(rank.index) * by_torch.core_ms / 1e3 / cores
     logger.info(
         "faster: `distcxr cache RECIPE` writes %s once (about %s on the %d core%s here), and data.loader=auto then "
@@ -208,8 +173,3 @@ def _fastest(rank: _Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]
         cores,
         "s" * (cores != 1),
     )
-    if by_dali is not None and by_dali.img_per_s > by_torch.img_per_s:
-        return "dali", "measured faster than torch"
-    if "dali" in measured:
-        measured.pop("dali").close()
-    return "torch", "measured faster than DALI" if by_dali else "DALI does not work here"

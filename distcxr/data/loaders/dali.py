@@ -25,10 +25,10 @@ from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_rim
 
-_INPUT = "images"
+INPUT = "images"
 
 
 class DaliReader:
@@ -60,11 +60,7 @@ class DaliReader:
         assert num_threads >= 1 and prefetch >= 1
         self._image_size, self._num_threads, self._prefetch = image_size, num_threads, prefetch
         self._max_batch_size, self._device_id = max_batch_size, device_id
-        resizer = "CPU" if device_id is None else f"GPU (cuda:{device_id})"
-        self.where = (
-            f"images are decoded on the CPU by {num_threads} thread{'s' * (num_threads > 1)} of distcxr (DALI has no "
-            f"GPU PNG decoder); DALI resizes on the {resizer}"
-        )
+        self.where = self._where()
         self._pipeline: Any = None
         self._stream: torch.cuda.Stream | None = None
         self._start()
@@ -82,8 +78,8 @@ class DaliReader:
         assert self._pipeline is not None, "closed, or broken by an earlier error"
         self._reading = True
         source = iter(requests)
-        decoding: deque[list[Future[_Fed]]] = deque()
-        running: deque[list[_Fed]] = deque()  # keeps the images alive that DALI was given without a copy
+        decoding: deque[list[Future[Fed]]] = deque()
+        running: deque[list[Fed]] = deque()  # keeps the images alive that DALI was given without a copy
         try:
             while True:
                 while len(decoding) < self._prefetch and (request := next(source, None)) is not None:
@@ -127,14 +123,13 @@ class DaliReader:
         DALI's first scheduled run starts a full prefetch, which a split of one batch could not feed; every later one
         is a single run.
         """
-        on_gpu = self._device_id is not None  # then DALI's threads have next to nothing to do
-        num_threads = 1 if on_gpu else self._num_threads
-        self._pipeline = _build(self._image_size, self._max_batch_size, num_threads, self._device_id, self._prefetch)
-        if on_gpu:  # of its own, and first in line: copying a batch out must not wait for the step queued before it
+        self._pipeline = self._build()
+        if self._device_id is not None:
+            # Of its own, and first in line: copying a batch out must not wait for the step queued before it.
             self._stream = torch.cuda.Stream(self._device_id, priority=-1)  # type: ignore[no-untyped-call]
-        blank = [_Fed(_BLANK, np.zeros((4, self._image_size), dtype=np.uint8))]
+        blank = [self._blank()]
         for _ in range(self._prefetch - 1):
-            self._pipeline.feed_input(_INPUT, [blank[0].image], layout="HWC")
+            self._feed(blank)
         self._schedule(blank)
         for _ in range(self._prefetch):
             self._collect(blank)
@@ -148,43 +143,78 @@ class DaliReader:
             self._pipeline = None
             raise RuntimeError(f"DALI broke ({error}); data.loader=torch does without it") from error
 
-    def _fetch(self, file: str) -> _Fed:
+    def _where(self) -> str:
+        resizer = "CPU" if self._device_id is None else f"GPU (cuda:{self._device_id})"
+        return (
+            f"images are decoded on the CPU by {self._num_threads} thread{'s' * (self._num_threads > 1)} of distcxr "
+            f"(DALI has no GPU PNG decoder); DALI resizes on the {resizer}"
+        )
+
+    def _blank(self, reason: str | None = None) -> Fed:
+        """What stands in for an image that can't be read."""
+        return Fed(_BLANK, np.zeros((4, self._image_size), dtype=np.uint8), reason)
+
+    def _fetch(self, file: Source) -> Fed:
         """Runs in our threads; never raises for a file: what can't be read becomes a black pixel with the reason."""
         try:
             image = np.ascontiguousarray(decode_grey(read_file(file)[0]))
         except UnreadableImage as error:
-            return _Fed(_BLANK, np.zeros((4, self._image_size), dtype=np.uint8), str(error))
+            return self._blank(str(error))
         rim = resize_rim(image, self._image_size)
         if self._stream is not None:
             # From pinned memory DALI's copy to the GPU is asynchronous. torch keeps freed pinned blocks for reuse.
             pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True).numpy()
             np.copyto(pinned, image)
             image = pinned
-        return _Fed(image[..., None], rim)
+        return Fed(image[..., None], rim)
 
-    def _schedule(self, batch: list[_Fed]) -> None:
-        self._pipeline.feed_input(_INPUT, [fed.image for fed in batch], layout="HWC")
+    def _build(self) -> Any:
+        """The pipeline: from images, uint8 [H, W, 1], to uint8 [S, S, 1]."""
+        from nvidia.dali import fn, types
+        from nvidia.dali.pipeline import Pipeline
+
+        side = self._image_size
+        num_threads = self._num_threads if self._device_id is None else 1  # a GPU leaves them next to nothing to do
+        pipeline = Pipeline(self._max_batch_size, num_threads, self._device_id, prefetch_queue_depth=self._prefetch)
+        with pipeline:
+            image = fn.external_source(name=INPUT, device="cpu", no_copy=True, layout="HWC")
+            if self._device_id is not None:
+                image = image.gpu()
+            pipeline.set_outputs(fn.resize(image, size=[side, side], interp_type=types.INTERP_LINEAR, antialias=True))
+        pipeline.build()
+        return pipeline
+
+    def _feed(self, batch: list[Fed]) -> None:
+        self._pipeline.feed_input(INPUT, [fed.data for fed in batch])
+
+    def _schedule(self, batch: list[Fed]) -> None:
+        self._feed(batch)
         self._pipeline.schedule_run()
 
-    def _collect(self, batch: list[_Fed]) -> Tensor:
-        """The oldest batch under way, uint8 [B, 1, S, S], copied out of DALI's buffers and given its rim.
+    def _collect(self, batch: list[Fed]) -> Tensor:
+        """The oldest batch under way, uint8 [B, 1, S, S], taken out of DALI's buffers.
 
         On a GPU nothing waits on the host: DALI's outputs, and their return to DALI, are bound to `_stream`, where the
         copies are queued; the current stream goes on after them.
         """
-        rim_BES = torch.from_numpy(np.stack([fed.rim for fed in batch]))
         with torch.cuda.stream(self._stream):  # None: does nothing
             (output,) = self._pipeline.share_outputs(cuda_stream=self._stream)
-            pixels = from_dlpack(output.as_tensor()).clone().view(len(batch), 1, self._image_size, self._image_size)
+            pixels = self._finished(output, batch)
             self._pipeline.release_outputs()
-            if self._stream is not None:
-                rim_BES = rim_BES.pin_memory().to(pixels.device, non_blocking=True)
-            pixels[:, 0, 0], pixels[:, 0, -1] = rim_BES[:, 0], rim_BES[:, 1]
-            pixels[:, 0, :, 0], pixels[:, 0, :, -1] = rim_BES[:, 2], rim_BES[:, 3]
         if self._stream is not None:
             consumer = torch.cuda.current_stream(self._device_id)
             consumer.wait_stream(self._stream)
             pixels.record_stream(consumer)
+        return pixels
+
+    def _finished(self, output: Any, batch: list[Fed]) -> Tensor:
+        """A copy of the resized images, given their rims."""
+        pixels = from_dlpack(output.as_tensor()).clone().view(len(batch), 1, self._image_size, self._image_size)
+        rim_BES = torch.from_numpy(np.stack([fed.rim for fed in batch]))
+        if self._stream is not None:
+            rim_BES = rim_BES.pin_memory().to(pixels.device, non_blocking=True)
+        pixels[:, 0, 0], pixels[:, 0, -1] = rim_BES[:, 0], rim_BES[:, 1]
+        pixels[:, 0, :, 0], pixels[:, 0, :, -1] = rim_BES[:, 2], rim_BES[:, 3]
         return pixels
 
     def _wait_for_gpu(self) -> None:
@@ -197,29 +227,13 @@ class DaliReader:
             self._stream.synchronize()
 
 
-class _Fed(NamedTuple):
-    """What becomes of one file: the image for DALI, uint8 [H, W, 1], its rim when resized, why it is a black pixel."""
+class Fed(NamedTuple):
+    """What becomes of one file: `data` for DALI, here the image, uint8 [H, W, 1]; its rim when resized, uint8 [4, S],
+    which only this reader uses; why it is blank."""
 
-    image: NDArray[np.uint8]
+    data: NDArray[np.uint8]
     rim: NDArray[np.uint8]
     reason: str | None = None
 
 
 _BLANK = np.zeros((1, 1, 1), dtype=np.uint8)
-
-
-def _build(image_size: int, max_batch_size: int, num_threads: int, device_id: int | None, prefetch: int) -> Any:
-    """The pipeline: from images, uint8 [H, W, 1], to uint8 [S, S, 1]."""
-    from nvidia.dali import fn, types
-    from nvidia.dali.pipeline import Pipeline
-
-    pipeline = Pipeline(max_batch_size, num_threads, device_id, prefetch_queue_depth=prefetch)
-    with pipeline:
-        image = fn.external_source(name=_INPUT, device="cpu", no_copy=True)
-        if device_id is not None:
-            image = image.gpu()
-        pipeline.set_outputs(
-            fn.resize(image, size=[image_size, image_size], interp_type=types.INTERP_LINEAR, antialias=True)
-        )
-    pipeline.build()
-    return pipeline

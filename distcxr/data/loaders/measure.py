@@ -7,7 +7,7 @@ is does not show, and is the same for every loader of files.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import numpy as np
 
 from distcxr.data.loader import PixelReader, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 _SECONDS = 0.4  # that one loader is measured for
@@ -38,7 +38,7 @@ class Speed:
         return f"{self.img_per_s:,.0f} img/s ({self.core_ms:.2f} ms of a core per image)"
 
 
-def readable(files: list[str]) -> list[str]:
+def readable(files: Sequence[Source]) -> list[Source]:
     """Those of `files` that can be decoded, each now in the page cache."""
     load_kernels()
     good = []
@@ -51,7 +51,18 @@ def readable(files: list[str]) -> list[str]:
     return good
 
 
-def speed_of_decoding(files: list[str], image_size: int, *, num_threads: int, by_clock: bool) -> Speed:
+def num_different(reader: PixelReader, files: Sequence[Source], image_size: int, batch_size: int) -> int:
+    """How many of `files`, readable ones, `reader` gives other pixels for than the CPU's decoder and resize."""
+    parts = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
+    with closing(reader.read([Request(np.arange(len(part)), part) for part in parts])) as answers:
+        pixels_BSS = np.concatenate([answer.pixels[:, 0].cpu().numpy() for answer in answers])
+    return sum(
+        not np.array_equal(pixels_SS, resize_grey(decode_grey(read_file(file)[0]), image_size))
+        for pixels_SS, file in zip(pixels_BSS, files, strict=True)
+    )
+
+
+def speed_of_decoding(files: Sequence[Source], image_size: int, *, num_threads: int, by_clock: bool) -> Speed:
     """Decoding and resizing by distcxr's own code, in threads.
 
     They stand for the torch loader's worker processes, whose start alone takes seconds: the decoder needs no GIL.
@@ -74,7 +85,7 @@ def speed_of_decoding(files: list[str], image_size: int, *, num_threads: int, by
 
 
 def speed_of_reader(
-    reader: PixelReader, files: list[str], *, batch_size: int, num_threads: int, by_clock: bool
+    reader: PixelReader, files: Sequence[Source], *, batch_size: int, num_threads: int, by_clock: bool
 ) -> Speed:
     """A reader at work, its first batch not counted; arguments as in `speed_of_decoding`."""
     request = Request(np.arange(batch_size), [files[place % len(files)] for place in range(batch_size)])

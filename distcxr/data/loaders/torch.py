@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
@@ -28,12 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
 
-_Item = tuple[int, list[str]]  # which `read` call wants them, the files
+_Item = tuple[int, Sequence[Source]]  # which `read` call wants them, the files
 _Answer = tuple[Tensor, list[tuple[int, str]]]
 
 # SLURM and Ctrl-C send these to every process of a job. The main process decides what they mean and then stops its

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.phantom.png import SIGNATURE
+from distcxr.data.pixels import htj2k, jpeg
 from distcxr.data.pixels.files import UnreadableImage
-from distcxr.data.pixels.jpeg import START, decode_jpeg
 from distcxr.data.pixels.png import decode_png
 
 _KEPT_BYTES = 60 << 20  # glibc heeds no block of over 32 MB
 
 
 def decode_grey(data: bytes) -> NDArray[np.uint8]:
-    """Decode a PNG or JPEG, told apart by its first bytes, never by its name.
+    """Decode a PNG, JPEG or HTJ2K codestream (a pack's), told apart by its first bytes, never by its name.
 
     Grey stays as it is, colours become ITU-R 601 luma as Pillow computes it. An orientation that EXIF asks for is not
     applied: pixels are taken as they are stored, as the label files' authors saw them.
@@ -23,10 +23,12 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
         uint8 [H, W].
 
     Raises:
-        UnreadableImage: it is neither, or broken.
+        UnreadableImage: it is none of them, or broken.
     """
-    if data.startswith(START):
-        return decode_jpeg(data)
+    if data.startswith(jpeg.START):
+        return jpeg.decode_jpeg(data)
+    if data.startswith(htj2k.START):
+        return htj2k.decode_htj2k(data)
     if data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
         raise UnreadableImage("neither a PNG nor a JPEG")
     return decode_png(data)

@@ -1,9 +1,13 @@
-"""Image files as bytes, and the error of one that can't be read."""
+"""Images as bytes, from files of their own or out of a pack's, and the error of one that can't be read."""
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
+from typing import NamedTuple
+
+from isal import isal_zlib
 
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
@@ -13,11 +17,65 @@ class UnreadableImage(ValueError):
     """Why an image can't be read; the message is the reason alone, the caller adds the file's name."""
 
 
-def read_file(file: str | Path) -> tuple[bytes, os.stat_result]:
-    """The bytes of `file` and its state from before they were read; `UnreadableImage` when the system refuses."""
+class Part(NamedTuple):
+    """An image that is a piece of a larger file.
+
+    It can be read as long as process `pid` holds that file open as `fd`, by this process and by others of its machine,
+    even if the file is replaced or removed meanwhile.
+
+    file: name of the larger file, for messages; offset, num_bytes: the piece; crc: its CRC-32; reason: why the image
+    can't be read whatever the piece holds, or "".
+    """
+
+    file: str
+    pid: int
+    fd: int
+    offset: int
+    num_bytes: int
+    crc: int
+    reason: str = ""
+
+
+Source = str | Path | Part
+"""Where the bytes of one image are."""
+
+
+def read_file(file: Source) -> tuple[bytes, os.stat_result]:
+    """The bytes of an image and the state of its file from before they were read.
+
+    Raises:
+        UnreadableImage: the system refuses, or a part is cut short or does not have its checksum.
+    """
+    if isinstance(file, Part):
+        return _read_part(file)
     try:
         with open(file, "rb") as stream:
             state = os.fstat(stream.fileno())
             return stream.read(), state
     except OSError as error:
         raise UnreadableImage(f"the file can't be read: {error.strerror}") from error
+
+
+def _read_part(part: Part) -> tuple[bytes, os.stat_result]:
+    if part.reason:
+        raise UnreadableImage(part.reason)
+    try:
+        fd = part.fd if part.pid == os.getpid() else _borrowed(part.pid, part.fd, part.file)
+        state = os.fstat(fd)
+        data = os.pread(fd, part.num_bytes, part.offset)
+    except OSError as error:
+        raise UnreadableImage(f"{part.file} can't be read: {error.strerror}") from error
+    if isal_zlib.crc32(data) != part.crc:
+        what = "cut short" if len(data) < part.num_bytes else "damaged"
+        raise UnreadableImage(f"{part.file} is {what} there; `distcxr pack RECIPE` repairs it")
+    return data, state
+
+
+@functools.cache
+def _borrowed(pid: int, fd: int, file: str) -> int:
+    """A file that another process holds open, opened here, once: opening it anew for every image would ask a network
+    file system each time. At most as many as that process has."""
+    try:
+        return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY)
+    except OSError:  # where the system does not let us; by its name it is there unless it was replaced
+        return os.open(file, os.O_RDONLY)

@@ -27,7 +27,7 @@ _INTS = types.Array(types.int64, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.int64, 2, "C", readonly=True)
 
 
-def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """`numba.njit` for one signature, cached on disk where a folder for that can be written."""
 
     def compile_(function: Callable[..., Any]) -> Any:
@@ -152,7 +152,7 @@ def _unfilter_lanes(context: Any, filtered: Any, above: Any, chosen: Any, pixels
     return types.void(types.uintp, types.uintp, types.uintp, types.uintp, types.intp), codegen
 
 
-@_compiled(types.int64(_BYTES_IN, _PIXELS_HW))
+@compiled(types.int64(_BYTES_IN, _PIXELS_HW))
 def unfilter(stream: NDArray[np.uint8], image: NDArray[np.uint8]) -> int:
     """Undo the row filters of an 8-bit grey PNG, not interlaced.
 
@@ -212,7 +212,7 @@ def unfilter(stream: NDArray[np.uint8], image: NDArray[np.uint8]) -> int:
 WEIGHT_BITS = 22  # 8 bits of pixel and these stay inside int32
 
 
-@_compiled(types.void(_PIXELS_HW_IN, _INTS, _INTS, _WEIGHTS, _INTS, _INTS, _WEIGHTS, _PIXELS_HW))
+@compiled(types.void(_PIXELS_HW_IN, _INTS, _INTS, _WEIGHTS, _INTS, _INTS, _WEIGHTS, _PIXELS_HW))
 def resize(
     image: NDArray[np.uint8],
     row_start: NDArray[np.int64],

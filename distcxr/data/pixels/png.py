@@ -21,7 +21,7 @@ from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
+HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
 _PIECE_BYTES = 1 << 20
 
 
@@ -58,7 +58,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: a chunk is broken, or Pillow can't decode what is in them.
     """
-    header, stream = _walk(memoryview(data))
+    header, stream = walk_chunks(memoryview(data))
     if is_plain_grey(header):
         image = _decode_plain(header, b"".join(stream))
         if image is not None:
@@ -108,10 +108,10 @@ def _decode_by_pillow(data: bytes, header: Header, stream: list[memoryview]) -> 
 def is_plain_grey(header: Header) -> bool:
     """Whether every PNG decoder gives this file's stored bytes: 8-bit grey, not interlaced, no chunk that recolours."""
     kind = (header.bit_depth, header.colour_type, header.interlaced)
-    return kind == (8, 0, False) and header.extras <= _HARMLESS
+    return kind == (8, 0, False) and header.extras <= HARMLESS
 
 
-def _walk(view: memoryview) -> tuple[Header, list[memoryview]]:
+def walk_chunks(view: memoryview) -> tuple[Header, list[memoryview]]:
     """Header and the bodies of the IDAT chunks; signature, lengths, order and CRCs hold. Costs 0.1 ms per X-ray."""
     size = len(view)
     if size == 0:

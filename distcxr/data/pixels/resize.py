@@ -22,7 +22,7 @@ def resize_grey(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
     height, width = image_HW.shape
     resized = np.empty((size, size), dtype=np.uint8)
-    resize(np.ascontiguousarray(image_HW), *_filter(height, size), *_filter(width, size), resized)
+    resize(np.ascontiguousarray(image_HW), *axis_filter(height, size), *axis_filter(width, size), resized)
     return resized
 
 
@@ -30,7 +30,7 @@ def resize_rim(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """The outermost pixels of `resize_grey`'s result alone, uint8 [4, size]: top, bottom, left, right."""
     from distcxr.data.pixels.kernels import resize
 
-    rows, columns = _filter(image_HW.shape[0], size), _filter(image_HW.shape[1], size)
+    rows, columns = axis_filter(image_HW.shape[0], size), axis_filter(image_HW.shape[1], size)
     rim = np.empty((4, size), dtype=np.uint8)
     for side, end in enumerate((slice(0, 1), slice(size - 1, size))):
         resize(image_HW, *(table[end] for table in rows), *columns, rim[side : side + 1])
@@ -41,7 +41,7 @@ def resize_rim(image_HW: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 @functools.lru_cache(maxsize=256)
-def _filter(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+def axis_filter(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Along one axis: first source pixel [S] and number of them [S], and their weights [S, taps] that sum to one."""
     from distcxr.data.pixels.kernels import WEIGHT_BITS
 

@@ -21,6 +21,7 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers
 from distcxr.data.sources.files import as_bytes, checked_path, first_few, need_path_as_name, with_files
+from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.data.sources.table import UNKNOWN, Table, codes, label_codes, read_table
 from distcxr.recipe.data import Data
 
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 _SPLITS = ("", "train", "val", "test")
 
 
-def read_csv(root: Path, data: Data) -> SampleIndex:
+def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleIndex:
     """Index the images that a table lists and that lie under `root`.
 
     Findings are the names that `data.columns.label` holds, sorted; or without that key, the columns that have no other
@@ -73,7 +74,7 @@ def read_csv(root: Path, data: Data) -> SampleIndex:
         named_by_path=need_path_as_name(images),
     )
     layout = f"Column {data.columns.image!r} (data.columns.image) is taken for paths below data.root, {root}"
-    return with_files(index, table=path, missing=data.missing, layout=layout)
+    return with_files(index, lister, table=path, missing=data.missing, layout=layout)
 
 
 def _images(table: Table, cells: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
 from distcxr.data.sources.files import as_bytes, checked_path, first_few, with_files
+from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.data.sources.table import UNKNOWN, Table, Uncertain, label_codes, optional_cells, read_table
 
 BLANK = 0
@@ -43,12 +44,17 @@ CheXpert-v1.0 or CheXpert-v1.0-small, or the one above it:
 
 
 def read_chexpert(
-    root: Path, *, uncertain: Uncertain = "mask", missing: Literal["error", "skip"] = "error"
+    root: Path,
+    lister: Lister = FileListing,
+    *,
+    uncertain: Uncertain = "mask",
+    missing: Literal["error", "skip"] = "error",
 ) -> SampleIndex:
     """Index the images that CheXpert's tables list and that lie under `root`, with its 14 observations.
 
     Args:
         root: the folder that holds train.csv, or the one above it.
+        lister: tells which images are there.
         uncertain: what a label of -1 means.
         missing: what to do about rows without a file: `error`, or `skip` them and say how many.
 
@@ -82,7 +88,7 @@ def read_chexpert(
         skipped=as_bytes([]),
         named_by_path=True,
     )
-    return with_files(index, table=root / _FILES[0], missing=missing, layout=_LAYOUT)
+    return with_files(index, lister, table=root / _FILES[0], missing=missing, layout=_LAYOUT)
 
 
 def _find(root: Path) -> Path:

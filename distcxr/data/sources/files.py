@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.sources.listing import Lister, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def checked_path(text: str) -> str:
     return "/".join(parts)
 
 
-def present(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
+def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
     """Which files are there, bool [N]. Each folder that `paths` name is listed once, several at a time.
 
     Asking for 377,110 files one by one is slow on a network file system.
@@ -43,7 +44,7 @@ def present(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
 
     def look(folder: str) -> None:
         try:
-            names = set(os.listdir(root / folder))
+            names = set(listing.names(folder))
         except OSError:
             return
         for row in rows_of[folder]:
@@ -54,17 +55,20 @@ def present(root: Path, paths: Sequence[str]) -> NDArray[np.bool_]:
     return there
 
 
-def with_files(index: SampleIndex, *, table: Path, missing: Literal["error", "skip"], layout: str) -> SampleIndex:
+def with_files(
+    index: SampleIndex, lister: Lister, *, table: Path, missing: Literal["error", "skip"], layout: str
+) -> SampleIndex:
     """The samples of `index` whose file is there; the others are its `skipped`.
 
     Args:
+        lister: tells which files are there.
         table: the label file that names them, for messages.
         missing: what to do about samples without a file: `error`, or `skip` them and say how many.
         layout: where files are expected, for messages.
 
     Raises MissingDataError when no file is there, or some are not and `missing` is `error`.
     """
-    there = present(index.root, [os.fsdecode(path) for path in index.path.tolist()])
+    there = present(lister(index.root), [os.fsdecode(path) for path in index.path.tolist()])
     absent = np.flatnonzero(~there)
     if not len(absent):
         return index

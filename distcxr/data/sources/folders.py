@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.attributes import each_its_own, patient_numbers
 from distcxr.data.sources.files import IMAGE_SUFFIXES, as_bytes, first_few
+from distcxr.data.sources.listing import FileListing, Lister, Listing
 
 logger = logging.getLogger(__name__)
 
-CACHE_FOLDER = "distcxr-cache"
-"""Where the decoded cache is as a rule; it is no class."""
+OWN_FOLDERS = ("distcxr-cache", "distcxr-pack")
+"""Where the decoded cache and the pack are as a rule; they are no classes."""
 
 _SPLITS = ("train", "val", "test")
 _LAYOUT = f"""\
@@ -43,7 +44,7 @@ class _Image(NamedTuple):
     split: str
 
 
-def read_folders(root: Path, patient_pattern: str | None) -> SampleIndex:
+def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileListing) -> SampleIndex:
     """Index the images in the class folders below `root`. Findings are the names of the folders, sorted.
 
     Hidden files and folders are passed over; files that are no images by their name are, too, with a warning.
@@ -51,6 +52,7 @@ def read_folders(root: Path, patient_pattern: str | None) -> SampleIndex:
     Args:
         patient_pattern: a regular expression whose first group finds the patient in a file's name; without it every
             image counts as a patient of its own.
+        lister: tells which folders and images are there.
 
     Raises:
         MissingDataError: no such folder, or no image in it.
@@ -59,7 +61,7 @@ def read_folders(root: Path, patient_pattern: str | None) -> SampleIndex:
     root = Path(os.path.abspath(root.expanduser()))
     if not root.is_dir():
         raise MissingDataError(f"{root} is not a folder.\n{_LAYOUT}")
-    images = list(_images(root))
+    images = list(_images(root, lister(root)))
     if not images:
         raise MissingDataError(f"{root} holds no folder of images.\n{_LAYOUT}")
     findings = tuple(sorted({image.finding for image in images}))
@@ -86,12 +88,12 @@ def read_folders(root: Path, patient_pattern: str | None) -> SampleIndex:
     )
 
 
-def _images(root: Path) -> Iterable[_Image]:
+def _images(root: Path, listing: Listing) -> Iterable[_Image]:
     """All images, by split, class and name."""
-    tops = [name for name in _folders(root) if name != CACHE_FOLDER]
+    tops = [name for name in _folders(listing, "") if name not in OWN_FOLDERS]
     splits = [name for name in _SPLITS if name in tops]
     if not splits:
-        yield from _of_classes(root, "", tops)
+        yield from _of_classes(root, listing, "", tops)
         return
     if others := [name for name in tops if name not in _SPLITS]:
         raise ValueError(
@@ -99,19 +101,19 @@ def _images(root: Path) -> Iterable[_Image]:
             f"train, val and test with the classes in them\n{_LAYOUT}"
         )
     for split in splits:
-        yield from _of_classes(root, split, _folders(root / split))
+        yield from _of_classes(root, listing, split, _folders(listing, split))
 
 
-def _of_classes(root: Path, split: str, classes: list[str]) -> Iterable[_Image]:
+def _of_classes(root: Path, listing: Listing, split: str, classes: list[str]) -> Iterable[_Image]:
     strangers = []
     for finding in classes:
         folder = f"{split}/{finding}" if split else finding
-        if inner := _folders(root / folder):
+        if inner := _folders(listing, folder):
             raise ValueError(
                 f"{root / folder} holds folders ({first_few(inner)}): the images of a class lie in its folder itself, "
                 f"so that none is missed\n{_LAYOUT}"
             )
-        names = sorted(name for name in os.listdir(root / folder) if not name.startswith("."))
+        names = sorted(name for name in listing.names(folder) if not name.startswith("."))
         pictures = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
         strangers += [f"{folder}/{name}" for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
@@ -121,8 +123,8 @@ def _of_classes(root: Path, split: str, classes: list[str]) -> Iterable[_Image]:
         logger.warning(f"{root}: {len(strangers):,} files are no images and are left out: {first_few(strangers)}")
 
 
-def _folders(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+def _folders(listing: Listing, folder: str) -> list[str]:
+    return [name for name in listing.folders(folder) if not name.startswith(".")]
 
 
 def _patients(pattern: str | None, paths: list[str]) -> NDArray[np.int64]:

@@ -28,6 +28,7 @@ from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import VIEWS, categories
 from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
 from distcxr.data.sources.files import as_bytes, first_few, with_files
+from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.data.sources.table import UNKNOWN, Table, Uncertain, label_codes, read_table
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,17 @@ Get MIMIC-CXR-JPG from https://physionet.org/content/mimic-cxr-jpg and leave the
 
 
 def read_mimic(
-    root: Path, *, uncertain: Uncertain = "mask", missing: Literal["error", "skip"] = "error"
+    root: Path,
+    lister: Lister = FileListing,
+    *,
+    uncertain: Uncertain = "mask",
+    missing: Literal["error", "skip"] = "error",
 ) -> SampleIndex:
     """Index the images that MIMIC-CXR-JPG's split table lists and that lie under `root`; takes 5 s of a core for all.
 
     Args:
         root: the folder that holds the tables and `files/`.
+        lister: tells which images are there.
         uncertain: what a label of -1 means.
         missing: what to do about rows without a file: `error`, or `skip` them and say how many.
 
@@ -84,7 +90,7 @@ def read_mimic(
         label_hash=hashlib.sha256((labels.content_hash + split.content_hash).encode()).hexdigest(),
         skipped=as_bytes([]),
     )
-    return with_files(index, table=split.path, missing=missing, layout=_LAYOUT)
+    return with_files(index, lister, table=split.path, missing=missing, layout=_LAYOUT)
 
 
 def _find(root: Path, what: str) -> Path:

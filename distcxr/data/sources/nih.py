@@ -27,6 +27,7 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
 from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
 from distcxr.data.sources.files import as_bytes, first_few
+from distcxr.data.sources.listing import FileListing, Lister, Listing
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def missing_dataset(problem: str) -> MissingDataError:
 def read_nih(
     root: Path,
     findings: Sequence[str] | None,
+    lister: Lister = FileListing,
     *,
     missing: Literal["error", "skip"] = "error",
     csv: Path | None = None,
@@ -73,6 +75,7 @@ def read_nih(
     Args:
         findings: columns of the targets, some of `NIH15`; no other token may be in the label file. None takes every
             token that is there, sorted.
+        lister: tells which images are there.
         missing: what to do about rows without a file: `error`, or `skip` them and say how many.
         csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
 
@@ -85,7 +88,7 @@ def read_nih(
     csv_path = _find_csv(root, csv)
     content = csv_path.read_bytes()
     table = _read_table(csv_path, content)
-    folders, folder_of_row = _locate(root, table.names)
+    folders, folder_of_row = _locate(root, lister(root), table.names)
     found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
     _report_missing(root, csv_path, folders, table.names, absent, missing)
     paths = [f"{folders[folder_of_row[row]]}{table.names[row]}" for row in found.tolist()]
@@ -225,16 +228,16 @@ def _optional_column(csv_path: Path, header: list[str], names: tuple[str, ...]) 
     return _column(csv_path, header, names)
 
 
-def _locate(root: Path, names: list[str]) -> tuple[list[str], NDArray[np.int16]]:
+def _locate(root: Path, listing: Listing, names: list[str]) -> tuple[list[str], NDArray[np.int16]]:
     """Folders below `root` ("" or ending in "/"), and for every name the first of them that has it, or -1."""
-    archives = sorted(name for name in os.listdir(root) if _ARCHIVE_FOLDER.fullmatch(name))
+    archives = sorted(name for name in listing.names("") if _ARCHIVE_FOLDER.fullmatch(name))
     candidates = ["images/", *(f"{name}/images/" for name in archives), ""]
-    folders = [folder for folder in candidates if (root / folder).is_dir()]
+    folders = [folder for folder in candidates if listing.is_folder(folder.rstrip("/"))]
     row_of = {name: row for row, name in enumerate(names)}
     folder_of_row = np.full(len(names), -1, dtype=np.int16)
     repeated: list[str] = []
     for number, folder in enumerate(folders):
-        for name in os.listdir(root / folder):
+        for name in listing.names(folder.rstrip("/")):
             row = row_of.get(name)
             if row is None:
                 continue

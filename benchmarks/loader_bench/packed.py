@@ -1,0 +1,47 @@
+"""Lanes of the pack: its images read on the CPU, and building it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import numpy as np
+
+from distcxr.data.pack import Pack, open_pack
+from distcxr.data.pixels.files import Part
+from loader_bench.cached import file_index
+from loader_bench.lanes import Task
+
+FOLDER = "pack"
+_open: list[Pack] = []  # for the life of the process: parts are read through the files that it holds open
+
+
+def make_pack(work: Path, sources: tuple[str, ...]) -> None:
+    """The pack of the benchmark's files, in the work folder, once for all lanes that read it."""
+    from distcxr.data.pack.build import build_pack
+
+    build_pack(file_index(sources), work / FOLDER, workers=len(os.sched_getaffinity(0)))
+
+
+def parts(task: Task) -> tuple[Part, ...]:
+    """Where the images of the task's files are in the pack, in the order of the files."""
+    assert task.work is not None
+    index = file_index(task.files)
+    _open.append(open_pack(task.work / FOLDER, index))
+    row_of = {path: row for row, path in enumerate(index.path.tolist())}
+    rows = [row_of[os.fsencode(file).lstrip(b"/")] for file in task.files]
+    return tuple(_open[-1].parts(np.array(rows)))
+
+
+def build(task: Task) -> Generator[int]:
+    """`distcxr pack` over the files, from nothing, with this many threads; one batch is one pack."""
+    from distcxr.data.pack.build import build_pack
+
+    index = file_index(task.files)
+    assert task.work is not None
+    while True:
+        with tempfile.TemporaryDirectory(dir=task.work) as place:
+            built = build_pack(index, Path(place), workers=task.threads)
+        yield built.num_encoded

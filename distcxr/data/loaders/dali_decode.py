@@ -1,0 +1,118 @@
+"""Images of a pack decoded by DALI on the GPU (nvJPEG2000), resized there by distcxr's own kernel.
+
+    requests ──► threads of ours: read, compare checksums ──► DALI: decode ──► kernel: resize ──► Pixels
+
+The pixels are those of `resize_grey`, bit for bit: a pack is lossless and the kernel computes what `resize_grey` does.
+DALI is given codestreams whose checksum is right, and a blank one in the place of any other.
+
+Shapes: B batch, S side of the square output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from distcxr.data.loaders.dali import INPUT, DaliReader, Fed
+from distcxr.data.pixels import htj2k
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+
+Resize = Callable[[Sequence[Tensor]], Tensor]
+"""B images uint8 [H, W] of any size, on the device -> uint8 [B, S, S]."""
+
+_BLANK_SIDE = 32
+
+
+class DaliDecoder(DaliReader):
+    """A `PixelReader` on NVIDIA DALI for requests whose sources are parts of a pack.
+
+    Decoded images stay on the GPU until they are resized: up to `prefetch` requests of them, 1 MB for an X-ray of
+    1024 px.
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        *,
+        max_batch_size: int,
+        num_threads: int,
+        device_id: int | None,
+        prefetch: int = 2,
+        resize: Resize | None = None,
+    ) -> None:
+        """Build DALI's pipeline and run it once.
+
+        Args:
+            max_batch_size: the longest request that `read` will be given.
+            num_threads: threads of ours that read.
+            device_id: GPU that decodes, resizes and holds the pixels; None does all on the CPU, slowly: for tests.
+            prefetch: requests under way in DALI; as many again are being read.
+            resize: to `image_size`; None takes the kernel for the GPU.
+
+        Raises:
+            ImportError: DALI, or what compiles the kernel, is not installed.
+            RuntimeError: DALI can't use the GPU.
+        """
+        if resize is None:
+            assert device_id is not None
+            resize = _on_gpu(image_size, torch.device("cuda", device_id))
+        self._resize = resize
+        blank = htj2k.encode_htj2k(np.zeros((_BLANK_SIDE, _BLANK_SIDE), dtype=np.uint8))
+        self._nothing = np.frombuffer(blank, dtype=np.uint8)
+        super().__init__(
+            image_size, max_batch_size=max_batch_size, num_threads=num_threads, device_id=device_id, prefetch=prefetch
+        )
+
+    def _where(self) -> str:
+        device = "CPU" if self._device_id is None else f"GPU (cuda:{self._device_id})"
+        return (
+            f"images are read by {self._num_threads} thread{'s' * (self._num_threads > 1)} of distcxr, decoded by DALI "
+            f"and resized by distcxr on the {device}"
+        )
+
+    def _blank(self, reason: str | None = None) -> Fed:
+        return Fed(self._nothing, _NO_RIM, reason)
+
+    def _fetch(self, file: Source) -> Fed:
+        """Runs in our threads; never raises for an image: one that can't be read becomes a black one."""
+        try:
+            data = read_file(file)[0]
+            htj2k.check_header(data)
+        except UnreadableImage as error:
+            return self._blank(str(error))
+        return Fed(np.frombuffer(data, dtype=np.uint8), _NO_RIM)
+
+    def _build(self) -> Any:
+        """The pipeline: from codestreams, uint8 [bytes], to uint8 [H, W, 1]."""
+        from nvidia.dali import fn, types
+        from nvidia.dali.pipeline import Pipeline
+
+        device = "cpu" if self._device_id is None else "mixed"  # whose first stage, parsing, is the threads' work
+        threads, prefetch = self._num_threads, self._prefetch
+        pipeline = Pipeline(self._max_batch_size, threads, self._device_id, prefetch_queue_depth=prefetch)
+        with pipeline:
+            encoded = fn.external_source(name=INPUT, device="cpu", no_copy=True)
+            pipeline.set_outputs(fn.decoders.image(encoded, device=device, output_type=types.GRAY))
+        pipeline.build()
+        return pipeline
+
+    def _finished(self, output: Any, batch: list[Fed]) -> Tensor:
+        """Resized out of DALI's buffers; what could not be read is blank already."""
+        images = [from_dlpack(output[place]).squeeze(-1) for place in range(len(batch))]
+        return self._resize(images).view(len(batch), 1, self._image_size, self._image_size)
+
+
+_NO_RIM = np.zeros((4, 0), dtype=np.uint8)
+
+
+def _on_gpu(image_size: int, device: torch.device) -> Resize:
+    from distcxr.data.pixels.cuda.module import cuda_kernels
+    from distcxr.data.pixels.resize_gpu import resize_on_gpu
+
+    kernels = cuda_kernels(device)
+    return lambda images: resize_on_gpu(images, image_size, kernels)

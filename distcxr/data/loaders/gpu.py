@@ -1,0 +1,271 @@
+"""PNG files decoded on the GPU, in waves: the CPU reads, checks and hands over compressed bytes.
+
+    requests ──► waves ──► threads: read, walk the chunks ──► GPU: inflate, undo the filters, resize ──► Pixels
+                                  └──► `decode_grey`, for what is no plain grey PNG ────────────────────┘
+
+A GPU inflates many streams at once or it is slow, and a batch has too few: a wave is as many whole requests as fit into
+`wave` images. What the GPU finds wrong is decoded once more by `decode_grey`, the one judge of what can be read, so a
+bad file has the same reason whichever loader met it.
+
+Shapes: W images of a wave, B batch, S side of the square output.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distcxr.data.loader import Pixels, Request
+from distcxr.data.pixels.decode import decode_grey, load_kernels
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
+from distcxr.data.pixels.resize import resize_grey
+
+logger = logging.getLogger(__name__)
+
+_RUN = 8  # images a thread is handed at once: one by one, handing over costs as much as preparing
+_LAUNCHED = 2  # waves on the GPU: one that is waited for, and the next, so that the GPU need not wait for us
+
+
+class GpuReader:
+    """A `PixelReader` whose PNGs are decoded on the GPU.
+
+    Beside the GPU's buffers, the bytes of up to `prefetch` + 2 waves are in pinned memory: of an NIH X-ray 0.4 MB, or
+    1.05 MB where the CPU inflates, for which PyTorch hands out 0.5 and 2 MB.
+    """
+
+    def __init__(
+        self,
+        decoder: PngDecoder,
+        image_size: int,
+        *,
+        device: torch.device,
+        num_threads: int,
+        wave: int,
+        prefetch: int = 2,
+    ) -> None:
+        """Start the threads.
+
+        Args:
+            decoder: for the same `image_size` and `device`.
+            num_threads: threads that read files and prepare them.
+            wave: images decoded at once, at most. A request with more is decoded in parts. Where the GPU has too little
+                memory for a wave, it is made smaller, for good, and the log says so once.
+            prefetch: waves that are read ahead.
+        """
+        assert num_threads >= 1 and wave >= 1 and prefetch >= 1
+        load_kernels()
+        self._decoder, self._image_size, self._device = decoder, image_size, device
+        self._wave, self._at_once, self._prefetch = wave, wave, prefetch
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.where = (
+            f"PNGs are read by {num_threads} thread{'s' * (num_threads > 1)} and {decoder.where}, up to {wave} at once"
+        )
+        self._said_small = self._said_foreign = False
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png")
+        self._reading = False
+
+    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        """Pixels of each request, in order, on the device.
+
+        Raises:
+            RuntimeError: the GPU has no memory for a single image, or broke.
+        """
+        assert not self._reading, "one read at a time: use up or close the one before"
+        self._reading = True
+        waves = self._waves(requests)
+        fetching: deque[_Wave] = deque()
+        launched: deque[_Launched] = deque()
+        answers: deque[Pixels] = deque()
+        try:
+            while True:
+                while len(fetching) < self._prefetch and (wave := next(waves, None)) is not None:
+                    fetching.append(wave)
+                while fetching and len(launched) < _LAUNCHED:
+                    if (launched or answers) and not fetching[0].is_fetched:
+                        break  # rather hand out what is ready than wait for what is not
+                    launched.append(self._launch(fetching.popleft()))
+                if not answers:
+                    if not launched:
+                        return
+                    answers.extend(self._collect(launched.popleft()))
+                yield answers.popleft()
+        finally:
+            self._reading = False
+            ahead = [future for wave in fetching for future in wave.runs]
+            for future in ahead:
+                future.cancel()
+            wait(ahead)
+            if self._stream is not None:
+                self._stream.synchronize()
+
+    def close(self) -> None:
+        """Stop the threads; the reader can't be used again."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _waves(self, requests: Iterable[Request]) -> Iterator[_Wave]:
+        """Requests by the wave, each being fetched as soon as it is here."""
+        together: list[Request] = []
+        for request in requests:
+            together.append(request)
+            if sum(len(one.files) for one in together) + len(request.files) > self._wave:  # the next is as long
+                yield self._fetched_by_threads(together)
+                together = []
+        if together:
+            yield self._fetched_by_threads(together)
+
+    def _fetched_by_threads(self, requests: list[Request]) -> _Wave:
+        files = [file for request in requests for file in request.files]
+        runs = [self._pool.submit(self._fetch, files[at : at + _RUN]) for at in range(0, len(files), _RUN)]
+        return _Wave(requests, runs)
+
+    def _fetch(self, files: Sequence[Source]) -> list[_Image]:
+        """Runs in our threads; never raises for a file."""
+        images = []
+        for file in files:
+            try:
+                data, _ = read_file(file)
+                prepared = self._decoder.prepare(data)
+                images.append(_Image(file, prepared) if prepared is not None else self._by_cpu(file, data))
+            except UnreadableImage as error:
+                images.append(_Image(file, reason=str(error)))
+        return images
+
+    def _by_cpu(self, file: Source, data: bytes) -> _Image:
+        """What the other loaders make of it.
+
+        Raises:
+            UnreadableImage: as `decode_grey`.
+        """
+        return _Image(file, pixels=torch.from_numpy(np.array(resize_grey(decode_grey(data), self._image_size))))
+
+    def _launch(self, wave: _Wave) -> _Launched:
+        """Queue all that the GPU has to do for a wave, on a stream of its own; waits for nothing but the threads."""
+        images = [image for run in wave.runs for image in run.result()]
+        on_gpu = [place for place, image in enumerate(images) if image.prepared is not None]
+        on_cpu = [place for place, image in enumerate(images) if image.pixels is not None]
+        shape = (self._image_size, self._image_size)
+        with torch.cuda.stream(self._stream):  # None: does nothing
+            decoded = torch.empty(len(on_gpu), *shape, dtype=torch.uint8, device=self._device)
+            verdicts = self._decode([image.prepared for image in images if image.prepared is not None], decoded)
+            pixels = decoded
+            if len(on_gpu) < len(images):
+                pixels = torch.zeros(len(images), *shape, dtype=torch.uint8, device=self._device)
+                pixels[self._on_device(torch.tensor(on_gpu, dtype=torch.int64))] = decoded
+            if on_cpu:
+                made = torch.stack([image.pixels for image in images if image.pixels is not None])
+                pixels[self._on_device(torch.tensor(on_cpu))] = self._on_device(made)
+            done = None
+            if self._stream is not None:
+                verdicts = torch.empty(len(on_gpu), dtype=torch.int32, pin_memory=True).copy_(
+                    verdicts, non_blocking=True
+                )
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done.record(self._stream)
+        return _Launched(wave.requests, images, pixels, on_gpu, verdicts, done)
+
+    def _decode(self, images: Sequence[Prepared], out_WSS: Tensor) -> Tensor:
+        """Decode in as few parts as memory allows: int32 [W] verdicts."""
+        verdicts = [torch.zeros(0, dtype=torch.int32, device=self._device)]
+        start = 0
+        while start < len(images):
+            part = images[start : start + self._at_once]
+            try:
+                verdicts.append(self._decoder.decode(part, out_WSS[start : start + len(part)]))
+            except torch.OutOfMemoryError as error:
+                if len(part) == 1:
+                    raise RuntimeError(
+                        f"{self._device} has no memory left to decode even one image ({error}): use a smaller "
+                        "batch, or data.loader=torch, which decodes on the CPU"
+                    ) from error
+                self._at_once = len(part) // 2
+                if not self._said_small:
+                    self._said_small = True
+                    logger.warning(
+                        "%s has too little free memory to decode %d images at once: fewer from now on, as with "
+                        "data.gpu.wave=%d",
+                        self._device, len(part), self._at_once,
+                    )  # fmt: skip
+            else:
+                start += len(part)
+        return torch.cat(verdicts)
+
+    def _collect(self, launched: _Launched) -> Iterator[Pixels]:
+        """Wait for a wave and judge it: the answers to its requests."""
+        images, pixels = launched.images, launched.pixels
+        if launched.done is not None:
+            launched.done.synchronize()
+        with torch.cuda.stream(self._stream):
+            for place, verdict in zip(launched.on_gpu, launched.verdicts.tolist(), strict=True):
+                if verdict:
+                    images[place] = again = self._judged_by_cpu(images[place].file, verdict)
+                    pixels[place] = self._on_device(again.pixels) if again.pixels is not None else 0
+        if self._stream is not None:
+            consumer = torch.cuda.current_stream(self._device)
+            consumer.wait_stream(self._stream)
+            pixels.record_stream(consumer)
+        start = 0
+        for request in launched.requests:
+            end = start + len(request.files)
+            unreadable = (
+                (place - start, image.reason)
+                for place, image in enumerate(images[start:end], start)
+                if image.reason is not None
+            )
+            yield Pixels(pixels[start:end, None], tuple(unreadable))
+            start = end
+
+    def _judged_by_cpu(self, file: Source, verdict: int) -> _Image:
+        try:
+            image = self._by_cpu(file, read_file(file)[0])
+        except UnreadableImage as error:
+            return _Image(file, reason=str(error))
+        if not self._said_foreign:
+            self._said_foreign = True
+            logger.warning(
+                "%s can't be decoded on the GPU (verdict %d) and can on the CPU, which is taken for it and for "
+                "others of its kind",
+                file, verdict,
+            )  # fmt: skip
+        return image
+
+    def _on_device(self, tensor: Tensor) -> Tensor:
+        return tensor if self._stream is None else tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+class _Image(NamedTuple):
+    """What a thread made of a file: prepared for the GPU, or its pixels uint8 [S, S], or why it can't be read."""
+
+    file: Source
+    prepared: Prepared | None = None
+    pixels: Tensor | None = None
+    reason: str | None = None
+
+
+class _Wave(NamedTuple):
+    """Requests whose files are being fetched."""
+
+    requests: list[Request]
+    runs: list[Future[list[_Image]]]
+
+    @property
+    def is_fetched(self) -> bool:
+        return all(run.done() for run in self.runs)
+
+
+class _Launched(NamedTuple):
+    """A wave that the GPU is at work on: uint8 [W, S, S]; verdicts of the images `on_gpu` on the host, once `done`."""
+
+    requests: list[Request]
+    images: list[_Image]
+    pixels: Tensor
+    on_gpu: list[int]
+    verdicts: Tensor
+    done: torch.cuda.Event | None

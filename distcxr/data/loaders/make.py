@@ -1,0 +1,153 @@
+"""Each kind of reader, made as a recipe and a rank's share of the machine want it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distcxr.data.cache import cache_folder, open_cache, stage
+from distcxr.data.index import SampleIndex
+from distcxr.data.loader import PixelReader
+from distcxr.data.loaders.arrays import ArrayReader
+from distcxr.data.loaders.cache import CacheReader
+from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.pack import Pack, open_pack, pack_folder
+from distcxr.data.pixels.files import Source
+from distcxr.data.pixels.htj2k import check_available
+from distcxr.recipe.data import Data
+
+Kind = Literal["torch", "dali", "gpu", "gpu_filters", "cache", "arrays"]
+"""`gpu_filters` is the gpu loader where the CPU inflates."""
+WAVES: dict[Kind, int] = {"gpu": 256, "gpu_filters": 64}
+"""Images that a GPU decodes at once, by the kinds of reader that have it decode."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What one rank knows when it makes a reader; `choose_reader` has the meanings.
+
+    Attributes:
+        budget: `thread_budget` of the rank.
+        pack: with `data.source: pack`.
+    """
+
+    data: Data
+    index: SampleIndex
+    max_batch_size: int
+    device: torch.device
+    budget: int
+    first_rows: NDArray[np.int64]
+    pack: Pack | None = None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def num_workers(self) -> int:
+        """Processes of the torch loader, threads of the array reader."""
+        if self.data.num_workers is not None:
+            return self.data.num_workers
+        return self.budget if self.on_gpu or self.budget > 1 else 0
+
+    @property
+    def num_threads(self) -> int:
+        """Threads of the DALI and gpu loaders."""
+        return self.budget if self.data.num_workers is None else max(1, self.data.num_workers)
+
+    def files(self, rows: NDArray[np.int64]) -> Sequence[Source]:
+        """Where the images of rows of the index are read from."""
+        return self.index.files(rows) if self.pack is None else self.pack.parts(rows)
+
+    @property
+    def cache_folder(self) -> Path:
+        return cache_folder(self.data, self.index.root)
+
+    def make(self, kind: Kind) -> PixelReader:
+        makers = {"torch": self._torch, "dali": self._dali, "cache": self._cache, "arrays": self._arrays}
+        return self._gpu(kind) if kind in WAVES else makers[kind]()
+
+    def check_cache(self) -> None:
+        """CacheError unless the cache is whole and made from the files that are there now."""
+        with closing(open_cache(self.cache_folder, self.index, self.data.image_size)) as cache:
+            cache.check_sources()
+
+    def decodes_on_gpu(self, kind: Kind) -> bool:
+        """Whether a GPU makes the pixels of this kind of reader, and not only their resize."""
+        return kind in WAVES or (kind == "dali" and self.pack is not None and self.on_gpu)
+
+    def open_pack(self) -> Pack:
+        check_available()
+        return open_pack(pack_folder(self.data, self.index.root), self.index)
+
+    def check_pack(self) -> None:
+        """PackError unless the pack is whole and made from the files that are there now, if any are."""
+        with closing(self.open_pack()) as pack:
+            pack.check_sources()
+
+    def _torch(self) -> PixelReader:
+        data = self.data
+        return TorchReader(
+            data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
+        )
+
+    def _dali(self) -> PixelReader:
+        from distcxr.data.loaders.dali import DaliReader
+        from distcxr.data.loaders.dali_decode import DaliDecoder
+
+        make = (
+            DaliDecoder if self.decodes_on_gpu("dali") else DaliReader
+        )  # on a CPU DALI's own decoder is the slower one
+        try:
+            return make(
+                self.data.image_size,
+                max_batch_size=self.max_batch_size,
+                num_threads=self.num_threads,
+                device_id=self.device.index if self.on_gpu else None,
+                prefetch=self.data.prefetch,
+            )
+        except (ImportError, OSError, RuntimeError) as error:  # not there, a library of its own missing, or no driver
+            raise ValueError(
+                f"DALI does not work here ({error}); install it with `pip install nvidia-dali-cuda130` (CUDA 13) or "
+                "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
+            ) from error
+
+    def _gpu(self, kind: Kind) -> PixelReader:
+        from distcxr.data.loaders.gpu import GpuReader
+        from distcxr.data.pixels.png_gpu import PngDecoder
+
+        if not self.on_gpu:
+            raise ValueError("this rank has no GPU; data.loader=auto takes what works")
+        data = self.data
+        decoder = PngDecoder(data.image_size, self.device, inflate="gpu" if kind == "gpu" else "cpu")
+        return GpuReader(
+            decoder, data.image_size, device=self.device, num_threads=self.num_threads,
+            wave=data.gpu.wave or WAVES[kind], prefetch=data.prefetch,
+        )  # fmt: skip
+
+    def _arrays(self) -> PixelReader:
+        data = self.data
+        return ArrayReader(
+            self.index, data.image_size, num_threads=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
+        )
+
+    def _cache(self) -> PixelReader:
+        settings, folder = self.data.cache, self.cache_folder
+        if settings.stage_to is not None:
+            folder = stage(folder, settings.stage_to)
+        return CacheReader(
+            open_cache(folder, self.index, self.data.image_size),
+            device=self.device,
+            resident=settings.resident,
+            device_gb=settings.device_gb,
+            prefetch=self.data.prefetch,
+            max_batch_size=self.max_batch_size,
+            first_rows=self.first_rows,
+        )

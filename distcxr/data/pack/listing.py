@@ -1,0 +1,76 @@
+"""Which files a dataset has, told by its pack."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from pathlib import Path
+
+from distcxr.data.pack.files import PackError, pack_folder
+from distcxr.data.pack.read import Pack
+from distcxr.data.sources.listing import FileListing, Lister, Listing
+from distcxr.recipe.data import Data
+
+
+class PackListing:
+    """The images of a pack in the place of folders that need not be there."""
+
+    def __init__(self, folder: Path) -> None:
+        """List the pack in `folder`.
+
+        Raises:
+            PackError: there is no whole pack.
+        """
+        pack = Pack(folder)
+        pack.close()
+        self._names: defaultdict[str, list[str]] = defaultdict(list)
+        self._folders: defaultdict[str, set[str]] = defaultdict(set)
+        for path in map(os.fsdecode, pack.entries["path"].tolist()):
+            parent, _, name = path.rpartition("/")
+            self._names[parent].append(name)
+            while parent and parent.rpartition("/")[2] not in self._folders[parent.rpartition("/")[0]]:
+                above, _, name = parent.rpartition("/")
+                self._folders[above].add(name)
+                parent = above
+
+    def is_folder(self, folder: str) -> bool:
+        return folder in self._names or folder in self._folders or not folder
+
+    def names(self, folder: str) -> list[str]:
+        return [*self._names.get(folder, ()), *self._folders.get(folder, ())]
+
+    def folders(self, folder: str) -> list[str]:
+        return sorted(self._folders.get(folder, ()))
+
+
+class Both:
+    """What either of two listings has."""
+
+    def __init__(self, one: Listing, other: Listing) -> None:
+        self._one, self._other = one, other
+
+    def is_folder(self, folder: str) -> bool:
+        return self._one.is_folder(folder) or self._other.is_folder(folder)
+
+    def names(self, folder: str) -> list[str]:
+        return list({*self._one.names(folder), *self._other.names(folder)})
+
+    def folders(self, folder: str) -> list[str]:
+        return sorted({*self._one.folders(folder), *self._other.folders(folder)})
+
+
+def pack_lister(data: Data) -> Lister:
+    """The images of a recipe's pack; calling it raises PackError when there is none that can be used."""
+    return lambda root: PackListing(pack_folder(data, root))
+
+
+def pack_and_files(data: Data) -> Lister:
+    """The image files that are there, and those of the recipe's pack if there is one: what a pack is to hold."""
+
+    def lister(root: Path) -> Listing:
+        try:
+            return Both(FileListing(root), PackListing(pack_folder(data, root)))
+        except PackError:
+            return FileListing(root)
+
+    return lister

@@ -1,0 +1,160 @@
+"""nvCOMP's batched Deflate, through ctypes: one raw Deflate stream an image, all streams of a call at once."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from distcxr.data.pixels.cuda.table import Field, Table
+
+OLDEST, BELOW = 5100, 6000
+"""Versions with this C API, major * 1000 + minor * 100: 6.0 renamed a function and gave it another argument."""
+
+_DEFAULT_BACKEND = 0  # Blackwell's decompression engine where it is and takes the buffers, else CUDA kernels
+_WITHOUT = "or set data.gpu.inflate=cpu, which does without it"
+
+
+class Inflater(Protocol):
+    """Inflates the raw Deflate streams of a table, on the GPU; in tests, on a CPU."""
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        ...
+
+    @property
+    def align(self) -> int:
+        """Bytes; streams and rows have to begin at a multiple of it."""
+        ...
+
+    def inflate(self, table: Table, longest: int, total: int, actual_B: Tensor, statuses_B: Tensor) -> None:
+        """Inflate from field STREAM to field ROWS, asynchronously on the current stream.
+
+        Args:
+            longest, total: the largest of ROWS_BYTES, and their sum.
+            actual_B: int64 [B] on the table's device, written: how many bytes a stream inflated to.
+            statuses_B: int32 [B], written: 0, or a positive number where a stream is broken or its bytes have no room.
+        """
+        ...
+
+
+class _Options(ctypes.Structure):
+    """`nvcompBatchedDeflateDecompressOpts_t`; what a version does not know of has to be 0."""
+
+    _fields_ = (("backend", ctypes.c_int), ("sort", ctypes.c_int), ("reserved", ctypes.c_char * 56))
+
+
+class _Properties(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("cudart_version", ctypes.c_uint32))
+
+
+class _Alignments(ctypes.Structure):
+    _fields_ = (("input", ctypes.c_size_t), ("output", ctypes.c_size_t), ("temp", ctypes.c_size_t))
+
+
+class NvComp:
+    """nvCOMP 5 as an `Inflater`.
+
+    It says of itself that it detects only some broken streams. So the rows' Adler-32 is checked, too, and `PngDecoder`
+    hands it only streams of files whose every chunk has the right CRC: damage on a disk or a network never gets here.
+    What nvCOMP does with a stream that somebody made to be broken is not defined.
+
+    Args:
+        library: the loaded libnvcomp.
+
+    Raises:
+        ValueError: its version is not supported.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+        properties = _Properties()
+        _check(library.nvcompGetProperties(ctypes.byref(properties)), "nvcompGetProperties")
+        version = properties.version
+        self._version = f"{version // 1000}.{version % 1000 // 100}"
+        if not OLDEST <= version < BELOW:
+            raise ValueError(
+                f"nvCOMP {self._version} is installed, but only 5.1 to 5.x are supported: install "
+                f'"{_package()}>=5.1,<6", {_WITHOUT}'
+            )
+        needed = _Alignments()
+        _check(
+            library.nvcompBatchedDeflateDecompressGetRequiredAlignments(
+                _Options(_DEFAULT_BACKEND), ctypes.byref(needed)
+            ),
+            "nvcompBatchedDeflateDecompressGetRequiredAlignments",
+        )
+        self._align = max(int(needed.input), int(needed.output), 16)  # 16, though 4 are asked for: whole vector loads
+
+    @property
+    def name(self) -> str:
+        return f"nvCOMP {self._version}"
+
+    @property
+    def align(self) -> int:
+        return self._align
+
+    def temp_bytes(self, num_images: int, longest: int, total: int) -> int:
+        """Device memory that nvCOMP needs besides; asks no device."""
+        found = ctypes.c_size_t()
+        status = self._library.nvcompBatchedDeflateDecompressGetTempSizeAsync(
+            *map(ctypes.c_size_t, (num_images, longest)),
+            _Options(_DEFAULT_BACKEND),
+            ctypes.byref(found),
+            ctypes.c_size_t(total),
+        )
+        _check(status, "nvcompBatchedDeflateDecompressGetTempSizeAsync")
+        return int(found.value)
+
+    def inflate(self, table: Table, longest: int, total: int, actual_B: Tensor, statuses_B: Tensor) -> None:
+        """As `Inflater.inflate`; RuntimeError where nvCOMP can't be launched."""
+        device = table.memory.device
+        num_bytes = self.temp_bytes(table.num_images, longest, total)
+        # torch's blocks begin at multiples of 512 bytes, more than any alignment asked for.
+        temp = torch.empty(max(num_bytes, 1), dtype=torch.uint8, device=device)
+        with torch.cuda.device(device):
+            status = self._library.nvcompBatchedDeflateDecompressAsync(
+                ctypes.c_void_p(table.address(Field.STREAM)),
+                ctypes.c_void_p(table.address(Field.STREAM_BYTES)),
+                ctypes.c_void_p(table.address(Field.ROWS_BYTES)),
+                ctypes.c_void_p(actual_B.data_ptr()),
+                ctypes.c_size_t(table.num_images),
+                ctypes.c_void_p(temp.data_ptr()),
+                ctypes.c_size_t(num_bytes),
+                ctypes.c_void_p(table.address(Field.ROWS)),
+                _Options(_DEFAULT_BACKEND),
+                ctypes.c_void_p(statuses_B.data_ptr()),
+                ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream),
+            )
+        _check(status, "nvcompBatchedDeflateDecompressAsync")
+
+
+@functools.cache
+def nvcomp() -> NvComp:
+    """The installed nvCOMP.
+
+    Raises:
+        ValueError: there is none, or it is of a version that is not supported; says what to install.
+    """
+    try:
+        from nvidia import libnvcomp
+    except ImportError as error:
+        raise ValueError(f'nvCOMP is not installed: install "{_package()}>=5.1,<6", {_WITHOUT}') from error
+    library = libnvcomp.load_library()
+    if library is None:
+        raise ValueError(f'the nvCOMP that is installed does not load: reinstall "{_package()}>=5.1,<6", {_WITHOUT}')
+    return NvComp(library)
+
+
+def _package() -> str:
+    """nvCOMP's C library for the CUDA that torch was built with."""
+    return f"nvidia-libnvcomp-cu{(torch.version.cuda or '13').split('.')[0]}"
+
+
+def _check(status: int, function: str) -> None:
+    if status != 0:
+        raise RuntimeError(f"nvCOMP's {function} says {status}")

@@ -1,0 +1,99 @@
+"""The one table that tells the kernels and the inflater of a call's images: where they lie, how large they are.
+
+    fields uint64 [F, B] | filter int32 [2 + taps, S] | filter | ...      one buffer, one copy to the device
+
+The filters are the resize's, one for each length of side that occurs, so a set of X-rays of one size sends one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distcxr.data.pixels.resize import axis_filter
+
+
+class Field(IntEnum):
+    """A row of the table; kernels.cu has the same. Addresses are the device's, counts are bytes or pixels."""
+
+    STREAM = 0
+    STREAM_BYTES = 1
+    ROWS = 2
+    ROWS_BYTES = 3
+    ADLER = 4
+    HEIGHT = 5
+    WIDTH = 6
+    PIXELS = 7
+    PITCH = 8
+    ROW_FILTER = 9
+    COLUMN_FILTER = 10
+
+
+class Verdict(IntEnum):
+    """What `unfilter` says of an image, besides nvCOMP's own statuses, which are positive."""
+
+    GOOD = 0
+    WRONG_LENGTH = -1
+    UNKNOWN_FILTER = -2
+    WRONG_ADLER = -3
+
+
+NO_ADLER = (1 << 64) - 1
+"""In field ADLER: the rows need no check."""
+
+TILE_BYTES = 33 * 36
+"""Shared memory that a warp of `unfilter` needs."""
+
+
+class Table(NamedTuple):
+    """A table on the device. Whoever enqueued work that reads it may let go of it at once on the same stream."""
+
+    memory: Tensor
+    num_images: int
+
+    def address(self, field: Field = Field.STREAM) -> int:
+        """Where a field's uint64 [B] lies; the first field's is the whole table's."""
+        return self.memory.data_ptr() + 8 * field * self.num_images
+
+
+def upload(fields: Mapping[Field, Sequence[int]], size: int, device: torch.device) -> Table:
+    """Send the table of B images that are to be resized to `size`, asynchronously on the current stream.
+
+    Args:
+        fields: for each field that the call's kernels read, a value per image; HEIGHT and WIDTH among them. The
+            filters' addresses are filled in here.
+    """
+    heights, widths = fields[Field.HEIGHT], fields[Field.WIDTH]
+    num_images = len(heights)
+    offset, num_bytes = {}, 8 * len(Field) * num_images
+    for length in {*heights, *widths}:
+        offset[length] = num_bytes
+        num_bytes += _packed_filter(length, size).nbytes
+    memory = torch.empty(num_bytes, dtype=torch.uint8, device=device)
+    host = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    bytes_ = host.numpy()
+    table_FB = bytes_[: 8 * len(Field) * num_images].view(np.uint64).reshape(len(Field), num_images)
+    table_FB[:] = 0
+    for field, values in fields.items():
+        table_FB[field] = values
+    table_FB[Field.ROW_FILTER] = [memory.data_ptr() + offset[length] for length in heights]
+    table_FB[Field.COLUMN_FILTER] = [memory.data_ptr() + offset[length] for length in widths]
+    for length, start in offset.items():
+        packed = _packed_filter(length, size)
+        bytes_[start : start + packed.nbytes] = packed.view(np.uint8).reshape(-1)
+    memory.copy_(host, non_blocking=True)
+    return Table(memory, num_images)
+
+
+@functools.lru_cache(maxsize=256)
+def _packed_filter(length: int, size: int) -> NDArray[np.int32]:
+    """`axis_filter` as the resize kernel reads it, int32 [2 + taps, S]: start, count, weights."""
+    start, count, weight = axis_filter(length, size)
+    return np.ascontiguousarray(np.concatenate([start[None], count[None], weight.T]), dtype=np.int32)
