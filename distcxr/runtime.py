@@ -78,6 +78,26 @@ class Runtime:
             raise ValueError(problem)
         return cast(T, value)
 
+    def done_by_all(self, work: Callable[[], T]) -> T:
+        """What `work` returns on this rank; a ValueError on any rank is raised on every rank, the lowest one's.
+
+        For what may be wrong on one node alone, such as its disk: the other ranks would wait for it until they find
+        the connection closed, and bury its reason under their own.
+        """
+        value, problem = None, None
+        try:
+            value = work()
+        except ValueError as error:
+            problem = str(error)
+        problems = [problem]
+        if self.world_size > 1:
+            problems *= self.world_size
+            torch.distributed.all_gather_object(problems, problem)
+        for said in problems:
+            if said is not None:
+                raise ValueError(said)
+        return cast(T, value)
+
     def broadcast_buffers(self, module: nn.Module) -> None:
         """Give every rank rank 0's buffers: BatchNorm statistics drift apart after every step."""
         if self.world_size > 1:
@@ -220,7 +240,8 @@ def device_name(device: torch.device) -> str:
 def start_logging(console: Console) -> None:
     """Log to the terminal: everything from rank 0, errors from the others, with their rank.
 
-    What the others warn of, rank 0 warns of, too: all ranks read the same labels and lists.
+    What the others warn of, rank 0 warns of, too: all ranks read the same labels and lists. A line that one rank of
+    each node has to say is logged with `extra={"from_any_rank": True}`.
     """
     rank = int(os.environ.get("RANK", "0"))
     handler: logging.Handler
@@ -229,7 +250,9 @@ def start_logging(console: Console) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(_formatter(rank))
-    handler.setLevel(logging.INFO if rank == 0 else logging.ERROR)
+    if rank > 0:
+        handler.addFilter(lambda record: record.levelno >= logging.ERROR or hasattr(record, "from_any_rank"))
+    handler.setLevel(logging.INFO)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

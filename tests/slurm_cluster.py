@@ -194,8 +194,17 @@ class Cluster:
     def kill_daemon(self, number: int) -> None:
         """A node's slurmd dies; the jobs' steps live on."""
         pid = (self.folder / f"slurmd.node{number}.pid").read_text().strip()
+        self.on_node(number, "kill", "-KILL", pid)
+
+    def mount_disk(self, number: int, folder: Path, size: str) -> None:
+        """Give a node a disk of its own at `folder`, of a size such as 64k; it lasts until the node's power is cut."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.on_node(number, "mount", "-t", "tmpfs", "-o", f"size={size}", "disk", str(folder))
+
+    def on_node(self, number: int, *command: str) -> str:
+        """Run a command with a node's processes and disks in sight; what it says."""
         node = (self.folder / f"node{number}.pid").read_text().strip()
-        self.run("nsenter", "--target", node, "--pid", "--mount", "kill", "-KILL", pid)
+        return self.run("nsenter", "--target", node, "--pid", "--mount", *command).stdout
 
     def _boot(self, name: str, address: str, command: str) -> None:
         enter = [] if name == "login" else self._enter("login")

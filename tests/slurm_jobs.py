@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,21 +39,27 @@ class Place:
         part.write_text(text)
         part.replace(self.folder / f"{name}.yaml")
 
-    def submit(self, name: str, *flags: str, words: tuple[str, ...] = (), **environ: str) -> str:
-        """Submit a recipe's run with its run folder named after it; the job's number."""
+    def submit(
+        self, name: str, *flags: str, words: tuple[str, ...] = (), settings: str = "", **environ: str
+    ) -> str:  # fmt: skip
+        """Submit a recipe's run with its run folder named after it; the job's number.
+
+        Args:
+            settings: lines that the site's settings have besides.
+        """
         said = self.cluster.run(
             "sbatch", "--parsable", f"--output={name}.log", *flags, str(self.root / "slurm" / "train.sbatch"),
             f"{name}.yaml", f"data.root={self.folder / 'phantom'}", f"output={name}", *words,
-            cwd=self.folder, DISTCXR_SITE=str(self.write_settings()), **environ,
+            cwd=self.folder, DISTCXR_SITE=str(self.write_settings(settings)), **environ,
         )  # fmt: skip
         return said.stdout.strip()
 
-    def write_settings(self) -> Path:
-        """What a site would say in slurm/site.env."""
-        settings = self.folder / "site.env"
+    def write_settings(self, more: str = "") -> Path:
+        """What a site would say in slurm/site.env, a file for each `more` that it says."""
+        settings = self.folder / f"site-{zlib.crc32(more.encode())}.env"
         if not settings.exists():
             python = Path(sys.executable).parent
-            settings.write_text(f"PATH={python}:$PATH\nexport PYTHONPATH={self.root} ACCELERATE_USE_CPU=true\n")
+            settings.write_text(f"PATH={python}:$PATH\nexport PYTHONPATH={self.root} ACCELERATE_USE_CPU=true\n{more}\n")
         return settings
 
     def distcxr(self, *words: str) -> str:

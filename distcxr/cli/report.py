@@ -1,4 +1,4 @@
-"""`distcxr report RUN_FOLDER`: the report page, made again from the run's files."""
+"""`distcxr report FOLDER`: a run's report page, or the comparison of an array's or a sweep's runs, made again."""
 
 from __future__ import annotations
 
@@ -10,18 +10,43 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     """Add the verb to the command line."""
     parser = verbs.add_parser(
         "report",
-        help="make a run's report page again",
+        help="make a run's report page again, or compare the runs of an array",
         description="Writes report.html (one page that needs no network), report.md and report.json into a run folder, "
-        "from the files that are in it. A run makes them itself when it ends.",
+        "from the files that are in it. A run makes them itself when it ends. Of the folder of an array or a sweep it "
+        "makes sweep.html, .md, .csv, .json and .svg, with all runs that have ended beside each other.",
     )
-    parser.add_argument("run_folder", type=Path, metavar="RUN_FOLDER", help="for example runs/densenet121/TIME")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="for example runs/densenet121/TIME, or runs/sweeps/NAME"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the three files and say where; a ValueError goes to the caller."""
+    """Write the files and say where; a ValueError goes to the caller."""
+    from distcxr.cluster.listing import LISTING
     from distcxr.report.page import write_report
 
-    page = write_report(args.run_folder)
-    print(f"{page}, and the same as report.md and report.json")
+    if (args.folder / LISTING).exists():
+        _compare(args.folder)
+        print(f"{args.folder / 'sweep.html'}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
+    else:
+        print(f"{write_report(args.folder)}, and the same as report.md and report.json")
     return 0
+
+
+def _compare(folder: Path) -> None:
+    from distcxr.cluster.listing import read_listing
+    from distcxr.cluster.status import FINISHED, job_states, read_status, slurm_jobs
+    from distcxr.report.compare import Entry, write_comparison
+
+    listed = read_listing(folder)
+    jobs = job_states(slurm_jobs([one.folder for one in listed]))
+    entries = []
+    for one in listed:
+        status = read_status(one.folder, jobs)
+        reason = None if status.state == FINISHED else status.in_words()
+        entries.append(Entry(one.name, one.recipe, one.values, one.folder, one.num_parameters, reason))
+    print(write_comparison(folder, entries))
+    for entry in entries:
+        if entry.reason is not None:
+            print(f"no figures: {entry.name}: {entry.reason}")

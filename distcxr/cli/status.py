@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
                 "" if status.best_auroc is None else f"{status.best_auroc:.4f}",
                 "" if status.img_per_s is None else f"{status.img_per_s:.0f}",
                 "" if status.eta_s is None else clock(status.eta_s),
-                f"{clock(status.changed_s)} ago",
+                "" if status.changed_s is None else f"{clock(status.changed_s)} ago",
             )
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -31,7 +31,8 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "--then-test", action="store_true",
-        help="train and validate, then test the best weights in a job of one GPU that ends with the report",
+        help="train and validate, then test the best weights in a job of one GPU that ends with the report; after an "
+        "array also a job that compares its runs",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the commands and stop")
     parser.set_defaults(run=run)
@@ -43,7 +44,15 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from distcxr.cluster.check import check_runs
-    from distcxr.cluster.submit import Resources, expected_start, plan_submission, submit, with_folder
+    from distcxr.cluster.listing import write_listing
+    from distcxr.cluster.submit import (
+        Resources,
+        expected_start,
+        plan_submission,
+        submit,
+        submit_comparison,
+        with_folder,
+    )
 
     resources = Resources(args.nodes, args.gpus, args.cpus, args.time, args.partition, tuple(shlex.split(args.sbatch)))
     overrides = [*args.overrides, *(["eval.splits=[val]"] if args.then_test else [])]
@@ -60,10 +69,14 @@ def run(args: argparse.Namespace) -> int:
         if args.then_test:
             shown = tested if submission.is_array else with_folder(tested, "JOB")
             print(shlex.join(shown.command(after="JOB", test=True)))
+            if submission.is_array:
+                print(shlex.join(tested.comparison(after="TEST_JOB")))
         if shutil.which("sbatch"):
             submission.folder.mkdir(parents=True, exist_ok=True)
             print(expected_start(submission).strip())
         return 0
+    if submission.is_array:
+        write_listing(submission.folder, runs, num_parameters)
     job = submit(submission)
     if not submission.is_array:
         submission, tested = with_folder(submission, job), with_folder(tested, job)
@@ -74,5 +87,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"watch       distcxr status {submission.folder}")
     print(f"end it      scancel {job}    (saved; the same command with output=FOLDER goes on)")
     if args.then_test:
-        print(f"test        job {submit(tested, after=job, test=True)}, after it; ends with report.html")
+        test = submit(tested, after=job, test=True)
+        print(f"test        job {test}, after it; ends with report.html")
+        if submission.is_array:
+            comparison = submit_comparison(tested, after=test)
+            print(f"compare     job {comparison}, after the tests; writes {submission.folder / 'sweep.html'}")
     return 0

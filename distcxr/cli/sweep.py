@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
 
     from distcxr.cluster.check import check_runs
     from distcxr.cluster.grid import default_folder, plan
+    from distcxr.cluster.listing import write_listing
     from distcxr.cluster.sweep import LOG, Job, Sweep, is_finished
     from distcxr.engine.claim import claim
     from distcxr.report.compare import Entry, write_comparison
@@ -78,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     folder.mkdir(parents=True, exist_ok=True)
     claim(folder)
+    write_listing(folder, planned, num_parameters)
     sweep = Sweep([Job(one) for one in planned], slots)
     console = Console(stderr=True)
     try:

@@ -16,10 +16,13 @@ from typing import Any
 
 import yaml
 
+from distcxr.cluster.listing import LISTING, read_listing
 from distcxr.engine.claim import RESUME, is_claimed_elsewhere
 
+FINISHED, NOT_STARTED = "finished", "not started"
 _TAIL_BYTES = 1 << 16
 _MARK = "environment.json"
+_FAILED = ".failed"  # left by slurm/train.sbatch
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,12 @@ class RunStatus:
     """How far a run is.
 
     Attributes:
-        state: running, finished, saved (asked to stop, goes on by the same command), stopped, or what SLURM says of
-            its job.
+        state: running, finished, saved (asked to stop, goes on by the same command), failed, stopped, not started, or
+            what SLURM says of its job.
         total_steps: if nothing ends it early; None where it is not known.
         best_auroc: highest macro AUROC of validation so far.
         eta_s: seconds of training left at the newest speed, validation left out.
-        changed_s: seconds since it last wrote figures.
+        changed_s: seconds since it last wrote figures; None if it never has.
     """
 
     folder: Path
@@ -42,11 +45,19 @@ class RunStatus:
     best_auroc: float | None
     img_per_s: float | None
     eta_s: float | None
-    changed_s: float
+    changed_s: float | None
+
+    def in_words(self) -> str:
+        """State and step, `timeout at step 40 of 100`; of a run that has failed also the reason in its log."""
+        if self.state == NOT_STARTED:
+            return self.state
+        said = f"{self.state} at step {self.step}" + ("" if self.total_steps is None else f" of {self.total_steps}")
+        return f"{said}{_error(self.folder)}" if self.state == "failed" else said
 
 
 def run_folders(places: Sequence[Path]) -> list[Path]:
-    """Run folders at or below `places`, the one that was written to last at the end.
+    """Run folders at or below `places`, the one that was written to last at the end; those that an array or a sweep
+    is yet to make come first.
 
     Raises:
         ValueError: a place that is not there.
@@ -66,6 +77,8 @@ def _below(place: Path) -> set[Path]:
         if _MARK in files and (Path(folder) / "recipe.yaml").exists():
             found.add(Path(folder))
             inner.clear()
+        elif LISTING in files:
+            found |= {run.folder for run in read_listing(Path(folder))}
     return found
 
 
@@ -85,25 +98,38 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
     scored = all(_written(folder / f"metrics_{split}.json") >= _changed(folder) for split in splits)
     done = (scored if splits else total is not None and step >= total) and not (folder / RESUME).exists()
-    running = is_claimed_elsewhere(folder)
+    state = _state(folder, jobs.get(str(environment.get("slurm_job"))), done)
     eta_s = None
-    if running and total is not None and batch and img_per_s:
+    if state == "running" and total is not None and batch and img_per_s:
         eta_s = max(0, total - step) * batch / img_per_s
     return RunStatus(
-        folder=folder, state=_state(folder, jobs.get(str(environment.get("slurm_job"))), running, done), step=step,
-        total_steps=total, best_auroc=_best_auroc(folder / "history.csv"), img_per_s=img_per_s, eta_s=eta_s,
-        changed_s=time.time() - _changed(folder),
+        folder=folder, state=state, step=step, total_steps=total, best_auroc=_best_auroc(folder / "history.csv"),
+        img_per_s=img_per_s, eta_s=eta_s, changed_s=time.time() - _changed(folder) if _changed(folder) else None,
     )  # fmt: skip
 
 
-def _state(folder: Path, job: str | None, running: bool, done: bool) -> str:
-    if running:
+def _state(folder: Path, job: str | None, done: bool) -> str:
+    if not (folder / _MARK).exists():
+        return NOT_STARTED
+    if is_claimed_elsewhere(folder):
         return "running"
     if done:
-        return "finished"
+        return FINISHED
     if job is not None and job != "COMPLETED":
         return job.lower()
-    return "saved" if (folder / RESUME).exists() else "stopped"
+    if (folder / RESUME).exists():
+        return "saved"
+    return "failed" if (folder / _FAILED).exists() else "stopped"
+
+
+def _error(folder: Path) -> str:
+    """`: ` and the first error that the newest launch has logged; empty where there is none."""
+    try:
+        log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    found = re.search(r"^\S+ error: (.*)", log[max(0, log.rfind(" run folder ")) :], re.MULTILINE)
+    return f": {found[1]}" if found else ""
 
 
 def slurm_jobs(folders: Sequence[Path]) -> list[str]:

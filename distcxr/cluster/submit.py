@@ -1,4 +1,8 @@
-"""`distcxr submit`: recipes checked, then handed to SLURM with slurm/train.sbatch."""
+"""`distcxr submit`: recipes checked, then handed to SLURM with slurm/train.sbatch.
+
+one run    train ──► test, ends with the report
+an array   train each ──► test each that ended well ──► compare all of them
+"""
 
 from __future__ import annotations
 
@@ -78,14 +82,22 @@ class Submission:
         name = self.runs[0].recipe_path.stem
         flags = [f"--job-name={name}{'-test' if test else ''}", f"--output={self.log}", *self.resources.flags()]
         if after is not None:
-            condition = "aftercorr" if self.is_array else "afterok"
-            flags += [f"--dependency={condition}:{after}", "--kill-on-invalid-dep=yes"]
+            flags += _waits("aftercorr" if self.is_array else "afterok", after)
         words = _words(self.runs[0], test)
         if self.is_array:
             limit = f"%{self.at_once}" if self.at_once else ""
             flags.append(f"--array=1-{len(self.runs)}{limit}")
             words = [f"@{self.list_file(test)}"]
         return ["sbatch", "--parsable", *flags, str(SLURM / "train.sbatch"), *words]
+
+    def comparison(self, after: str) -> list[str]:
+        """What is run to submit the comparison of an array's runs, when job `after` has ended, well or not.
+
+        It asks for what the job before got: a partition may refuse a job that asks for less, one without GPUs say.
+        """
+        flags = [f"--job-name={self.runs[0].recipe_path.stem}-report", f"--output={self.folder / 'slurm-%j.log'}"]
+        flags += [*self.resources.flags(), *_waits("afterany", after)]
+        return ["sbatch", "--parsable", *flags, str(SLURM / "report.sbatch"), str(self.folder)]
 
     def list_file(self, test: bool) -> Path:
         """The file with a line for each task."""
@@ -95,6 +107,10 @@ class Submission:
         """Write it."""
         lines = [shlex.join(_words(run, test)) for run in self.runs]
         self.list_file(test).write_text("".join(f"{line}\n" for line in lines))
+
+
+def _waits(condition: str, job: str) -> list[str]:
+    return [f"--dependency={condition}:{job}", "--kill-on-invalid-dep=yes"]
 
 
 def _words(run: Planned, test: bool) -> list[str]:
@@ -142,7 +158,15 @@ def submit(submission: Submission, after: str | None = None, test: bool = False)
     submission.folder.mkdir(parents=True, exist_ok=True)
     if submission.is_array:
         submission.write_list(test)
-    said = _sbatch(submission.command(after, test))
+    return _number(_sbatch(submission.command(after, test)))
+
+
+def submit_comparison(submission: Submission, after: str) -> str:
+    """Have an array's runs compared after job `after`; the number of the job, and ValueError as `submit`."""
+    return _number(_sbatch(submission.comparison(after)))
+
+
+def _number(said: str) -> str:
     return said.split(";")[0].strip()  # "123;cluster" where there are several
 
 

@@ -89,7 +89,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         recipe=recipe, runtime=runtime, index=base.index, splits=base.splits, module=base.module,
         transform=base.transform, reader=base.reader, plan=plan, loss=base.loss, folder=folder, hashes=dataset.hashes,
         stages=stages, training=Training(base, stages[state.stage - 1]), ema=ema, state=state, steps=StepLog(),
-        stop=StopRequest(folder, runtime, state.step),
+        stop=StopRequest(folder, runtime),
         tracker=_tracker(recipe, folder, state.step) if runtime.is_main else None, progress=None,
     )  # fmt: skip
     _check_begin(run)
@@ -150,10 +150,12 @@ def build_evaluation(
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     with runtime.accelerator.local_main_process_first():  # one process of a machine compiles
         load_kernels()
-    reader = choose_reader(
-        recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size, device=runtime.device,
-        local_world_size=runtime.local_world_size, first_rows=dataset.splits.train,
-        decided_by_main=runtime.decided_by_main,
+    reader = runtime.done_by_all(
+        lambda: choose_reader(
+            recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size, device=runtime.device,
+            local_world_size=runtime.local_world_size, first_rows=dataset.splits.train,
+            decided_by_main=runtime.decided_by_main,
+        )
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights

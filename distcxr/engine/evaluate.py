@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from distcxr.data.augment import identity_parameters
 from distcxr.data.loader import Loader
 from distcxr.data.order import EvalOrder
+from distcxr.engine.preempt import Interrupted
 from distcxr.engine.state import Evaluation
 from distcxr.losses import binary_logits, loss_logits
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
@@ -57,9 +59,11 @@ class Scores:
     report: Report
 
 
-def evaluate(run: Evaluation, split: str, tta: Sequence[str] = ()) -> Scores:
-    """Score `train`, `val` or `test` with the bare module; `tta` as for `predict`."""
-    predicted = predict(run, run.splits.rows(split), tta)
+def evaluate(
+    run: Evaluation, split: str, tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
+) -> Scores:  # fmt: skip
+    """Score `train`, `val` or `test` with the bare module; `tta` and `stop` as for `predict`."""
+    predicted = predict(run, run.splits.rows(split), tta, stop)
     say_unreadable(run, split, predicted)
     return judge(run, split, predicted)
 
@@ -71,7 +75,9 @@ def say_unreadable(run: Evaluation, split: str, predicted: Predicted) -> None:
 
 
 @torch.no_grad()
-def predict(run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = ()) -> Predicted:
+def predict(
+    run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
+) -> Predicted:
     """Logits of the index rows `rows`; all ranks call it.
 
     The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
@@ -81,6 +87,10 @@ def predict(run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = ()) -
         tta: names of views; the mean of their logits and of the plain image's is taken, in this order. A mean of
             logits rather than of probabilities: rare findings live where probabilities are flat, and a temperature
             fitted on it is that of one model.
+        stop: called before every batch that all ranks have; the same answer on each of them.
+
+    Raises:
+        Interrupted: `stop` said so.
     """
     runtime = run.runtime
     metadata = tuple(run.recipe.model.head.metadata)
@@ -90,8 +100,10 @@ def predict(run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = ()) -
     logits = [torch.empty(0, len(run.index.findings), device=runtime.device)]
     ids = [torch.empty(0, dtype=torch.int64, device=runtime.device)]
     unreadable: list[tuple[int, str]] = []
-    with evaluation_mode(run.module):
-        for batch in loader.epoch(0):
+    with evaluation_mode(run.module), closing(loader.epoch(0)) as batches:
+        for number, batch in enumerate(batches):
+            if number < order.num_common and stop():
+                raise Interrupted
             unreadable += batch.unreadable
             on_device = batch.to(runtime.device)
             with runtime.accelerator.autocast():

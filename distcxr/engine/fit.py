@@ -17,7 +17,7 @@ import torch
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores
-from distcxr.engine.preempt import Preempted
+from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.score import Weights, draw_curves, score_splits
 from distcxr.engine.state import STEP_COLUMNS, Run
 from distcxr.engine.step import train_step, warm_up
@@ -52,36 +52,54 @@ def fit(run: Run) -> dict[str, Scores]:
 
 def train_stage(run: Run) -> None:
     """Train to the end of the stage, or to `train.max_steps`."""
-    horizon, state = run.horizon, run.state
+    if run.state.owes_validation:
+        end_pass(run)
     while not run.stopped:
-        run.steps.start_window()
-        with closing(updates(run)) as global_batches:
-            for micro_batches in global_batches:
-                if run.stop.agreed(state.step):
-                    leave(run)
-                row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
-                run.steps.add(row, train_step(run, micro_batches))
-                state.advance(horizon.steps_per_epoch)
-                if run.progress:
-                    run.progress.advance(state.step)
-                if run.due(horizon.eval_every) or state.batch == 0:
-                    break  # training and validation share one reader; the next pass goes on from the cursor
-                if run.due(horizon.log_every):
-                    write_steps(run)  # the only host sync
-                if run.due(horizon.save_every):
-                    write_steps(run)
-                    checkpoints.save_last(run)
-        write_steps(run)
-        improved = run.due(horizon.eval_every) and validate(run)
-        state.ended = run.stage_ended and run.stage is run.stages[-1]
-        if state.batch == 0 or run.stopped:
-            close_epoch(run)
-        if improved:
-            checkpoints.save(run, "best")
-        if run.due(horizon.save_every):
-            checkpoints.save_last(run)
+        train_pass(run)
+        end_pass(run)
     if run.stage_ended and run.recipe.train.stages:
         checkpoints.save_stage(run)
+
+
+def train_pass(run: Run) -> None:
+    """Train to the next validation or to the epoch's end, from the cursor on."""
+    horizon, state = run.horizon, run.state
+    run.steps.start_window()
+    with closing(updates(run)) as global_batches:
+        for micro_batches in global_batches:
+            if run.stop.agreed():
+                leave(run)
+            row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
+            run.steps.add(row, train_step(run, micro_batches))
+            state.advance(horizon.steps_per_epoch)
+            if run.progress:
+                run.progress.advance(state.step)
+            if run.due(horizon.eval_every) or state.batch == 0:
+                break  # training and validation share one reader
+            if run.due(horizon.log_every):
+                write_steps(run)  # the only host sync
+            if run.due(horizon.save_every):
+                write_steps(run)
+                checkpoints.save_last(run)
+    write_steps(run)
+
+
+def end_pass(run: Run) -> None:
+    """Do what is due where a pass has ended: validate, close the epoch, save."""
+    horizon, state = run.horizon, run.state
+    try:
+        improved = run.due(horizon.eval_every) and validate(run)
+    except Interrupted:
+        state.owes_validation = True
+        leave(run)
+    state.owes_validation = False
+    state.ended = run.stage_ended and run.stage is run.stages[-1]
+    if state.batch == 0 or run.stopped:
+        close_epoch(run)
+    if improved:
+        checkpoints.save(run, "best")
+    if run.due(horizon.save_every):
+        checkpoints.save_last(run)
 
 
 def leave(run: Run) -> NoReturn:

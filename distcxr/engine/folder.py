@@ -146,9 +146,10 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
         checkpoint = newest_checkpoint(folder)
         if checkpoint is None or checkpoint.recipe.identity() != recipe.identity():
             continue
-        ended = checkpoint.meta["state"]["ended"]
-        steps_left = not ended and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
-        if steps_left or not all((folder / f"metrics_{split}.json").exists() for split in recipe.eval.splits):
+        state = checkpoint.meta["state"]
+        steps_left = not state["ended"] and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
+        work_left = steps_left or state.get("owes_validation", False)
+        if work_left or not all((folder / f"metrics_{split}.json").exists() for split in recipe.eval.splits):
             return checkpoint
         return None
     return None

@@ -1,10 +1,11 @@
 """Leaving before the end because somebody asks: a time limit that draws near, preemption, an administrator.
 
     SIGUSR1 or SIGTERM to any rank, or a file STOP in the run folder
-        ──► all ranks agree at an update boundary ──► checkpoint ──► file RESUME ──► exit code 0
+        ──► all ranks agree, between two updates or two batches of a validation
+        ──► checkpoint ──► file RESUME ──► exit code 0
 
-Nothing is saved in the signal's handler, which may run in the middle of anything. While the splits are scored there is
-nothing to save: the ranks just leave, and the scores are made by the run that goes on.
+Nothing is saved in the signal's handler, which may run in the middle of anything. A validation that is left is made
+anew by the run that goes on. So are the scores at the end, where there is nothing to save: the ranks just leave.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ STOP_VARIABLE = "DISTCXR_STOP"
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 _CHECK_EVERY_S = 3.0
-_MOST_STEPS = 64  # between two checks: what is fast now may be slow soon
+_MOST_PLACES = 64  # between two checks: what is fast now may be slow soon
 _LOOK_EVERY_S = 0.5
 
 _received: list[str] = []
@@ -41,6 +42,10 @@ _received: list[str] = []
 
 class Preempted(Exception):
     """The run was asked to stop; everything is saved."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop while it validated; raised on every rank. Nothing is saved yet."""
 
 
 @contextmanager
@@ -61,51 +66,46 @@ def _note(number: int, _: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Whether this run was asked to stop; the same answer on every rank at the same step.
+    """Whether this run was asked to stop; the same answer on every rank at the same place.
 
-    The ranks add up what each has seen every few steps, about every 3 seconds as rank 0 measures them: one all-reduce
-    of two numbers, and the only wait for the device besides the log's. One rank of every node looks for the file: the
-    nodes of a cluster do not see a new file at the same time.
+    The ranks add up what each has seen at every so many of these places, about every 3 seconds as rank 0 measures
+    them: one all-reduce of two numbers, and the only wait for the device besides the log's. One rank of every node
+    looks for the file: the nodes of a cluster do not see a new file at the same time.
     """
 
-    def __init__(self, folder: Path, runtime: Runtime, step: int) -> None:
-        """Forget what an earlier launch was asked and did.
-
-        Args:
-            step: updates done.
-        """
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        """Forget what an earlier launch was asked and did."""
         self._folder, self._runtime = folder, runtime
         self._file = Path(os.environ.get(STOP_VARIABLE) or folder / STOP)
-        self._next_step = self._last_step = step
-        self._every, self._checked_s = 1, time.monotonic()
+        self._passed, self._every = 0, 1  # places since the last check, and from one check to the next
+        self._checked_s = time.monotonic()
         if runtime.is_main:
             (folder / RESUME).unlink(missing_ok=True)
             if STOP_VARIABLE not in os.environ:
                 self._file.unlink(missing_ok=True)
 
-    def agreed(self, step: int) -> bool:
-        """Whether to stop here. Every rank must ask at every update boundary.
-
-        Args:
-            step: updates done.
+    def agreed(self) -> bool:
+        """Whether to stop here. Every rank must ask at the same places: before every update, and in a validation
+        before every batch that all of them have.
         """
-        if step < self._next_step:
+        self._passed += 1
+        if self._passed < self._every:
             return False
         asked = bool(_received) or (self._runtime.local_rank == 0 and self._seen())
-        every = self._proposed(step) if self._runtime.is_main else 0
+        every = self._proposed() if self._runtime.is_main else 0
         said = torch.tensor([float(asked), float(every)], device=self._runtime.device)
         num_asked, self._every = (round(number) for number in self._runtime.sum_over_ranks(said).tolist())
-        self._last_step, self._next_step, self._checked_s = step, step + self._every, time.monotonic()
+        self._passed, self._checked_s = 0, time.monotonic()
         return bool(num_asked)
 
     def _seen(self) -> bool:
         return self._file.exists()
 
-    def _proposed(self, step: int) -> int:
-        """Steps to the next check, by the speed since the last one; at most twice as many as then."""
+    def _proposed(self) -> int:
+        """Places to the next check, by the speed since the last one; at most twice as many as then."""
         elapsed_s = max(time.monotonic() - self._checked_s, 1e-3)
-        fitting = int(_CHECK_EVERY_S * (step - self._last_step) / elapsed_s)
-        return max(1, min(fitting, 2 * self._every, _MOST_STEPS))
+        fitting = int(_CHECK_EVERY_S * self._passed / elapsed_s)
+        return max(1, min(fitting, 2 * self._every, _MOST_PLACES))
 
     def say_saved(self) -> None:
         """Leave the mark that this run is saved and can go on; on one rank, after the others have arrived."""

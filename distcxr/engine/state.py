@@ -67,6 +67,8 @@ class TrainState:
     best_score: float | None = None
     """The best validation of the run by `eval.best_metric`, the higher the better: AUROC, or the loss negated."""
     best_step: int | None = None
+    owes_validation: bool = False
+    """Whether the run was asked to stop in the validation at this step: it comes first when the run goes on."""
     last_val: dict[str, Any] = field(default_factory=dict)
     """The newest validation: `step`, `val_loss`, `val_auroc`."""
     history: list[dict[str, Any]] = field(default_factory=list)

@@ -11,10 +11,14 @@ logger = logging.getLogger(__name__)
 
 
 def validate(run: Run) -> bool:
-    """Score the validation split; True when `eval.best_metric` is the best of the run so far."""
+    """Score the validation split; True when `eval.best_metric` is the best of the run so far.
+
+    Raises:
+        Interrupted: the run was asked to stop meanwhile; its state is as it was before.
+    """
     state = run.state
     with run.judged_weights():
-        scores = evaluate(run, "val")
+        scores = evaluate(run, "val", stop=run.stop.agreed)
     auroc, metric = scores.report.macro_auroc, run.recipe.eval.best_metric
     score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
     if run.scheduled(run.horizon.eval_every):

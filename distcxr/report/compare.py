@@ -250,7 +250,7 @@ def _csv(values: dict[str, Any]) -> str:
         for split in values["splits"]:
             findings = run["metrics"].get(split, {}).get("findings", {})
             row |= {f"{split}_auroc:{name}": findings.get(name, {}).get("auroc") for name in values["findings"]}
-        row |= {"not_comparable": run["not_comparable"], "failed": run["reason"], "folder": run["folder"]}
+        row |= {"not_comparable": run["not_comparable"], "reason": run["reason"], "folder": run["folder"]}
         rows.append(row)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")

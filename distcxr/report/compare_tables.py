@@ -40,7 +40,7 @@ def terminal_table(values: dict[str, Any]) -> str:
         difference = _interval_text(run["difference"] or {}, form="+.4f")
         minutes = "-" if run["train_minutes"] is None else f"{run['train_minutes']:.1f}"
         note = run["not_comparable"] or ("best on validation" if run["name"] == best else "")
-        note = "failed" if run["reason"] else note
+        note = "no figures" if run["reason"] else note
         rows.append([f"{number} {run['name']}", *areas, difference, f"{run['num_parameters']:,}", minutes, note])
     lines = [aligned(rows)]
     if staged := [run for run in values["runs"] if run["stages"]]:
@@ -65,10 +65,10 @@ def page_of(values: dict[str, Any]) -> Page:
         sections.append(Section("stages", "Stages", tuple(_stages(content))))
     if finished:
         sections.append(Section("findings", "Findings", tuple(_findings(content, finished))))
-    failed = [number for number in range(len(runs)) if number not in finished]
-    if failed:
-        rows = tuple((words(runs[number]["name"]), words(runs[number]["reason"])) for number in failed)
-        sections.append(Section("failed", "Failed", (Table(("run", "why"), rows),)))
+    without = [number for number in range(len(runs)) if number not in finished]
+    if without:
+        rows = tuple((words(runs[number]["name"]), words(runs[number]["reason"])) for number in without)
+        sections.append(Section("without", "Without figures", (Table(("run", "why"), rows),)))
     return Page(
         title=values["title"],
         origin=f"{len(runs)} runs",

@@ -35,6 +35,9 @@ def test_progress_and_time_left(tmp_path: Path) -> None:
     assert (status.state, status.step, status.total_steps, status.best_auroc) == ("running", 40, 100, 0.71)
     assert status.eta_s == 60 * 32 / 64
     assert read_status(folder, {}).state == "stopped" and read_status(folder, {}).eta_s is None
+    job = write(tmp_path / "runs" / "b", 40, job="7")
+    seen = read_status(job, {"7": "RUNNING"})  # by SLURM alone: file systems may have no locks between nodes
+    assert (seen.state, seen.eta_s, seen.in_words()) == ("running", 60 * 32 / 64, "running at step 40 of 100")
 
 
 def test_what_became_of_a_run(tmp_path: Path) -> None:
@@ -48,6 +51,15 @@ def test_what_became_of_a_run(tmp_path: Path) -> None:
     again = write(tmp_path / "again", 40, scored=True)
     os.utime(again / "metrics_val.json", (0, 0))  # scored, and then trained on
     assert read_status(again, {}).state == "stopped"
+    failed = write(tmp_path / "failed", 40, job="10")
+    (failed / ".failed").touch()
+    assert read_status(failed, {}).state == "failed" and read_status(failed, {"10": "PENDING"}).state == "pending"
+    assert read_status(failed, {}).in_words() == "failed at step 40 of 100"
+    log = (
+        "10:00:00 run folder x\n10:00:01 error: earlier\n11:00:00 run folder x\n11:00:01 error: no disk\n11:00:02 bye\n"
+    )
+    (failed / "log.txt").write_text(log)
+    assert read_status(failed, {}).in_words() == "failed at step 40 of 100: no disk"
     begun = write(tmp_path / "begun", 0, total=None)
     (begun / "steps.csv").unlink()
     assert read_status(begun, {}).step == 0
@@ -58,6 +70,23 @@ def test_folders_are_found_below_a_place_the_newest_last(tmp_path: Path) -> None
     for file in old.iterdir():
         os.utime(file, (1, 1))
     assert run_folders([tmp_path / "runs"]) == [old, new] and run_folders([new]) == [new]
+
+
+def test_runs_of_an_array_that_have_not_begun_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [{"name": name, "recipe": "x", "values": {}, "folder": name, "num_parameters": 1} for name in ("a", "b")]
+    write(tmp_path / "array" / "a", 40)
+    (tmp_path / "array" / "runs.json").write_text(json.dumps(runs))
+    assert run_folders([tmp_path]) == [tmp_path / "array" / "b", tmp_path / "array" / "a"]
+    (tmp_path / "array" / "b").mkdir()  # the job has, the run has not
+    assert read_status(tmp_path / "array" / "b", {}).in_words() == "not started"
+    monkeypatch.setattr("sys.argv", ["distcxr", "status", str(tmp_path)])
+    assert main() == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "not started" in line)
+    assert line.split() == [str(tmp_path / "array" / "b"), "not", "started", "0", "?"]
+    (tmp_path / "array" / "runs.json").write_text("[{}]")
+    assert main() == 2 and f"{tmp_path}/array/runs.json is damaged" in capsys.readouterr().err
 
 
 def fake(folder: Path, name: str, script: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 import tiny
 
 from distcxr.cli import main
+from distcxr.cluster.listing import read_listing
 
 
 @pytest.fixture
@@ -19,8 +20,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     tiny.recipe(tmp_path)
     tools = tmp_path / "bin"
     tools.mkdir()
-    script = f'printf "%s\\n" "$*" >> {tmp_path}/asked; echo "$DISTCXR_SITE" > {tmp_path}/site; echo "{{}};cluster"'
-    (tools / "sbatch").write_text(f"#!/bin/sh\n{script.format(41)}\n")
+    script = f'printf "%s\\n" "$*" >> {tmp_path}/asked; echo "$DISTCXR_SITE" > {tmp_path}/site\n'
+    script += f'echo "$((40 + $(wc -l < {tmp_path}/asked)));cluster"'  # jobs 41, 42 and so on
+    (tools / "sbatch").write_text(f"#!/bin/sh\n{script}\n")
     (tools / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tools), prepend=":")
     monkeypatch.delenv("DISTCXR_SITE", raising=False)
@@ -64,6 +66,31 @@ def test_an_array_has_a_line_and_a_folder_for_each_run(place: Path, monkeypatch:
     assert len(runs) == 4 and all(run[0] == "tiny.yaml" and run[1] == "data.root=phantom" for run in runs)
     folders = [json.loads(next(word for word in run if word.startswith("output="))[7:]) for run in runs]
     assert len(set(folders)) == 4 and all(Path(folder).parent == file.parent for folder in folders)
+    listed = read_listing(file.parent)
+    assert [str(run.folder) for run in listed] == folders and all(run.num_parameters > 1000 for run in listed)
+    assert listed[0].recipe == "tiny" and listed[0].values["optim.lr"] == "1e-4"
+
+
+def test_an_array_is_tested_and_then_compared(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--array", "seed=0,1", "--gpus", "4", "--nodes", "2", "--partition", "gpu", "--then-test")
+    assert submit(monkeypatch, *words) == 0
+    train, test, compare = asked(place)
+    folder = Path(train[-1].removeprefix("@")).parent
+    assert "--nodes=2" in train and {"--dependency=aftercorr:41", "--array=1-2"} < set(test)
+    script = next(number for number, word in enumerate(compare) if word.endswith("slurm/report.sbatch"))
+    assert compare[script + 1 :] == [str(folder)] and not any(word.startswith("--array") for word in compare)
+    # `afterany`: runs that failed are named in the comparison, and their tests never ran.
+    flags = {"--dependency=afterany:42", "--nodes=1", "--gpus-per-node=1", "--partition=gpu"}
+    assert flags < set(compare) and f"--output={folder}/slurm-%j.log" in compare
+    said = capsys.readouterr().out
+    assert f"compare     job 43, after the tests; writes {folder}/sweep.html" in said
+    (place / "asked").unlink()
+    assert submit(monkeypatch, *words, "--dry-run") == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if line.startswith("sbatch ")]
+    shown = [[word.replace("TEST_JOB", "42").replace("JOB", "41") for word in line[1:]] for line in lines]
+    assert shown == [train, test, compare]
 
 
 def test_a_dry_run_submits_nothing(

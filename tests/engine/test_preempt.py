@@ -18,25 +18,34 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from distcxr.engine import evaluate as evaluating
 from distcxr.engine import fit as fitting
 from distcxr.engine import preempt
-from distcxr.engine.checkpoint import last_folders
+from distcxr.engine.checkpoint import last_folders, open_checkpoint
 from distcxr.engine.claim import RESUME, STOP
 from distcxr.engine.preempt import STOP_VARIABLE, Preempted, StopRequest, signals_noted
 
 ROOT = Path(__file__).parents[2]
 
 
-def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str) -> None:
-    """Train until the run leaves; `ask` is called with the step before every update."""
-    run, step = tiny.build(folder, *overrides), fitting.train_step
+def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, validating: bool = False) -> None:
+    """Train until the run leaves; `ask` is called with the step before every update, or with every batch validated."""
+    run, step, judge = tiny.build(folder, *overrides), fitting.train_step, evaluating.binary_logits
 
     def asking(run: Any, micro_batches: Sequence[Any]) -> torch.Tensor:
         ask(run.state.step)
         return step(run, micro_batches)
 
+    def asking_of_validation(*arguments: Any) -> torch.Tensor:
+        ask(run.state.step)
+        return judge(*arguments)
+
     with pytest.MonkeyPatch.context() as patch, signals_noted(), pytest.raises(Preempted):
-        patch.setattr(fitting, "train_step", asking)
+        if validating:
+            patch.setattr(evaluating, "binary_logits", asking_of_validation)
+            patch.setattr(preempt, "_CHECK_EVERY_S", 0.0)
+        else:
+            patch.setattr(fitting, "train_step", asking)
         fitting.fit(run)
     run.reader.close()
 
@@ -76,6 +85,72 @@ def test_a_signal_to_one_rank_saves_all_and_the_run_goes_on_as_if_undisturbed(tm
         assert timeless[0] == timeless[1] and len(timeless[0]) == 4
 
 
+VALIDATED = {
+    "to the last step": ("train.max_steps=8", 6, 8),
+    "stages": ("train.stages=[{epochs: 1}, {epochs: 1, lr: 1e-4}]", 3, 6),
+    "early stop": ("train.early_stop={patience: 1, min_delta: 1}", 3, 6),
+}
+
+
+@tiny.worlds(1, 2)
+@pytest.mark.parametrize("kind", VALIDATED)
+def test_a_validation_is_left_at_once_and_made_anew(tmp_path: Path, world_size: int, kind: str) -> None:
+    """Asked in two validations, the second time twice in the same: all that is kept is as if it never was."""
+    main = tiny.on_main(world_size)
+    if main:
+        tiny.phantom(tmp_path)
+    if world_size > 1:
+        torch.distributed.barrier()
+    training, first, last = VALIDATED[kind]
+    stopped, straight = tmp_path / "stopped", tmp_path / "straight"
+    common = (training, "train.per_device_batch_size=2", "train.ema=0.9", "eval.splits=[val]", "eval.every=1ep")
+    last_rank = world_size == 1 or not main
+    for at in (first, last, last):
+        batches: list[int] = []
+
+        def signal_the_last_rank(step: int, at: int = at, batches: list[int] = batches) -> None:
+            batches.append(step)
+            if step == at and last_rank:
+                os.kill(os.getpid(), signal.SIGUSR1)
+
+        interrupted(tmp_path, signal_the_last_rank, *common, f"output={stopped}", validating=True)
+        assert batches.count(at) == 1, "it is left before the next batch"
+        if main:
+            assert (stopped / RESUME).exists() and not (stopped / "metrics_val.json").exists()
+            state = open_checkpoint(last_folders(stopped)[0]).meta["state"]
+            assert state["step"] == at and state["owes_validation"] and not state["ended"]
+    tiny.train(tmp_path, *common, f"output={stopped}")
+    tiny.train(tmp_path, *common, f"output={straight}")
+    if not main:
+        return
+    assert not open_checkpoint(last_folders(stopped)[0]).meta["state"]["owes_validation"]
+    for name in (f"last-{last:08d}", "best", *(["stage-1", "stage-2"] if kind == "stages" else [])):
+        one, other = (open_checkpoint(folder / "checkpoints" / name) for folder in (stopped, straight))
+        assert timeless(one.meta["state"]) == timeless(other.meta["state"]) and one.meta["crc32"] == other.meta["crc32"]
+    assert len(one.meta["state"]["history"]) > 1
+    metrics = [(folder / "metrics_val.json").read_text() for folder in (stopped, straight)]
+    assert metrics[0] == metrics[1]
+
+
+def test_a_run_that_owes_its_last_validation_is_not_taken_for_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.phantom(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    common = ("train.max_steps=2", "eval.splits=[]", "train.per_device_batch_size=2")
+    interrupted(tmp_path, lambda _: os.kill(os.getpid(), signal.SIGUSR1), *common, validating=True)
+    tiny.train(tmp_path, *common)
+    (run,) = (tmp_path / "runs" / "tiny").iterdir()
+    assert (run / "checkpoints" / "best").exists() and len((run / "steps.csv").read_text().splitlines()) == 3
+
+
+def timeless(state: dict[str, Any]) -> dict[str, Any]:
+    """A run's state without its speed."""
+    clocks = ("img_per_s", "train_s", "epoch_train_s")
+    history = [{key: value for key, value in row.items() if key not in clocks} for row in state["history"]]
+    return {key: value for key, value in state.items() if key not in clocks} | {"history": history}
+
+
 def test_a_file_stops_a_run_and_an_old_one_does_not(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     output = tmp_path / "run"
@@ -104,16 +179,16 @@ def alone(local_rank: int = 0) -> Any:
     return runtime
 
 
-@pytest.mark.parametrize(("step_s", "at_most", "at_least"), [(0.02, 25, 10), (5.0, 1000, 1000)])
+@pytest.mark.parametrize(("step_s", "at_most", "at_least"), [(0.02, 25, 10), (5.0, 1000, 999)])
 def test_ranks_are_asked_about_every_three_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float, at_most: int, at_least: int
 ) -> None:
     clock = 0.0
     monkeypatch.setattr(preempt.time, "monotonic", lambda: clock)
     runtime = alone()
-    request = StopRequest(tmp_path, runtime, 0)
-    for step in range(1000):
-        assert not request.agreed(step)
+    request = StopRequest(tmp_path, runtime)
+    for _ in range(1000):
+        assert not request.agreed()
         clock += step_s
     assert at_least <= runtime.num_sums <= at_most
 
@@ -123,10 +198,10 @@ def test_who_sets_the_variable_clears_the_file(tmp_path: Path, monkeypatch: pyte
     (tmp_path / STOP).touch()
     (tmp_path / RESUME).touch()
     monkeypatch.setenv(STOP_VARIABLE, str(tmp_path / STOP))
-    assert StopRequest(tmp_path, alone(), 7).agreed(7) and not (tmp_path / RESUME).exists()
-    assert not StopRequest(tmp_path, alone(local_rank=1), 7).agreed(7), "one rank of a node looks"
+    assert StopRequest(tmp_path, alone()).agreed() and not (tmp_path / RESUME).exists()
+    assert not StopRequest(tmp_path, alone(local_rank=1)).agreed(), "one rank of a node looks"
     monkeypatch.delenv(STOP_VARIABLE)
-    assert not StopRequest(tmp_path, alone(), 7).agreed(7)
+    assert not StopRequest(tmp_path, alone()).agreed()
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_all_files_tell_the_same(entries: list[Entry], tmp_path: Path) -> None:
     write_comparison(tmp_path, entries)
     good = json.loads((tmp_path / "sweep.json").read_text())["runs"][0]
     rows = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))
-    assert [row["run"] for row in rows] == ["good", "bad", "failed"] and rows[2]["failed"] == "the loss is nan"
+    assert [row["run"] for row in rows] == ["good", "bad", "failed"] and rows[2]["reason"] == "the loss is nan"
     assert float(rows[0]["test_auroc"]) == good["metrics"]["test"]["macro"]["auroc"]
     assert float(rows[0]["test_auroc:Mass"]) == good["metrics"]["test"]["findings"]["Mass"]["auroc"]
     assert rows[0]["seed"] == "0" and rows[0]["folder"] == "good"
@@ -149,7 +149,7 @@ def test_all_files_tell_the_same(entries: list[Entry], tmp_path: Path) -> None:
 def test_one_run_and_none(entries: list[Entry], tmp_path: Path) -> None:
     """No best of one, no picture of none, and no traceback."""
     assert "0." in write_comparison(tmp_path, entries[:1])
-    assert "failed" in write_comparison(tmp_path, entries[2:])
+    assert "no figures" in write_comparison(tmp_path, entries[2:])
     ET.fromstring((tmp_path / "sweep.svg").read_text())
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -132,24 +135,96 @@ def test_too_many_restarts(place: Place) -> None:
     assert found["Restarts"] == "0" and "came back 0 times" in place.log("often").read_text()
 
 
-def test_submit_array_test_and_status(place: Place) -> None:
+def test_submit_array_test_compare_and_status(place: Place) -> None:
+    """Two of the four runs diverge: they are not tested, and the comparison of the others comes all the same."""
     place.recipe("array", 10)
-    grid = ("--array", "optim.lr=1e-3,1e-4", "augment.scale=[1,1],[0.9,1.1]", "--at-once", "2")
-    said = place.distcxr(
-        "submit", "array.yaml", f"data.root={place.folder / 'phantom'}", *grid, "--gpus", "2", "--then-test"
-    )
-    jobs = [line.split()[1] for line in said.splitlines() if line.startswith(("job ", "test "))]
-    test = next(line.split()[2] for line in said.splitlines() if line.startswith("test "))
+    grid = ("--array", "optim.lr=1e-3,1e30", "augment.scale=[1,1],[0.9,1.1]", "--at-once", "2")
+    data = f"data.root={place.folder / 'phantom'}"
+    said = place.distcxr("submit", "array.yaml", data, *grid, "--gpus", "2", "--then-test")
+    compare = next(line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("compare "))
     folders = [Path(line.split(maxsplit=2)[2]) for line in said.splitlines() if line.startswith("run folder")]
-    assert len(folders) == 4 and jobs
-    deadline = time.monotonic() + 300
-    while place.cluster.run("squeue", "-h", "-j", test, check=False).stdout and time.monotonic() < deadline:
-        time.sleep(0.5)
-    for folder in folders:
-        assert (place.folder / folder / "metrics_test.json").exists(), said
-        assert (place.folder / folder / "report.html").exists()
+    assert len(folders) == 4
     shown = place.distcxr("status", "runs/sweeps")
-    assert shown.count("finished") == 4
+    assert shown.count("not started") >= 2, shown
+    deadline = time.monotonic() + 300
+    while place.cluster.run("squeue", "-h", "-j", compare, check=False).stdout and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert place.cluster.job(compare)["JobState"] == "COMPLETED"
+    for folder in folders:
+        tested = "optim.lr=1e-3" in folder.name
+        assert (place.folder / folder / "metrics_test.json").exists() == tested, said
+        assert (place.folder / folder / "report.html").exists() == tested
+    folder = place.folder / folders[0].parent
+    found = json.loads((folder / "sweep.json").read_text())
+    assert [run["reason"] is None for run in found["runs"]] == [True, True, False, False]
+    assert all(
+        re.match("failed at step .*: the loss is|.*weights are not finite", run["reason"]) for run in found["runs"][2:]
+    )
+    assert found["best"] in (folders[0].name, folders[1].name) and found["splits"] == ["val", "test"]
+    assert (folder / "sweep.html").exists()
+    said = (folder / f"slurm-{compare}.log").read_text()
+    assert str(folders[0].parent / "sweep.html") in said and said.count("no figures: ") == 2
+    shown = place.distcxr("status", "runs/sweeps")
+    assert shown.count("finished") == 2 and shown.count("failed") == 2, shown
+
+
+CACHED = ("data.loader=cache",)
+
+
+def test_each_node_copies_the_cache_to_its_own_disk_once(place: Place) -> None:
+    """The disks have one name on all nodes, and are none of each other's."""
+    disk = place.folder / "disk"
+    place.recipe("staged", 10)
+    place.distcxr("cache", "staged.yaml", f"data.root={place.folder / 'phantom'}")
+    site = f"LOCAL_DISK={disk}"
+    flags = ("--nodes=2", "--gpus-per-node=2", "--nodelist=node[1-2]")
+    with disks(place, disk, {1: "1m", 2: "1m"}):
+        place.completed(place.submit("staged", *flags, words=CACHED, settings=site), "staged")
+        said = place.log("staged").read_text()
+        copied = sorted(re.findall(rf"{disk}/\S+ on (node\d): copied .* from {place.folder}/phantom", said))
+        assert copied == ["node1", "node2"], said
+        for node in (1, 2):
+            assert "cache.json" in place.cluster.on_node(node, "find", str(disk))
+        assert list(disk.iterdir()) == [], "nothing lies on the shared disk"
+        place.recipe("again", 10)
+        place.completed(place.submit("again", *flags, words=CACHED, settings=site), "again")
+        said = place.log("again").read_text()
+        assert ": copied" not in said and "made earlier is used" in said
+    assert place.differences({"staged": 10, "again": 10}, ranks=4) == []
+
+
+@pytest.mark.parametrize("wrong", ["full", "missing"])
+def test_a_node_whose_disk_is_full_or_missing_is_named(place: Place, wrong: str) -> None:
+    disk, name = place.folder / f"disk-{wrong}", f"disk-is-{wrong}"
+    place.recipe(name, 10)
+    place.distcxr("cache", f"{name}.yaml", f"data.root={place.folder / 'phantom'}")
+    sizes, site, reason = {1: "1m", 2: "64k"}, f"LOCAL_DISK={disk}", "is free in"
+    if wrong == "missing":
+        disk.mkdir()
+        (disk / "node2").touch()
+        sizes, site, reason = {}, f"LOCAL_DISK='{disk}/$SLURMD_NODENAME'", "Not a directory"
+    with disks(place, disk, sizes):
+        job = place.submit(name, "--nodes=2", "--gpus-per-node=2", "--nodelist=node[1-2]", words=CACHED, settings=site)
+        found = place.wait(job, name, lambda found: found["JobState"] == "FAILED", 180)
+    said = place.log(name).read_text()
+    mistake = next(line for line in said.splitlines() if "error: data.cache.stage_to" in line)
+    assert found["Restarts"] == "0" and "on node2" in mistake and str(disk) in mistake and reason in mistake, said
+    assert "[rank" not in mistake and "Connection closed" not in said, "rank 0 says it, and no rank anything else"
+    assert "back into the queue" not in said and "a node is lost" not in said
+    if wrong == "missing":
+        assert list((disk / "node1").glob("*/cache.json")), "the first node has its own folder"
+
+
+@contextmanager
+def disks(place: Place, folder: Path, sizes: dict[int, str]) -> Iterator[None]:
+    """Disks of their own for some nodes."""
+    for node, size in sizes.items():
+        place.cluster.mount_disk(node, folder, size)
+    try:
+        yield
+    finally:
+        for node in sizes:
+            place.cluster.on_node(node, "umount", str(folder))
 
 
 def test_sbatch_test_only(place: Place) -> None:

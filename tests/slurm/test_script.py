@@ -141,6 +141,9 @@ def test_the_sites_settings(job: Job) -> None:
     assert "data.cache.stage_to=/local/7" in job.words() and job.environment()["NCCL_SOCKET_IFNAME"] == "ib0"
     assert job.run("tiny.yaml", "data.cache.stage_to=/mine")[0] == 0
     assert [word for word in job.words() if "stage_to" in word] == ["data.cache.stage_to=/mine"]
+    (job.folder / "site.env").write_text(f"{REAL_PYTHON}LOCAL_DISK='$TMPDIR/${{USER}}'\n")
+    assert job.run("tiny.yaml", TMPDIR="/first")[0] == 0
+    assert "data.cache.stage_to=$TMPDIR/${USER}" in job.words(), "each node fills in its own"
     code, said = job.run("tiny.yaml", DISTCXR_SITE="nowhere.env")
     assert code == 2 and "there is no nowhere.env" in said
 
@@ -210,8 +213,19 @@ def test_a_job_that_comes_back_goes_on_whatever_its_recipe_says(job: Job) -> Non
     assert job.run(*words)[0] == 0 and job.words() == own, "the first start is the user's"
 
 
+def test_the_script_that_compares_an_arrays_runs(job: Job) -> None:
+    (job.folder / "site.env").write_text("CONTAINER=(env IN_CONTAINER=yes)\n")
+    (job.folder / "bin" / "python").write_text("#!/bin/sh\necho $IN_CONTAINER $*\nexit 3\n")
+    script = ROOT / "slurm" / "report.sbatch"
+    process = job.start("runs/sweeps/a b", script=script)
+    assert process.communicate(timeout=20)[0] == "yes -m distcxr.cli report runs/sweeps/a b\n"
+    assert process.returncode == 3
+    said = job.start("runs/x", script=script, DISTCXR_SITE="nowhere.env").communicate(timeout=20)[0]
+    assert "there is no nowhere.env" in said
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck() -> None:
-    scripts = ["slurm/train.sbatch", "slurm/site.env", "tests/slurm/machine.sh"]
+    scripts = ["slurm/train.sbatch", "slurm/report.sbatch", "slurm/site.env", "tests/slurm/machine.sh"]
     done = subprocess.run(["shellcheck", "-x", "--shell=bash", *scripts], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
