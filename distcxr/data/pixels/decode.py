@@ -40,6 +40,7 @@ def load_kernels() -> None:
     And see to it that freed memory is used again: glibc gives blocks as large as an X-ray back to the system, whose
     next loan costs 700 page faults, 1.3 ms, an image. It keeps up to twice the largest mapped block that was freed.
     """
+    import distcxr.data.pixels.chunk_kernels
     import distcxr.data.pixels.kernels  # noqa: F401
 
     np.empty(_KEPT_BYTES // 2, dtype=np.uint8)  # mapped, never touched, and freed at once

@@ -16,7 +16,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from isal import isal_zlib
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels.cuda.module import Kernels, cuda_kernels
 from distcxr.data.pixels.cuda.nvcomp import Inflater, nvcomp
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, upload
-from distcxr.data.pixels.png import walk_chunks
+from distcxr.data.pixels.png import inflate_rows, walk_chunks
 from distcxr.data.pixels.resize_gpu import resize_table
 
 MAX_WARPS = 16
@@ -188,12 +187,8 @@ def _is_zlib(first: int, second: int) -> bool:
 
 def _inflated(stream: NDArray[np.uint8], num_bytes: int, pinned: bool) -> Tensor | None:
     """The rows, their Adler-32 checked; None when there are more or fewer of them, or anything is wrong."""
-    inflater = isal_zlib.decompressobj()
-    try:
-        inflated = inflater.decompress(stream, num_bytes + 1)  # never more, whatever the stream holds
-    except isal_zlib.error:  # type: ignore[misc]  # its stub lacks type[...]
-        return None
-    if len(inflated) != num_bytes or not inflater.eof:
+    inflated = inflate_rows(stream, num_bytes)
+    if inflated is None:
         return None
     rows = torch.empty(num_bytes, dtype=torch.uint8, pin_memory=pinned)
     np.copyto(rows.numpy(), np.frombuffer(inflated, dtype=np.uint8))
