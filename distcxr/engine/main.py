@@ -66,6 +66,10 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
         fit(training)
     except Preempted:
         return
+    except BaseException:
+        if training.tracker:
+            training.tracker.close()  # the last points on the curves tell why
+        raise
     finally:
         training.reader.close()
         if training.progress:

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from rich.console import Console
 
 from distcxr.engine.fit import UnreadableTrainingFile
+from distcxr.engine.main import train
 from distcxr.metrics.predictions import read_predictions
+from distcxr.tracking.tracker import Tracker
 
 
 def break_images(data: Path, names: list[str]) -> None:
@@ -47,6 +50,17 @@ def test_a_diverged_run_stops_and_says_so(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training has diverged. Lower optim.lr"):
         tiny.train(tmp_path, f"output={tmp_path / 'run'}", "optim={name: sgd, lr: 1e30}", "train.clip_norm=null")
+
+
+def test_a_failed_run_sends_what_it_tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B sends in the background, and a failed process with others beside it ends at once."""
+    tiny.phantom(tmp_path)
+    closed: list[Tracker] = []
+    monkeypatch.setattr(Tracker, "close", lambda tracker: closed.append(tracker))
+    recipe = tiny.recipe(tmp_path, f"output={tmp_path / 'run'}", "optim={name: sgd, lr: 1e30}", "train.clip_norm=null")
+    with pytest.raises(ValueError, match="training has diverged"):
+        train(recipe, "tiny", tiny.runtime(recipe), Console(quiet=True))
+    assert len(closed) == 1
 
 
 def test_other_png_kinds_train_as_well(tmp_path: Path) -> None:
