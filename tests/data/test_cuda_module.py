@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from host_kernels import HEADER, compiled
 
-from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, compile_for
+from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, CudaKernels, compile_for
 
 TESTS = Path(__file__).parents[1]
 
@@ -65,6 +66,16 @@ def test_kernels_are_loaded_and_launched_as_the_driver_wants(tmp_path: Path) -> 
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "image")]
     said = subprocess.run(command, cwd=TESTS.parent, env=environ, capture_output=True, text=True, timeout=120)
     assert said.returncode == 0 and said.stdout == "all of it\n", said.stderr
+
+
+def test_without_cuda_bindings_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a ValueError, which `data.loader=auto` takes for a loader that is not there."""
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    compile_for.cache_clear()
+    with pytest.raises(ValueError, match=r"can't be compiled: .*Install torch's CUDA build"):
+        CudaKernels(torch.device("cuda", 0))
 
 
 def test_a_launch_asks_for_no_more_shared_memory_than_every_gpu_has() -> None:

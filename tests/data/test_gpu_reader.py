@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from distcxr.data.loader import Request
-from distcxr.data.loaders.gpu import GpuReader
+from distcxr.data.loaders.gpu import GpuReader, _Wave
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import Prepared
 from distcxr.data.pixels.resize import resize_grey
@@ -40,12 +41,15 @@ class Decoder:
         self.room, self.refused = room, set[bytes]()
         self.decoded: list[int] = []
         self.threads = set[str]()
+        self.handed_over: list[weakref.ref[Tensor]] = []
 
     def prepare(self, data: bytes) -> Prepared | None:
         self.threads.add(threading.current_thread().name)
         if not data.startswith(b"\x89PNG") or data[25] != 0 or data[24] != 8:  # grey, of 8 bits
             return None
-        return Prepared(torch.frombuffer(bytearray(data), dtype=torch.uint8), 0, 0, 0)
+        bytes_ = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        self.handed_over.append(weakref.ref(bytes_))
+        return Prepared(bytes_, 0, 0, 0)
 
     def decode(self, images: Sequence[Prepared], out_BSS: Tensor) -> Tensor:
         if len(images) > self.room:
@@ -97,6 +101,15 @@ def test_waves(files: list[str], batch: int, wave: int, decoded: list[int]) -> N
     for answer, request in zip(answers, asked, strict=True):
         assert_is(answer, request.files, SIZE)
     assert decoder.threads and all(name.startswith("png") for name in decoder.threads)
+
+
+def test_no_launch_is_for_more_images_than_a_grid_has_blocks(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distcxr.data.loaders.gpu._AT_ONCE", 6)
+    decoder = Decoder()
+    with closing(reader_of(decoder, wave=16)) as reader:
+        (answer,) = reader.read(requests(files[:16], 16))
+    assert decoder.decoded == [6, 6, 4]
+    assert_is(answer, files[:16], SIZE)
 
 
 def test_short_memory_makes_waves_smaller_and_is_said_once(files: list[str], caplog: pytest.LogCaptureFixture) -> None:
@@ -159,6 +172,16 @@ def test_a_wave_without_anything_for_the_gpu(tmp_path: Path) -> None:
     assert [place for place, _ in answer.unreadable] == [1] and "No such file" in answer.unreadable[0][1]
     assert answer.pixels[1].max() == 0
     assert_is(answer._replace(pixels=answer.pixels[:1], unreadable=()), asked[:1], SIZE)
+
+
+def test_a_launched_wave_lets_go_of_its_bytes(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pinned memory is given out again once the GPU has done what was queued before it was let go."""
+    monkeypatch.setattr(_Wave, "is_fetched", True)  # the second wave is launched before the first is collected
+    decoder = Decoder()
+    with closing(reader_of(decoder, wave=8)) as reader, closing(reader.read(requests(files[:16], 8))) as answers:
+        next(answers)
+        assert decoder.decoded == [8, 8] and len(decoder.handed_over) == 16
+        assert all(bytes_() is None for bytes_ in decoder.handed_over)
 
 
 def test_requests_are_pulled_by_a_few_waves_only(files: list[str]) -> None:

@@ -19,8 +19,9 @@ from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels.cuda import table as tables
 from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, compile_for
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, Verdict, upload
+from distcxr.data.pixels.png_gpu import MAX_WARPS
 from distcxr.data.pixels.resize import resize_grey
-from distcxr.data.pixels.resize_gpu import resize_on_gpu, resize_table
+from distcxr.data.pixels.resize_gpu import _THREADS, resize_on_gpu, resize_table
 
 SIDES = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 SHAPES = [(height, width) for height in SIDES for width in SIDES]
@@ -200,6 +201,24 @@ def test_nvrtc_compiles_for_every_gpu_and_has_nothing_to_say(capability: int) ->
     else:
         assert architecture == f"sm_{capability}" or capability > 90
         assert image.startswith(b"\x7fELF") == architecture.startswith("sm_") and b"unfilter" in image
+
+
+@pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 100, 120])
+def test_a_block_finds_registers_for_all_its_threads(capability: int) -> None:
+    """Else a launch fails: nothing in kernels.cu tells the compiler how many threads there will be."""
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="no NVRTC, which torch's CUDA builds bring")
+    status, program = nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], [])
+    options = [f"--gpu-architecture=sm_{capability}".encode(), b"--std=c++17", b"--ptxas-options=-v"]
+    (status,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if int(status) != 0:
+        pytest.skip(f"this NVRTC knows no GPU of capability {capability}")
+    log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1])
+    nvrtc.nvrtcGetProgramLog(program, log)
+    found = re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", log.decode(), re.DOTALL)
+    threads = {"unfilter": 32 * MAX_WARPS, "resize": _THREADS}
+    assert {kernel for kernel, _ in found} == threads.keys()
+    for kernel, registers in found:
+        assert -(-int(registers) // 8) * 8 * threads[kernel] <= 65_536, kernel  # given out by the eight
 
 
 def test_a_gpu_too_old_is_named() -> None:

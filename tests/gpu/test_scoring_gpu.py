@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
-import torch
 
 from distcxr.engine.evaluate import predict
 from distcxr.engine.score import Weights, score_splits
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 
 def test_views_and_files_are_the_cpus(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, leave_gpu: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.phantom(tmp_path)
     views, same = ["flip", "zoom", "rotate_left"], ("train.tf32=false", "data.loader=torch")
@@ -27,8 +27,9 @@ def test_views_and_files_are_the_cpus(
     run.reader.close()
     assert len(json.loads((run.folder / "pictures" / "pictures.json").read_text())) == 4, caplog.text
 
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    leave_gpu()
     other = tiny.build(tmp_path, f"output={tmp_path / 'b'}", *same)
+    assert other.runtime.device.type == "cpu"
     on_cpu = predict(other, other.splits.test, views)
     other.reader.close()
     assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def test_a_run_in_every_precision(tmp_path: Path, precision: str) -> None:
     assert rows and all(math.isfinite(float(row["loss"])) for row in rows)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # torch says so of the mode itself
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> None:
     tiny.phantom(tmp_path)
@@ -39,8 +41,8 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> No
     train_step(run, next(batches))
     micro_batches = next(batches)
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")
         train_step(run, micro_batches)
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -73,9 +75,13 @@ def test_the_transform_is_the_cpus() -> None:
     assert torch.allclose(on_gpu, transform(pixels, parameters), atol=2e-3)
 
 
-def test_evaluation_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_is_the_cpus(tmp_path: Path, leave_gpu: Callable[[], None]) -> None:
     tiny.phantom(tmp_path)
-    on_gpu = evaluate(tiny.build(tmp_path, f"output={tmp_path / 'a'}", "train.tf32=false", "data.loader=torch"), "test")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = evaluate(tiny.build(tmp_path, f"output={tmp_path / 'b'}", "data.loader=torch"), "test")
+    run = tiny.build(tmp_path, f"output={tmp_path / 'a'}", "train.tf32=false", "data.loader=torch")
+    assert run.runtime.device.type == "cuda"
+    on_gpu = evaluate(run, "test")
+    leave_gpu()
+    run = tiny.build(tmp_path, f"output={tmp_path / 'b'}", "data.loader=torch")
+    assert run.runtime.device.type == "cpu"
+    on_cpu = evaluate(run, "test")
     assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)

@@ -74,7 +74,11 @@ class CacheReader:
             self._upload(device_gb, first_rows)
             shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
             self.where += f", {shown} of {len(np.unique(cache.row_of)):,} held in the memory of {device}"
-        self._ahead = ThreadPoolExecutor(1, thread_name_prefix="cache") if self._pin else None
+        self._ahead = None
+        if self._pin:  # a thread begins on cuda:0, where another rank works: none of its calls may open a context there
+            self._ahead = ThreadPoolExecutor(
+                1, thread_name_prefix="cache", initializer=torch.cuda.set_device, initargs=(self._resident.device,)
+            )
         self._reading = False
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,7 +67,9 @@ class DaliReader:
         self._start()
         self._reading = False
         load_kernels()
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png")
+        # A thread begins on cuda:0, where another rank works: none of its calls may open a context there.
+        begin = partial(torch.cuda.set_device, device_id) if device_id is not None else None
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png", initializer=begin)
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order, on `device_id`'s GPU or in ordinary memory.

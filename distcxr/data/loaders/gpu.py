@@ -16,6 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from distcxr.data.pixels.resize import resize_grey
 logger = logging.getLogger(__name__)
 
 _RUN = 8  # images a thread is handed at once: one by one, handing over costs as much as preparing
+_AT_ONCE = 65_535  # images a kernel can be launched for: blocks of a grid along y
 _LAUNCHED = 2  # waves on the GPU: one that is waited for, and the next, so that the GPU need not wait for us
 
 
@@ -63,13 +65,15 @@ class GpuReader:
         assert num_threads >= 1 and wave >= 1 and prefetch >= 1
         load_kernels()
         self._decoder, self._image_size, self._device = decoder, image_size, device
-        self._wave, self._at_once, self._prefetch = wave, wave, prefetch
+        self._wave, self._at_once, self._prefetch = wave, min(wave, _AT_ONCE), prefetch
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.where = (
             f"PNGs are read by {num_threads} thread{'s' * (num_threads > 1)} and {decoder.where}, up to {wave} at once"
         )
         self._said_small = self._said_foreign = False
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png")
+        # A thread begins on cuda:0, where another rank works: none of its calls may open a context there.
+        begin = partial(torch.cuda.set_device, self._stream.device) if self._stream is not None else None
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png", initializer=begin)
         self._reading = False
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
@@ -149,6 +153,7 @@ class GpuReader:
     def _launch(self, wave: _Wave) -> _Launched:
         """Queue all that the GPU has to do for a wave, on a stream of its own; waits for nothing but the threads."""
         images = [image for run in wave.runs for image in run.result()]
+        wave.runs.clear()
         on_gpu = [place for place, image in enumerate(images) if image.prepared is not None]
         on_cpu = [place for place, image in enumerate(images) if image.pixels is not None]
         shape = (self._image_size, self._image_size)
@@ -167,8 +172,11 @@ class GpuReader:
                 verdicts = torch.empty(len(on_gpu), dtype=torch.int32, pin_memory=True).copy_(
                     verdicts, non_blocking=True
                 )
-                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # or waiting costs a core
                 done.record(self._stream)
+        # PyTorch gives pinned memory out again once all is done that was queued when it was let go: so before the next
+        # wave is queued.
+        images = [image._replace(prepared=None) for image in images]
         return _Launched(wave.requests, images, pixels, on_gpu, verdicts, done)
 
     def _decode(self, images: Sequence[Prepared], out_WSS: Tensor) -> Tensor:
@@ -199,17 +207,20 @@ class GpuReader:
 
     def _collect(self, launched: _Launched) -> Iterator[Pixels]:
         """Wait for a wave and judge it: the answers to its requests."""
-        images, pixels = launched.images, launched.pixels
-        if launched.done is not None:
-            launched.done.synchronize()
+        images, pixels, done = launched.images, launched.pixels, launched.done
+        if done is not None:
+            done.synchronize()
+        verdicts = launched.verdicts.tolist()
         with torch.cuda.stream(self._stream):
-            for place, verdict in zip(launched.on_gpu, launched.verdicts.tolist(), strict=True):
+            for place, verdict in zip(launched.on_gpu, verdicts, strict=True):
                 if verdict:
                     images[place] = again = self._judged_by_cpu(images[place].file, verdict)
                     pixels[place] = self._on_device(again.pixels) if again.pixels is not None else 0
-        if self._stream is not None:
+        if done is not None:
+            if any(verdicts):
+                done.record(self._stream)
             consumer = torch.cuda.current_stream(self._device)
-            consumer.wait_stream(self._stream)
+            consumer.wait_event(done)  # and not for the stream: the next wave is queued there already
             pixels.record_stream(consumer)
         start = 0
         for request in launched.requests:
@@ -241,7 +252,8 @@ class GpuReader:
 
 
 class _Image(NamedTuple):
-    """What a thread made of a file: prepared for the GPU, or its pixels uint8 [S, S], or why it can't be read."""
+    """What a thread made of a file: prepared for the GPU (until that has it), or its pixels uint8 [S, S], or why it
+    can't be read."""
 
     file: Source
     prepared: Prepared | None = None

@@ -48,13 +48,13 @@ class CudaKernels:
     """`Kernels` on one NVIDIA GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        from cuda.bindings import driver
-
         assert device.type == "cuda" and device.index is not None
         torch.cuda.init()  # type: ignore[no-untyped-call]
         self._device = device
         major, minor = torch.cuda.get_device_capability(device)
-        compiled = compile_for(10 * major + minor)
+        compiled = compile_for(10 * major + minor)  # first of all: it says what to do where `cuda.bindings` is missing
+        from cuda.bindings import driver
+
         self._architecture = compiled.architecture
         image = np.frombuffer(compiled.image, dtype=np.uint8)
         # The context that torch uses, too. A thread that has made no CUDA call yet has none that is current.
