@@ -21,7 +21,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "it goes on where it was stopped, or checks every image and makes again what has changed or is damaged.",
     )
     parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.image_size=256")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example data.image_size=256")
     parser.add_argument("--workers", type=int, default=None, help="threads (default: one per core)")
     parser.set_defaults(run=run)
 

@@ -19,7 +19,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument("recipe", type=Path, help="the checkpoint's recipe, for example recipes/densenet121.yaml")
     parser.add_argument("checkpoint", type=Path, help="folder, for example runs/NAME/checkpoints/best")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.root=/data/nih")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example data.root=/data/nih")
     parser.add_argument("--boxes", type=Path, help="the boxes' file (default: BBox_List_2017.csv in data.root)")
     parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="default %(default)s")
     parser.add_argument("--layer", help="the module whose output is the map (default: the last before pooling)")

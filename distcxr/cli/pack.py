@@ -6,8 +6,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distcxr.cli.bar import Bar
+
+if TYPE_CHECKING:
+    from distcxr.recipe.data import Data
 
 _SHOWN = 5
 
@@ -22,7 +26,9 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "damaged.",
     )
     parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example data.pack.path=/scratch/pack")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="for example data.pack.path=/scratch/pack"
+    )
     parser.add_argument("--workers", type=int, default=None, help="threads (default: one per core)")
     parser.set_defaults(run=run)
 
@@ -44,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--workers {workers}: at least 1 thread is needed")
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is one file of decoded arrays: there is nothing to pack")
-    index = read_index(recipe.data, data_root(recipe), pack_and_files(recipe.data))
+    root = data_root(recipe)
+    try:
+        index = read_index(recipe.data, root, pack_and_files(recipe.data))
+    except ValueError as error:
+        _say_if_the_pack_is_why(recipe.data, root, error)
+        raise
     folder = pack_folder(recipe.data, index.root)
     started_s = time.monotonic()
     try:
@@ -55,22 +66,39 @@ def run(args: argparse.Namespace) -> int:
         return 130
     seconds = time.monotonic() - started_s
     shards = f"{built.num_shards:,} shard{'s' * (built.num_shards != 1)}"
-    print(f"{folder}: {built.num_images:,} images in {shards}, {shown_size(built.num_bytes)}")
+    print(f"{folder}: {_images(built.num_images)} in {shards}, {shown_size(built.num_bytes)}")
     if not built.num_encoded and not built.num_resumed:
         print(f"nothing to do: every image was checked in {seconds:.1f} s")
     else:
         reasons = {
             "changed": built.num_changed, "damaged": built.num_damaged, "new": built.num_new,
-            "kept from a build that was stopped": built.num_resumed,
+            "kept from an earlier build": built.num_resumed,
         }  # fmt: skip
         detail = "".join(f", {num:,} {word}" for word, num in reasons.items() if num)
-        print(f"{built.num_encoded:,} images encoded in {seconds:.1f} s with {workers} threads{detail}")
+        print(f"{_images(built.num_encoded)} encoded in {seconds:.1f} s with {workers} threads{detail}")
     if built.num_without_file:
-        print(f"{built.num_without_file:,} images have no file here: the pack's own checksums were compared")
+        print(f"{_images(built.num_without_file)} without a file here: the pack's own checksums were compared")
     if built.unreadable:
-        print(f"{len(built.unreadable):,} images can't be read; training names them and counts them for nothing:")
+        print(f"{_images(len(built.unreadable))} can't be read; in training each is named and counts for nothing:")
         for path, reason in list(built.unreadable.items())[:_SHOWN]:
             print(f"  {path}: {reason}")
         if len(built.unreadable) > _SHOWN:
             print(f"  and {len(built.unreadable) - _SHOWN:,} more, in {folder / 'pack.json'}")
     return 0
+
+
+def _images(num: int) -> str:
+    return f"{num:,} image{'s' * (num != 1)}"
+
+
+def _say_if_the_pack_is_why(data: Data, root: Path, error: ValueError) -> None:
+    """A pack that lacks a file can't stand in for image files that are not there: ValueError with both reasons."""
+    from distcxr.data.pack import Pack, PackError, pack_folder
+
+    folder = pack_folder(data, root)
+    if not (folder / "pack.json").exists():
+        return
+    try:
+        Pack(folder).close()
+    except PackError as problem:
+        raise ValueError(f"{problem}\nThat takes the image files, and: {error}") from error

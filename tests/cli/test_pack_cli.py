@@ -52,7 +52,7 @@ def test_build_again_and_repair(
     shutil.rmtree(data / "images")
     assert call(monkeypatch, tmp_path) == 0
     said = capsys.readouterr().out
-    assert "nothing to do" in said and "24 images have no file here: the pack's own checksums were compared" in said
+    assert "nothing to do" in said and "24 images without a file here: the pack's own checksums were compared" in said
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,34 @@ def test_decoded_arrays_are_not_packed_and_a_pack_not_cached(
     assert "chestmnist is one file of decoded arrays" in capsys.readouterr().err
     assert call(monkeypatch, tmp_path, "data.source=pack", verb="cache") == 2
     assert "a cache is decoded from the image files; add data.source=png" in capsys.readouterr().err
+
+
+def test_a_missing_shard_is_named_where_the_image_files_are_not_there_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tiny.phantom(tmp_path, images=12)
+    assert call(monkeypatch, tmp_path) == 0
+    capsys.readouterr()
+    before = sorted((data / "distcxr-pack").iterdir())
+    shard = packs.shards(data / "distcxr-pack")[0]
+    shard.rename(tmp_path / "elsewhere")
+    (data / "images").rename(data / "gone")
+    assert call(monkeypatch, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert f"{shard} can't be read: No such file" in said and "copy it again" in said
+    assert "That takes the image files, and: None of the 12 images" in said
+    (tmp_path / "elsewhere").rename(shard)
+    assert call(monkeypatch, tmp_path) == 0 and sorted((data / "distcxr-pack").iterdir()) == before
+
+
+def test_a_command_without_a_recipe_is_told_just_that(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb, missing in (("pack", "recipe"), ("cache", "recipe"), ("explain", "recipe, checkpoint")):
+        monkeypatch.setattr("sys.argv", ["distcxr", verb])
+        with pytest.raises(SystemExit):
+            main()
+        assert capsys.readouterr().err.endswith(f"arguments are required: {missing}\n")
 
 
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

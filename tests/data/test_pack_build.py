@@ -17,6 +17,7 @@ import packs
 import pytest
 from packs import SHARD
 
+from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.pack import PackError, open_pack
 from distcxr.data.pack import files as pack_files
@@ -243,7 +244,7 @@ def test_a_jpeg_is_expected_to_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_folder_that_can_not_be_written(made: tuple[SampleIndex, Path], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(PackError, match=r"can't be written: Not a directory\."):
+    with pytest.raises(PackError, match=r"can't be written: Not a directory\. Set data\.pack\.path to another folder,"):
         packs.build(made[0], tmp_path / "file" / "pack")
 
 
@@ -374,10 +375,39 @@ def test_images_without_a_file_stay_and_are_checked(made: tuple[SampleIndex, Pat
     packs.flip(packs.shards(folder)[0], 200)
     damaged = caches.content(folder)
     with pytest.raises(
-        PackError, match=r"1 images are damaged and their files are not there, such as images/01.*copy shard-00000"
+        PackError, match=r"1 damaged images whose files are not there, such as images/01.*copy shard-00000\S+ again"
     ):
         packs.build(index, folder)
     assert caches.content(folder) == damaged != before
+    os.truncate(packs.shards(folder)[0], 10)  # more images than the message names: their shards are named all the same
+    packs.flip(packs.shards(folder)[1], 200)
+    with pytest.raises(PackError, match=r"[5-9] damaged images .*copy shard-00000\S+, shard-00001\S+ again"):
+        packs.build(index, folder)
+
+
+def test_images_of_a_missing_shard_do_not_leave_the_pack_unsaid(made: tuple[SampleIndex, Path]) -> None:
+    index, folder = made
+    shard = packs.shards(folder)[0]
+    held = read_held(shard)
+    shard.unlink()
+    first = index.path == held[0]
+    (index.root / os.fsdecode(held[0])).rename(index.root / "away")
+    before = caches.content(folder)
+    with pytest.raises(
+        PackError, match=rf"{shard.name} is missing, and so are the files of 1 of its images: copy it again"
+    ):
+        packs.build(index.take(np.flatnonzero(~first)), folder)
+    assert caches.content(folder) == before
+    (folder / "pack.json").unlink()
+    assert packs.build(index.take(np.flatnonzero(~first)), folder).num_images == 15
+
+
+def read_held(shard: Path) -> list[bytes]:
+    """Paths of the readable images in a shard."""
+    with shard.open("rb") as stream:
+        entries, _ = pack_files.read_shard_end(stream.fileno())
+    paths: list[bytes] = entries["path"][entries["state"] == pack_files.PACKED].tolist()
+    return paths
 
 
 def test_leftovers_go_and_other_files_stay(made: tuple[SampleIndex, Path]) -> None:
@@ -385,6 +415,22 @@ def test_leftovers_go_and_other_files_stay(made: tuple[SampleIndex, Path]) -> No
     before = caches.content(folder)
     for name in ("shard-00007-00000000.j2k", "shard-00008-00000000.j2k.part", "entries-00000000.npy"):
         (folder / name).write_bytes(b"of a build that was given up")
-    (folder / "mine.txt").write_text("precious")
+    mine = {"mine.txt": b"precious", "images_003.tar.gz.part": b"half a download"}
+    for name, data in mine.items():
+        (folder / name).write_bytes(data)
     packs.build(index, folder)
-    assert caches.content(folder) == before | {"mine.txt": b"precious"}
+    assert caches.content(folder) == before | mine
+    packs.flip(packs.shards(folder)[0], 200)
+    packs.build(index, folder)
+    assert mine.items() <= caches.content(folder).items()
+
+
+def test_a_cache_and_a_pack_do_not_share_a_folder(made: tuple[SampleIndex, Path], tmp_path: Path) -> None:
+    index, folder = made
+    caches.build(index, tmp_path / "cache")
+    packed, cached = caches.content(folder), caches.content(tmp_path / "cache")
+    with pytest.raises(PackError, match=r"holds a decoded cache: set data\.pack\.path"):
+        packs.build(index, tmp_path / "cache")
+    with pytest.raises(CacheError, match=r"holds a pack: set data\.cache\.path"):
+        caches.build(index, folder)
+    assert caches.content(folder) == packed and caches.content(tmp_path / "cache") == cached

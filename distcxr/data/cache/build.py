@@ -82,6 +82,8 @@ def build_cache(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", wait=None):
+            if (folder / "pack.json").exists() or any(folder.glob("shard-*.j2k")):
+                raise CacheError(f"{folder} holds a pack: set data.cache.path to a folder of its own")
             return _Builder(index, folder, image_size, workers, report).run()
     except BlockingIOError as error:
         raise CacheError(f"{folder}: another process is building this cache; let it finish") from error

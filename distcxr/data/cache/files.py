@@ -18,6 +18,8 @@ CODEC = 1
 DECODED, UNREADABLE = 1, 2
 """States of an entry; 0 is not done yet. Pixels of an unreadable image are 0."""
 
+_UNFINISHED = ("building.json", "building.part", "building.entries")
+
 _COMMAND = "`distcxr cache RECIPE` (with the recipe and the key=value of the training command)"
 
 
@@ -70,7 +72,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def remove_files(folder: Path, keep: tuple[str, ...]) -> None:
     """Remove the files of caches and builds except those named; cache.json first: without it nothing is taken for
     whole."""
-    for pattern in ("cache.json", "*.part", "building.*", "pixels-*.u8", "entries-*.npy"):
+    for pattern in ("cache.json", "cache.part", *_UNFINISHED, "pixels-*.u8", "entries-*.npy"):
         for file in folder.glob(pattern):
             if file.name not in keep:
                 file.unlink()

@@ -8,6 +8,7 @@ pack.json is replaced last, after everything it names has reached the disk.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -23,10 +24,10 @@ import numpy as np
 
 from distcxr.data.built import Report, flush, in_threads, locked, look, shown_size, write_json
 from distcxr.data.index import SampleIndex
-from distcxr.data.pack.files import CODEC, FORMAT, UNREADABLE, PackError, entry_type, remove_files, to_bytes
+from distcxr.data.pack.files import CODEC, FORMAT, UNFINISHED, UNREADABLE, PackError, entry_type, remove_files, to_bytes
 from distcxr.data.pack.images import GOOD, Images, Item
 from distcxr.data.pack.read import Pack
-from distcxr.data.pack.shards import NewShard, Shard, find_shards
+from distcxr.data.pack.shards import NewShard, Shard, find_shards, missing_shards
 from distcxr.data.pixels.decode import load_kernels
 from distcxr.data.pixels.htj2k import check_available
 
@@ -88,16 +89,21 @@ def build_pack(index: SampleIndex, folder: Path, *, workers: int, report: Report
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder / "lock", wait=None):
-            for part in folder.glob("*.part"):
+            if any((folder / name).exists() for name in ("cache.json", "building.json")):
+                raise PackError(f"{folder} holds a decoded cache: set data.pack.path to a folder of its own")
+            for part in chain.from_iterable(map(folder.glob, UNFINISHED)):
                 part.unlink()
             return _Builder(index, folder, workers, report).run()
     except BlockingIOError as error:
         raise PackError(f"{folder}: another process is building this pack; let it finish") from error
     except OSError as error:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+        advice = "Set data.pack.path to another folder"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            there = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+            free = shown_size(shutil.disk_usage(there).free)
+            advice = f"{free} is free there; make room or set data.pack.path to another folder"
         raise PackError(
-            f"{folder}: the pack can't be written: {error.strerror}. {shown_size(shutil.disk_usage(there).free)} is "
-            "free there; make room or set data.pack.path to another folder, and run the same command again: whole "
+            f"{folder}: the pack can't be written: {error.strerror}. {advice}, and run the same command again: whole "
             "shards are kept"
         ) from error
 
@@ -118,6 +124,7 @@ class _Builder:
         shards = find_shards(self._folder)
         try:
             self._check(shards)
+            self._check_missing()
             kept, groups = self._plan(shards)
             self._path_bytes = max(map(len, chain(self._wanted, self._right)), default=1)
             self._check_space([path for group in groups for path in group])
@@ -160,11 +167,10 @@ class _Builder:
         bad = {path: verdict for path, verdict in bad.items() if path not in self._right}
         lost = sorted(path for path, verdict in bad.items() if verdict == "lost" and path in self._wanted)
         if lost:
-            damaged = sorted(
-                {shard.name for shard, row in places if bytes(shard.entries["path"][row]) in lost[:_SHOWN]}
-            )
+            named = set(lost)
+            damaged = sorted({shard.name for shard, row in places if bytes(shard.entries["path"][row]) in named})
             raise PackError(
-                f"{self._folder}: {len(lost):,} images are damaged and their files are not there, such as "
+                f"{self._folder}: {len(lost):,} damaged images whose files are not there, such as "
                 f"{', '.join(map(os.fsdecode, lost[:_SHOWN]))}: copy {', '.join(damaged)} again, or run this where the "
                 "files are"
             )
@@ -172,6 +178,16 @@ class _Builder:
             self._built.num_new = len(self._wanted - self._right.keys() - bad.keys())
         self._wanted |= {path for path, verdict in bad.items() if verdict != "lost"}
         self._built.num_changed, self._built.num_damaged = of["changed"], of["damaged"]
+
+    def _check_missing(self) -> None:
+        """PackError when a shard that was there is not, and image files that could make up for it are not either."""
+        names, paths = missing_shards(self._folder)
+        num = sum(path not in self._right and look(self._images.file(path))[0] < 0 for path in paths)
+        if num:
+            raise PackError(
+                f"{self._folder}: {', '.join(names)} is missing, and so are the files of {num:,} of its images: copy "
+                "it again, or run this where the files are; to give these images up, remove pack.json"
+            )
 
     def _plan(self, shards: list[Shard]) -> tuple[list[Shard], list[list[bytes]]]:
         """Shards that stay, and the paths of each that has to be written.

@@ -29,6 +29,9 @@ FOLDER = "distcxr-pack"
 
 COMMAND = "`distcxr pack RECIPE` (with the recipe and the key=value of the training command)"
 
+UNFINISHED = ("pack.part", "shard-*.j2k.part")
+"""What a build that was stopped may leave. No other `.part` is ours: the folder may hold someone's downloads."""
+
 _END = struct.Struct("<QQI8s")  # bytes of the entries, bytes of the reasons, CRC-32 of both, mark
 _MARK = b"distcxr" + bytes([16 * FORMAT + CODEC])
 
@@ -86,7 +89,7 @@ def unusable(folder: Path, why: str) -> PackError:
 
 def remove_files(folder: Path, keep: tuple[str, ...]) -> None:
     """Remove the files of packs and builds except those named."""
-    for pattern in ("pack.json", "*.part", "shard-*.j2k", "entries-*.npy"):
+    for pattern in ("pack.json", *UNFINISHED, "shard-*.j2k", "entries-*.npy"):
         for file in folder.glob(pattern):
             if file.name not in keep:
                 file.unlink()

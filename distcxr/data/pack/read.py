@@ -62,7 +62,10 @@ class Pack:
                     f"the pack in {folder} has {len(self._shards)} files, more than this process may open beside "
                     "others: raise that limit (`ulimit -n 4096`)"
                 ) from error
-            raise unusable(folder, f"{error.filename} can't be read: {error.strerror}") from error
+            raise unusable(
+                folder,
+                f"{error.filename} can't be read: {error.strerror}; where the image files are not, copy it again",
+            ) from error
 
     @property
     def shards(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import secrets
@@ -15,7 +16,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from distcxr.data.built import flush
-from distcxr.data.pack.files import PackError, entry_type, read_shard_end, shard_end
+from distcxr.data.pack.files import PackError, entry_type, from_bytes, read_meta, read_shard_end, shard_end
 from distcxr.data.pack.read import Pack
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,24 @@ def find_shards(folder: Path) -> list[Shard]:
         reasons: dict[str, str] = pack.meta["unreadable"]
         found.append(Shard(name, os.open(folder / name, os.O_RDONLY), entries, reasons, is_new=False))
     return found
+
+
+def missing_shards(folder: Path) -> tuple[list[str], list[bytes]]:
+    """Names of shards that pack.json names and that are not there, and the paths of the images in them.
+
+    Nothing where pack.json or its table can't be read: then nobody knows what there was.
+    """
+    try:
+        meta = read_meta(folder)
+        data = (folder / meta["entries"]).read_bytes()
+    except (PackError, OSError):
+        return [], []
+    numbers = [number for number, name in enumerate(meta["shards"]) if not (folder / name).exists()]
+    if hashlib.sha256(data).hexdigest() != meta["entries_sha256"]:
+        return [], []
+    entries = from_bytes(data)
+    paths: list[bytes] = entries["path"][np.isin(entries["shard"], numbers)].tolist()
+    return [meta["shards"][number] for number in numbers], paths
 
 
 def _unnamed(folder: Path, but: Collection[str]) -> list[Shard]:
