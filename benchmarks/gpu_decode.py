@@ -58,6 +58,8 @@ STAGES = {
     "unfilter": "unfilter_ms",
     "resize": "resize_ms",
 }
+ON_GPU = {"files": 64, "streams": [64, 256, 1024], "batch": 64, "steps": 40, "windows": 5}
+WITHOUT_GPU = {"files": 4, "streams": [2, 4], "batch": 4, "steps": 1, "windows": 1}
 WRONG = "other pixels than the CPU's"
 LOADERS = (("torch",), ("dali",), ("gpu", "data.gpu.inflate=gpu"), ("gpu", "data.gpu.inflate=cpu"))
 
@@ -68,14 +70,17 @@ def main() -> int:
     parser.add_argument("recipe", type=Path, nargs="?", default=HOUSE / "recipes" / "densenet121.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--root", type=Path, help="folder with images*/**/*.png (default: synthetic X-rays)")
-    parser.add_argument("--files", type=int, default=64, help="different PNGs at most (default %(default)s)")
-    parser.add_argument("--streams", type=int, nargs="+", default=[64, 256, 1024], help="images of a wave")
-    parser.add_argument("--batch", type=int, default=64, help="images of a training step (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=40, help="training steps of a window (default %(default)s)")
-    parser.add_argument("--windows", type=int, default=5, help="the median counts (default %(default)s)")
+    parser.add_argument("--files", type=int, help="different PNGs at most (64)")
+    parser.add_argument("--streams", type=int, nargs="+", help="images of a wave (64 256 1024)")
+    parser.add_argument("--batch", type=int, help="images of a training step (64)")
+    parser.add_argument("--steps", type=int, help="training steps of a window (40)")
+    parser.add_argument("--windows", type=int, help="the median counts (5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows")
     args = parser.parse_intermixed_args()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    for name, value in (ON_GPU if device.type == "cuda" else WITHOUT_GPU).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     load_kernels()
     with tempfile.TemporaryDirectory(prefix="distcxr-decode-") as place:
         root = args.root or draw_phantoms(Path(place), 8)

@@ -20,7 +20,7 @@ def main() -> int:
     """Read the command, load the recipe, hand over to the engine; 2 is the exit code of a user's mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.epochs=3")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
     parser.add_argument("--print", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument(
         "--test", nargs="+", default=[], metavar="CHECKPOINT",

@@ -15,7 +15,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Checks the recipe, its data and its network here, then submits slurm/train.sbatch.",
     )
     parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for example train.epochs=3")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
     parser.add_argument(
         "--array", nargs="+", action="extend", default=[], metavar="key=a,b",
         help="a run for every combination: --array optim.lr=1e-4,1e-3 seed=0,1,2",

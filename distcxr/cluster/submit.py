@@ -155,6 +155,7 @@ def submit(submission: Submission, after: str | None = None, test: bool = False)
     Raises:
         ValueError: SLURM is not here, or refuses; in its own words.
     """
+    _need_sbatch()
     submission.folder.mkdir(parents=True, exist_ok=True)
     if submission.is_array:
         submission.write_list(test)
@@ -176,9 +177,13 @@ def expected_start(submission: Submission) -> str:
     return _sbatch([command[0], "--test-only", *command[2:]])
 
 
-def _sbatch(command: Sequence[str]) -> str:
+def _need_sbatch() -> None:
     if shutil.which("sbatch") is None:
         raise ValueError("there is no sbatch on this machine: submit from a login node of the cluster")
+
+
+def _sbatch(command: Sequence[str]) -> str:
+    _need_sbatch()
     environ = dict(os.environ)
     # The job's `python` is this one unless the site's settings say otherwise.
     environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environ.get('PATH', '')}"

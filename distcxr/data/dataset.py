@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.index import SampleIndex
+from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
+from distcxr.data.pack import pack_folder
 from distcxr.data.sources.read import read_index
 from distcxr.data.splits import (
     NAMES,
@@ -116,7 +117,14 @@ def open_dataset(recipe: Recipe) -> Dataset:
     """
     root = data_root(recipe)
     data = recipe.data.model_copy(update={"root": root})
-    labels = read_index(data, root)
+    try:
+        labels = read_index(data, root)
+    except MissingDataError as error:
+        if data.source == "png" and (pack_folder(data, root) / "pack.json").exists():
+            raise MissingDataError(
+                f"{error}\nA pack is in {pack_folder(data, root)}: data.source=pack reads that, without image files"
+            ) from error
+        raise
     findings = resolve_findings(data.findings, labels.findings)
     strangers = [name for name in recipe.eval.macro_findings or () if name not in findings]
     if strangers:

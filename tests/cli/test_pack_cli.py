@@ -12,6 +12,7 @@ import tiny
 from safetensors.numpy import load_file
 
 from distcxr.cli import main
+from distcxr.data.dataset import open_dataset
 from distcxr.data.phantom.dataset import write_phantom
 
 pytest.importorskip("imagecodecs")
@@ -102,10 +103,29 @@ def test_a_missing_shard_is_named_where_the_image_files_are_not_there_either(
     assert call(monkeypatch, tmp_path) == 0 and sorted((data / "distcxr-pack").iterdir()) == before
 
 
+def test_without_image_files_a_pack_that_is_there_is_pointed_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny.phantom(tmp_path, images=12)
+    assert call(monkeypatch, tmp_path) == 0
+    shutil.rmtree(data / "images")
+    with pytest.raises(ValueError, match=rf"None of the 12 images .*\n[^$]*A pack is in {data}.*: data\.source=pack"):
+        open_dataset(tiny.recipe(tmp_path))
+    shutil.rmtree(data / "distcxr-pack")
+    with pytest.raises(ValueError, match="None of the 12 images") as raised:
+        open_dataset(tiny.recipe(tmp_path))
+    assert "pack" not in str(raised.value)
+
+
 def test_a_command_without_a_recipe_is_told_just_that(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for verb, missing in (("pack", "recipe"), ("cache", "recipe"), ("explain", "recipe, checkpoint")):
+    for verb, missing in (
+        ("pack", "recipe"),
+        ("cache", "recipe"),
+        ("submit", "recipe"),
+        ("explain", "recipe, checkpoint"),
+    ):
         monkeypatch.setattr("sys.argv", ["distcxr", verb])
         with pytest.raises(SystemExit):
             main()

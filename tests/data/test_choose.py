@@ -341,7 +341,7 @@ def test_a_gpu_whose_pixels_are_wrong_is_not_taken(
 
 
 def test_the_gpu_loader_without_a_gpu(index: SampleIndex) -> None:
-    with pytest.raises(ValueError, match=r"data\.loader=gpu does not work here: this rank has no GPU.*loader=auto"):
+    with pytest.raises(ValueError, match=r"data\.loader=gpu needs a GPU, and this rank has none.*loader=auto"):
         pick(index, loader="gpu")
 
 

@@ -97,6 +97,8 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
     Raises:
         ValueError: the loader asked for does not work here.
     """
+    if rank.data.loader == "gpu" and not rank.on_gpu:
+        raise ValueError("data.loader=gpu needs a GPU, and this rank has none: data.loader=auto takes what works here")
     data, folder = rank.data, rank.cache_folder
     is_auto = data.loader == "auto"
     if is_auto and rank.pack is None and folder.exists():

@@ -123,8 +123,7 @@ class Rank:
         from distcxr.data.loaders.gpu import GpuReader
         from distcxr.data.pixels.png_gpu import PngDecoder
 
-        if not self.on_gpu:
-            raise ValueError("this rank has no GPU; data.loader=auto takes what works")
+        assert self.on_gpu
         data = self.data
         decoder = PngDecoder(data.image_size, self.device, inflate="gpu" if kind == "gpu" else "cpu")
         return GpuReader(
