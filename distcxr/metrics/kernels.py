@@ -12,12 +12,11 @@ Importing this file imports numba and compiles (seconds, once per machine): so i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
+
+from distcxr.compiled import compiled
 
 LANES = 128  # a block of 2,797 patients is 358 KB: it stays in a core's own cache
 
@@ -29,21 +28,7 @@ _VALUES = types.Array(types.float64, 1, "C", readonly=True)
 _SUMS = types.Array(types.float64, 2, "C")
 
 
-def _compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` for one signature, cached on disk where a folder for that can be written."""
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            return njit(signature, nogil=True)(function)
-
-    return compile_
-
-
-@_compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BOUNDS, _SUMS))
+@compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BOUNDS, _SUMS))
 def weighted_areas(
     weights_PL: NDArray[np.uint8],
     patient_M: NDArray[np.int32],
@@ -103,7 +88,7 @@ def weighted_areas(
             areas_2L[1, lane] = precision[lane] / np.float64(true[lane])
 
 
-@_compiled(types.void(_WEIGHTS_PL, _PATIENTS, _VALUES, _STARTS, _SUMS))
+@compiled(types.void(_WEIGHTS_PL, _PATIENTS, _VALUES, _STARTS, _SUMS))
 def weighted_sums(
     weights_PL: NDArray[np.uint8],
     patient_E: NDArray[np.int32],

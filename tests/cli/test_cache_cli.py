@@ -40,7 +40,7 @@ def test_build_again_and_repair(
     os.utime(images[3], ns=(0, 1))
     assert call(monkeypatch, tmp_path) == 0
     said = capsys.readouterr().out
-    assert "1 images decoded" in said and ", 1 changed" in said and "5 images can't be read" in said
+    assert "1 image decoded" in said and ", 1 changed" in said and "5 images can't be read" in said
 
     assert call(monkeypatch, tmp_path, "data.image_size=16", f"data.cache.path={tmp_path / 'small'}") == 0
     assert f"{tmp_path / 'small'}: 24 images of 16 x 16" in capsys.readouterr().out

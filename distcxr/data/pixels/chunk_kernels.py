@@ -14,9 +14,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from distcxr.compiled import compiled
 from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels.files import MAX_PIXELS
-from distcxr.data.pixels.kernels import compiled
 from distcxr.data.pixels.png import HARMLESS
 
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)

@@ -7,14 +7,15 @@ before threads or processes start.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import int32, int64, njit, types, uint8, uint64
+from numba import int32, int64, types, uint8, uint64
 from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from distcxr.compiled import compiled
 
 _LANES = 32  # rows unfiltered at once: one AVX2 register of bytes; 16 and 64 are slower
 _BLOCK = 16  # side of the blocks that are transposed in registers
@@ -25,20 +26,6 @@ _PIXELS_HW_IN = types.Array(types.uint8, 2, "C", readonly=True)
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _INTS = types.Array(types.int64, 1, "C", readonly=True)
 _WEIGHTS = types.Array(types.int64, 2, "C", readonly=True)
-
-
-def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """`numba.njit` for one signature, cached on disk where a folder for that can be written."""
-
-    def compile_(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(signature, nogil=True, cache=True)(function)
-        except RuntimeError as error:
-            if "cannot cache" not in str(error):
-                raise
-            return njit(signature, nogil=True)(function)
-
-    return compile_
 
 
 @intrinsic  # type: ignore[untyped-decorator]
