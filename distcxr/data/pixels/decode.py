@@ -35,7 +35,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
 
 
 def load_kernels() -> None:
-    """Load the compiled kernels, or compile them (4 s, once per machine), before threads or processes need them.
+    """Load the compiled kernels, or compile them (5 s, once per machine), before threads or processes need them.
 
     And see to it that freed memory is used again: glibc gives blocks as large as an X-ray back to the system, whose
     next loan costs 700 page faults, 1.3 ms, an image. It keeps up to twice the largest mapped block that was freed.
