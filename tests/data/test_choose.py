@@ -289,6 +289,7 @@ def decoding(index: SampleIndex, monkeypatch: pytest.MonkeyPatch) -> dict[str, f
         return reader
 
     make_other = Rank.make
+    monkeypatch.setattr(choose, "_PROVEN", True)
     monkeypatch.setattr(Rank, "make", make)
     monkeypatch.setattr(choose, "speed_of_decoding", lambda *_, **__: Speed(speeds["torch"], 3.0))
     monkeypatch.setattr(
@@ -310,6 +311,17 @@ def test_auto_takes_the_gpu_where_it_is_much_faster(
     assert isinstance(pick(index, device="cuda:0"), TorchReader if taken == "torch" else GpuReader)
     assert f"gpu gives {gpu:,.0f} img/s" in said.text and f"gpu_filters gives {gpu_filters:,.0f} img/s" in said.text
     assert f"loader {taken} (measured fastest)" in said.text
+
+
+def test_auto_does_not_try_what_no_gpu_has_proven(
+    index: SampleIndex, decoding: dict[str, float], monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    """A fault on a GPU would end the process; who asks for it by name means to try it."""
+    decoding |= {"gpu": 9000.0, "gpu_filters": 9000.0}
+    monkeypatch.setattr(choose, "_PROVEN", False)
+    assert isinstance(pick(index, device="cuda:0"), TorchReader)
+    assert "dali gives" in said.text and "gpu gives" not in said.text and "gpu_filters gives" not in said.text
+    assert isinstance(pick(index, device="cuda:0", loader="gpu"), GpuReader)
 
 
 @pytest.mark.parametrize(("inflate", "taken"), [("auto", "gpu_filters"), ("gpu", "gpu"), ("cpu", "gpu_filters")])

@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 _MEASURED_IMAGES = 32
 _GPU_GAIN = 1.5
 """How much faster than a CPU a GPU has to decode before `auto` lets it: that time is taken from training."""
+_PROVEN = False
+"""Whether tests/gpu have passed on a GPU. Until then `auto` does not try PNGs there: a kernel at fault takes the
+process that it runs in along, and with it a training that nobody meant to be a trial."""
 _INFLATED_BY: dict[str, tuple[Kind, ...]] = {
     "auto": ("gpu", "gpu_filters"), "gpu": ("gpu",), "cpu": ("gpu_filters",),
 }  # fmt: skip
@@ -44,12 +47,12 @@ def choose_reader(
 ) -> PixelReader:
     """The reader of one rank, with its reason in the log. Every rank calls it, and all get the same kind.
 
-    `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch, DALI and
-    with a GPU decoding on it, for about a second each on a few training images, and takes the fastest; what does not
-    work here counts as absent, and without one readable image nothing is measured and torch is taken. What would be
-    faster still is said, too. `gpu` measures who inflates, unless the recipe says. A GPU's pixels must equal the CPU's
-    on the images measured. `data.source: npz` has a reader of its own, whatever `data.loader` is; with `pack`, torch
-    and DALI read that.
+    `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch, DALI
+    and, once that is proven, decoding on a GPU, a second each on a few training images, and takes the fastest; what
+    does not work here counts as absent, and without one readable image nothing is measured and torch is taken. What
+    would be faster still is said, too. `gpu` measures who inflates, unless the recipe says. A GPU's pixels must equal
+    the CPU's on the images measured. `data.source: npz` has a reader of its own, whatever `data.loader` is; with
+    `pack`, torch and DALI read that.
 
     Args:
         data: the recipe's section. `num_workers` are worker processes (torch) or threads (DALI, gpu) of this rank; None
@@ -145,7 +148,7 @@ def _candidates(rank: Rank) -> tuple[Kind, ...]:
         return on_gpu
     if rank.data.loader == "dali":
         return ("dali",)
-    return ("torch", "dali", *(on_gpu if rank.on_gpu and rank.pack is None else ()))
+    return ("torch", "dali", *(on_gpu if _PROVEN and rank.on_gpu and rank.pack is None else ()))
 
 
 def _worth(rank: Rank, kind: Kind, speed: Speed) -> float:
