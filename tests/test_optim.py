@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcxr.optim import build_optimizer, set_lr
+from distcxr.optim import build_optimizer, clipped, load_optimizer, set_lr
 
 LR, DECAY = 1e-2, 0.1
 
@@ -160,3 +160,56 @@ def test_layer_decay_scales_the_rate_of_each_depth() -> None:
     optimizer.step()  # Adam's first update is the rate itself, whatever the gradient
     moved = (before["0.bias"] - network[0].bias).abs().max().item()
     assert moved == pytest.approx(2.5e-3, rel=1e-2)
+
+
+CLIPPED = [
+    ("adamw", {"weight_decay": 0.01}),
+    ("adam", {"weight_decay": 0.0}),
+    ("sgd", {"weight_decay": 0.01, "nesterov": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), CLIPPED)
+@pytest.mark.parametrize("max_norm", [0.1, 1e6])
+def test_clipping_within_the_update_is_pytorchs(name: Any, more: dict[str, Any], max_norm: float) -> None:
+    torch.manual_seed(0)
+    theirs = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    ours = copy.deepcopy(theirs)
+    optimizers = [build_optimizer(name, model.named_parameters(), lr=0.1, **more) for model in (theirs, ours)]
+    for _ in range(3):
+        images = torch.randn(4, 8)
+        for model in (theirs, ours):
+            model(images).square().sum().backward()
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
+        optimizers[0].step()
+        with clipped(optimizers[1], max_norm):
+            optimizers[1].step()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+    for a, b in zip(theirs.parameters(), ours.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert not hasattr(optimizers[1], "grad_scale")
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_an_optimiser_that_was_not_fused_is_after_loading(name: Any) -> None:
+    """Checkpoints of versions before this one; the update goes on as theirs would."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    optimizer = build_optimizer(name, model.named_parameters(), lr=0.1, weight_decay=0.0)
+    settings = {"momentum": 0.9} if name == "sgd" else {}
+    old = kinds[name]([dict(group) for group in optimizer.param_groups], lr=0.1, fused=False, **settings)
+    for group in old.param_groups:
+        group["fused"] = False
+    model(torch.ones(1, 4)).sum().backward()
+    old.step()
+    load_optimizer(optimizer, copy.deepcopy(old.state_dict()))
+    assert all(group["fused"] and group["foreach"] is None for group in optimizer.param_groups)
+    kept = copy.deepcopy(model.state_dict())
+    old.step()
+    expected = copy.deepcopy(model.state_dict())
+    model.load_state_dict(kept)
+    optimizer.step()
+    for key, value in expected.items():
+        assert torch.allclose(model.state_dict()[key], value, atol=1e-6), key

@@ -2,15 +2,16 @@
 
 A draw's parameters are a counter-based hash of (seed, epoch, position), so they do not depend on the loader, the
 world size or on what ran before. The pixel half is pure functions of (pixels, parameters); it never looks at a
-random generator and never waits for the device.
+random generator and never waits for the device. It multiplies no matrices and calls nothing else that autocast or TF32
+would compute with fewer bits, so an image is the same under every precision.
 
 Shapes: B batch, C channels, S side of the loaded image, T side of what the model sees, P parameters (`COLUMNS`).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,13 +22,17 @@ from torch.nn import functional
 from distcxr.data.order import hash64
 from distcxr.recipe.augment import Augment, Statistics
 
-COLUMNS = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
+_DRAWN = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
+_AFFINE = ("x_from_x", "y_from_x", "x_from_y", "y_from_y", "x_shift", "y_shift")
+COLUMNS = _DRAWN + _AFFINE
 """Parameters of a draw. flip is 0 or 1; translate in shares of the side; crop_x, crop_y in [0, 1] of the free range;
-scale and contrast are factors; brightness is added to pixels in [0, 1]."""
+scale and contrast are factors; brightness is added to pixels in [0, 1]. The others follow from these: where `warp`
+finds an output pixel in the input, flip included, both in [-1, 1] from edge to edge."""
 
-_COLUMN_NUMBERS = np.arange(len(COLUMNS), dtype=np.uint64)
-_IDENTITY = (0.0, 0.0, 0.0, 0.0, 1.0, 0.5, 0.5, 0.0, 1.0)
+_DRAWN_NUMBERS = np.arange(len(_DRAWN), dtype=np.uint64)
+_IDENTITY = {"scale": 1.0, "crop_x": 0.5, "crop_y": 0.5, "contrast": 1.0}
 _AUGMENT_STREAM = 0xA06  # keeps these draws apart from the shuffle's, which hashes the same seed and epoch
+_WHITE = 255.0
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -38,32 +43,66 @@ def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[
     Returns:
         float32 [B, P].
     """
-    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _COLUMN_NUMBERS)
-    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, P] in [0, 1)
+    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _DRAWN_NUMBERS)
+    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, drawn] in [0, 1)
     # What has a range of plus or minus something, in one go: a call of numpy costs more than 64 draws.
     reach = {
         "rotate_deg": spec.rotate_deg, "translate_x": spec.translate, "translate_y": spec.translate,
         "brightness": spec.brightness, "contrast": spec.contrast,
     }  # fmt: skip
-    around = (2 * u - 1) * [reach.get(name, 0.0) for name in COLUMNS]
+    around = (2 * u - 1) * [reach.get(name, 0.0) for name in _DRAWN]
     drawn = around.astype(np.float32)
     low, high = spec.scale
-    flip, scale, crop_x, crop_y, contrast = map(COLUMNS.index, ("flip", "scale", "crop_x", "crop_y", "contrast"))
+    flip, scale, crop_x, crop_y, contrast = map(_DRAWN.index, ("flip", "scale", "crop_x", "crop_y", "contrast"))
     drawn[:, flip] = u[:, flip] < spec.flip
     drawn[:, scale] = low + (high - low) * u[:, scale]
     drawn[:, [crop_x, crop_y]] = u[:, [crop_x, crop_y]]
     drawn[:, contrast] = 1 + around[:, contrast]
-    return torch.from_numpy(drawn)
+    return _with_affine(drawn)
+
+
+def fixed_parameters(num: int, **changed: float) -> Tensor:
+    """The same parameters for `num` images, float32 [num, P]: the identity but for what is `changed`, by the names of
+    what is drawn. Crops are taken at the centre."""
+    row = np.array([[(_IDENTITY | changed).get(name, 0.0) for name in _DRAWN]], dtype=np.float32)
+    return _with_affine(row).repeat(num, 1)
 
 
 def identity_parameters(num: int) -> Tensor:
     """Parameters that change nothing, float32 [num, P]: crops are taken at the centre, as evaluation does."""
-    return torch.tensor(_IDENTITY).repeat(num, 1)
+    return fixed_parameters(num)
+
+
+def _with_affine(drawn: NDArray[np.float32]) -> Tensor:
+    """What was drawn, with the columns of the affine map beside it: computed here, in float64, so that CPUs and GPUs
+    sample at the same places.
+
+    Positive angles turn counter-clockwise, positive shifts move the content right and down by that share of the
+    side, a scale over 1 enlarges; a flip comes last.
+    """
+    flip, degrees, translate_x, translate_y, scale = drawn[:, :5].astype(np.float64).T
+    cos, sin = np.cos(np.radians(degrees)) / scale, np.sin(np.radians(degrees)) / scale
+    # Output to input coordinates: undo the flip, then the shift, then turn and zoom back.
+    x, y, mirror = -2 * translate_x, -2 * translate_y, 1 - 2 * flip
+    affine = [cos * mirror, sin * mirror, -sin, cos, cos * x - sin * y, sin * x + cos * y]
+    return torch.from_numpy(np.column_stack([drawn, *affine]).astype(np.float32))
+
+
+def without_augmentation(spec: Augment) -> Augment:
+    """The spec with what makes images larger, smaller or normalised alone: what evaluation does with an image."""
+    changes = {name: field.default for name, field in Augment.model_fields.items() if name not in _NO_AUGMENTATION}
+    return spec.model_copy(update=changes)
+
+
+_NO_AUGMENTATION = ("center_crop", "crop", "normalize")
 
 
 @dataclass(frozen=True)
 class DeviceTransform:
     """uint8 grey pixels and their parameters to the model's input, on whichever device they are.
+
+    What the spec does not ask for is not computed, whatever the parameters: without augmentation a pixel is exactly
+    itself.
 
     Attributes:
         spec: the recipe's section.
@@ -74,28 +113,35 @@ class DeviceTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, pixels: Tensor, parameters: Tensor) -> Tensor:
+    def __call__(
+        self,
+        pixels: Tensor,
+        parameters: Tensor,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Tensor:
         """
         Args:
             pixels: uint8 [B, 1, S, S].
             parameters: float32 [B, P].
+            dtype: of the result, to which it is rounded once, at the end.
 
         Returns:
-            float32 [B, C, T, T], normalised.
+            `dtype` [B, C, T, T], normalised.
         """
-        column = dict(zip(COLUMNS, parameters.unbind(1), strict=True))
-        image = pixels.float() / 255
-        if self.spec.rotate_deg or self.spec.translate or self.spec.scale != (1.0, 1.0):
-            image = warp(image, column["rotate_deg"], column["translate_x"], column["translate_y"], column["scale"])
-        if self.spec.flip:
-            image = flip(image, column["flip"])
-        if self.spec.center_crop < 1:
-            image = center_crop(image, round(image.shape[-1] * self.spec.center_crop))
-        if self.spec.crop is not None:
-            image = crop(image, column["crop_x"], column["crop_y"], self.spec.crop)
-        if self.spec.brightness or self.spec.contrast:
-            image = adjust(image, column["brightness"], column["contrast"])
-        return normalize(image, self.mean, self.std)
+        spec, column = self.spec, dict(zip(COLUMNS, parameters.unbind(1), strict=True))
+        grey = pixels.float()
+        if spec.rotate_deg or spec.translate or spec.scale != (1.0, 1.0):
+            grey = warp(grey, parameters[:, len(_DRAWN) :])  # flips, too
+        elif spec.flip:
+            grey = flip(grey, column["flip"])
+        if spec.center_crop < 1:
+            grey = center_crop(grey, round(grey.shape[-1] * spec.center_crop))
+        if spec.crop is not None:
+            grey = crop(grey, column["crop_x"], column["crop_y"], spec.crop)
+        if spec.brightness or spec.contrast:
+            grey = adjust(grey, column["brightness"], column["contrast"])
+        return normalize(grey, self.mean, self.std, dtype, memory_format)
 
 
 def flip(image: Tensor, flipped: Tensor) -> Tensor:
@@ -103,18 +149,24 @@ def flip(image: Tensor, flipped: Tensor) -> Tensor:
     return torch.where(flipped.view(-1, 1, 1, 1) > 0.5, image.flip(-1), image)
 
 
-def warp(image: Tensor, rotate_deg: Tensor, translate_x: Tensor, translate_y: Tensor, scale: Tensor) -> Tensor:
-    """Rotation, zoom and shift [B] in one bilinear sampling; what comes from outside the image is black.
+def warp(image: Tensor, affine: Tensor) -> Tensor:
+    """Rotation, zoom, shift and flip in one bilinear sampling; what comes from outside the image is black.
 
-    Positive angles turn counter-clockwise, positive shifts move the content right and down by that share of the
-    side, a scale over 1 enlarges. `grid_sample` gives the same bits for any batch size.
+    The grid is built element by element: `affine_grid` multiplies matrices, which autocast and TF32 round to 8 or 11
+    bits, some 40 grey levels on a real X-ray. `grid_sample` gives the same bits for any batch size.
+
+    Args:
+        image: float32 [B, 1, S, S].
+        affine: float32 [B, 6], the last columns of `COLUMNS`.
     """
-    radians = rotate_deg * (math.pi / 180)
-    cos, sin = torch.cos(radians) / scale, torch.sin(radians) / scale
-    # The grid maps output to input coordinates in [-1, 1]: undo the shift first, then turn and zoom back.
-    x, y = -2 * translate_x, -2 * translate_y
-    rows = torch.stack([cos, -sin, cos * x - sin * y, sin, cos, sin * x + cos * y], dim=1)
-    grid = functional.affine_grid(rows.view(-1, 2, 3), list(image.shape), align_corners=False)
+    side = image.shape[-1]
+    # float64 for what is B x S numbers only; the sum of both is rounded once more. What is left of the distance to
+    # float64 is grid_sample's: .01 grey levels at most at 224 pixels a side, .02 at 512.
+    centres = torch.arange(1 - side, side, 2, dtype=torch.float64, device=image.device) / side
+    from_x, from_y, shift = (affine[:, None, None, at : at + 2] for at in (0, 2, 4))  # [B, 1, 1, 2]
+    of_column = (from_x * centres.view(1, 1, side, 1)).float()
+    of_row = (from_y * centres.view(1, side, 1, 1) + shift).float()
+    grid = of_column + of_row
     return functional.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
@@ -134,21 +186,38 @@ def crop(image: Tensor, crop_x: Tensor, crop_y: Tensor, side: int) -> Tensor:
     return image[batch, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
-def adjust(image: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Contrast around mid-grey, then brightness, both [B]; clipped to [0, 1].
+def adjust(grey: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
+    """Contrast around mid-grey, then brightness (a share of white), both [B]; grey levels stay within 0 to 255.
 
     Mid-grey rather than the image's mean: a mean over pixels is summed in another order for another batch size, and
     the same draw would then differ in its last bit between world sizes.
     """
-    spread = (image - 0.5) * contrast.view(-1, 1, 1, 1) + 0.5
-    return (spread + brightness.view(-1, 1, 1, 1)).clamp(0, 1)
+    shift = (1 - contrast) * (_WHITE / 2) + brightness * _WHITE
+    return (grey * contrast.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)).clamp(0, _WHITE)
 
 
-def normalize(image: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Grey [B, 1, T, T] in [0, 1] to float32 [B, C, T, T], one channel for each mean."""
-    # One number per channel, folded into a multiply and an add; filled on the device, so nothing is copied over.
-    channels = [(image - m) / s for m, s in zip(mean, std, strict=True)]
-    return torch.cat(channels, dim=1)
+def normalize(
+    grey: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: torch.dtype = torch.float32,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
+    """Grey levels [B, 1, T, T], 0 to 255, to `dtype` [B, C, T, T], one channel for each mean: one pass over memory."""
+    factor, shift = _normalization(mean, std, grey.device)
+    shape = (len(grey), len(mean), *grey.shape[2:])
+    out = torch.empty(shape, dtype=dtype, device=grey.device, memory_format=memory_format)
+    return torch.addcmul(shift, grey, factor, out=out)
+
+
+@lru_cache(maxsize=32)
+def _normalization(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """What a grey level is multiplied with, and what is added, float32 [1, C, 1, 1]; kept, as copying it to a GPU
+    waits for the GPU."""
+    factor = [1 / (_WHITE * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    factor_C, shift_C = torch.tensor([factor, shift], device=device)
+    return factor_C.view(1, -1, 1, 1), shift_C.view(1, -1, 1, 1)
 
 
 def channel_statistics(

@@ -6,9 +6,12 @@ Shapes: B samples, C findings, S side of the square image in pixels, P augmentat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
+
+_TENSORS = ("pixels", "targets", "mask", "sample_id", "augment", "metadata")
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,26 @@ class Batch:
         return len(self.sample_id)
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; asynchronous where the tensors are pinned."""
-        names = ("pixels", "targets", "mask", "sample_id", "augment", "metadata")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
+        """The batch on `device`; asynchronous where the tensors are pinned.
+
+        A GPU copies on a stream of its own, beside what it was given to compute before; what is given to it next, on
+        the current stream, waits for the copies.
+        """
+        if device.type != "cuda":
+            return self._moved(device)
+        current, copies = torch.cuda.current_stream(device), _copy_stream(device)
+        with torch.cuda.stream(copies):
+            batch = self._moved(device)
+        current.wait_stream(copies)
+        for name in _TENSORS:
+            if getattr(self, name).device != device:
+                getattr(batch, name).record_stream(current)  # its memory is the copy stream's to give away again
+        return batch
+
+    def _moved(self, device: torch.device) -> Batch:
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS})
+
+
+@cache
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from distcxr.data.augment import DeviceTransform, channel_statistics, input_side
+from distcxr.data.augment import DeviceTransform, channel_statistics, input_side, without_augmentation
 from distcxr.data.dataset import Dataset, data_root, open_dataset
 from distcxr.data.loader import PixelReader, Request
 from distcxr.data.loaders.choose import choose_reader
@@ -23,7 +23,7 @@ from distcxr.engine.compatible import check_beginnings, check_data, check_findin
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.stages import name_parameters, plan_stages
-from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, rewind_steps_csv
+from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, memory_format, rewind_steps_csv
 from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
 from distcxr.losses import build_loss, check_exclusive
@@ -148,7 +148,7 @@ def build_evaluation(
 ) -> Evaluation:
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
-    with runtime.accelerator.local_main_process_first():  # one process of a machine compiles
+    with runtime.main_of_machine_first():  # one process of a machine compiles
         load_kernels()
     reader = runtime.done_by_all(
         lambda: choose_reader(
@@ -158,7 +158,7 @@ def build_evaluation(
         )
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
-    with runtime.accelerator.local_main_process_first():  # one process of a machine downloads weights
+    with runtime.main_of_machine_first():  # one process of a machine downloads weights
         module = build_model(
             recipe.model.name,
             library=recipe.model.library,
@@ -188,11 +188,10 @@ def build_evaluation(
             rows = dataset.splits.rows(split)
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
-    memory_format = torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-    module = module.to(runtime.device).to(memory_format=memory_format)  # type: ignore[call-overload]
+    module = module.to(runtime.device).to(memory_format=memory_format(recipe))  # type: ignore[call-overload]
     return Evaluation(
         recipe=recipe, runtime=runtime, index=dataset.index, splits=dataset.splits, module=module,
-        transform=DeviceTransform(recipe.augment, mean, std), reader=reader, plan=plan,
+        transform=DeviceTransform(without_augmentation(recipe.augment), mean, std), reader=reader, plan=plan,
         loss=loss.to(runtime.device),
     )  # fmt: skip
 

@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from distcxr.engine.state import Run, TrainState
+from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -281,7 +282,7 @@ def _load(path: Path, module: torch.nn.Module) -> None:
 def load_training(checkpoint: Checkpoint, run: Run) -> None:
     """Load the optimiser and GradScaler, on the device of the model."""
     stored = torch.load(checkpoint.path / _TRAINING, map_location="cpu", weights_only=True)
-    run.training.optimizer.load_state_dict(stored["optimizer"])
+    load_optimizer(run.training.optimizer, stored["optimizer"])
     if run.runtime.accelerator.scaler is not None and stored["scaler"]:
         run.runtime.accelerator.scaler.load_state_dict(stored["scaler"])
 

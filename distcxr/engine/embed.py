@@ -91,8 +91,9 @@ def embed(run: Evaluation, rows: NDArray[np.int64]) -> Embedded:
             for batch in loader.epoch(0):
                 unreadable += batch.unreadable
                 on_device = batch.to(runtime.device)
+                images = run.inputs(on_device, dtype=runtime.compute_dtype)
                 with runtime.accelerator.autocast():
-                    features_BD = pooled_features(run.module, run.inputs(on_device)).float()
+                    features_BD = pooled_features(run.module, images).float()
                 bad = {row for row, _ in batch.unreadable}
                 good = [place for place, row in enumerate(batch.sample_id.tolist()) if row not in bad]
                 features.append(features_BD[good].cpu())

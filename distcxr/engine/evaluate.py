@@ -106,10 +106,9 @@ def predict(
                 raise Interrupted
             unreadable += batch.unreadable
             on_device = batch.to(runtime.device)
-            with runtime.accelerator.autocast():
-                logits_BC = run.logits(run.module, on_device)
-                for view in tta:
-                    logits_BC = logits_BC + run.logits(run.module, on_device, view)
+            logits_BC = run.logits(run.module, on_device)
+            for view in tta:
+                logits_BC = logits_BC + run.logits(run.module, on_device, view)
             logits.append(binary_logits(run.loss.spec.name, logits_BC / (1 + len(tta))))
             ids.append(on_device.sample_id)
 

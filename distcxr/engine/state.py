@@ -93,13 +93,18 @@ class TrainState:
         return asdict(self)
 
 
+def memory_format(recipe: Recipe) -> torch.memory_format:
+    """How the network's weights and images lie in memory."""
+    return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What it takes to judge a model: shared by a training run and `--test`.
 
     Attributes:
         module: the bare network, without DDP.
-        transform: uint8 batch to the network's input.
+        transform: uint8 batch to the network's input, without augmentation.
         loss: the recipe's, which judges.
     """
 
@@ -113,28 +118,36 @@ class Evaluation:
     plan: BatchPlan
     loss: LossFunction
 
-    def inputs(self, batch: Batch, view: str | None = None, transform: DeviceTransform | None = None) -> Tensor:
-        """The network's input, float32 [B, C, T, T], for a batch that is on the device.
+    def inputs(
+        self,
+        batch: Batch,
+        view: str | None = None,
+        transform: DeviceTransform | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """The network's input, `dtype` [B, C, T, T], for a batch that is on the device.
 
         Args:
             view: a name of `eval.tta`, for a batch with the identity's parameters.
-            transform: in place of the recipe's own: a stage's.
+            transform: in place of evaluation's: a stage's, which augments.
         """
         transform, parameters = transform or self.transform, batch.augment
         if view is not None:
             transform, parameters = through(view, transform, parameters)
-        images = transform(batch.pixels, parameters)
-        if self.recipe.train.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
-        return images
+        return transform(batch.pixels, parameters, dtype, memory_format(self.recipe))
 
     def logits(
         self, model: nn.Module, batch: Batch, view: str | None = None, transform: DeviceTransform | None = None
     ) -> Tensor:
-        """Float32 logits [B, C] of `model`, which is `module` or what wraps it; the rest as for `inputs`."""
-        images = self.inputs(batch, view, transform)
-        answer: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
-        return answer.float()
+        """Float32 logits [B, C] of `model`, which is `module` or what wraps it; the rest as for `inputs`.
+
+        Only the network computes with few bits: its input is made in float32 and rounded once, to what the network's
+        first layer would round it to.
+        """
+        images = self.inputs(batch, view, transform, self.runtime.compute_dtype)
+        with self.runtime.accelerator.autocast():
+            logits: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
+        return logits.float()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from distcxr.data.augment import identity_parameters, input_side
 from distcxr.data.batch import Batch
 from distcxr.data.metadata import metadata_width
 from distcxr.engine.state import Run
-from distcxr.optim import set_lr
+from distcxr.optim import clipped, set_lr
 
 
 def train_step(run: Run, micro_batches: Sequence[Batch]) -> Tensor:
@@ -26,28 +27,40 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Tensor:
 
     Returns:
         This rank's share of the global batch's loss, a float32 scalar on the device; the ranks' shares sum to the
-        loss. Nothing here waits for the device, but for fp16's GradScaler, which asks it once an update.
+        loss. Nothing here waits for the device.
     """
     accelerator, training = run.runtime.accelerator, run.training
-    known = run.runtime.sum_over_ranks(torch.stack([training.loss.count(batch.mask) for batch in micro_batches]).sum())
+    # Summed over the ranks while the forward pass runs.
+    known = run.runtime.begin_sum(torch.stack([training.loss.count(batch.mask) for batch in micro_batches]).sum())
     share = torch.zeros((), device=run.runtime.device)
     set_lr(training.optimizer, run.lr)
     for micro_step, batch in enumerate(micro_batches):
         run.runtime.seed_step(run.recipe.seed, run.state.step, micro_step)
         last = micro_step == len(micro_batches) - 1
         with nullcontext() if last else accelerator.no_sync(training.model):
-            logits = run.logits(training.model, batch, transform=training.transform)
-            loss = training.loss(logits, batch.targets, batch.mask) / known.clamp(min=1)
+            with training.batch_counts.together():
+                logits = run.logits(training.model, batch, transform=training.transform)
+            loss = training.loss(logits, batch.targets, batch.mask) / known().clamp(min=1)
             # DDP averages the ranks' gradients where their sum is meant.
             accelerator.backward(loss * run.runtime.world_size)
         share += loss.detach()
-    if run.recipe.train.clip_norm is not None:
-        accelerator.clip_grad_norm_(training.model.parameters(), run.recipe.train.clip_norm)
-    training.optimizer.step()
-    training.optimizer.zero_grad()
+    update(training.optimizer, run)
     if run.ema is not None:
         run.ema.update(run.state.step)
     return share
+
+
+def update(optimizer: Any, run: Run) -> None:
+    """Clip the gradients as the recipe asks, change the weights, drop the gradients."""
+    accelerator, clip_norm = run.runtime.accelerator, run.recipe.train.clip_norm
+    if clip_norm is None or accelerator.scaler is not None:
+        if clip_norm is not None:  # fp16: the gradients are GradScaler's multiples until it has looked at them
+            accelerator.clip_grad_norm_(run.module.parameters(), clip_norm)
+        optimizer.step()
+    else:
+        with clipped(optimizer.optimizer, clip_norm):
+            optimizer.step()
+    optimizer.zero_grad()
 
 
 def warm_up(run: Run) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.data.loader import Loader
 from distcxr.losses import LossFunction, build_loss
+from distcxr.models.batch_counts import BatchCounts
 from distcxr.models.depth import layer_depths
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.optim import build_optimizer
@@ -33,6 +34,7 @@ class Training:
         loader: the stage's images, augmented as it says.
         loss: what the stage minimises; validation is judged by the recipe's own.
         transform: the stage's augmentation.
+        batch_counts: of the network's BatchNorm layers.
     """
 
     stage: Stage
@@ -41,9 +43,11 @@ class Training:
     loader: Loader
     loss: LossFunction
     transform: DeviceTransform
+    batch_counts: BatchCounts
 
     def __init__(self, base: Evaluation, stage: Stage) -> None:
         self._base = base
+        self.batch_counts = BatchCounts(base.module)
         self._enter(stage, {})
 
     def begin(self, stage: Stage) -> None:
@@ -73,6 +77,8 @@ class Training:
                 if parameter in moments:
                     optimizer.state[parameter] = moments[parameter]
         self.stage = stage
+        # Ranks measured statistics of their own so far; layers that are frozen from here on compute with them.
+        base.runtime.broadcast_buffers(base.module)
         # After requires_grad is set: DDP reduces only what requires a gradient when it wraps.
         self.model, self.optimizer = base.runtime.accelerator.prepare(base.module, optimizer)
         self.transform = DeviceTransform(stage.augment, base.transform.mean, base.transform.std)

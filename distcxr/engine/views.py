@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from distcxr.data.augment import COLUMNS, DeviceTransform
+from distcxr.data.augment import DeviceTransform, fixed_parameters
 
 
 class View(NamedTuple):
-    """What a view changes: keys of the recipe's `augment` that switch it on, and the column of `COLUMNS` it sets."""
+    """What a view changes: keys of the recipe's `augment` that switch it on, and the parameter that it sets."""
 
     spec: dict[str, Any]
     column: str
@@ -38,6 +38,5 @@ def through(view: str, transform: DeviceTransform, parameters: Tensor) -> tuple[
         parameters: the identity's.
     """
     spec, column, value = VIEWS[view]
-    changed = parameters.clone()
-    changed[:, COLUMNS.index(column)] = value
-    return replace(transform, spec=transform.spec.model_copy(update=spec)), changed
+    changed = fixed_parameters(1, **{column: value}).to(parameters.device, non_blocking=True)
+    return replace(transform, spec=transform.spec.model_copy(update=spec)), changed.expand(len(parameters), -1)

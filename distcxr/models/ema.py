@@ -33,8 +33,10 @@ class Ema:
         torch._foreach_lerp_(
             [self._ours[place] for place in self._averaged], [theirs[place] for place in self._averaged], 1 - decay
         )
-        for place in self._copied:
-            self._ours[place].copy_(theirs[place])
+        if self._copied:
+            torch._foreach_copy_(
+                [self._ours[place] for place in self._copied], [theirs[place] for place in self._copied]
+            )
 
     @torch.no_grad()
     def swap(self) -> None:

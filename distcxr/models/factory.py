@@ -12,6 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
+from distcxr.models.densenet import join_maps
 from distcxr.models.fusion import Headed, head_parameter_names, with_head
 from distcxr.models.heads import find_head, init_head, replace_head, set_head_dropout
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split
@@ -152,6 +153,7 @@ def _build_torchvision(
         raise _wrong_multiple(name, image_size, multiple)
     size = torchvision_size(name, image_size) if image_size else {}
     model: nn.Module = torchvision.models.get_model(name, weights=None, **size)
+    join_maps(model)
     head = find_head(model)[1]
     assert (head.out_features if isinstance(head, nn.Linear) else head.out_channels) == _IMAGENET_CLASSES
     replace_head(model, num_classes)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from nih_files import real_xrays
+from PIL import Image
+from torch.nn import functional
 
 from distcxr.data.augment import (
     COLUMNS,
@@ -14,11 +17,13 @@ from distcxr.data.augment import (
     channel_statistics,
     crop,
     draw_parameters,
+    fixed_parameters,
     flip,
     identity_parameters,
     input_side,
     normalize,
     warp,
+    without_augmentation,
 )
 from distcxr.recipe.augment import Augment, Statistics
 
@@ -65,16 +70,68 @@ def test_bits_do_not_depend_on_the_batch(batch_size: int) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_nothing_asked_changes_nothing() -> None:
-    pixels = images(4)
-    out = DeviceTransform(Augment(), (0.0,), (1.0,))(pixels, identity_parameters(4))
-    assert torch.equal(out, pixels.float() / 255)
+def test_evaluation_of_a_full_recipe_is_a_centre_crop_to_the_bit() -> None:
+    pixels, spec = images(4), without_augmentation(FULL)
+    assert (spec.crop, spec.normalize, spec.flip, spec.scale) == (24, "half", 0.0, (1.0, 1.0))
+    out = DeviceTransform(spec, (0.0,), (1 / 255,))(pixels, identity_parameters(4))
+    assert torch.equal(out, pixels[..., 4:28, 4:28].float())
 
 
-def test_evaluation_with_full_recipe_is_a_centre_crop() -> None:
+def test_identity_parameters_hardly_move_a_pixel_in_training_either() -> None:
     pixels = images(4)
-    out = DeviceTransform(FULL, (0.0,), (1.0,))(pixels, identity_parameters(4))
-    assert torch.allclose(out, pixels[..., 4:28, 4:28].float() / 255, atol=1e-5)
+    out = DeviceTransform(FULL, (0.0,), (1 / 255,))(pixels, identity_parameters(4))
+    assert torch.allclose(out, pixels[..., 4:28, 4:28].float(), rtol=0, atol=0.002)
+
+
+def in_float64(spec: Augment, pixels: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+    """Grey levels [B, T, T] as the words of `COLUMNS` have them, by PyTorch's own sampler and matrices."""
+    column = dict(zip(COLUMNS, parameters.double().T, strict=True))
+    radians, scale = torch.deg2rad(column["rotate_deg"]), column["scale"]
+    turn = torch.stack([radians.cos(), -radians.sin(), radians.sin(), radians.cos()], dim=1).view(-1, 2, 2)
+    turn = turn / scale.view(-1, 1, 1)
+    shift = turn @ torch.stack([-2 * column["translate_x"], -2 * column["translate_y"]], dim=1)[..., None]
+    grid = functional.affine_grid(torch.cat([turn, shift], dim=2), list(pixels.shape), align_corners=False)
+    image = functional.grid_sample(pixels.double(), grid, padding_mode="zeros", align_corners=False)
+    image = torch.where(column["flip"].view(-1, 1, 1, 1) > 0.5, image.flip(-1), image)
+    assert spec.crop is not None
+    image = crop(image, column["crop_x"].float(), column["crop_y"].float(), spec.crop) / 255
+    contrast, brightness = column["contrast"].view(-1, 1, 1, 1), column["brightness"].view(-1, 1, 1, 1)
+    return ((image - 0.5) * contrast + 0.5 + brightness).clamp(0, 1)[:, 0] * 255
+
+
+@pytest.mark.parametrize("side", [224, 512])
+def test_training_sees_what_float64_computes(side: int) -> None:
+    spec = FULL.model_copy(update={"crop": side - 16})
+    xrays = [Image.open(file).convert("L").resize((side, side)) for file in real_xrays(every=30)]
+    pixels = torch.from_numpy(np.stack([np.asarray(xray) for xray in xrays])).unsqueeze(1).repeat(8, 1, 1, 1)
+    parameters = draw_parameters(spec, seed=3, epoch=0, positions=np.arange(len(pixels)))
+    seen = DeviceTransform(spec, (0.0,), (1 / 255,))(pixels, parameters)[:, 0]
+    gap = (seen.double() - in_float64(spec, pixels, parameters)).abs()
+    assert gap.max() < 0.01 * side / 224, gap.max()  # float32 places are coarser on a larger image
+
+
+@pytest.mark.parametrize("precision", ["bf16 autocast", "tf32"])
+def test_reduced_precision_around_it_changes_no_bit(precision: str) -> None:
+    transform = DeviceTransform(FULL, (0.5,) * 3, (0.25,) * 3)
+    pixels, parameters = images(8), draw_parameters(FULL, seed=0, epoch=0, positions=np.arange(8))
+    plain = transform(pixels, parameters)
+    kept = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else kept)
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16 autocast"):
+            assert torch.equal(transform(pixels, parameters), plain)
+    finally:
+        torch.set_float32_matmul_precision(kept)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_it_is_rounded_once_and_laid_out_as_asked(channels: int) -> None:
+    transform = DeviceTransform(FULL, (0.4,) * channels, (0.3,) * channels)
+    pixels, parameters = images(3), draw_parameters(FULL, seed=0, epoch=0, positions=np.arange(3))
+    whole = transform(pixels, parameters)
+    short = transform(pixels, parameters, torch.bfloat16, torch.channels_last)
+    assert short.dtype == torch.bfloat16 and short.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(short, whole.bfloat16())
 
 
 def test_flip_is_exact_and_only_where_asked() -> None:
@@ -86,17 +143,17 @@ def test_flip_is_exact_and_only_where_asked() -> None:
 def test_warp_turns_shifts_and_zooms_the_way_it_says() -> None:
     image = torch.zeros(1, 1, 33, 33)
     image[0, 0, 16, 26] = 1  # right of the centre
-    zero, one = torch.zeros(1), torch.ones(1)
 
-    def brightest(**changed: torch.Tensor) -> tuple[int, int]:
-        values = {"rotate_deg": zero, "translate_x": zero, "translate_y": zero, "scale": one} | changed
-        return divmod(int(warp(image, **values).argmax()), 33)
+    def brightest(**changed: float) -> tuple[int, int]:
+        return divmod(int(warp(image, fixed_parameters(1, **changed)[:, -6:]).argmax()), 33)
 
     assert brightest() == (16, 26)
-    assert brightest(rotate_deg=torch.tensor([90.0])) == (6, 16)  # counter-clockwise: from the right to the top
-    assert brightest(translate_x=torch.tensor([-10 / 33])) == (16, 16)
-    assert brightest(translate_y=torch.tensor([5 / 33])) == (21, 26)
-    assert brightest(scale=torch.tensor([1.5])) == (16, 31)
+    assert brightest(rotate_deg=90) == (6, 16)  # counter-clockwise: from the right to the top
+    assert brightest(translate_x=-10 / 33) == (16, 16)
+    assert brightest(translate_y=5 / 33) == (21, 26)
+    assert brightest(scale=1.5) == (16, 31)
+    assert brightest(flip=1) == (16, 6)
+    assert brightest(flip=1, translate_x=-5 / 33) == (16, 11)  # the flip comes last
 
 
 def test_crop_reaches_both_edges() -> None:
@@ -109,15 +166,16 @@ def test_crop_reaches_both_edges() -> None:
 
 
 def test_brightness_and_contrast() -> None:
-    image = torch.tensor([0.5, 0.6, 0.9]).view(1, 1, 1, 3)
-    out = adjust(image, torch.tensor([0.1]), torch.tensor([2.0]))
-    assert torch.allclose(out.flatten(), torch.tensor([0.6, 0.8, 1.0]))
+    grey = torch.tensor([127.5, 153.0, 229.5]).view(1, 1, 1, 3)
+    out = adjust(grey, torch.tensor([0.1]), torch.tensor([2.0]))
+    assert torch.allclose(out.flatten(), torch.tensor([153.0, 204.0, 255.0]))
 
 
 def test_normalisation() -> None:
-    out = normalize(torch.full((2, 1, 4, 4), 0.5), (0.5, 0.25), (0.5, 0.125))
+    out = normalize(torch.full((2, 1, 4, 4), 127.5), (0.5, 0.25), (0.5, 0.125))
     assert out.shape == (2, 2, 4, 4)
-    assert torch.equal(out[:, 0], torch.zeros(2, 4, 4)) and torch.equal(out[:, 1], torch.full((2, 4, 4), 2.0))
+    assert torch.allclose(out[:, 0], torch.zeros(2, 4, 4), atol=1e-6)
+    assert torch.allclose(out[:, 1], torch.full((2, 4, 4), 2.0))
     own = Statistics(mean=0.3, std=0.2)
     assert channel_statistics("dataset", in_chans=1, measured=own) == ((0.3,), (0.2,))
     assert channel_statistics(own, in_chans=3, measured=None) == ((0.3,) * 3, (0.2,) * 3)
@@ -127,6 +185,6 @@ def test_normalisation() -> None:
 
 def test_percent_centre_crop() -> None:
     spec = Augment(center_crop=0.75, normalize="half")
-    out = DeviceTransform(spec, (0.0,), (1.0,))(images(1), identity_parameters(1))
+    out = DeviceTransform(spec, (0.0,), (1 / 255,))(images(1), identity_parameters(1))
     assert out.shape[-1] == input_side(32, spec) == 24
-    assert torch.equal(out, images(1)[..., 4:28, 4:28].float() / 255)
+    assert torch.equal(out, images(1)[..., 4:28, 4:28].float())

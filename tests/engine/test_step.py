@@ -80,7 +80,7 @@ def check_gradient(tmp_path: Path, world_size: int, per_device: int, name: str) 
             value.copy_(before[parameter])
     parts: list[list[torch.Tensor]] = []
     for batch in micro_batches:
-        parts.append([run.inputs(batch), batch.targets, batch.mask])
+        parts.append([run.inputs(batch, transform=run.training.transform), batch.targets, batch.mask])
     mine = [torch.cat(column) for column in zip(*parts, strict=True)]
     gathered = []
     for column in mine:

@@ -1,0 +1,115 @@
+"""The process group of a run: joining it, waiting in it without the device, leaving it. `runtime` alone uses it."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.distributed_c10d import _get_default_store
+
+# Of a collective, in which ranks only exchange tensors: whatever takes a rank longer is waited for on the host.
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+
+BACKEND_VARIABLE = "DISTCXR_BACKEND"
+"""`gloo` in the environment has ranks on GPUs exchange tensors through their host, so that several may share a GPU."""
+
+_numbers = itertools.count()  # of the waits of this process; a key of the store is used once
+_LONGEST_PAUSE_S = 0.2
+_LAST_WORDS_S = 30.0
+
+
+def own_device() -> torch.device:
+    """This rank's GPU, made the current one. Where each rank sees one GPU alone, that one; where there are more ranks
+    on a machine than GPUs, they share them."""
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)  # a rank that asks for the default one would open a context on GPU 0
+    return device
+
+
+def join(device: torch.device) -> None:
+    """Join the ranks that the launcher started; nothing to do for a single process.
+
+    Not left to Accelerate, which names no device to NCCL, so that a barrier guesses it, and hands on no time-out that
+    equals a default of its own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ or dist.is_initialized():
+        return
+    backend = os.environ.get(BACKEND_VARIABLE) or ("nccl" if device.type == "cuda" else "gloo")
+    if backend not in ("nccl", "gloo"):
+        raise ValueError(f"{BACKEND_VARIABLE}={backend}: give nccl or gloo")
+    if backend == "nccl":
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device)
+    else:
+        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+
+
+def wait_for_all() -> None:
+    """Return once every rank has called it, for the same time in a row: however long the slowest takes.
+
+    Through the store that the launcher joined the ranks with. A collective would end after its time-out, and NCCL's
+    would keep the GPU busy meanwhile. Ranks that die are the launcher's to notice, which ends the others.
+    """
+    _arrive(f"distcxr/{next(_numbers)}")
+
+
+def leave() -> None:
+    """Wait for every rank, then leave the group: rank 0, in whose process the store may live, last."""
+    name = f"distcxr/{next(_numbers)}"
+    _arrive(name)
+    store, rank, others = _get_default_store(), dist.get_rank(), dist.get_world_size() - 1
+    if rank > 0:
+        store.add(f"{name}/left", 1)
+    else:
+        _poll(lambda: store.add(f"{name}/left", 0) == others, at_most_s=_LAST_WORDS_S)
+    # DDP is in reference cycles and keeps the group: both would go with the interpreter. A group that is never
+    # destroyed is known to end that with SIGABRT, after all is done (pytorch#190489).
+    gc.collect()
+    dist.destroy_process_group()
+
+
+def begin_sum(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin to sum every rank's `tensor`, in place; the result's call waits for the sum and returns it.
+
+    With NCCL it is the device's stream that waits, not the host.
+    """
+    work = dist.all_reduce(tensor, async_op=True)
+    assert work is not None
+
+    def wait() -> Tensor:
+        work.wait()
+        return tensor
+
+    return wait
+
+
+def broadcast_from_main(tensors: list[Tensor]) -> None:
+    """Give every rank rank 0's tensors, in one exchange a dtype."""
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        same = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in same])
+        dist.broadcast(flat, src=0)
+        parts = torch.split(flat, [tensor.numel() for tensor in same])
+        torch._foreach_copy_(same, [part.view(tensor.shape) for part, tensor in zip(parts, same, strict=True)])
+
+
+def _arrive(name: str) -> None:
+    store = _get_default_store()
+    if store.add(f"{name}/arrived", 1) == dist.get_world_size():
+        store.set(f"{name}/complete", "")
+    _poll(lambda: store.check([f"{name}/complete"]))
+
+
+def _poll(done: Callable[[], bool], at_most_s: float = float("inf")) -> None:
+    """Ask until it is so. Asking rather than waiting in the store, where signals would not be handled meanwhile."""
+    pause_s, started_s = 0.001, time.monotonic()
+    while not done() and time.monotonic() - started_s < at_most_s:
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,0 +1,78 @@
+"""Mixed precision is the network's alone: what it is shown is what float32 shows it, rounded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from distcxr.data.loader import Request
+from distcxr.engine.embed import embed
+from distcxr.engine.evaluate import predict
+
+# Everything that training may do to an image; grey levels come through the normalisation as they are.
+FULL = (
+    "augment={flip: 0.5, rotate_deg: 10, translate: 0.1, scale: [0.8, 1.2], brightness: 0.1, contrast: 0.2, "
+    "normalize: {mean: 0, std: 0.00392156862745098}}"
+)
+
+
+def shown(run: tiny.Run, judge: Any) -> Tensor:
+    """What the network is shown while `judge` works, [N, C, T, T]."""
+    seen: list[Tensor] = []
+    first = next(layer for layer in run.module.modules() if isinstance(layer, nn.Conv2d))
+    handle = first.register_forward_pre_hook(lambda _, images: seen.append(images[0].clone()))
+    try:
+        judge()
+    finally:
+        handle.remove()
+    return torch.cat(seen)
+
+
+def pixels_of(run: tiny.Run, rows: np.ndarray) -> Tensor:
+    parts = [
+        run.reader.read([Request(rows[at : at + 1], run.index.files(rows[at : at + 1]))]) for at in range(len(rows))
+    ]
+    return torch.cat([answer.pixels for part in parts for answer in part])
+
+
+@pytest.mark.parametrize("precision", ["bf16", "no"])
+def test_evaluation_and_embeddings_see_the_pixels_exactly(tmp_path: Path, precision: str) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", f"train.precision={precision}", FULL)
+    rows = run.splits.test[:8]
+    pixels = pixels_of(run, rows)
+    assert pixels.unique().numel() > 100
+    for judge in (lambda: predict(run, rows), lambda: embed(run, rows)):
+        seen = shown(run, judge)
+        assert seen.dtype == run.runtime.compute_dtype
+        assert torch.equal(seen.float(), pixels.float())
+
+
+def test_views_see_what_float32_sees(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    seen = {}
+    for precision in ("bf16", "no"):
+        run = tiny.build(tmp_path, f"output={tmp_path / precision}", f"train.precision={precision}", FULL)
+        rows = run.splits.test[:8]
+        seen[precision] = shown(run, lambda run=run, rows=rows: predict(run, rows, ["zoom", "rotate_left"]))
+    assert torch.equal(seen["bf16"], seen["no"].bfloat16())
+
+
+def test_training_is_shown_the_same_under_every_precision(tmp_path: Path) -> None:
+    from distcxr.engine.fit import updates
+    from distcxr.engine.step import train_step
+
+    tiny.phantom(tmp_path)
+    seen = {}
+    for precision in ("bf16", "no"):
+        run = tiny.build(tmp_path, f"output={tmp_path / precision}", f"train.precision={precision}", FULL)
+        batch = next(updates(run))
+        seen[precision] = shown(run, lambda run=run, batch=batch: train_step(run, batch))
+    assert not torch.equal(seen["no"], seen["no"].round())
+    assert torch.equal(seen["bf16"], seen["no"].bfloat16())
