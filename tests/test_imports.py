@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "recipe": set(),
     "compiled": set(),
+    "process_group": set(),
     "data": {"recipe", "compiled"},
     "models": {"recipe"},
     "losses": {"recipe"},
@@ -22,7 +23,7 @@ ALLOWED = {
     "schedule": {"recipe"},
     "metrics": {"recipe", "compiled"},
     "tracking": {"recipe"},
-    "runtime": {"recipe", "data"},
+    "runtime": {"recipe", "data", "process_group"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report",

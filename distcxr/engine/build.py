@@ -24,8 +24,9 @@ from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, memory_format, rewind_steps_csv
-from distcxr.engine.step import warm_up
+from distcxr.engine.step import made_up_batch, warm_up
 from distcxr.engine.training import Training
+from distcxr.engine.tuning import check_mode, choose_mode, set_mode
 from distcxr.losses import build_loss, check_exclusive
 from distcxr.models.ema import Ema
 from distcxr.models.factory import build_model, sync_batchnorm
@@ -55,6 +56,7 @@ def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
+    check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     if checkpoint is not None:
@@ -76,19 +78,22 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         if runtime.device.type != "cuda":
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
         base = replace(base, module=sync_batchnorm(base.module))
-    if recipe.train.compile:
-        base.module.compile()
+    state = _state(recipe, folder, checkpoint)
+    earlier = checkpoint.path.parent.parent if checkpoint else None
+    mode = choose_mode(base, stages[state.stage - 1], lambda: made_up_batch(base), folder, earlier)
+    set_mode(base.module, mode)
+    base = replace(base, mode=mode)
     ema = None if recipe.train.ema is None else Ema(base.module, recipe.train.ema)  # it begins with what was judged
     if checkpoint is not None:
         checkpoints.load_trained_weights(checkpoint, base.module)
-    state = _state(recipe, folder, checkpoint)
     if state.best_step is not None and not has_best:
         logger.warning("the best checkpoint so far is not there any more: the best is looked for from here on")
         state.best_score = state.best_step = None
     run = Run(
         recipe=recipe, runtime=runtime, index=base.index, splits=base.splits, module=base.module,
-        transform=base.transform, reader=base.reader, plan=plan, loss=base.loss, folder=folder, hashes=dataset.hashes,
-        stages=stages, training=Training(base, stages[state.stage - 1]), ema=ema, state=state, steps=StepLog(),
+        transform=base.transform, reader=base.reader, plan=plan, loss=base.loss, mode=mode, folder=folder,
+        hashes=dataset.hashes, stages=stages, training=Training(base, stages[state.stage - 1]), ema=ema, state=state,
+        steps=StepLog(),
         stop=StopRequest(folder, runtime),
         tracker=_tracker(recipe, folder, state.step) if runtime.is_main else None, progress=None,
     )  # fmt: skip

@@ -8,9 +8,9 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,12 +93,16 @@ class TrainState:
         return asdict(self)
 
 
+Mode = Literal["eager", "compiled", "graphs"]
+"""How the network's layers run: as written, compiled, or replayed as CUDA graphs."""
+
+
 def memory_format(recipe: Recipe) -> torch.memory_format:
     """How the network's weights and images lie in memory."""
     return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What it takes to judge a model: shared by a training run and `--test`.
 
@@ -106,6 +110,7 @@ class Evaluation:
         module: the bare network, without DDP.
         transform: uint8 batch to the network's input, without augmentation.
         loss: the recipe's, which judges.
+        mode: how the network runs, as `tuning.set_mode` has set it.
     """
 
     recipe: Recipe
@@ -117,6 +122,7 @@ class Evaluation:
     reader: PixelReader
     plan: BatchPlan
     loss: LossFunction
+    mode: Mode = "eager"
 
     def inputs(
         self,
@@ -146,11 +152,29 @@ class Evaluation:
         """
         images = self.inputs(batch, view, transform, self.runtime.compute_dtype)
         with self.runtime.accelerator.autocast():
-            logits: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
+            if self.mode == "eager":
+                return self.call(model, images, batch)
+            return self._call_compiled(model, images, batch)
+
+    def call(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+        """Float32 logits [B, C] for images that `inputs` made, in the precision that surrounds the call."""
+        logits: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
         return logits.float()
 
+    def _call_compiled(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+        """The same with every batch filled up to one size: another size would be compiled anew."""
+        num, lacking = len(images), self.plan.per_device_batch_size - len(images)
+        if lacking:
+            rows = torch.arange(self.plan.per_device_batch_size, device=images.device).clamp(max=num - 1)
+            images = images[rows].contiguous(memory_format=memory_format(self.recipe))
+            batch = replace(batch, metadata=batch.metadata[rows])
+        if self.mode == "graphs":
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        logits = self.call(model, images, batch)[:num]
+        return logits.clone() if self.mode == "graphs" else logits  # the next replay writes into the same memory
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Run(Evaluation):
     """A training run: everything the loop needs, nothing it has to look up.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from distcxr.data.augment import identity_parameters, input_side
 from distcxr.data.batch import Batch
 from distcxr.data.metadata import metadata_width
-from distcxr.engine.state import Run
+from distcxr.engine.state import Evaluation, Run
 from distcxr.optim import clipped, set_lr
 
 
@@ -70,23 +70,28 @@ def warm_up(run: Run) -> None:
     this, the first step after a restart sums in another order than the same step of an undisturbed run (1.4e-6
     apart on 4 ranks). It also finds a batch that does not fit the device's memory before the first epoch does.
     """
-    recipe, device, training = run.recipe, run.runtime.device, run.training
-    size, side = run.plan.per_device_batch_size, recipe.data.image_size
+    recipe, training, batch = run.recipe, run.training, made_up_batch(run)
     buffers = [buffer.clone() for buffer in run.module.buffers()]
-    pixels = torch.arange(size * side * side, device=device).view(size, 1, side, side).remainder(251).byte()
-    known = torch.ones(size, len(run.index.findings), dtype=torch.uint8, device=device)
-    batch = Batch(
-        pixels=pixels, targets=known, mask=known, sample_id=torch.arange(size, device=device),
-        augment=identity_parameters(size).to(device),
-        metadata=torch.zeros(size, metadata_width(recipe.model.head.metadata), device=device),
-    )  # fmt: skip
-    assert run.inputs(batch).shape[-1] == input_side(side, recipe.augment)
+    assert run.inputs(batch).shape[-1] == input_side(recipe.data.image_size, recipe.augment)
     for _ in range(2):
         run.runtime.seed_step(recipe.seed, 0, 0)
-        logits = run.logits(training.model, batch, transform=training.transform)
-        loss = training.loss(logits, batch.targets, batch.mask) / known.numel()
+        with training.batch_counts.together():
+            logits = run.logits(training.model, batch, transform=training.transform)
+        loss = training.loss(logits, batch.targets, batch.mask) / batch.mask.numel()
         loss.backward()  # type: ignore[no-untyped-call]
         training.optimizer.zero_grad()
     with torch.no_grad():
         for buffer, kept in zip(run.module.buffers(), buffers, strict=True):
             buffer.copy_(kept)
+
+
+def made_up_batch(run: Evaluation) -> Batch:
+    """A micro-batch of the real shape, on the device, with every label known."""
+    size, side, device = run.plan.per_device_batch_size, run.recipe.data.image_size, run.runtime.device
+    known = torch.ones(size, len(run.index.findings), dtype=torch.uint8, device=device)
+    return Batch(
+        pixels=torch.arange(size * side * side, device=device).view(size, 1, side, side).remainder(251).byte(),
+        targets=known, mask=known, sample_id=torch.arange(size, device=device),
+        augment=identity_parameters(size).to(device),
+        metadata=torch.zeros(size, metadata_width(run.recipe.model.head.metadata), device=device),
+    )  # fmt: skip

@@ -125,8 +125,12 @@ class Train(Section):
     """Exchange gradients as bfloat16: half the bytes, for slow networks. Their sum then has 8 bits of precision."""
     channels_last: bool = True
     """Memory layout that convolutions prefer."""
-    compile: bool = False
-    """torch.compile: slower start, faster steps."""
+    compile: bool | Literal["graphs"] = False
+    """torch.compile: slower start, faster steps. `graphs` also records a step's kernels as a CUDA graph and replays
+    them, which helps small batches on fast GPUs; without accumulation."""
+    autotune: bool = False
+    """Try the network as written, compiled and as CUDA graphs before the first step, and run it the fastest way that
+    agrees with float32; in place of `train.compile`. The run folder's autotune.json keeps the choice."""
     resume: str = "auto"
     """`auto` goes on from the newest whole checkpoint, `never` starts anew, a path goes on from that checkpoint."""
 

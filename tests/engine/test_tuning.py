@@ -1,0 +1,118 @@
+"""`train.compile` and `train.autotune`: the fastest way to run the network that agrees with float32, kept on resume."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from distcxr.engine import tuning
+from distcxr.engine.evaluate import predict
+from distcxr.engine.fit import fit
+from distcxr.engine.step import made_up_batch
+from distcxr.engine.tuning import Trial, autotune, set_mode
+
+SHORT = ("train.epochs=1", "eval.splits=[]")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_MEASURE_S", 0.0)
+
+
+def tuned(folder: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads((folder / tuning.FILE).read_text())
+    return found
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_tuned_run_trains_validates_and_resumes_with_its_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiled network takes the last batch of a validation, which is smaller, without a third graph."""
+    tiny.phantom(tmp_path)
+    measured = tuning._median_ms
+
+    def eager_is_slow(base: tiny.Run, *more: object) -> float:
+        return measured(base, *more) + (1000.0 if base.mode == "eager" else 0.0)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tuning, "_median_ms", eager_is_slow)
+    monkeypatch.setattr(tuning, "_BACKEND", "aot_eager")  # the same graphs without a minute of C++
+    command = (f"output={tmp_path / 'run'}", "train.autotune=true", tiny.BF16, "train.ema=0.9")
+    run = tiny.build(tmp_path, *command, "train.max_steps=3", *SHORT[1:])
+    first = tuned(tmp_path / "run")
+    assert first["mode"] == run.mode == "compiled" and run.module._compiled_call_impl is not None
+    trials = first["trials"]
+    assert isinstance(trials, list) and [trial["mode"] for trial in trials] == ["eager", "compiled"]
+    assert all(0 < trial["gradients_gap"] < 0.5 and trial["reason"] is None for trial in trials)
+    frames = torch._dynamo.utils.counters["stats"]
+    fit(run)
+    run.reader.close()
+    after_one_validation = frames["unique_graphs"]
+    rows = run.splits.test[:21]  # a batch of 16 and one of 5
+    compiled = predict(run, rows)
+    assert frames["unique_graphs"] == after_one_validation
+    set_mode(run.module, "eager")
+    eager = predict(replace(run, mode="eager"), rows)
+    assert abs(compiled.logits_NC - eager.logits_NC).max() < 0.05 * abs(eager.logits_NC).max()
+
+    monkeypatch.setattr(tuning, "autotune", lambda *_: pytest.fail("a resumed run keeps its choice"))
+    resumed = tiny.build(tmp_path, *command, "train.max_steps=4", *SHORT[1:])
+    assert resumed.mode == "compiled" and resumed.state.step == 3
+    set_mode(resumed.module, "eager")
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_way_that_fails_or_computes_something_else_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", *SHORT)
+    before = {name: value.clone() for name, value in run.module.state_dict().items()}
+
+    def wrong(module: nn.Module, mode: str) -> None:
+        call = module._call_impl
+        module._compiled_call_impl = (lambda *args: 1.1 * call(*args)) if mode == "compiled" else None
+
+    def broken(module: nn.Module, mode: str) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("no compiler\nat all")
+
+        module._compiled_call_impl = fail if mode == "compiled" else None
+
+    for fault, expected in ((wrong, "its logits are 0.1 from float32's"), (broken, "RuntimeError: no compiler")):
+        monkeypatch.setattr(tuning, "set_mode", fault)
+        mode, trials = autotune(run, run.stage, made_up_batch(run))
+        assert mode == "eager" and str(trials[1].reason).startswith(expected)
+    assert all(torch.equal(value, before[name]) for name, value in run.module.state_dict().items())
+    assert all(parameter.grad is None for parameter in run.module.parameters())
+    json.loads(tuning.to_json(mode, trials, "a CPU"))
+
+
+def test_the_log_tells_what_was_tried() -> None:
+    trials = [Trial("eager", 12.34), Trial("compiled", 7.0), Trial("graphs", reason="out of memory")]
+    assert tuning.describe_trials("compiled", trials) == (
+        "train.autotune: eager 12.3 ms, compiled 7.0 ms, graphs left out (out of memory) for forward and backward; "
+        "the network runs compiled"
+    )
+
+
+def test_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    with pytest.raises(ValueError, match=r"train.compile=graphs needs a GPU"):
+        tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.compile=graphs")
+    with pytest.raises(ValueError, match=r"takes no accumulation, and a batch is gathered in 4 parts"):
+        tuning.check_mode("graphs", torch.device("cuda"), 4)
+
+
+@pytest.mark.parametrize("content", ["{", '{"mode": "warp"}', "[]"])
+def test_a_damaged_choice_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / tuning.FILE).write_text(content)
+    with pytest.raises(ValueError, match=r"autotune.json .*remove it, and the run tunes anew"):
+        tuning.stored_mode(tmp_path)
+    assert tuning.stored_mode(tmp_path / "elsewhere") is None
