@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -20,9 +21,15 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 BACKEND_VARIABLE = "DISTCXR_BACKEND"
 """`gloo` in the environment has ranks on GPUs exchange tensors through their host, so that several may share a GPU."""
 
+LONGEST_WAIT_S = 3 * 3600.0
+"""Of ranks for a rank that works on the host: a copy of 100 GB at 10 MB/s. Then the missing ranks are named."""
+
 _numbers = itertools.count()  # of the waits of this process; a key of the store is used once
 _LONGEST_PAUSE_S = 0.2
-_LAST_WORDS_S = 30.0
+_FAREWELL_S = 30.0
+_NOTE_EVERY_S = 600.0
+
+logger = logging.getLogger(__name__)
 
 
 def own_device() -> torch.device:
@@ -52,10 +59,13 @@ def join(device: torch.device) -> None:
 
 
 def wait_for_all() -> None:
-    """Return once every rank has called it, for the same time in a row: however long the slowest takes.
+    """Return once every rank has called it as often as this one.
 
     Through the store that the launcher joined the ranks with. A collective would end after its time-out, and NCCL's
     would keep the GPU busy meanwhile. Ranks that die are the launcher's to notice, which ends the others.
+
+    Raises:
+        RuntimeError: a rank did not come within `LONGEST_WAIT_S`; names it.
     """
     _arrive(f"distcxr/{next(_numbers)}")
 
@@ -68,7 +78,7 @@ def leave() -> None:
     if rank > 0:
         store.add(f"{name}/left", 1)
     else:
-        _poll(lambda: store.add(f"{name}/left", 0) == others, at_most_s=_LAST_WORDS_S)
+        _poll(lambda: store.add(f"{name}/left", 0) == others, at_most_s=_FAREWELL_S)
     # DDP is in reference cycles and keeps the group: both would go with the interpreter. A group that is never
     # destroyed is known to end that with SIGABRT, after all is done (pytorch#190489).
     gc.collect()
@@ -101,15 +111,23 @@ def broadcast_from_main(tensors: list[Tensor]) -> None:
 
 
 def _arrive(name: str) -> None:
-    store = _get_default_store()
-    if store.add(f"{name}/arrived", 1) == dist.get_world_size():
+    store, world_size, started_s = _get_default_store(), dist.get_world_size(), time.monotonic()
+    store.set(f"{name}/rank {dist.get_rank()}", "")
+    if store.add(f"{name}/arrived", 1) == world_size:
         store.set(f"{name}/complete", "")
-    _poll(lambda: store.check([f"{name}/complete"]))
+    while not _poll(lambda: store.check([f"{name}/complete"]), at_most_s=min(_NOTE_EVERY_S, LONGEST_WAIT_S)):
+        missing = [rank for rank in range(world_size) if not store.check([f"{name}/rank {rank}"])]
+        waited_s = time.monotonic() - started_s
+        shown = f"rank {', '.join(map(str, missing))} for {waited_s / 60:.0f} minutes"
+        if waited_s >= LONGEST_WAIT_S:
+            raise RuntimeError(f"waited for {shown}; the longest wait is {LONGEST_WAIT_S / 60:.0f}")
+        logger.info(f"waiting for {shown}")
 
 
-def _poll(done: Callable[[], bool], at_most_s: float = float("inf")) -> None:
-    """Ask until it is so. Asking rather than waiting in the store, where signals would not be handled meanwhile."""
+def _poll(done: Callable[[], bool], at_most_s: float) -> bool:
+    """Ask until it is so, or time is up; whether it is. Not by waiting in the store, which holds up signals."""
     pause_s, started_s = 0.001, time.monotonic()
-    while not done() and time.monotonic() - started_s < at_most_s:
+    while not (is_done := done()) and time.monotonic() - started_s < at_most_s:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    return is_done
