@@ -45,16 +45,13 @@ class Runtime:
     device: torch.device
     backend: str
     """`nccl`, `gloo`, or `none` for a single process."""
+    compute_dtype: torch.dtype
+    """What the network's layers compute in where their precision may be reduced."""
 
     @property
     def is_main(self) -> bool:
         """Rank 0: the one that writes files and speaks."""
         return self.rank == 0
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """What the network's layers compute in where their precision may be reduced."""
-        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.accelerator.mixed_precision, torch.float32)
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
         """The sum of every rank's `tensor`, in place; no host sync on a GPU."""
@@ -181,6 +178,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
         local_world_size=local_world_size,
         device=accelerator.device,
         backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
+        compute_dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[recipe.train.precision],
     )
 
 
