@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.explain.evaluate import localise
     from distcxr.losses import binary_logits
     from distcxr.recipe import load_recipe
+    from distcxr.runfolder.whole import write_json
     from distcxr.runtime import start_runtime
 
     if args.json and not args.json.absolute().parent.is_dir():  # now, not after the work
@@ -87,6 +87,6 @@ def run(args: argparse.Namespace) -> int:
             Image.fromarray(picture.pixels).save(args.pictures / name)
         print(f"{len(found.pictures)} pictures: {args.pictures}")
     if args.json:
-        args.json.write_text(json.dumps(found.to_json(), indent=2) + "\n")
+        write_json(args.json, found.to_json(), indent=2)
         print(f"written: {args.json}")
     return 0

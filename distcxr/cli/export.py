@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -41,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.models.export import export_weights
     from distcxr.models.factory import build_model
     from distcxr.recipe import Recipe
+    from distcxr.runfolder.whole import being_written, write_json
 
     checkpoint = open_checkpoint(args.checkpoint)
     meta = checkpoint.meta
@@ -74,14 +74,10 @@ def run(args: argparse.Namespace) -> int:
         "step": checkpoint.step,
         "hashes": meta["hashes"],
     }
-    part = args.out.with_name(f".{args.out.name}.part")
-    try:
+    with being_written(args.out) as part:
         torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
-        part.replace(args.out)
-    finally:
-        part.unlink(missing_ok=True)
     beside = args.out.with_suffix(".json")
-    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(beside, content)
     print(
         f"{args.out}: {len(state)} tensors of {recipe.model.name}, step {checkpoint.step}; {beside} says how to load it"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distcxr.cluster.grid import Planned
+from distcxr.runfolder.whole import write_json
 
 LISTING = "runs.json"
 
@@ -42,9 +43,7 @@ def write_listing(folder: Path, runs: Sequence[Planned], num_parameters: Mapping
         for run in runs
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".{LISTING}.part"
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    part.replace(folder / LISTING)
+    write_json(folder / LISTING, content)
 
 
 def read_listing(folder: Path) -> list[Listed]:

@@ -20,6 +20,7 @@ import distcxr
 from distcxr.cluster.grid import Planned, default_folder, plan
 from distcxr.data.order import BatchPlan
 from distcxr.recipe import load_recipe
+from distcxr.runfolder.whole import write_whole
 
 SLURM = Path(distcxr.__file__).resolve().parents[1] / "slurm"
 _SITE_VARIABLE = "DISTCXR_SITE"
@@ -106,7 +107,7 @@ class Submission:
     def write_list(self, test: bool) -> None:
         """Write it."""
         lines = [shlex.join(_words(run, test)) for run in self.runs]
-        self.list_file(test).write_text("".join(f"{line}\n" for line in lines))
+        write_whole(self.list_file(test), "".join(f"{line}\n" for line in lines))
 
 
 def _waits(condition: str, job: str) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Literal
 from distcxr.cluster.grid import Planned
 from distcxr.cluster.slots import Slot
 from distcxr.engine.claim import RESUME
+from distcxr.runfolder.whole import write_json
 from distcxr.tracking.progress import newest_figures
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class Sweep:
             job.state, job.reason = "failed", "asked to stop, and saved: the same sweep goes on with it"
         elif code == 0:
             job.state = "finished"
-            (job.planned.folder / _FINISHED).write_text(json.dumps({"recipe": job.planned.identity()}) + "\n")
+            write_json(job.planned.folder / _FINISHED, {"recipe": job.planned.identity()})
         else:
             job.state, job.reason = "failed", _why(_tail(job.planned.folder / LOG, job.log_from), code)
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import zlib
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from distcxr.engine.state import Run, TrainState
 from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
+from distcxr.runfolder.whole import flush
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,8 @@ def save(run: Run, name: str) -> None:
     }
     (part / _META).write_text(json.dumps(meta, indent=1, allow_nan=False))
     for file in part.iterdir():
-        _flush(file)
-    _flush(part)
+        flush(file)
+    flush(part)
     _put_in_place(part, folder / name)
 
 
@@ -114,21 +114,12 @@ def _put_in_place(part: Path, place: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
         place.rename(aside)
     part.rename(place)
-    _flush(place.parent)
+    flush(place.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def _aside(place: Path) -> Path:
     return place.with_name(f".{place.name}.old")
-
-
-def _flush(path: Path) -> None:
-    """Have a file's or folder's bytes on the disk before what comes next."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _crc32(path: Path) -> int:

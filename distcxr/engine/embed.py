@@ -27,6 +27,7 @@ from distcxr.models.fusion import pooled_features
 from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.loss import Loss
+from distcxr.runfolder.whole import being_written
 
 logger = logging.getLogger(__name__)
 
@@ -131,26 +132,21 @@ def write_embedded(path: Path, run: Evaluation, found: Embedded, dataset: Datase
         "image_size": run.recipe.data.image_size,
         "hashes": dataset.hashes,
     }
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as stream:
-            np.savez(
-                stream,
-                features=found.features_ND,
-                sample_id=rows,
-                file_name=np.array(index.file_names(rows), dtype=np.str_),
-                patient_id=index.patient_id[rows],
-                split=split_of[rows],
-                targets=index.targets_NC[rows],
-                mask=index.mask_NC[rows],
-                findings=np.array(index.findings, dtype=np.str_),
-                unreadable_file_name=np.array(index.file_names([row for row, _ in found.unreadable]), dtype=np.str_),
-                unreadable_reason=np.array([reason for _, reason in found.unreadable], dtype=np.str_),
-                about=np.array(json.dumps(about)),
-            )
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with being_written(path) as part, part.open("wb") as stream:
+        np.savez(
+            stream,
+            features=found.features_ND,
+            sample_id=rows,
+            file_name=np.array(index.file_names(rows), dtype=np.str_),
+            patient_id=index.patient_id[rows],
+            split=split_of[rows],
+            targets=index.targets_NC[rows],
+            mask=index.mask_NC[rows],
+            findings=np.array(index.findings, dtype=np.str_),
+            unreadable_file_name=np.array(index.file_names([row for row, _ in found.unreadable]), dtype=np.str_),
+            unreadable_reason=np.array([reason for _, reason in found.unreadable], dtype=np.str_),
+            about=np.array(json.dumps(about)),
+        )
 
 
 def _width(run: Evaluation) -> int:

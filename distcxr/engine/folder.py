@@ -34,6 +34,7 @@ from distcxr.engine.claim import claim, is_claimed_elsewhere
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
+from distcxr.runfolder.whole import write_json, write_whole
 from distcxr.runtime import Runtime, device_name
 
 logger = logging.getLogger(__name__)
@@ -191,14 +192,7 @@ def describe(
         "splits": counts,
         "earlier": earlier,
     }
-    write_whole(path, json.dumps(environment, indent=1, allow_nan=False))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_json(path, environment)
 
 
 def _commit() -> str | None:

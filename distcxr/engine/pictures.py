@@ -8,7 +8,6 @@ Rank 0 alone makes them. Shapes: N samples, C findings.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Generator, Sequence
@@ -26,13 +25,13 @@ from distcxr.data.loader import Loader
 from distcxr.data.order import BatchPlan, EvalOrder
 from distcxr.data.sources.nih_boxes import FILE_NAME, place_boxes, read_boxes
 from distcxr.engine.evaluate import Scores
-from distcxr.engine.folder import write_whole
 from distcxr.engine.state import Evaluation
 from distcxr.explain.evaluate import localise
 from distcxr.explain.gradcam import gradcam
 from distcxr.explain.overlay import overlay
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
+from distcxr.runfolder.whole import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
                     "heat": f"{name}_heat.png",
                 }
     ordered = [entries[number] for number in sorted(entries)]
-    write_whole(folder / "pictures" / "pictures.json", json.dumps(ordered, indent=1, allow_nan=False) + "\n")
+    write_json(folder / "pictures" / "pictures.json", ordered)
 
 
 def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
@@ -160,7 +159,7 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
         explained=partial(binary_logits, recipe.loss.name),
     )  # fmt: skip
     content = {"split": split, "num_images": len(rows)} | found.to_json()
-    write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    write_json(path, content)
     logger.info(f"heat maps against boxes, {len(rows)} images of {split}\n{found.table()}")
 
 

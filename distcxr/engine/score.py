@@ -20,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.engine.evaluate import Scores, evaluate
-from distcxr.engine.folder import write_whole
 from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.state import Evaluation
-from distcxr.metrics.files import written_whole
 from distcxr.metrics.full_report import FROM_ITSELF, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
 from distcxr.recipe import Recipe
+from distcxr.runfolder.whole import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def write_operating(run: Evaluation, folder: Path, operating: Operating | None, 
     """Keep what validation chose, and for which weights, for a later `--test`."""
     if operating is not None:
         content = _made_with(run, weights) | {"operating": operating.to_json()}
-        write_whole(folder / _OPERATING, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        write_json(folder / _OPERATING, content)
 
 
 def stored_operating(run: Evaluation, folder: Path, weights: Weights) -> Operating | None:
@@ -162,8 +161,7 @@ def write_scores(
         checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
     )  # fmt: skip
     content = full.to_json() | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
-    with written_whole(folder / f"metrics_{split}.json") as stream:
-        stream.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(folder / f"metrics_{split}.json", content, indent=2)
     of = "" if weights.step is None else f", weights of step {weights.step}"
     tables = [full.table(), *(full.operating_table(rule) for rule in _LOGGED_RULES if rule in full.points)]
     logger.info("\n".join([f"{split} split{of}", *tables]))

@@ -29,6 +29,7 @@ from distcxr.engine.views import through
 from distcxr.losses import LossFunction
 from distcxr.models.ema import Ema
 from distcxr.recipe import Recipe
+from distcxr.runfolder.whole import being_written
 from distcxr.runtime import Runtime
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tracker import Tracker
@@ -288,7 +289,5 @@ def rewind_steps_csv(path: Path, step: int) -> None:
         with path.open(newline="") as file:
             whole = [row for row in csv.reader(file) if len(row) == len(STEP_COLUMNS) and row[0].isdigit()]
         rows = [row for row in whole if int(row[0]) <= step]
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="") as file:
+    with being_written(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([STEP_COLUMNS, *rows])
-    part.replace(path)

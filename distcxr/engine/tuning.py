@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from distcxr.data.batch import Batch
-from distcxr.engine.folder import write_whole
 from distcxr.engine.stages import Stage
 from distcxr.engine.state import Evaluation, Mode
 from distcxr.models.freeze import set_trainable, training_mode
+from distcxr.runfolder.whole import write_json
 from distcxr.runtime import device_name
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ def choose_mode(
             return kept
         mode, trials = autotune(base, stage, make_batch())
         logger.info(describe_trials(mode, trials))
-        write_whole(folder / FILE, to_json(mode, trials, device_name(base.runtime.device)))
+        write_json(folder / FILE, to_json(mode, trials, device_name(base.runtime.device)))
         return mode
 
     return base.runtime.decided_by_main(choose)
@@ -169,11 +169,10 @@ def describe_trials(mode: Mode, trials: Sequence[Trial]) -> str:
     return f"train.autotune: {', '.join(shown)} for forward and backward; the network runs {mode}"
 
 
-def to_json(mode: Mode, trials: Sequence[Trial], device: str) -> str:
+def to_json(mode: Mode, trials: Sequence[Trial], device: str) -> dict[str, Any]:
     """The content of `autotune.json`."""
     about = {"tolerance": TOLERANCE, "floor": FLOOR}
-    content = {"mode": mode, "device": device} | about | {"trials": [asdict(trial) for trial in trials]}
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return {"mode": mode, "device": device} | about | {"trials": [asdict(trial) for trial in trials]}
 
 
 def _try(base: Evaluation, batch: Batch, mode: Mode, reference: tuple[Tensor, Tensor], eager: Trial | None) -> Trial:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.files import written_whole
 from distcxr.metrics.report import check_shapes
+from distcxr.runfolder.whole import being_written
 
 _COLUMNS_PER_FINDING = 3
 
@@ -57,7 +57,10 @@ def write_predictions(
         columns.append(probabilities(logits_N).tolist())  # csv writes a float as its repr
         columns.append([target if label else "" for target, label in zip(targets_N, mask_N, strict=True)])
         columns.append(map(str, logits_N))
-    with written_whole(Path(path)) as stream:
+    with (
+        being_written(Path(path)) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(_header(findings))
         writer.writerows(zip(*columns, strict=True))

@@ -5,7 +5,6 @@ Shape suffixes: N samples, C findings. An undefined area is None with the reason
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.files import written_whole
 from distcxr.metrics.ranking import known, rank_positives
+from distcxr.runfolder import whole
 
 NO_FINDING = "No Finding"
 
@@ -171,9 +170,7 @@ def write_json(report: HasJson, path: Path | str, **entries: Any) -> None:
     content |= {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entries.items()
     }
-    text = json.dumps(content, indent=2, allow_nan=False)
-    with written_whole(Path(path)) as stream:
-        stream.write(text + "\n")
+    whole.write_json(Path(path), content, indent=2)
 
 
 def _score(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], num_bad: int) -> FindingScore:

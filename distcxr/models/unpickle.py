@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distcxr.models.importers import XRAYVISION, NeedsTrust, find_state, read_weights
+from distcxr.runfolder.whole import being_written
 
 
 class _Stranger(nn.Module):
@@ -91,10 +92,9 @@ def unpickle(source: Path, destination: Path) -> None:
 
 def _write(state: dict[str, torch.Tensor], destination: Path, *, layout: str = "") -> None:
     """Write a state dict as safetensors, whole or not at all; `layout` as in `importers.WeightsFile`."""
-    part = destination.with_name(f".{destination.name}.part")
     weights = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(weights, part, metadata={"format": "pt"} | ({"layout": layout} if layout else {}))
-    part.replace(destination)
+    with being_written(destination) as part:
+        save_file(weights, part, metadata={"format": "pt"} | ({"layout": layout} if layout else {}))
 
 
 def _is_xrayvision(loaded: Any) -> bool:

@@ -27,6 +27,7 @@ from distcxr.report.compare_tables import page_of, terminal_table
 from distcxr.report.folder import RunFiles, read_run
 from distcxr.report.html import to_html
 from distcxr.report.markdown import to_markdown
+from distcxr.runfolder.whole import write_whole
 
 SHOWN_SPLITS = ("val", "test")
 
@@ -65,9 +66,7 @@ def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
         "sweep.html": to_html(page),
     }
     for name, text in written.items():
-        part = folder / f".{name}.{os.getpid()}.part"
-        part.write_text(text, encoding="utf-8", newline="")
-        part.replace(folder / name)
+        write_whole(folder / name, text)
     return terminal_table(values)
 
 

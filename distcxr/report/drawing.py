@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from distcxr.report.blocks import Chart
 from distcxr.report.folder import read_columns
 from distcxr.report.training import loss_charts
+from distcxr.runfolder.whole import write_whole
 
 _W, _H, _HEAD, _MARGIN = 480, 230, 34, 16
 # Colours as they are: few programs but browsers know a style sheet's variables.
@@ -37,9 +37,7 @@ def write_curves(run_folder: Path) -> Path | None:
     if not charts:
         return None
     path = run_folder / "curves.svg"
-    part = run_folder / f".curves.{os.getpid()}.part"
-    part.write_text(to_svg(charts), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, to_svg(charts))
     return path
 
 

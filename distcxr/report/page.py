@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,6 +34,7 @@ from distcxr.report.pictures import localisation_section, pictures_section
 from distcxr.report.results import curves_section, findings_section, subgroups_section
 from distcxr.report.thresholds import calibration_section, operating_section
 from distcxr.report.training import training_section
+from distcxr.runfolder.whole import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +62,10 @@ def write_report(run_folder: Path) -> Path:
         "report.md": to_markdown(page),
         "report.html": to_html(page),
     }
-    part = run_folder / f".report.{os.getpid()}.part"
     try:
         for name, text in written.items():
-            part.write_text(text, encoding="utf-8", errors="replace")
-            part.replace(run_folder / name)
+            write_whole(run_folder / name, text, errors="replace")
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise ValueError(f"the report can't be written to {run_folder}: {error.strerror}") from None
     if content.get("missing"):
         logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")

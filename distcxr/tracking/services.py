@@ -19,6 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from distcxr.runfolder.whole import write_json
+
 logger = logging.getLogger(__name__)
 
 _IDS = "trackers.json"
@@ -148,7 +150,7 @@ class Services:
                 ) from error
         if self._running:
             ids |= {name: service.run_id for name, service in self._running.items()}
-            (folder / _IDS).write_text(json.dumps(ids, indent=1) + "\n")
+            write_json(folder / _IDS, ids)
 
     def tell(self, say: Callable[[Service], None]) -> None:
         """Have every service that still answers do something."""

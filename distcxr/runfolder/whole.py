@@ -1,0 +1,65 @@
+"""Files that are there whole or not at all, after a kill, a full disk or a power cut.
+
+    .NAME.<process>.part ──► flushed to the disk ──► renamed to NAME ──► the folder flushed
+
+A rename that reaches the disk before the bytes would leave an empty file after a power cut; one that does not reach it
+would leave the old file. A flush costs milliseconds on a local disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def being_written(path: Path) -> Iterator[Path]:
+    """The name under which to write what becomes `path` when the block ends without an error.
+
+    After an error, what was there stays, and nothing is left beside it.
+
+    Raises:
+        OSError: the file can't be written, flushed or renamed.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        flush(part)
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    flush(path.parent)
+
+
+def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
+    """Write a text file in UTF-8, whole or not at all; `errors` as for `open`, for text that is not Unicode."""
+    with being_written(path) as part:
+        part.write_text(text, encoding="utf-8", errors=errors, newline="")
+
+
+def write_json(path: Path, content: Any, *, indent: int = 1) -> None:
+    """Write strict JSON, whole or not at all.
+
+    Raises:
+        ValueError: a number in it is not finite.
+    """
+    write_whole(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's or a folder's content is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some network file systems flush no folders
+            raise
+    finally:
+        os.close(descriptor)
