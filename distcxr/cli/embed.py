@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distcxr.runfolder import filenames
+
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
@@ -72,9 +74,9 @@ def _recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
         raise ValueError(f"one recipe at a time, not {', '.join(named)}")
     if named:
         return Path(named[0]), overrides
-    kept = checkpoint.parent.parent / "recipe.yaml"
+    kept = checkpoint.parent.parent / filenames.RECIPE
     if not kept.is_file():
         raise ValueError(
-            f"{checkpoint} is not in a run folder that has a recipe.yaml: name the recipe whose images to take"
+            f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name the recipe whose images to take"
         )
     return kept, overrides

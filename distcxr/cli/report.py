@@ -23,12 +23,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Write the files and say where; a ValueError goes to the caller."""
-    from distcxr.cluster.listing import LISTING
     from distcxr.report.page import write_report
+    from distcxr.runfolder import filenames
 
-    if (args.folder / LISTING).exists():
+    if (args.folder / filenames.LISTING).exists():
         _compare(args.folder)
-        print(f"{args.folder / 'sweep.html'}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
+        print(f"{args.folder / filenames.SWEEP}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
     else:
         print(f"{write_report(args.folder)}, and the same as report.md and report.json")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distcxr.runfolder import filenames
+
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
@@ -14,7 +16,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         description="Progress and time left from the run folders; where SLURM is, what became of their jobs.",
     )
     parser.add_argument(
-        "folders", nargs="*", type=Path, default=[Path("runs")], metavar="FOLDER",
+        "folders", nargs="*", type=Path, default=[filenames.RUNS], metavar="FOLDER",
         help="run folders, or folders that hold some (default: runs)",
     )  # fmt: skip
     parser.set_defaults(run=run)

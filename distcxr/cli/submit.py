@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         submit_comparison,
         with_folder,
     )
+    from distcxr.runfolder import filenames
 
     resources = Resources(args.nodes, args.gpus, args.cpus, args.time, args.partition, tuple(shlex.split(args.sbatch)))
     overrides = [*args.overrides, *(["eval.splits=[val]"] if args.then_test else [])]
@@ -91,5 +92,5 @@ def run(args: argparse.Namespace) -> int:
         print(f"test        job {test}, after it; ends with report.html")
         if submission.is_array:
             comparison = submit_comparison(tested, after=test)
-            print(f"compare     job {comparison}, after the tests; writes {submission.folder / 'sweep.html'}")
+            print(f"compare     job {comparison}, after the tests; writes {submission.folder / filenames.SWEEP}")
     return 0

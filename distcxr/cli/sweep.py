@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.cluster.check import check_runs
     from distcxr.cluster.grid import default_folder, plan
     from distcxr.cluster.listing import write_listing
-    from distcxr.cluster.sweep import LOG, Job, Sweep, is_finished
-    from distcxr.engine.claim import claim
+    from distcxr.cluster.sweep import Job, Sweep, is_finished
     from distcxr.report.compare import Entry, write_comparison
+    from distcxr.runfolder import filenames
+    from distcxr.runfolder.lock import claim
 
     words = [*args.words, *args.overrides]
     recipes = [Path(word) for word in words if "=" not in word or Path(word).is_file()]
@@ -99,8 +100,10 @@ def run(args: argparse.Namespace) -> int:
     print(write_comparison(folder, entries))
     failed = [job for job in sweep.jobs if job.state == "failed"]
     for job in failed:
-        print(f"failed: {job.planned.name}: {job.reason} ({job.planned.folder / LOG})", file=sys.stderr)
-    print(f"{folder / 'sweep.html'}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
+        print(
+            f"failed: {job.planned.name}: {job.reason} ({job.planned.folder / filenames.LAUNCH_LOG})", file=sys.stderr
+        )
+    print(f"{folder / filenames.SWEEP}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
     return 1 if failed else 0
 
 

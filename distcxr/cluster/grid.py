@@ -11,8 +11,9 @@ from itertools import product
 from pathlib import Path
 
 from distcxr.recipe import Recipe, RecipeError, load_recipe
+from distcxr.runfolder import filenames
 
-SWEEPS = Path("runs/sweeps")
+SWEEPS = filenames.RUNS / "sweeps"
 _CLOSES = {"[": "]", "{": "}"}
 _QUOTES = "\"'"
 _NOT_IN_NAMES = re.compile(r"[^\w.+=,-]+")

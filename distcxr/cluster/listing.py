@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distcxr.cluster.grid import Planned
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
-
-LISTING = "runs.json"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ def write_listing(folder: Path, runs: Sequence[Planned], num_parameters: Mapping
         for run in runs
     ]  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / LISTING, content)
+    write_json(folder / filenames.LISTING, content)
 
 
 def read_listing(folder: Path) -> list[Listed]:
@@ -52,7 +51,7 @@ def read_listing(folder: Path) -> list[Listed]:
     Raises:
         ValueError: the file can't be read or is damaged; names it.
     """
-    path = folder / LISTING
+    path = folder / filenames.LISTING
     try:
         return [
             Listed(

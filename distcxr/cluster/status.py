@@ -16,13 +16,12 @@ from typing import Any
 
 import yaml
 
-from distcxr.cluster.listing import LISTING, read_listing
-from distcxr.engine.claim import RESUME, is_claimed_elsewhere
+from distcxr.cluster.listing import read_listing
+from distcxr.runfolder import filenames
+from distcxr.runfolder.lock import is_claimed_elsewhere
 
 FINISHED, NOT_STARTED = "finished", "not started"
 _TAIL_BYTES = 1 << 16
-_MARK = "environment.json"
-_FAILED = ".failed"  # left by slurm/train.sbatch
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,10 @@ def _below(place: Path) -> set[Path]:
     """A run folder holds no others, so none of its many files is looked at."""
     found = set()
     for folder, inner, files in os.walk(place):
-        if _MARK in files and (Path(folder) / "recipe.yaml").exists():
+        if filenames.ENVIRONMENT in files and (Path(folder) / filenames.RECIPE).exists():
             found.add(Path(folder))
             inner.clear()
-        elif LISTING in files:
+        elif filenames.LISTING in files:
             found |= {run.folder for run in read_listing(Path(folder))}
     return found
 
@@ -88,28 +87,29 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     Args:
         jobs: from `job_states`.
     """
-    environment, recipe = _read(folder / _MARK, json.loads), _read(folder / "recipe.yaml", yaml.safe_load)
-    rows = _last_rows(folder / "steps.csv")
+    environment = _read(folder / filenames.ENVIRONMENT, json.loads)
+    recipe = _read(folder / filenames.RECIPE, yaml.safe_load)
+    rows = _last_rows(folder / filenames.STEPS)
     step = int(rows[-1]["step"]) if rows else 0
     total = environment.get("total_steps")
     img_per_s = float(rows[-1]["img_per_s"]) if rows else None
     batch = (recipe.get("train") or {}).get("global_batch_size")
     splits = (recipe.get("eval") or {}).get("splits") or []
     # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
-    scored = all(_written(folder / f"metrics_{split}.json") >= _changed(folder) for split in splits)
-    done = (scored if splits else total is not None and step >= total) and not (folder / RESUME).exists()
+    scored = all(_written(folder / filenames.metrics(split)) >= _changed(folder) for split in splits)
+    done = (scored if splits else total is not None and step >= total) and not (folder / filenames.RESUME).exists()
     state = _state(folder, jobs.get(str(environment.get("slurm_job"))), done)
     eta_s = None
     if state == "running" and total is not None and batch and img_per_s:
         eta_s = max(0, total - step) * batch / img_per_s
     return RunStatus(
-        folder=folder, state=state, step=step, total_steps=total, best_auroc=_best_auroc(folder / "history.csv"),
+        folder=folder, state=state, step=step, total_steps=total, best_auroc=_best_auroc(folder / filenames.HISTORY),
         img_per_s=img_per_s, eta_s=eta_s, changed_s=time.time() - _changed(folder) if _changed(folder) else None,
     )  # fmt: skip
 
 
 def _state(folder: Path, job: str | None, done: bool) -> str:
-    if not (folder / _MARK).exists():
+    if not (folder / filenames.ENVIRONMENT).exists():
         return NOT_STARTED
     if is_claimed_elsewhere(folder):
         return "running"
@@ -117,15 +117,15 @@ def _state(folder: Path, job: str | None, done: bool) -> str:
         return FINISHED
     if job is not None and job != "COMPLETED":
         return job.lower()
-    if (folder / RESUME).exists():
+    if (folder / filenames.RESUME).exists():
         return "saved"
-    return "failed" if (folder / _FAILED).exists() else "stopped"
+    return "failed" if (folder / filenames.FAILED).exists() else "stopped"
 
 
 def _error(folder: Path) -> str:
     """`: ` and the first error that the newest launch has logged; empty where there is none."""
     try:
-        log = (folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        log = (folder / filenames.LOG).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
     found = re.search(r"^\S+ error: (.*)", log[max(0, log.rfind(" run folder ")) :], re.MULTILINE)
@@ -134,7 +134,7 @@ def _error(folder: Path) -> str:
 
 def slurm_jobs(folders: Sequence[Path]) -> list[str]:
     """Numbers of the SLURM jobs that the runs were last started by."""
-    said = [_read(folder / _MARK, json.loads).get("slurm_job") for folder in folders]
+    said = [_read(folder / filenames.ENVIRONMENT, json.loads).get("slurm_job") for folder in folders]
     return sorted({str(job) for job in said if job})
 
 
@@ -194,7 +194,7 @@ def _best_auroc(path: Path) -> float | None:
 
 def _changed(folder: Path) -> float:
     """Time of the newest step."""
-    return max(_written(folder / "steps.csv"), _written(folder / _MARK))
+    return max(_written(folder / filenames.STEPS), _written(folder / filenames.ENVIRONMENT))
 
 
 def _written(path: Path) -> float:

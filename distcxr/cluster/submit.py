@@ -20,6 +20,7 @@ import distcxr
 from distcxr.cluster.grid import Planned, default_folder, plan
 from distcxr.data.order import BatchPlan
 from distcxr.recipe import load_recipe
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_whole
 
 SLURM = Path(distcxr.__file__).resolve().parents[1] / "slurm"
@@ -71,7 +72,7 @@ class Submission:
     @property
     def log(self) -> Path:
         """The log, with SLURM's letters for the job's number."""
-        return self.folder / ("slurm-%A_%a.log" if self.is_array else "slurm-%j.log")
+        return self.folder / (filenames.SLURM_ARRAY_LOG if self.is_array else filenames.SLURM_LOG)
 
     def command(self, after: str | None = None, test: bool = False) -> list[str]:
         """What is run to submit it.
@@ -96,13 +97,13 @@ class Submission:
 
         It asks for what the job before got: a partition may refuse a job that asks for less, one without GPUs say.
         """
-        flags = [f"--job-name={self.runs[0].recipe_path.stem}-report", f"--output={self.folder / 'slurm-%j.log'}"]
+        flags = [f"--job-name={self.runs[0].recipe_path.stem}-report", f"--output={self.folder / filenames.SLURM_LOG}"]
         flags += [*self.resources.flags(), *_waits("afterany", after)]
         return ["sbatch", "--parsable", *flags, str(SLURM / "report.sbatch"), str(self.folder)]
 
     def list_file(self, test: bool) -> Path:
         """The file with a line for each task."""
-        return self.folder / ("tests.txt" if test else "runs.txt")
+        return self.folder / (filenames.TEST_TASKS if test else filenames.TASKS)
 
     def write_list(self, test: bool) -> None:
         """Write it."""
@@ -136,7 +137,7 @@ def plan_submission(
         runs = tuple(plan([recipe_path], [*overrides, *grid], folder))
     else:
         recipe = load_recipe(recipe_path, overrides)
-        folder = Path("runs") / recipe_path.stem
+        folder = filenames.RUNS / recipe_path.stem
         runs = (Planned(recipe_path.stem, recipe_path, tuple(overrides), {}, recipe),)
     for run in runs:
         total, ranks = run.recipe.train.global_batch_size, resources.nodes * max(1, resources.gpus)
@@ -199,7 +200,7 @@ def _sbatch(command: Sequence[str]) -> str:
 def with_folder(submission: Submission, job: str) -> Submission:
     """The submission with the run folder that its job will use; an array's runs know theirs from the start."""
     (run,) = submission.runs
-    folder = run.recipe.output or submission.folder / f"slurm-{job}"
+    folder = run.recipe.output or submission.folder / filenames.slurm_folder(job)
     output = () if run.recipe.output else (f"output={json.dumps(str(folder))}",)
     recipe = run.recipe.model_copy(update={"output": folder})
     return replace(submission, runs=(replace(run, recipe=recipe, overrides=(*run.overrides, *output)),))

@@ -17,14 +17,13 @@ from typing import Literal
 
 from distcxr.cluster.grid import Planned
 from distcxr.cluster.slots import Slot
-from distcxr.engine.claim import RESUME
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 from distcxr.tracking.progress import newest_figures
 
 logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "running", "finished", "finished before", "failed"]
-LOG, _FINISHED = "launch.log", "finished.json"
 _POLL_S = 0.5
 _GRACE_S = 20.0
 _TAIL_BYTES = 1 << 16
@@ -53,11 +52,11 @@ class Job:
         """Its newest figures in a line."""
         if self.state in ("waiting", "failed"):
             return self.reason
-        auroc = _best_val(self.planned.folder / "history.csv")
+        auroc = _best_val(self.planned.folder / filenames.HISTORY)
         best = [] if auroc is None else [f"best val AUROC {auroc:.4f}"]
         if self.state != "running":
             return "".join(best)
-        figures = newest_figures(_tail(self.planned.folder / LOG, self.log_from))
+        figures = newest_figures(_tail(self.planned.folder / filenames.LAUNCH_LOG, self.log_from))
         if figures is None:
             return "  ".join(["starting", *best])
         return "  ".join([f"step {figures.step}/{figures.total_steps}", *best, figures.text])
@@ -116,19 +115,19 @@ class Sweep:
         assert job.slot is not None
         self.free.append(job.slot)
         job.process = None
-        if code == 0 and (job.planned.folder / RESUME).exists():
+        if code == 0 and (job.planned.folder / filenames.RESUME).exists():
             job.state, job.reason = "failed", "asked to stop, and saved: the same sweep goes on with it"
         elif code == 0:
             job.state = "finished"
-            write_json(job.planned.folder / _FINISHED, {"recipe": job.planned.identity()})
+            write_json(job.planned.folder / filenames.FINISHED, {"recipe": job.planned.identity()})
         else:
-            job.state, job.reason = "failed", _why(_tail(job.planned.folder / LOG, job.log_from), code)
+            job.state, job.reason = "failed", _why(_tail(job.planned.folder / filenames.LAUNCH_LOG, job.log_from), code)
 
 
 def is_finished(planned: Planned) -> bool:
     """Whether a sweep has seen this run end well, with this very recipe."""
     try:
-        return bool(json.loads((planned.folder / _FINISHED).read_text())["recipe"] == planned.identity())
+        return bool(json.loads((planned.folder / filenames.FINISHED).read_text())["recipe"] == planned.identity())
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -149,7 +148,7 @@ def start(job: Job, slot: Slot) -> None:
     environ = os.environ | ({} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu})
     if slot.cores is not None:
         environ |= {"OMP_NUM_THREADS": str(len(slot.cores))}
-    with (folder / LOG).open("ab") as log:
+    with (folder / filenames.LAUNCH_LOG).open("ab") as log:
         job.log_from = log.tell()
         job.process = subprocess.Popen(
             command(job.planned, slot), env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,

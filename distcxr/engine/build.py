@@ -33,6 +33,7 @@ from distcxr.models.factory import build_model, sync_batchnorm
 from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.load import to_yaml
+from distcxr.runfolder import filenames
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tracker import Tracker, open_tracker
@@ -63,7 +64,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         check_data(checkpoint, dataset.hashes)
     has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
     if runtime.is_main:
-        log_to_file(folder / "log.txt")
+        log_to_file(folder / filenames.LOG)
         resolved = recipe.data.model_copy(update={"root": data_root(recipe)})
         whole = recipe.model_copy(update={"output": folder, "data": resolved})
         total_steps = sum(stage.horizon.total_steps for stage in stages)
@@ -106,7 +107,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         logger.info(f"going on from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
     run.training.say()
     if runtime.is_main:
-        rewind_steps_csv(folder / "steps.csv", state.step)
+        rewind_steps_csv(folder / filenames.STEPS, state.step)
     if run.tracker:
         run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
     return run

@@ -22,6 +22,7 @@ from distcxr.engine.score import Weights, draw_curves, score_splits
 from distcxr.engine.state import STEP_COLUMNS, Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate
+from distcxr.runfolder import filenames
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,7 @@ def write_steps(run: Run) -> None:
     state.epoch_loss += sum(row["loss"] for row in rows)
     state.epoch_train_s += elapsed_s
     if run.runtime.is_main:
-        with (run.folder / "steps.csv").open("a", newline="") as file:
+        with (run.folder / filenames.STEPS).open("a", newline="") as file:
             csv.DictWriter(file, STEP_COLUMNS).writerows(_rounded(row) for row in rows)
     if run.tracker:
         for row in rows:
@@ -236,7 +237,7 @@ def close_epoch(run: Run) -> None:
     if whole:
         state.epoch_loss, state.epoch_train_s, state.num_unreadable = 0.0, 0.0, 0
     if run.runtime.is_main:
-        with (run.folder / "history.csv").open("w", newline="") as file:
+        with (run.folder / filenames.HISTORY).open("w", newline="") as file:
             writer = csv.DictWriter(file, HISTORY_COLUMNS)
             writer.writeheader()
             writer.writerows(state.history)

@@ -1,9 +1,4 @@
-"""The run folder: which one, and the files that describe the run.
-
-recipe.yaml  environment.json  log.txt  tensorboard/  checkpoints/  steps.csv  history.csv
-predictions_{val,test}.csv  metrics_{val,test}.json  operating.json  pictures/  localisation_test.json
-report.{html,md,json}
-"""
+"""Which run folder a training uses and which checkpoint it resumes; and what is written of its start."""
 
 from __future__ import annotations
 
@@ -30,16 +25,16 @@ from distcxr.engine.checkpoint import (
     open_checkpoint,
     stage_folder,
 )
-from distcxr.engine.claim import claim, is_claimed_elsewhere
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
+from distcxr.runfolder import filenames
+from distcxr.runfolder.lock import claim, is_claimed_elsewhere, make_writable
 from distcxr.runfolder.whole import write_json, write_whole
 from distcxr.runtime import Runtime, device_name
 
 logger = logging.getLogger(__name__)
 
-RUNS = Path("runs")
 _PACKAGES = (
     "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pillow",
 )  # fmt: skip
@@ -72,8 +67,8 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
             )
     else:
         if resume == "auto":
-            checkpoint = _newest_unfinished(recipe, RUNS / recipe_name)
-        folder = run_folder_of(checkpoint) if checkpoint else _new_folder(RUNS / recipe_name)
+            checkpoint = _newest_unfinished(recipe, filenames.RUNS / recipe_name)
+        folder = run_folder_of(checkpoint) if checkpoint else _new_folder(filenames.RUNS / recipe_name)
         if stage is not None:
             checkpoint = _left_for(stage, folder, checkpoint)
     if checkpoint is not None:
@@ -91,19 +86,6 @@ def _left_for(stage: int, folder: Path, found: Checkpoint | None) -> Checkpoint 
         return found
     left = stage_folder(folder, stage - 1)
     return open_checkpoint(left) if left.exists() else found
-
-
-def make_writable(folder: Path) -> None:
-    """Make the folder; ValueError if files can't be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"the run folder {folder} can't be written: {error.strerror}. Choose another with output=FOLDER"
-        ) from None
 
 
 def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
@@ -150,7 +132,7 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
         state = checkpoint.meta["state"]
         steps_left = not state["ended"] and checkpoint.step < (recipe.train.max_steps or sys.maxsize)
         work_left = steps_left or state.get("owes_validation", False)
-        if work_left or not all((folder / f"metrics_{split}.json").exists() for split in recipe.eval.splits):
+        if work_left or not all((folder / filenames.metrics(split)).exists() for split in recipe.eval.splits):
             return checkpoint
         return None
     return None
@@ -167,8 +149,8 @@ def describe(
         counts: images and patients of each split.
         total_steps: updates of the whole run if nothing ends it early; None where nothing is trained.
     """
-    write_whole(folder / "recipe.yaml", to_yaml(recipe))
-    path = folder / "environment.json"
+    write_whole(folder / filenames.RECIPE, to_yaml(recipe))
+    path = folder / filenames.ENVIRONMENT
     earlier: list[Any] = []
     if path.exists():
         try:

@@ -16,6 +16,7 @@ from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.recipe import Recipe
+from distcxr.runfolder import filenames
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)
@@ -75,4 +76,4 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
         if training.progress:
             training.progress.close()
     logger.info(f"run folder: {training.folder}")
-    logger.info(f"curves and pictures: tensorboard --logdir {training.folder / 'tensorboard'}")
+    logger.info(f"curves and pictures: tensorboard --logdir {training.folder / filenames.TENSORBOARD}")

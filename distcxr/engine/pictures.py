@@ -31,6 +31,7 @@ from distcxr.explain.gradcam import gradcam
 from distcxr.explain.overlay import overlay
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 
 logger = logging.getLogger(__name__)
@@ -85,12 +86,13 @@ def worst_cases(
 
 
 def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
-    """Draw `eval.pictures` cases of each kind into `folder / "pictures"`, in place of those that were there.
+    """Draw `eval.pictures` cases of each kind into `folder`'s `pictures`, in place of those that were there.
 
     Raises:
         ValueError: a network that Grad-CAM does not know.
     """
-    shutil.rmtree(folder / "pictures", ignore_errors=True)  # of other weights
+    pictures = folder / filenames.PICTURES
+    shutil.rmtree(pictures, ignore_errors=True)  # of other weights
     index, num = run.index, run.recipe.eval.pictures
     columns = [index.findings.index(name) for name in scores.report.macro_findings]
     explained = partial(binary_logits, run.recipe.loss.name)
@@ -104,7 +106,7 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
     for number, case in enumerate(cases):
         of_row.setdefault(int(scores.rows[case.place]), []).append(number)
     entries: dict[int, dict[str, Any]] = {}
-    (folder / "pictures").mkdir()
+    pictures.mkdir()
     for batch in _batches(run, np.array(sorted(of_row))):
         on_device = batch.to(run.runtime.device)
         images = run.inputs(on_device)
@@ -117,9 +119,9 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
                 heat_HW = heat[at, wanted.index(case.column)].cpu().numpy()
                 name = f"{split}_{case.kind}_{number % num + 1:02d}"
                 grey = Image.fromarray(overlay(image_HW, side_px=_SIDE_PX)).convert("L")
-                grey.save(folder / "pictures" / f"{name}.png", optimize=True)
+                grey.save(pictures / f"{name}.png", optimize=True)
                 coloured = Image.fromarray(overlay(image_HW, heat_HW, side_px=_SIDE_PX))
-                coloured.quantize(_COLOURS).save(folder / "pictures" / f"{name}_heat.png", optimize=True)
+                coloured.quantize(_COLOURS).save(pictures / f"{name}_heat.png", optimize=True)
                 present = index.targets_NC[row].astype(bool) & index.mask_NC[row].astype(bool)
                 entries[number] = {
                     "split": split,
@@ -132,7 +134,7 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
                     "heat": f"{name}_heat.png",
                 }
     ordered = [entries[number] for number in sorted(entries)]
-    write_json(folder / "pictures" / "pictures.json", ordered)
+    write_json(pictures / filenames.PICTURES_LIST, ordered)
 
 
 def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
@@ -141,7 +143,7 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
     Raises:
         ValueError: a file of boxes that can't be read; a network that Grad-CAM does not know.
     """
-    path = folder / f"localisation_{split}.json"
+    path = folder / filenames.localisation(split)
     path.unlink(missing_ok=True)  # of other weights
     if not run.recipe.eval.localise:
         return

@@ -23,7 +23,7 @@ from types import FrameType
 
 import torch
 
-from distcxr.engine.claim import RESUME, STOP
+from distcxr.runfolder.filenames import RESUME, STOP
 from distcxr.runtime import Runtime
 
 logger = logging.getLogger(__name__)

@@ -26,11 +26,11 @@ from distcxr.metrics.full_report import FROM_ITSELF, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
 from distcxr.recipe import Recipe
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 
 logger = logging.getLogger(__name__)
 
-_OPERATING = "operating.json"
 _LOGGED_RULES = ("youden", "probability_50")
 _ONE_NUMBER = "The two classes exclude each other: the AUROC of one is that of the other, and so is their average."
 _AGAINST_OTHERS = "The classes exclude each other: every figure is of one class against all the others together."
@@ -90,18 +90,18 @@ def write_operating(run: Evaluation, folder: Path, operating: Operating | None, 
     """Keep what validation chose, and for which weights, for a later `--test`."""
     if operating is not None:
         content = _made_with(run, weights) | {"operating": operating.to_json()}
-        write_json(folder / _OPERATING, content)
+        write_json(folder / filenames.OPERATING, content)
 
 
 def stored_operating(run: Evaluation, folder: Path, weights: Weights) -> Operating | None:
     """What `folder` keeps, if it was chosen with these weights, views, labels and patients. Rank 0 alone asks."""
     try:
-        content = json.loads((folder / _OPERATING).read_text(encoding="utf-8"))
+        content = json.loads((folder / filenames.OPERATING).read_text(encoding="utf-8"))
         chosen = Operating.from_json(content.pop("operating"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        logger.warning(f"{folder / _OPERATING} can't be read ({error!r}): validation is scored again")
+        logger.warning(f"{folder / filenames.OPERATING} can't be read ({error!r}): validation is scored again")
         return None
     return chosen if content == _made_with(run, weights) else None
 
@@ -142,7 +142,7 @@ def write_scores(
     index, rows, wanted = run.index, scores.rows, run.recipe.eval
     targets_NC, mask_NC, patient_id = index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows]
     write_predictions(
-        folder / f"predictions_{split}.csv", index.file_names(rows), patient_id.tolist(), index.findings,
+        folder / filenames.predictions(split), index.file_names(rows), patient_id.tolist(), index.findings,
         scores.logits_NC, targets_NC, mask_NC,
     )  # fmt: skip
     notes = list(notes)
@@ -161,7 +161,7 @@ def write_scores(
         checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
     )  # fmt: skip
     content = full.to_json() | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
-    write_json(folder / f"metrics_{split}.json", content, indent=2)
+    write_json(folder / filenames.metrics(split), content, indent=2)
     of = "" if weights.step is None else f", weights of step {weights.step}"
     tables = [full.table(), *(full.operating_table(rule) for rule in _LOGGED_RULES if rule in full.points)]
     logger.info("\n".join([f"{split} split{of}", *tables]))
@@ -207,7 +207,7 @@ def draw_curves(folder: Path) -> None:
 
         write_curves(folder)
     except Exception as error:
-        logger.warning(f"no curves.svg: {error!r}")
+        logger.warning(f"no {filenames.CURVES}: {error!r}")
 
 
 def write_page(folder: Path) -> None:

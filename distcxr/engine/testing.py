@@ -15,7 +15,7 @@ from distcxr.engine.build import batch_plan, build_evaluation, world_line
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from distcxr.engine.compatible import check_testable, check_unseen
 from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
-from distcxr.engine.folder import describe, make_writable, run_folder_of
+from distcxr.engine.folder import describe, run_folder_of
 from distcxr.engine.score import (
     Weights,
     illustrate,
@@ -28,6 +28,8 @@ from distcxr.engine.score import (
 from distcxr.engine.state import Evaluation
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
+from distcxr.runfolder import filenames
+from distcxr.runfolder.lock import make_writable
 from distcxr.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
             entries = {"members": _members(first, checkpoints, [answer["test"] for answer in answers])}
         write_scores(first, folder, "test", test, weights, operating, notes, **entries)
         illustrate(first, folder, {"test": test})
-    logger.info(f"written: {folder / 'metrics_test.json'}, {folder / 'predictions_test.csv'}")
+    logger.info(f"written: {folder / filenames.metrics('test')}, {folder / filenames.predictions('test')}")
     return test
 
 
@@ -112,7 +114,7 @@ def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
             )
         return recipe.output
     # What the run itself reported, from its best weights, stays.
-    return recipe.output or run_folder_of(first) / ("." if _is_best(first) else f"test_{first.path.name}")
+    return recipe.output or run_folder_of(first) / ("." if _is_best(first) else filenames.tested(first.path.name))
 
 
 def _not_known(checkpoints: Sequence[Checkpoint], dataset: Dataset) -> list[str]:
@@ -132,7 +134,7 @@ def _apart(folder: Path, checkpoints: Sequence[Checkpoint], dataset: Dataset) ->
             one.meta["hashes"].get(name) != dataset.hashes[name] for name in ("labels", "train", "val", "test")
         )
         if differ and _is_run_folder(folder, one):
-            return folder / f"test_{one.path.name}_{dataset.hashes['test'][:8]}"
+            return folder / filenames.tested(one.path.name, dataset.hashes["test"][:8])
     return folder
 
 

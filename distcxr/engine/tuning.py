@@ -22,13 +22,12 @@ from distcxr.data.batch import Batch
 from distcxr.engine.stages import Stage
 from distcxr.engine.state import Evaluation, Mode
 from distcxr.models.freeze import set_trainable, training_mode
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 from distcxr.runtime import device_name
 
 logger = logging.getLogger(__name__)
 
-FILE = "autotune.json"
-"""In the run folder: what was tried and chosen. A resumed run keeps the choice, since its last bits depend on it."""
 TOLERANCE = 2.0
 """A way is left out whose logits or gradients are further from float32's than this many times the eager network's
 distance, `FLOOR` added."""
@@ -91,14 +90,15 @@ def set_mode(module: nn.Module, mode: Mode) -> None:
 
 def stored_mode(run_folder: Path) -> Mode | None:
     """What `train.autotune` chose for the run in this folder; None if it has not."""
+    path = run_folder / filenames.AUTOTUNE
     try:
-        chosen = json.loads((run_folder / FILE).read_text())["mode"]
+        chosen = json.loads(path.read_text())["mode"]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{run_folder / FILE} is damaged ({error}); remove it, and the run tunes anew") from None
+        raise ValueError(f"{path} is damaged ({error}); remove it, and the run tunes anew") from None
     if chosen not in ("eager", "compiled", "graphs"):
-        raise ValueError(f"{run_folder / FILE} names a mode {chosen!r}; remove it, and the run tunes anew")
+        raise ValueError(f"{path} names a mode {chosen!r}; remove it, and the run tunes anew")
     return cast(Mode, chosen)
 
 
@@ -122,7 +122,7 @@ def choose_mode(
             return kept
         mode, trials = autotune(base, stage, make_batch())
         logger.info(describe_trials(mode, trials))
-        write_json(folder / FILE, to_json(mode, trials, device_name(base.runtime.device)))
+        write_json(folder / filenames.AUTOTUNE, to_json(mode, trials, device_name(base.runtime.device)))
         return mode
 
     return base.runtime.decided_by_main(choose)

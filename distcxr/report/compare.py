@@ -24,9 +24,10 @@ from distcxr.metrics.full_json import figure
 from distcxr.metrics.predictions import Predictions, read_predictions
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
-from distcxr.report.folder import RunFiles, read_run
 from distcxr.report.html import to_html
 from distcxr.report.markdown import to_markdown
+from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.whole import write_whole
 
 SHOWN_SPLITS = ("val", "test")
@@ -59,11 +60,11 @@ def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
     values["title"] = folder.resolve().name
     page = page_of(values)
     written = {
-        "sweep.json": json.dumps(values, indent=1, allow_nan=False) + "\n",
-        "sweep.csv": _csv(values),
-        "sweep.svg": picture(values, alone=True) + "\n",
-        "sweep.md": to_markdown(page),
-        "sweep.html": to_html(page),
+        filenames.SWEEP_JSON: json.dumps(values, indent=1, allow_nan=False) + "\n",
+        filenames.SWEEP_CSV: _csv(values),
+        filenames.SWEEP_PICTURE: picture(values, alone=True) + "\n",
+        filenames.SWEEP_MARKDOWN: to_markdown(page),
+        filenames.SWEEP: to_html(page),
     }
     for name, text in written.items():
         write_whole(folder / name, text)
@@ -194,13 +195,13 @@ def _add_differences(folder: Path, best: dict[str, Any], others: Sequence[dict[s
         return
     intervals = test["intervals"] or {}
     try:
-        ours = read_predictions(folder / best["folder"] / "predictions_test.csv")
+        ours = read_predictions(folder / best["folder"] / filenames.predictions("test"))
     except (OSError, ValueError):
         return
     row_of = {file: row for row, file in enumerate(ours.files)}
     for run in others:
         try:
-            theirs = read_predictions(folder / run["folder"] / "predictions_test.csv")
+            theirs = read_predictions(folder / run["folder"] / filenames.predictions("test"))
         except (OSError, ValueError):
             continue
         both = [(row_of[file], row) for row, file in enumerate(theirs.files) if file in row_of]

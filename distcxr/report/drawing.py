@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 
 from distcxr.report.blocks import Chart
-from distcxr.report.folder import read_columns
 from distcxr.report.training import loss_charts
+from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import read_columns
 from distcxr.runfolder.whole import write_whole
 
 _W, _H, _HEAD, _MARGIN = 480, 230, 34, 16
@@ -33,10 +34,10 @@ def write_curves(run_folder: Path) -> Path | None:
     Raises:
         ValueError: one of the two is damaged; it is named.
     """
-    charts = loss_charts(read_columns(run_folder / "steps.csv"), read_columns(run_folder / "history.csv"))
+    charts = loss_charts(read_columns(run_folder / filenames.STEPS), read_columns(run_folder / filenames.HISTORY))
     if not charts:
         return None
-    path = run_folder / "curves.svg"
+    path = run_folder / filenames.CURVES
     write_whole(path, to_svg(charts))
     return path
 

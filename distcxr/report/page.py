@@ -17,7 +17,6 @@ from distcxr.metrics.predictions import read_predictions
 from distcxr.metrics.ranking import known
 from distcxr.report.blocks import Cell, Content, Page, Part, Section, words
 from distcxr.report.curves import curves
-from distcxr.report.folder import RunFiles, read_run
 from distcxr.report.html import to_html
 from distcxr.report.markdown import to_markdown
 from distcxr.report.origin import (
@@ -34,6 +33,8 @@ from distcxr.report.pictures import localisation_section, pictures_section
 from distcxr.report.results import curves_section, findings_section, subgroups_section
 from distcxr.report.thresholds import calibration_section, operating_section
 from distcxr.report.training import training_section
+from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.whole import write_whole
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,9 @@ def write_report(run_folder: Path) -> Path:
     files = read_run(run_folder)
     content, page = build(files)
     written = {
-        "report.json": json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
-        "report.md": to_markdown(page),
-        "report.html": to_html(page),
+        filenames.REPORT_JSON: json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
+        filenames.REPORT_MARKDOWN: to_markdown(page),
+        filenames.REPORT: to_html(page),
     }
     try:
         for name, text in written.items():
@@ -69,7 +70,7 @@ def write_report(run_folder: Path) -> Path:
         raise ValueError(f"the report can't be written to {run_folder}: {error.strerror}") from None
     if content.get("missing"):
         logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")
-    return run_folder / "report.html"
+    return run_folder / filenames.REPORT
 
 
 def build(files: RunFiles) -> tuple[Content, Page]:
@@ -80,7 +81,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
     sections: list[Section | None] = []
     trained = ""
     if split is not None:
-        with _naming(files.folder / f"metrics_{split}.json"):
+        with _naming(files.folder / filenames.metrics(split)):
             trained = trained_with(content, split)
             sections += [
                 findings_section(content, split),
@@ -90,12 +91,12 @@ def build(files: RunFiles) -> tuple[Content, Page]:
                 operating_section(content, split),
                 subgroups_section(content, split),
             ]
-        with _naming(files.folder / f"localisation_{split}.json"):
+        with _naming(files.folder / filenames.localisation(split)):
             sections.append(localisation_section(content, split))
-        with _naming(files.folder / "pictures" / "pictures.json"):
+        with _naming(files.folder / filenames.PICTURES / filenames.PICTURES_LIST):
             sections.append(pictures_section(content, files.folder, missing))
     sections += [training_section(content, files.steps, files.history), data_section(content)]
-    with _naming(files.folder / "environment.json"):
+    with _naming(files.folder / filenames.ENVIRONMENT):
         sections.append(making_section(content, trained, files.recipe_text, missing))
     values: dict[str, Any] = {**content.values, "missing": missing}
     content = Content(values)
@@ -139,7 +140,7 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
         },
         "recipe": files.recipe,
         "metrics": files.metrics,
-        "curves": {split: _curves(files.folder / f"predictions_{split}.csv")} if split else {},
+        "curves": {split: _curves(files.folder / filenames.predictions(split))} if split else {},
         "throughput": _throughput(files),
         "pictures": [entry for entry in files.pictures if entry["split"] == split],
         "localisation": files.localisation,

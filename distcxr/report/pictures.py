@@ -19,6 +19,7 @@ from distcxr.report.blocks import (
     say,
     words,
 )  # fmt: skip
+from distcxr.runfolder import filenames
 
 _MAX_PICTURES = 24
 _PICTURE_PX = 320
@@ -38,18 +39,17 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
         for number, entry in enumerate(entries):
             if entry["kind"] != kind or id(entry) not in shown:
                 continue
-            names = [entry[key] for key in ("image", "heat") if entry.get(key)]
-            absent = [f"pictures/{name}" for name in names if not (folder / "pictures" / name).exists()]
+            paths = tuple(f"{filenames.PICTURES}/{entry[key]}" for key in ("image", "heat") if entry.get(key))
+            absent = [path for path in paths if not (folder / path).exists()]
             missing += absent
             if absent:
                 continue
             labels = ", ".join(readable(str(label)) for label in entry.get("labels") or []) or "No Finding"
             prob = content.figure("pictures", number, "prob", form=".2g")
-            drawn = [_embedded(folder / "pictures" / name) for name in names]
+            drawn = [_embedded(folder / path) for path in paths]
             uris = tuple(uri for uri, _ in drawn)
             empty = "" if len(drawn) < 2 or drawn[1][1] else "; its heat map is empty"
             caption = (Part("probability "), prob, Part(f"; labels: {labels}; {entry['file']}{empty}"))
-            paths = tuple(f"pictures/{name}" for name in names)
             found.append(Picture(readable(entry["finding"]), caption, uris, paths))
         if found:
             blocks += [say(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]

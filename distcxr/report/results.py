@@ -7,6 +7,7 @@ from typing import Any
 
 from distcxr.report.blocks import Block, Cell, Chart, Charts, Content, Fold, Part, Section, Table, readable, say, words
 from distcxr.report.charts import Dot, Line, interval_bar, panel, span_of
+from distcxr.runfolder import filenames
 
 _AREA = ("auroc", "auroc_low", "auroc_high")
 
@@ -48,7 +49,7 @@ def findings_section(content: Content, split: str) -> Section:
         blocks.append(say(f"Not in the average: {', '.join(apart)}.", kind="small"))
     if unreadable := content.get(*base, "unreadable"):
         bad = "; ".join(f"{entry.get('file')}: {entry.get('reason')}" for entry in unreadable[:5])
-        more = f"; and {len(unreadable) - 5} more, in metrics_{split}.json" if len(unreadable) > 5 else ""
+        more = f"; and {len(unreadable) - 5} more, in {filenames.metrics(split)}" if len(unreadable) > 5 else ""
         blocks.append(say(f"Left out, because the file can't be read: {bad}{more}.", kind="small"))
     return Section("findings", "Findings", tuple(blocks))
 

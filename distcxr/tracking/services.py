@@ -19,11 +19,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
+from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 
 logger = logging.getLogger(__name__)
 
-_IDS = "trackers.json"
 _NOT_A_NAME = re.compile(r"[^\w\-./: ]")
 
 
@@ -134,7 +134,7 @@ class Services:
             ValueError: a package is missing, or a service does not start a run.
         """
         check_installed(names)
-        ids = _stored_ids(folder / _IDS)
+        ids = _stored_ids(folder / filenames.TRACKERS)
         self._running: dict[str, Service] = {}
         folder = folder.absolute()
         for name in names:
@@ -150,7 +150,7 @@ class Services:
                 ) from error
         if self._running:
             ids |= {name: service.run_id for name, service in self._running.items()}
-            write_json(folder / _IDS, ids)
+            write_json(folder / filenames.TRACKERS, ids)
 
     def tell(self, say: Callable[[Service], None]) -> None:
         """Have every service that still answers do something."""

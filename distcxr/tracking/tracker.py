@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.runfolder import filenames
 from distcxr.tracking.services import Services
 from distcxr.tracking.tensorboard import TensorBoard
 
@@ -61,4 +62,4 @@ def open_tracker(
         ValueError: a service's package is missing, or it does not start a run.
     """
     told = Services(services, project=project, folder=folder, config=config)
-    return Tracker(TensorBoard(folder / "tensorboard", purge_step=purge_step), told)
+    return Tracker(TensorBoard(folder / filenames.TENSORBOARD, purge_step=purge_step), told)

@@ -19,7 +19,7 @@ from distcxr.cli import main
 from distcxr.cluster import sweep as sweeps
 from distcxr.cluster.grid import Planned, plan
 from distcxr.cluster.slots import Slot
-from distcxr.cluster.sweep import LOG, Job, Sweep
+from distcxr.cluster.sweep import Job, Sweep
 
 ROOT = Path(__file__).parents[2]
 # What a run does instead of training: says which part of the machine it has, and ends as its seed says.
@@ -79,7 +79,7 @@ def test_failures_are_explained_and_the_others_go_on(tmp_path: Path) -> None:
     assert [job.state for job in jobs] == ["finished", "failed", "failed", "finished"]
     assert jobs[1].reason == "the loss is nan at step 3"
     assert jobs[2].reason == "ended by SIGKILL, out of memory perhaps"
-    assert "step 3/9" in (jobs[0].planned.folder / LOG).read_text()
+    assert "step 3/9" in (jobs[0].planned.folder / "launch.log").read_text()
 
 
 def test_one_after_another_and_at_once(tmp_path: Path) -> None:

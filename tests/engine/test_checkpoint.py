@@ -83,7 +83,7 @@ def test_going_back_does_not_lose_newer_checkpoints(tmp_path: Path) -> None:
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     """The other process is a real one: locks are held by processes."""
     holder = (
-        "import sys, pathlib; from distcxr.engine.folder import claim; claim(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib; from distcxr.runfolder.lock import claim; claim(pathlib.Path(sys.argv[1])); "
         "print('held', flush=True); sys.stdin.read()"
     )
     tiny.phantom(tmp_path)

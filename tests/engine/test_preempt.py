@@ -22,8 +22,8 @@ from distcxr.engine import evaluate as evaluating
 from distcxr.engine import fit as fitting
 from distcxr.engine import preempt
 from distcxr.engine.checkpoint import last_folders, open_checkpoint
-from distcxr.engine.claim import RESUME, STOP
 from distcxr.engine.preempt import STOP_VARIABLE, Preempted, StopRequest, signals_noted
+from distcxr.runfolder.filenames import RESUME, STOP
 
 ROOT = Path(__file__).parents[2]
 

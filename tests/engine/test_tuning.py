@@ -26,7 +26,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tuned(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = json.loads((folder / tuning.FILE).read_text())
+    found: dict[str, object] = json.loads((folder / "autotune.json").read_text())
     return found
 
 
@@ -112,7 +112,7 @@ def test_graphs_without_a_gpu_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["{", '{"mode": "warp"}', "[]"])
 def test_a_damaged_choice_is_named(tmp_path: Path, content: str) -> None:
-    (tmp_path / tuning.FILE).write_text(content)
+    (tmp_path / "autotune.json").write_text(content)
     with pytest.raises(ValueError, match=r"autotune.json .*remove it, and the run tunes anew"):
         tuning.stored_mode(tmp_path)
     assert tuning.stored_mode(tmp_path / "elsewhere") is None

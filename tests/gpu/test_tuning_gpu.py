@@ -10,7 +10,6 @@ import pytest
 import tiny
 import torch
 
-from distcxr.engine import tuning
 from distcxr.engine.evaluate import predict
 from distcxr.engine.fit import fit, updates
 from distcxr.engine.step import train_step
@@ -53,6 +52,6 @@ def test_a_tuned_run_ends_well_and_keeps_what_was_tried(tmp_path: Path) -> None:
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.autotune=true", tiny.BF16, "train.epochs=1")
     fit(run)
     run.reader.close()
-    content = json.loads((tmp_path / "run" / tuning.FILE).read_text())
+    content = json.loads((tmp_path / "run" / "autotune.json").read_text())
     assert [trial["mode"] for trial in content["trials"]] == ["eager", "compiled", "graphs"]
     assert content["mode"] == run.mode

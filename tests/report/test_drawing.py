@@ -10,8 +10,8 @@ import pytest
 from run_folders import write_training
 
 from distcxr.report.drawing import write_curves
-from distcxr.report.folder import read_columns
 from distcxr.report.training import loss_charts
+from distcxr.runfolder.contents import read_columns
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -16,7 +16,7 @@ import tiny
 from slurm_cluster import Cluster, reason_against, short_folder
 from slurm_jobs import ENDLESS, Place
 
-from distcxr.engine.claim import RESUME
+from distcxr.runfolder.filenames import RESUME
 
 VARIABLE = "DISTCXR_SLURM_ALL"
 pytestmark = [

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from distcxr.report.possible import check_possible
+from distcxr.runfolder import filenames
+from distcxr.runfolder.possible import check_possible
 
 SPLITS = ("test", "val", "train")
 """The order of preference: a report is about the first of these that was scored."""
@@ -58,31 +59,31 @@ def read_run(folder: Path) -> RunFiles:
             return empty
         return parse(folder / name)
 
-    recipe_text: str = read("recipe.yaml", _text, "")
-    environment = read("environment.json", _environment, {})
+    recipe_text: str = read(filenames.RECIPE, _text, "")
+    environment = read(filenames.ENVIRONMENT, _environment, {})
     metrics = {
         split: found
         for split in SPLITS
-        if (found := read(f"metrics_{split}.json", _metrics, None, expected=split != "train")) is not None
+        if (found := read(filenames.metrics(split), _metrics, None, expected=split != "train")) is not None
     }
     if not recipe_text and not metrics:
         raise ValueError(f"{folder} is not a run folder: it holds neither recipe.yaml nor metrics_<split>.json")
     for split in metrics:
-        read(f"predictions_{split}.csv", lambda path: path, None)
-    steps, history = read("steps.csv", read_columns, {}), read("history.csv", read_columns, {})
+        read(filenames.predictions(split), lambda path: path, None)
+    steps, history = read(filenames.STEPS, read_columns, {}), read(filenames.HISTORY, read_columns, {})
     return RunFiles(
         folder=folder,
-        recipe=_recipe(folder / "recipe.yaml", recipe_text),
+        recipe=_recipe(folder / filenames.RECIPE, recipe_text),
         recipe_text=recipe_text,
         environment=environment,
         metrics=metrics,
         steps=steps,
         history=history,
-        pictures=read("pictures/pictures.json", _pictures, [], expected=False),
+        pictures=read(f"{filenames.PICTURES}/{filenames.PICTURES_LIST}", _pictures, [], expected=False),
         localisation={
             split: found
             for split in SPLITS
-            if (found := read(f"localisation_{split}.json", _json_object, None, expected=False)) is not None
+            if (found := read(filenames.localisation(split), _json_object, None, expected=False)) is not None
         },
         missing=tuple(missing),
     )

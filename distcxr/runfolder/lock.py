@@ -1,4 +1,4 @@
-"""Whose run folder it is: a lock that the kernel takes back when its process ends; and marks for others to leave."""
+"""Who may write into a run folder: whoever holds its lock, which the kernel takes back when the process ends."""
 
 from __future__ import annotations
 
@@ -8,20 +8,32 @@ import os
 import platform
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from distcxr.runfolder import filenames
 
-STOP, RESUME = "STOP", "RESUME"
-"""Files: asks the run to save itself and end; it has, and goes on when it is started again."""
+logger = logging.getLogger(__name__)
 
 _claimed: dict[Path, int] = {}
 """Descriptors of the lock files of this process's run folders; the kernel takes the locks back when it ends."""
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder; ValueError if files can't be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"the run folder {folder} can't be written: {error.strerror}. Choose another with output=FOLDER"
+        ) from None
 
 
 def claim(folder: Path) -> None:
     """Keep other processes from training into `folder`; ValueError if one does."""
     if folder.resolve() in _claimed:
         return
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / filenames.LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -39,9 +51,10 @@ def claim(folder: Path) -> None:
 
 def is_claimed_elsewhere(folder: Path) -> bool:
     """Whether another process trains into `folder`."""
-    if folder.resolve() in _claimed or not (folder / ".lock").exists():
+    lock = folder / filenames.LOCK
+    if folder.resolve() in _claimed or not lock.exists():
         return False
-    with (folder / ".lock").open() as file:
+    with lock.open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
