@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from slurm_cluster import Cluster
 
-from distcxr.engine.checkpoint import last_folders
+from distcxr.runfolder.layout import last_folders
 
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2")
 ENDLESS = 1_000_000

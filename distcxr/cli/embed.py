@@ -68,14 +68,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     """The recipe that the command names, or the one in the checkpoint's run folder; and the overrides."""
+    from distcxr.runfolder.layout import run_folder_of
+
     named = [word for word in words if "=" not in word or Path(word).is_file()]
     overrides = [word for word in words if word not in named]
     if len(named) > 1:
         raise ValueError(f"one recipe at a time, not {', '.join(named)}")
     if named:
         return Path(named[0]), overrides
-    kept = checkpoint.parent.parent / filenames.RECIPE
-    if not kept.is_file():
+    folder = run_folder_of(checkpoint)
+    if folder is None or not (kept := folder / filenames.RECIPE).is_file():
         raise ValueError(
             f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name the recipe whose images to take"
         )

@@ -34,6 +34,7 @@ from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
+from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tracker import Tracker, open_tracker
@@ -80,7 +81,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
         base = replace(base, module=sync_batchnorm(base.module))
     state = _state(recipe, folder, checkpoint)
-    earlier = checkpoint.path.parent.parent if checkpoint else None
+    earlier = run_folder_of(checkpoint.path) if checkpoint else None
     mode = choose_mode(base, stages[state.stage - 1], lambda: made_up_batch(base), folder, earlier)
     set_mode(base.module, mode)
     base = replace(base, mode=mode)
@@ -119,7 +120,7 @@ def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> Train
         return checkpoints.stored_state(checkpoint)
     stage = recipe.train.stage or 1
     if stage > 1:
-        left = checkpoints.stage_folder(folder, stage - 1)
+        left = stage_folder(folder, stage - 1)
         logger.warning(
             f"train.stage={stage}: there is no {left}, so stage {stage} begins with "
             f"model.weights={recipe.model.weights}"
@@ -133,7 +134,7 @@ def _check_begin(run: Run) -> None:
     if run.recipe.train.stage is not None and run.state.step > run.state.stage_step and stage >= wanted:
         logger.info(
             f"train.stage={wanted}: the run is in stage {stage} already and goes on there. To begin stage {wanted} "
-            f"again, give train.resume={checkpoints.stage_folder(run.folder, wanted - 1)} and another output=FOLDER"
+            f"again, give train.resume={stage_folder(run.folder, wanted - 1)} and another output=FOLDER"
         )
     if stage < wanted and not (stage == wanted - 1 and run.stage_ended):
         raise ValueError(

@@ -1,16 +1,9 @@
-"""Checkpoints: folders that are either whole or not there.
+"""Checkpoints: what of a run is saved and loaded. Which folders and files they are: `runfolder/layout.py`.
 
-    checkpoints/last-00000120/   model.safetensors   weights and buffers, contiguous, loadable anywhere
-                                 trained.safetensors with `train.ema` alone, see below
-                                 training.pt         optimiser and GradScaler; loads with weights_only=True
-                                 checkpoint.json     written last: version, recipe, state, checksums of the others
-    checkpoints/stage-1/         the same, at the end of a stage
-    checkpoints/best/            the same, of the best validation so far
+`model.safetensors` holds what is evaluated, so whoever tests, explains or exports need not know of averages. With
+`train.ema` that is the average, and `trained.safetensors` holds the weights that training resumes with.
 
-`model.safetensors` holds what is judged, so whoever tests, explains or exports need not know of averages. With
-`train.ema` that is the average, and `trained.safetensors` holds the weights that training goes on from.
-
-A folder is written under another name, flushed to disk and renamed. Nothing is ever unpickled.
+Nothing is ever unpickled: `training.pt` loads with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -18,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +22,24 @@ from safetensors.torch import load_file, save_file
 from distcxr.engine.state import Run, TrainState
 from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
-from distcxr.runfolder.whole import flush
+from distcxr.runfolder.layout import (
+    BEST,
+    FORMAT_VERSION,
+    META,
+    MODEL,
+    TRAINED,
+    TRAINING,
+    best_folder,
+    checkpoint_being_written,
+    copy_checkpoint,
+    damaged_files,
+    find_checkpoint,
+    last_folder,
+    last_folders,
+    stage_folder,
+)  # fmt: skip
 
 logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 2
-_MODEL, _TRAINED, _TRAINING, _META = "model.safetensors", "trained.safetensors", "training.pt", "checkpoint.json"
 
 
 class CheckpointError(ValueError):
@@ -60,25 +64,11 @@ class Checkpoint:
         return Recipe.model_validate(self.meta["recipe"])
 
 
-def save(run: Run, name: str) -> None:
-    """Write `checkpoints/<name>` from rank 0. Called at an update boundary; the other ranks go on."""
+def save(run: Run, place: Path) -> None:
+    """Write the checkpoint `place` from rank 0. Called at an update boundary; the other ranks do not wait."""
     if not run.runtime.is_main:
         return
-    folder = run.folder / "checkpoints"
-    folder.mkdir(exist_ok=True)
-    for left_by_a_kill in folder.glob(".*.part"):
-        shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    part = folder / f".{name}.part"
-    part.mkdir()
-    _save_weights(run, part / (_MODEL if run.ema is None else _TRAINED))
-    if run.ema is not None:
-        with run.judged_weights():
-            _save_weights(run, part / _MODEL)
-    scaler = run.runtime.accelerator.scaler
-    training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-    torch.save(training, part / _TRAINING)
     meta = {
-        "format_version": FORMAT_VERSION,
         "findings": list(run.index.findings),
         "mean": list(run.transform.mean),
         "std": list(run.transform.std),
@@ -86,13 +76,20 @@ def save(run: Run, name: str) -> None:
         "recipe": run.recipe.model_dump(mode="json"),
         "state": run.state.to_dict(),
         "hashes": run.hashes,
-        "crc32": {file.name: _crc32(file) for file in sorted(part.iterdir())},
     }
-    (part / _META).write_text(json.dumps(meta, indent=1, allow_nan=False))
-    for file in part.iterdir():
-        flush(file)
-    flush(part)
-    _put_in_place(part, folder / name)
+    scaler = run.runtime.accelerator.scaler
+    training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
+    with checkpoint_being_written(place, meta) as part:
+        _save_weights(run, part / (MODEL if run.ema is None else TRAINED))
+        if run.ema is not None:
+            with run.judged_weights():
+                _save_weights(run, part / MODEL)
+        torch.save(training, part / TRAINING)
+
+
+def save_best(run: Run) -> None:
+    """Write `best`, in place of the one before."""
+    save(run, best_folder(run.folder))
 
 
 def _save_weights(run: Run, path: Path) -> None:
@@ -107,33 +104,9 @@ def _save_weights(run: Run, path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def _put_in_place(part: Path, place: Path) -> None:
-    """Rename `part` to `place`; an old folder there steps aside first and is found by `open_checkpoint` if we die."""
-    aside = _aside(place)
-    if place.exists():
-        shutil.rmtree(aside, ignore_errors=True)
-        place.rename(aside)
-    part.rename(place)
-    flush(place.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _aside(place: Path) -> Path:
-    return place.with_name(f".{place.name}.old")
-
-
-def _crc32(path: Path) -> int:
-    """Checksum of a file: about a second a gigabyte."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
 def save_last(run: Run) -> None:
     """Write `last-<step>` and remove all but the newest `checkpoint.keep` of them."""
-    save(run, f"last-{run.state.step:08d}")
+    save(run, last_folder(run.folder, run.state.step))
     if run.runtime.is_main:
         for old in last_folders(run.folder)[run.recipe.checkpoint.keep :]:
             shutil.rmtree(old, ignore_errors=True)
@@ -148,18 +121,7 @@ def save_stage(run: Run) -> None:
                 return
         except CheckpointError:
             pass
-    save(run, place.name)
-
-
-def stage_folder(run_folder: Path, number: int) -> Path:
-    """Where a run keeps what stage `number` left."""
-    return run_folder / "checkpoints" / f"stage-{number}"
-
-
-def last_folders(run_folder: Path) -> list[Path]:
-    """`last-*` folders of a run, newest first."""
-    found = (run_folder / "checkpoints").glob("last-*")
-    return sorted((path for path in found if path.name[5:].isdigit()), key=lambda path: -int(path.name[5:]))
+    save(run, place)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -171,20 +133,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: naming the file that is missing, damaged or of another format.
     """
-    if (path / "checkpoints").is_dir():
-        path = path / "checkpoints" / "best"
-    if not path.exists() and _aside(path).exists():
-        path = _aside(path)
+    path = find_checkpoint(path)
     try:
-        meta = json.loads((path / _META).read_text())
+        meta = json.loads((path / META).read_text())
         version = meta["format_version"]
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{path} has format {version}; this distcxr reads format {FORMAT_VERSION}. Its weights alone can be "
-                f"used: model.weights={path / _MODEL}"
+                f"used: model.weights={path / MODEL}"
             )
-        files = [file for file in (_MODEL, _TRAINED, _TRAINING) if file != _TRAINED or file in meta["crc32"]]
-        damaged = [file for file in files if _crc32(path / file) != meta["crc32"][file]]
+        damaged = damaged_files(path, meta["crc32"])
         TrainState(**meta["state"])
         Recipe.model_validate(meta["recipe"])
         meta["mean"], meta["std"], meta["hashes"]["labels"]
@@ -196,9 +154,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path / _META} is damaged: {error}; use another checkpoint") from None
+        raise CheckpointError(f"{path / META} is damaged: {error}; use another checkpoint") from None
     if damaged:
-        raise CheckpointError(f"{path / damaged[0]} is damaged: its checksum is wrong; use another checkpoint")
+        raise CheckpointError(f"{damaged[0]} is damaged: its checksum is wrong; use another checkpoint")
     return Checkpoint(path, meta)
 
 
@@ -213,7 +171,7 @@ def begun_from(weights: str) -> Checkpoint | None:
         return None
     if path.is_dir():
         return open_checkpoint(path)
-    if path.name not in (_MODEL, _TRAINED) or not (path.parent / _META).is_file():
+    if path.name not in (MODEL, TRAINED) or not (path.parent / META).is_file():
         return None
     try:
         return open_checkpoint(path.parent)
@@ -237,7 +195,7 @@ def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
 
     After a kill between a validation and the next save, for example, a later best has taken its place.
     """
-    theirs, ours = checkpoint.path.parent / "best", run_folder / "checkpoints" / "best"
+    theirs, ours = checkpoint.path.with_name(BEST), best_folder(run_folder)
     try:
         best = open_checkpoint(theirs)
     except CheckpointError:
@@ -245,22 +203,19 @@ def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
     if best.step != checkpoint.meta["state"]["best_step"]:
         return False
     if theirs.resolve() != ours.resolve():
-        part = ours.with_name(".best.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(best.path, part)
-        _put_in_place(part, ours)
+        copy_checkpoint(best.path, ours)
     return True
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
     """Load the weights and buffers that are judged into `module`, every key or none."""
-    _load(checkpoint.path / _MODEL, module)
+    _load(checkpoint.path / MODEL, module)
 
 
 def load_trained_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
     """Load the weights and buffers that training goes on from, where they are others than those that are judged."""
-    if _TRAINED in checkpoint.meta["crc32"]:
-        _load(checkpoint.path / _TRAINED, module)
+    if TRAINED in checkpoint.meta["crc32"]:
+        _load(checkpoint.path / TRAINED, module)
 
 
 def _load(path: Path, module: torch.nn.Module) -> None:
@@ -272,7 +227,7 @@ def _load(path: Path, module: torch.nn.Module) -> None:
 
 def load_training(checkpoint: Checkpoint, run: Run) -> None:
     """Load the optimiser and GradScaler, on the device of the model."""
-    stored = torch.load(checkpoint.path / _TRAINING, map_location="cpu", weights_only=True)
+    stored = torch.load(checkpoint.path / TRAINING, map_location="cpu", weights_only=True)
     load_optimizer(run.training.optimizer, stored["optimizer"])
     if run.runtime.accelerator.scaler is not None and stored["scaler"]:
         run.runtime.accelerator.scaler.load_state_dict(stored["scaler"])

@@ -23,6 +23,7 @@ from distcxr.engine.state import STEP_COLUMNS, Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate
 from distcxr.runfolder import filenames
+from distcxr.runfolder.layout import best_folder
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def end_pass(run: Run) -> None:
     if state.batch == 0 or run.stopped:
         close_epoch(run)
     if improved:
-        checkpoints.save(run, "best")
+        checkpoints.save_best(run)
     if run.due(horizon.save_every):
         checkpoints.save_last(run)
 
@@ -256,7 +257,7 @@ def finish(run: Run) -> dict[str, Scores]:
         if run.state.best_step is None:
             logger.warning(f"no validation gave {wanted.best_metric}: the last weights are scored instead of the best")
         else:
-            best = checkpoints.open_checkpoint(run.folder / "checkpoints" / "best")
+            best = checkpoints.open_checkpoint(best_folder(run.folder))
             checkpoints.load_weights(best, run.module)
             weights = Weights(best.step, "val", run.hashes)
     with run.stop.leaving_at_once():

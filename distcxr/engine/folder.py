@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 import subprocess
 import sys
 import time
@@ -20,15 +19,21 @@ import torch
 import distcxr
 from distcxr.engine.checkpoint import (
     Checkpoint,
-    last_folders,
     newest_checkpoint,
     open_checkpoint,
-    stage_folder,
 )
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
+from distcxr.runfolder.layout import (
+    holds_checkpoints,
+    last_folders,
+    put_aside_as_damaged,
+    run_folder_of,
+    stage_folder,
+    step_of,
+)  # fmt: skip
 from distcxr.runfolder.lock import claim, is_claimed_elsewhere, make_writable
 from distcxr.runfolder.whole import write_json, write_whole
 from distcxr.runtime import Runtime, device_name
@@ -52,15 +57,14 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
     checkpoint = None
     if resume not in ("auto", "never"):
         checkpoint = newest_checkpoint(Path(resume)) or open_checkpoint(Path(resume))
-        folder = recipe.output or run_folder_of(checkpoint)
+        folder = recipe.output or folder_for(checkpoint)
     elif recipe.output is not None:
         folder = recipe.output
         if resume == "auto":
             checkpoint = newest_checkpoint(folder)
         if stage is not None:
             checkpoint = _left_for(stage, folder, checkpoint)
-        holds_run = (folder / "checkpoints").exists() and any((folder / "checkpoints").iterdir())
-        if resume == "never" and holds_run and checkpoint is None:
+        if resume == "never" and holds_checkpoints(folder) and checkpoint is None:
             raise ValueError(
                 f"{folder} holds a run, and train.resume=never would overwrite it: "
                 "choose another output=FOLDER, or train.resume=auto to go on"
@@ -68,7 +72,7 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
     else:
         if resume == "auto":
             checkpoint = _newest_unfinished(recipe, filenames.RUNS / recipe_name)
-        folder = run_folder_of(checkpoint) if checkpoint else _new_folder(filenames.RUNS / recipe_name)
+        folder = folder_for(checkpoint) if checkpoint else _new_folder(filenames.RUNS / recipe_name)
         if stage is not None:
             checkpoint = _left_for(stage, folder, checkpoint)
     if checkpoint is not None:
@@ -95,23 +99,22 @@ def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) 
     one has to say where the branch goes.
     """
     reached = checkpoint.step if checkpoint else -1
-    newer = [path for path in last_folders(folder) if int(path.name[5:]) > reached]
+    newer = [path for path in last_folders(folder) if step_of(path) > reached]
     if newer and explicit and checkpoint:
         raise ValueError(
             f"{folder} holds newer checkpoints than {checkpoint.path.name} (step {checkpoint.step}), such as "
             f"{newer[0].name}: they would be lost. Give output=FOLDER for the new branch"
         )
     for path in newer:
-        aside = path.with_name(f"damaged-{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        put_aside_as_damaged(path)
 
 
-def run_folder_of(checkpoint: Checkpoint) -> Path:
-    """The run folder that a checkpoint lies in."""
-    if checkpoint.path.parent.name != "checkpoints":
-        raise ValueError(f"{checkpoint.path} is not in a run folder: say where the results go with output=FOLDER")
-    return checkpoint.path.parent.parent
+def folder_for(checkpoint: Checkpoint) -> Path:
+    """The run folder that a checkpoint lies in, for results; ValueError if it lies in none."""
+    folder = run_folder_of(checkpoint.path)
+    if folder is None:
+        raise ValueError(f"{checkpoint.path} is not in a run folder: give the folder for the results, output=FOLDER")
+    return folder
 
 
 def _new_folder(runs: Path) -> Path:

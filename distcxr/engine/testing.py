@@ -15,7 +15,7 @@ from distcxr.engine.build import batch_plan, build_evaluation, world_line
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from distcxr.engine.compatible import check_testable, check_unseen
 from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
-from distcxr.engine.folder import describe, run_folder_of
+from distcxr.engine.folder import describe, folder_for
 from distcxr.engine.score import (
     Weights,
     illustrate,
@@ -29,6 +29,7 @@ from distcxr.engine.state import Evaluation
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
+from distcxr.runfolder.layout import is_best, run_folder_of
 from distcxr.runfolder.lock import make_writable
 from distcxr.runtime import Runtime
 
@@ -76,7 +77,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
         with closing(another.reader):
             return ask(another)
 
-    chosen_on = "val" if any(_is_best(checkpoint) for checkpoint in checkpoints) else None
+    chosen_on = "val" if any(is_best(checkpoint.path) for checkpoint in checkpoints) else None
     weights = Weights(checkpoints[0].step if alone else None, chosen_on, dataset.hashes)
     first = build(checkpoints[0])
     with closing(first.reader):  # it draws the pictures afterwards
@@ -114,7 +115,7 @@ def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
             )
         return recipe.output
     # What the run itself reported, from its best weights, stays.
-    return recipe.output or run_folder_of(first) / ("." if _is_best(first) else filenames.tested(first.path.name))
+    return recipe.output or folder_for(first) / ("." if is_best(first.path) else filenames.tested(first.path.name))
 
 
 def _not_known(checkpoints: Sequence[Checkpoint], dataset: Dataset) -> list[str]:
@@ -139,12 +140,7 @@ def _apart(folder: Path, checkpoints: Sequence[Checkpoint], dataset: Dataset) ->
 
 
 def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:
-    return folder.resolve() / "checkpoints" == checkpoint.path.resolve().parent
-
-
-def _is_best(checkpoint: Checkpoint) -> bool:
-    """Whether validation chose it among others; a run's last weights may be its best, but nobody chose them."""
-    return checkpoint.path.name.removeprefix(".").removesuffix(".old") == "best"
+    return run_folder_of(checkpoint.path.resolve()) == folder.resolve()
 
 
 def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings: list[str]) -> None:
@@ -180,9 +176,8 @@ def _as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
 
 def _kept(judged: Evaluation, checkpoint: Checkpoint, weights: Weights) -> Operating | None:
     """Thresholds that the checkpoint's run chose with the same weights."""
-    if checkpoint.path.parent.name != "checkpoints":
-        return None
-    return stored_operating(judged, run_folder_of(checkpoint), weights)
+    folder = run_folder_of(checkpoint.path)
+    return None if folder is None else stored_operating(judged, folder, weights)
 
 
 def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from distcxr.models.fusion import BACKBONE, HEAD, head_name
 from distcxr.models.heads import find_head
 from distcxr.models.weights import first_conv, remap_densenet_keys
+from distcxr.runfolder.layout import META, MODEL, find_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,6 @@ XRAYVISION = "torchxrayvision"
 _XRAYVISION_SCALE = 1024.0  # its images go from -1024 to 1024; those of augment.normalize: half from -1 to 1
 _XRAYVISION_EXTRA = "op_threshs"
 _CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
-_MODEL_FILE, _META_FILE = "model.safetensors", "checkpoint.json"
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # how files of PyTorch before 1.6 begin
 _IMAGENET_CLASSES = (1000, 1001, 11821, 21841, 21843)  # of ImageNet-1k, TensorFlow's, timm's in12k, in21k and in22k
 _ROW_A_FINDING = ("weight", "bias", "out.weight", "out.bias", "attention.weight")
@@ -90,7 +90,7 @@ def read_weights(path: Path) -> WeightsFile:
     if not path.is_file():
         raise ValueError(f"{path}: no such file or folder; relative paths start at {Path.cwd()}")
     if path.suffix == ".safetensors":
-        if path.name == _MODEL_FILE and (path.parent / _META_FILE).is_file():
+        if path.name == MODEL and (path.parent / META).is_file():
             return _read_checkpoint(path.parent)
         return _read_safetensors(path)
     with path.open("rb") as opened:
@@ -233,21 +233,20 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _read_checkpoint(folder: Path) -> WeightsFile:
     """A checkpoint of distcxr; of a run folder, its best."""
-    if (folder / "checkpoints").is_dir():
-        folder = folder / "checkpoints" / "best"
-    if not (folder / _MODEL_FILE).is_file() or not (folder / _META_FILE).is_file():
+    folder = find_checkpoint(folder)
+    if not (folder / MODEL).is_file() or not (folder / META).is_file():
         raise ValueError(
-            f"{folder}: no checkpoint of distcxr is there, which would have {_MODEL_FILE} and "
-            f"{_META_FILE}; give runs/<recipe>/<time>, or a folder in its checkpoints/"
+            f"{folder}: no checkpoint of distcxr is there, which would have {MODEL} and "
+            f"{META}; give runs/<recipe>/<time>, or a folder in its checkpoints/"
         )
     try:
-        meta = json.loads((folder / _META_FILE).read_text())
+        meta = json.loads((folder / META).read_text())
         findings, recipe = tuple(map(str, meta["findings"])), meta["recipe"]
         trained = f"{recipe['model']['name']}, augment.normalize={recipe['augment']['normalize']}"
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder}: {_META_FILE} is damaged ({error}); use another checkpoint") from error
+        raise ValueError(f"{folder}: {META} is damaged ({error}); use another checkpoint") from error
     logger.info(f"{folder} was trained as {trained}, for {', '.join(findings)}")
-    return replace(_read_safetensors(folder / _MODEL_FILE), source=str(folder), findings=findings)
+    return replace(_read_safetensors(folder / MODEL), source=str(folder), findings=findings)
 
 
 def _described(loaded: Any) -> str:

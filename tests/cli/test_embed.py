@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embed")
     tiny.phantom(folder, images=48, size=32)
     run = tiny.build(folder, f"output={folder / 'run'}")
-    checkpoints.save(run, "best")
+    checkpoints.save_best(run)
     run.reader.close()
     return folder
 

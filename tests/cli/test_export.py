@@ -31,7 +31,7 @@ def train(place: Path, name: str, *overrides: str) -> tuple[Path, nn.Module]:
         for key, value in run.module.state_dict().items():
             if key.endswith(("running_mean", "running_var", "weight")):
                 value.add_(0.1 * (torch.rand_like(value) - 0.5))
-    checkpoints.save(run, "best")
+    checkpoints.save_best(run)
     run.reader.close()
     return place / name, run.module.eval()
 

@@ -21,9 +21,10 @@ from safetensors.torch import load_file
 from distcxr.engine import evaluate as evaluating
 from distcxr.engine import fit as fitting
 from distcxr.engine import preempt
-from distcxr.engine.checkpoint import last_folders, open_checkpoint
+from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.preempt import STOP_VARIABLE, Preempted, StopRequest, signals_noted
 from distcxr.runfolder.filenames import RESUME, STOP
+from distcxr.runfolder.layout import last_folders
 
 ROOT = Path(__file__).parents[2]
 

@@ -147,7 +147,7 @@ def test_json_says_how_it_was_measured() -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data = tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    checkpoint.save(run, "best")
+    checkpoint.save_best(run)
     run.reader.close()
     assert run.tracker is not None
     run.tracker.close()
