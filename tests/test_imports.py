@@ -17,7 +17,7 @@ ALLOWED = {
     "runfolder": set(),
     "compiled": set(),
     "process_group": set(),
-    "data": {"recipe", "compiled"},
+    "data": {"recipe", "compiled", "runfolder"},
     "models": {"recipe", "runfolder"},
     "losses": {"recipe"},
     "optim": {"recipe"},
@@ -117,6 +117,12 @@ def test_printing_a_recipe_does_not_import_torch() -> None:
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert said.returncode == 0, said.stderr
     assert "global_batch_size" in said.stdout
+
+
+def test_a_run_folder_is_read_without_torch() -> None:
+    for path in (ROOT / "distcxr" / "runfolder").glob("*.py"):
+        for name in imports(ast.parse(path.read_text())):
+            assert name.partition(".")[0] not in ("torch", "numpy"), f"{path} imports {name}"
 
 
 def test_launch_stays_small() -> None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from distcxr.cluster.listing import read_listing
 from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import read_environment, read_recipe
+from distcxr.runfolder.history import best_auroc, newest_step
 from distcxr.runfolder.lock import is_claimed_elsewhere
 
 FINISHED, NOT_STARTED = "finished", "not started"
-_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -87,12 +84,12 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     Args:
         jobs: from `job_states`.
     """
-    environment = _read(folder / filenames.ENVIRONMENT, json.loads)
-    recipe = _read(folder / filenames.RECIPE, yaml.safe_load)
-    rows = _last_rows(folder / filenames.STEPS)
-    step = int(rows[-1]["step"]) if rows else 0
+    environment = _read_or_nothing(read_environment, folder / filenames.ENVIRONMENT)
+    recipe = _read_or_nothing(read_recipe, folder / filenames.RECIPE)
+    newest = newest_step(folder)
+    step = int(newest["step"]) if newest else 0
     total = environment.get("total_steps")
-    img_per_s = float(rows[-1]["img_per_s"]) if rows else None
+    img_per_s = float(newest["img_per_s"]) if newest else None
     batch = (recipe.get("train") or {}).get("global_batch_size")
     splits = (recipe.get("eval") or {}).get("splits") or []
     # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
@@ -103,7 +100,7 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     if state == "running" and total is not None and batch and img_per_s:
         eta_s = max(0, total - step) * batch / img_per_s
     return RunStatus(
-        folder=folder, state=state, step=step, total_steps=total, best_auroc=_best_auroc(folder / filenames.HISTORY),
+        folder=folder, state=state, step=step, total_steps=total, best_auroc=best_auroc(folder),
         img_per_s=img_per_s, eta_s=eta_s, changed_s=time.time() - _changed(folder) if _changed(folder) else None,
     )  # fmt: skip
 
@@ -134,7 +131,7 @@ def _error(folder: Path) -> str:
 
 def slurm_jobs(folders: Sequence[Path]) -> list[str]:
     """Numbers of the SLURM jobs that the runs were last started by."""
-    said = [_read(folder / filenames.ENVIRONMENT, json.loads).get("slurm_job") for folder in folders]
+    said = [_read_or_nothing(read_environment, folder / filenames.ENVIRONMENT).get("slurm_job") for folder in folders]
     return sorted({str(job) for job in said if job})
 
 
@@ -161,35 +158,12 @@ def _ask(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _read(path: Path, parse: Any) -> dict[str, Any]:
+def _read_or_nothing(read: Callable[[Path], dict[str, Any]], path: Path) -> dict[str, Any]:
+    """What a reader of `runfolder.contents` gives; nothing where it can't: a run may be writing, or of another kind."""
     try:
-        values = parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        return read(path)
+    except ValueError:
         return {}
-    return values if isinstance(values, dict) else {}
-
-
-def _last_rows(path: Path) -> list[dict[str, str]]:
-    """Whole rows from the end of `steps.csv`, which may be long."""
-    try:
-        with path.open("rb") as file:
-            header = file.readline().decode().strip().split(",")
-            start = file.tell()
-            file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
-    except OSError:
-        return []
-    rows = [line.split(",") for line in lines]
-    whole = [dict(zip(header, row, strict=True)) for row in rows if len(row) == len(header) and row[0].isdigit()]
-    return [row for row in whole if row.get("img_per_s")]
-
-
-def _best_auroc(path: Path) -> float | None:
-    try:
-        with path.open(newline="") as file:
-            return max((float(row["val_auroc"]) for row in csv.DictReader(file) if row.get("val_auroc")), default=None)
-    except (OSError, ValueError):
-        return None
 
 
 def _changed(folder: Path) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from typing import Literal
 from distcxr.cluster.grid import Planned
 from distcxr.cluster.slots import Slot
 from distcxr.runfolder import filenames
+from distcxr.runfolder.history import best_auroc
 from distcxr.runfolder.whole import write_json
 from distcxr.tracking.progress import newest_figures
 
@@ -52,7 +52,7 @@ class Job:
         """Its newest figures in a line."""
         if self.state in ("waiting", "failed"):
             return self.reason
-        auroc = _best_val(self.planned.folder / filenames.HISTORY)
+        auroc = best_auroc(self.planned.folder)
         best = [] if auroc is None else [f"best val AUROC {auroc:.4f}"]
         if self.state != "running":
             return "".join(best)
@@ -194,13 +194,3 @@ def _why(log: str, code: int) -> str:
         return f"ended by {name}" + (", out of memory perhaps" if name == "SIGKILL" else "")
     last = next((line for line in reversed(log.splitlines()) if line.strip()), "")
     return f"exit code {code}" + (f": {last.strip()}" if last else "")
-
-
-def _best_val(path: Path) -> float | None:
-    """Highest macro AUROC of validation so far."""
-    try:
-        with path.open(newline="") as file:
-            found = [float(row["val_auroc"]) for row in csv.DictReader(file) if row.get("val_auroc")]
-    except (OSError, ValueError):
-        return None
-    return max(found, default=None)

@@ -23,7 +23,7 @@ from distcxr.engine.compatible import check_beginnings, check_data, check_findin
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.stages import name_parameters, plan_stages
-from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, memory_format, rewind_steps_csv
+from distcxr.engine.state import Evaluation, Run, StepLog, TrainState, memory_format
 from distcxr.engine.step import made_up_batch, warm_up
 from distcxr.engine.training import Training
 from distcxr.engine.tuning import check_mode, choose_mode, set_mode
@@ -34,6 +34,7 @@ from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
+from distcxr.runfolder.history import rewind_steps
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
@@ -108,7 +109,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         logger.info(f"going on from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
     run.training.say()
     if runtime.is_main:
-        rewind_steps_csv(folder / filenames.STEPS, state.step)
+        rewind_steps(folder, state.step)
     if run.tracker:
         run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
     return run

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import resource
@@ -19,10 +18,10 @@ from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.score import Weights, draw_curves, score_splits
-from distcxr.engine.state import STEP_COLUMNS, Run
+from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate
-from distcxr.runfolder import filenames
+from distcxr.runfolder.history import append_steps, write_history
 from distcxr.runfolder.layout import best_folder
 from distcxr.tracking.images import contact_sheet
 
@@ -31,9 +30,6 @@ logger = logging.getLogger(__name__)
 
 class UnreadableTrainingFile(ValueError):
     """A file that can't be read where `data.on_error=stop`; raised on the rank that met it, the others are ended."""
-
-
-HISTORY_COLUMNS = ("epoch", "stage", "step", "train_loss", "val_loss", "val_auroc", "lr", "img_per_s", "train_s")
 
 
 def fit(run: Run) -> dict[str, Scores]:
@@ -188,8 +184,7 @@ def write_steps(run: Run) -> None:
     state.epoch_loss += sum(row["loss"] for row in rows)
     state.epoch_train_s += elapsed_s
     if run.runtime.is_main:
-        with (run.folder / filenames.STEPS).open("a", newline="") as file:
-            csv.DictWriter(file, STEP_COLUMNS).writerows(_rounded(row) for row in rows)
+        append_steps(run.folder, map(_rounded, rows))
     if run.tracker:
         for row in rows:
             run.tracker.scalars({"train/loss": row["loss"], "train/lr": row["lr"]}, row["step"])
@@ -238,10 +233,7 @@ def close_epoch(run: Run) -> None:
     if whole:
         state.epoch_loss, state.epoch_train_s, state.num_unreadable = 0.0, 0.0, 0
     if run.runtime.is_main:
-        with (run.folder / filenames.HISTORY).open("w", newline="") as file:
-            writer = csv.DictWriter(file, HISTORY_COLUMNS)
-            writer.writeheader()
-            writer.writerows(state.history)
+        write_history(run.folder, state.history)
         draw_curves(run.folder)
 
 

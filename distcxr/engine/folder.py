@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -26,6 +25,7 @@ from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import read_environment
 from distcxr.runfolder.layout import (
     holds_checkpoints,
     last_folders,
@@ -157,10 +157,10 @@ def describe(
     earlier: list[Any] = []
     if path.exists():
         try:
-            before = json.loads(path.read_text())
+            before = read_environment(path)
             earlier = [*before.pop("earlier", []), before]
-        except (ValueError, AttributeError):
-            logger.warning(f"{path} is damaged: what it said of earlier launches is lost")
+        except (ValueError, TypeError) as error:
+            logger.warning(f"{error}; its record of earlier launches is lost")
     environment = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import time
@@ -29,7 +28,6 @@ from distcxr.engine.views import through
 from distcxr.losses import LossFunction
 from distcxr.models.ema import Ema
 from distcxr.recipe import Recipe
-from distcxr.runfolder.whole import being_written
 from distcxr.runtime import Runtime
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tracker import Tracker
@@ -277,17 +275,3 @@ class StepLog:
     def add(self, row: dict[str, Any], loss: Tensor) -> None:
         """Keep a step's row; `loss` stays on the device."""
         self.pending.append((row, loss))
-
-
-STEP_COLUMNS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_pct", "memory_mb")
-
-
-def rewind_steps_csv(path: Path, step: int) -> None:
-    """Start `steps.csv`, or drop the rows after `step` that a resumed run will write again."""
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            whole = [row for row in csv.reader(file) if len(row) == len(STEP_COLUMNS) and row[0].isdigit()]
-        rows = [row for row in whole if int(row[0]) <= step]
-    with being_written(path) as part, part.open("w", newline="") as file:
-        csv.writer(file).writerows([STEP_COLUMNS, *rows])

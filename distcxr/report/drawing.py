@@ -9,7 +9,7 @@ from pathlib import Path
 from distcxr.report.blocks import Chart
 from distcxr.report.training import loss_charts
 from distcxr.runfolder import filenames
-from distcxr.runfolder.contents import read_columns
+from distcxr.runfolder.history import read_columns
 from distcxr.runfolder.whole import write_whole
 
 _W, _H, _HEAD, _MARGIN = 480, 230, 34, 16

@@ -1,10 +1,8 @@
-"""The files of a run folder that a report is made of. All but one `metrics_<split>.json` or `recipe.yaml` may lack."""
+"""A run folder, parsed and checked. All but one `metrics_<split>.json` or `recipe.yaml` may lack."""
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any, NoReturn
 import yaml
 
 from distcxr.runfolder import filenames
+from distcxr.runfolder.history import read_columns, read_text
 from distcxr.runfolder.possible import check_possible
 
 SPLITS = ("test", "val", "train")
@@ -59,8 +58,8 @@ def read_run(folder: Path) -> RunFiles:
             return empty
         return parse(folder / name)
 
-    recipe_text: str = read(filenames.RECIPE, _text, "")
-    environment = read(filenames.ENVIRONMENT, _environment, {})
+    recipe_text: str = read(filenames.RECIPE, read_text, "")
+    environment = read(filenames.ENVIRONMENT, read_environment, {})
     metrics = {
         split: found
         for split in SPLITS
@@ -73,7 +72,7 @@ def read_run(folder: Path) -> RunFiles:
     steps, history = read(filenames.STEPS, read_columns, {}), read(filenames.HISTORY, read_columns, {})
     return RunFiles(
         folder=folder,
-        recipe=_recipe(folder / filenames.RECIPE, recipe_text),
+        recipe=read_recipe(folder / filenames.RECIPE) if recipe_text else {},
         recipe_text=recipe_text,
         environment=environment,
         metrics=metrics,
@@ -89,21 +88,12 @@ def read_run(folder: Path) -> RunFiles:
     )
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from None
-
-
 def _json(path: Path) -> Any:
     def refuse(word: str) -> NoReturn:
         raise ValueError(f"it holds {word}, which is not JSON")
 
     try:
-        return json.loads(_text(path), parse_constant=refuse)
+        return json.loads(read_text(path), parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 
@@ -115,7 +105,8 @@ def _json_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _environment(path: Path) -> dict[str, Any]:
+def read_environment(path: Path) -> dict[str, Any]:
+    """The content of `environment.json`; ValueError, which names it, where it is not there or damaged."""
     found = _json_object(path)
     for name in ("hashes", "versions", "hardware"):
         if not isinstance(found.get(name, {}), dict):
@@ -141,10 +132,10 @@ def _metrics(path: Path) -> dict[str, Any]:
     return found
 
 
-def _recipe(path: Path, text: str) -> dict[str, Any]:
+def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe's values as they are written: one of another version of distcxr can still be shown."""
     try:
-        values = yaml.safe_load(text) or {}
+        values = yaml.safe_load(read_text(path)) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
@@ -153,27 +144,6 @@ def _recipe(path: Path, text: str) -> dict[str, Any]:
         if not isinstance(values.get(name, {}), dict):
             raise ValueError(f"{path}: {name} must hold keys and values, not {values[name]!r}")
     return values
-
-
-def read_columns(path: Path) -> dict[str, list[float | None]]:
-    """The columns of a table of numbers; an empty cell and one that is not finite are None.
-
-    Raises:
-        ValueError: a file that can't be read, a cell that is no number, or a row of another length.
-    """
-    rows = list(csv.reader(_text(path).splitlines()))
-    header = rows[0] if rows else []
-    columns: dict[str, list[float | None]] = {name: [] for name in header}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: {len(row)} cells where the header has {len(header)}")
-        for name, cell in zip(header, row, strict=True):
-            try:
-                value = float(cell) if cell else None
-            except ValueError:
-                raise ValueError(f"{path}, row {number}, column {name}: {cell!r} is not a number") from None
-            columns[name].append(value if value is None or math.isfinite(value) else None)
-    return columns
 
 
 def _pictures(path: Path) -> list[dict[str, Any]]:

@@ -174,6 +174,13 @@ def test_a_run_folder_its_best_and_the_file_in_it_are_the_same(tmp_path: Path) -
         assert torch.equal(logits(imported(path, findings=FINDINGS), colour()), logits(theirs, colour()))
 
 
+def test_a_best_that_a_kill_has_moved_aside_is_found(tmp_path: Path) -> None:
+    theirs = source()
+    run = run_folder(tmp_path / "run", theirs)
+    (run / "checkpoints" / "best").rename(run / "checkpoints" / ".best.old")
+    assert torch.equal(logits(imported(run), colour()), logits(theirs, colour()))
+
+
 def test_the_same_findings_in_another_order_stay_what_they_were(tmp_path: Path) -> None:
     for kind in ("linear", "mlp", "attention"):
         head = Head(kind=kind, hidden=[3])  # as many hidden units as findings: they keep their places

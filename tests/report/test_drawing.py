@@ -11,7 +11,7 @@ from run_folders import write_training
 
 from distcxr.report.drawing import write_curves
 from distcxr.report.training import loss_charts
-from distcxr.runfolder.contents import read_columns
+from distcxr.runfolder.history import read_columns
 
 SVG = "{http://www.w3.org/2000/svg}"
 
