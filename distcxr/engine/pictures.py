@@ -161,7 +161,7 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
     )  # fmt: skip
     content = {"split": split, "num_images": len(rows)} | found.to_json()
     write_whole(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-    logger.info(f"heat maps against boxes, {len(rows)} images of {split}\n{found.table()}")
+    logger.info(f"heat maps and boxes compared on {len(rows):,} images of {split}: {path}")
 
 
 def _batches(run: Evaluation, rows: NDArray[np.int64]) -> Generator[Batch]:
