@@ -21,7 +21,7 @@ LAUNCH := $(BIN)/accelerate launch $(if $(filter 1,$(PROCESSES)),,--multi_gpu) -
 
 setup: $(READY)
 
-$(READY): setup.cfg pyproject.toml $(REQUIREMENTS)
+$(READY): setup.cfg setup.py pyproject.toml $(REQUIREMENTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { echo \
 	  "distcxr needs Python 3.11 or newer, and '$(PYTHON)' is not. Install it, then: make PYTHON=python3.12 $(MAKECMDGOALS)"; \
 	  exit 1; }

@@ -1,6 +1,6 @@
 """Train a recipe:  accelerate launch launch.py RECIPE [key=value ...] [--print] [--test CHECKPOINT ...]
 
-Installed without the repository, `accelerate launch -m distcxr.launch RECIPE ...` is the same.
+Without the repository `accelerate launch -m distcxr.launch densenet121 ...` is the same, with a recipe by its name.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
+from distcxr.recipe.shipped import is_recipe
 
 
 def main() -> int:
     """Read the command, load the recipe, hand over to the engine; 2 is the exit code of a user's mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
+    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
     parser.add_argument("--print", action="store_true", help="show the resolved recipe and stop")
     parser.add_argument(
@@ -49,10 +50,9 @@ def _recipe_first(words: Sequence[str]) -> list[str]:
 
     argparse says what is wrong with a command that has none, or several.
     """
-    recipes = [word for word in words if word.endswith((".yaml", ".yml")) and "=" not in word]
-    if len(recipes) != 1:
-        return list(words)
-    return [*recipes, *(word for word in words if word != recipes[0])]
+    recipes = [word for word in words if is_recipe(word)]
+    others = [word for word in words if word not in recipes]
+    return [*recipes, *others] if len(recipes) == 1 else list(words)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,11 @@ def test_the_recipe_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(
         "distcxr.engine.main.run", lambda recipe, name, test: heard.append((recipe.seed, name, test)) or 0
     )
-    path = str(ROOT / "recipes" / "quickstart.yaml")
-    for words in (["--test", "A", "B", path, "seed=3"], [path, "seed=3", "--test", "A", "B"]):
-        monkeypatch.setattr("sys.argv", ["launch.py", *words])
-        assert launch.main() == 0
-    assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 2
+    for recipe in (str(ROOT / "recipes" / "quickstart.yaml"), "quickstart"):
+        for words in (["--test", "A", "B", recipe, "seed=3"], [recipe, "seed=3", "--test", "A", "B"]):
+            monkeypatch.setattr("sys.argv", ["launch.py", *words])
+            assert launch.main() == 0
+    assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 4
 
 
 def test_a_mistake_is_said_once_without_a_traceback_of_ours(place: Path) -> None:

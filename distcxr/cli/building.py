@@ -21,7 +21,7 @@ class Built(Protocol):
 
 def add_arguments(parser: argparse.ArgumentParser, example: str) -> None:
     """The recipe, its overrides and the number of threads."""
-    parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
+    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
     parser.add_argument("--workers", type=int, default=None, help="threads (default: one per core)")
 

@@ -16,7 +16,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         "often its maximum is in a box (pointing), how well the two overlap (IoU) and how much of the heat lies in "
         "the boxes (coverage), beside what chance would give.",
     )
-    parser.add_argument("recipe", type=Path, help="the checkpoint's recipe, for example recipes/densenet121.yaml")
+    parser.add_argument("recipe", type=Path, help="the checkpoint's recipe, a YAML file or a name")
     parser.add_argument("checkpoint", type=Path, help="folder, for example runs/NAME/checkpoints/best")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example data.root=/data/nih")
     parser.add_argument("--boxes", type=Path, help="the boxes' file (default: BBox_List_2017.csv in data.root)")

@@ -257,9 +257,9 @@ def _compare(
     from distcxr.metrics.compare import compare_models
     from distcxr.metrics.foreign import columns_of
     from distcxr.metrics.full_json import comparison_json
-    from distcxr.metrics.full_report import aligned
     from distcxr.metrics.operating import rank
     from distcxr.metrics.report import NO_FINDING
+    from distcxr.tracking.terminal import table_text
 
     columns = columns_of(judged.scores, findings)
     compared = compare_models(
@@ -282,17 +282,19 @@ def _compare(
     print(f"\nless {args.against}, the same patients drawn for both")
     for sentence in entry["said"]:
         print(sentence)
-    print(aligned(rows))
+    print(table_text(rows, width=100))
     return entry
 
 
 def _print(full: FullReport, said: list[str]) -> None:
+    from distcxr.tracking.terminal import table_text
+
     for sentence in said:
         print(sentence)
     images = f"{full.report.num_samples:,} images of {full.num_patients:,} patients"
     print(f"\n{images}, {full.level:.0%} intervals from {full.replicates:,} draws of the patients\n")
-    print(full.table())
-    print(f"\n{full.operating_table()}\nthresholds from: {full.operating_from}")
+    print(table_text(full.table_rows()))
+    print("\noperating points, calibration and subgroups: --json FILE writes them")
     differences = full.subgroups.differences
     num_pairs = full.subgroups.num_pairs
     print(f"\ngroups whose intervals do not meet: {len(differences)} of {num_pairs} pairs (of many, some by chance)")

@@ -14,7 +14,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
         help="check a recipe and hand it to SLURM, one run or an array",
         description="Checks the recipe, its data and its network here, then submits slurm/train.sbatch.",
     )
-    parser.add_argument("recipe", type=Path, help="YAML file, for example recipes/densenet121.yaml")
+    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
     parser.add_argument(
         "--array", nargs="+", action="extend", default=[], metavar="key=a,b",

@@ -33,7 +33,7 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     )
     parser.add_argument(
         "words", nargs="+", metavar="RECIPE | key=a,b",
-        help="YAML files, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2",
+        help="YAML files or names of recipes, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2",
     )  # fmt: skip
     parser.add_argument(
         "--parallel", nargs="?", type=_count, const=0, default=None, metavar="N",

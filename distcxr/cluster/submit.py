@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import distcxr
 from distcxr.cluster.grid import Planned, default_folder, plan
 from distcxr.data.order import BatchPlan
 from distcxr.recipe import load_recipe
+from distcxr.recipe.shipped import shipped
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_whole
 
-SLURM = Path(distcxr.__file__).resolve().parents[1] / "slurm"
+SLURM = shipped("slurm")
 _SITE_VARIABLE = "DISTCXR_SITE"
 _SITE = Path("slurm/site.env")  # where train.sbatch looks without the variable
 

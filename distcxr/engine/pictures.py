@@ -162,7 +162,7 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
     )  # fmt: skip
     content = {"split": split, "num_images": len(rows)} | found.to_json()
     write_json(path, content)
-    logger.info(f"heat maps against boxes, {len(rows)} images of {split}\n{found.table()}")
+    logger.info(f"heat maps and boxes compared on {len(rows):,} images of {split}: {path}")
 
 
 def _batches(run: Evaluation, rows: NDArray[np.int64]) -> Generator[Batch]:

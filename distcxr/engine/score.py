@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.state import Evaluation
-from distcxr.metrics.full_report import FROM_ITSELF, full_report
+from distcxr.metrics.full_report import FROM_ITSELF, FullReport, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
+from distcxr.tracking.terminal import table_text
 
 logger = logging.getLogger(__name__)
 
-_LOGGED_RULES = ("youden", "probability_50")
 _ONE_NUMBER = "The two classes exclude each other: the AUROC of one is that of the other, and so is their average."
 _AGAINST_OTHERS = "The classes exclude each other: every figure is of one class against all the others together."
 
@@ -60,6 +60,7 @@ def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequen
         Scores of each of `splits`, the same on every rank.
     """
     scores: dict[str, Scores] = {}
+    reports: dict[str, FullReport | None] = {}
     operating: Operating | None = None
     wanted = [split for split in ("val", "train", "test") if split in splits]
     if wanted and "val" not in wanted:
@@ -71,8 +72,10 @@ def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequen
             write_operating(run, folder, operating, weights)
         if split in splits:
             scores[split] = found
-            write_scores(run, folder, split, found, weights, operating, trained_with=trained_with(run.recipe))
-    illustrate(run, folder, scores)
+            made_with = trained_with(run.recipe)
+            reports[split] = write_scores(run, folder, split, found, weights, operating, trained_with=made_with)
+    illustrate(run, folder, scores.get("test"))
+    show_results(folder, reports, weights)
     return scores
 
 
@@ -129,16 +132,19 @@ def trained_with(recipe: Recipe) -> dict[str, Any]:
 def write_scores(
     run: Evaluation, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
     notes: Sequence[str] = (), **entries: Any,
-) -> None:  # fmt: skip
-    """Write `predictions_<split>.csv` and `metrics_<split>.json` and log the table; on rank 0 alone.
+) -> FullReport | None:  # fmt: skip
+    """Write `predictions_<split>.csv` and `metrics_<split>.json`; on rank 0 alone.
 
     Args:
         notes: sentences that belong beside the figures.
         entries: more of the JSON's top level, beside the weights' step, the loss, and for classes that exclude each
             other the accuracy: the share of samples whose likeliest class is theirs.
+
+    Returns:
+        The report of the split; None on the other ranks.
     """
     if not run.runtime.is_main:
-        return
+        return None
     index, rows, wanted = run.index, scores.rows, run.recipe.eval
     targets_NC, mask_NC, patient_id = index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows]
     write_predictions(
@@ -162,11 +168,7 @@ def write_scores(
     )  # fmt: skip
     content = full.to_json() | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
     write_json(folder / filenames.metrics(split), content, indent=2)
-    of = "" if weights.step is None else f", weights of step {weights.step}"
-    tables = [full.table(), *(full.operating_table(rule) for rule in _LOGGED_RULES if rule in full.points)]
-    logger.info("\n".join([f"{split} split{of}", *tables]))
-    for warning in full.warnings:
-        logger.warning(f"{split}: {warning}")
+    return full
 
 
 def _accuracy(
@@ -179,25 +181,44 @@ def _accuracy(
     return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
 
 
-def illustrate(run: Evaluation, folder: Path, scores: dict[str, Scores]) -> None:
-    """Pictures, localisation and the report page, on rank 0 alone.
+def illustrate(run: Evaluation, folder: Path, test: Scores | None) -> None:
+    """Pictures and localisation of the test split, where it was scored; on rank 0 alone.
 
     Nothing here is worth a run that ended well: what goes wrong is a line of the log.
     """
-    if not run.runtime.is_main:
+    if not run.runtime.is_main or test is None:
         return
-    test = scores.get("test")
-    if test is not None:
-        try:
-            write_pictures(run, folder, "test", test)
-        except Exception as error:
-            logger.warning(f"no pictures of the worst cases: {error}")
-        try:
-            write_localisation(run, folder, "test", test)
-        except Exception as error:
-            logger.warning(f"heat maps were not held against boxes: {error}")
-    if scores:
-        write_page(folder)
+    try:
+        write_pictures(run, folder, "test", test)
+    except Exception as error:
+        logger.warning(f"no pictures of the worst cases: {error}")
+    try:
+        write_localisation(run, folder, "test", test)
+    except Exception as error:
+        logger.warning(f"heat maps were not held against boxes: {error}")
+
+
+def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights: Weights) -> None:
+    """Draw the report page, then end with one screen: a table, warnings, and where the page is; on rank 0 alone.
+
+    The table and the warnings are those of the last split; the others have a line each, and everything is on the page.
+    """
+    scored = [full for full in reports.values() if full is not None]
+    if not scored:
+        return
+    last = scored[-1]
+    page = write_page(folder)
+    of = "" if weights.step is None else f", weights of step {weights.step}"
+    images = f"{last.report.num_samples:,} images of {last.num_patients:,} patients"
+    lines = [f"{last.report.split} split{of}: {images}", table_text(last.table_rows())]
+    for full in scored[:-1]:
+        name, _, auroc, interval, _ = full.table_rows()[-1]
+        lines.append(f"{full.report.split} split: {name}, AUROC {auroc} ({interval})")
+    logger.info("\n".join(lines))
+    for warning in last.warnings:
+        logger.warning(f"warning: {warning}")
+    if page is not None:
+        logger.info(f"report: {page}")
 
 
 def draw_curves(folder: Path) -> None:
@@ -210,11 +231,12 @@ def draw_curves(folder: Path) -> None:
         logger.warning(f"no {filenames.CURVES}: {error!r}")
 
 
-def write_page(folder: Path) -> None:
-    """Draw the report page of a run folder; a failure is logged."""
+def write_page(folder: Path) -> Path | None:
+    """Draw the report page of a run folder; its file, or None after a failure, which is logged."""
     try:
         from distcxr.report.page import write_report
 
-        logger.info(f"report: {write_report(folder)}")
+        return write_report(folder)
     except Exception as error:
         logger.warning(f"no report page: {error!r}. Try again with: distcxr report {folder}")
+        return None

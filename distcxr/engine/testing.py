@@ -20,6 +20,7 @@ from distcxr.engine.score import (
     Weights,
     illustrate,
     operating_of,
+    show_results,
     stored_operating,
     trained_with,
     write_operating,
@@ -96,8 +97,9 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
             of = "log probabilities" if recipe.loss.name == "cross_entropy" else "logits"
             notes = [*notes, f"Ensemble: mean of the {of} of {len(checkpoints)} checkpoints."]
             entries = {"members": _members(first, checkpoints, [answer["test"] for answer in answers])}
-        write_scores(first, folder, "test", test, weights, operating, notes, **entries)
-        illustrate(first, folder, {"test": test})
+        full = write_scores(first, folder, "test", test, weights, operating, notes, **entries)
+        illustrate(first, folder, test)
+        show_results(folder, {"test": full}, weights)
     logger.info(f"written: {folder / filenames.metrics('test')}, {folder / filenames.predictions('test')}")
     return test
 

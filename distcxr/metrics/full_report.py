@@ -40,8 +40,6 @@ from distcxr.metrics.report import Report, build_report
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
 
-_TABLE_RATES = ("recall", "specificity", "precision", "accuracy", "f1")
-
 
 @dataclass(frozen=True)
 class OperatingPoint:
@@ -108,29 +106,20 @@ class FullReport:
         """The content of `metrics_<split>.json`: plain Python types, None with a reason where undefined."""
         return full_json(self)
 
-    def table(self) -> str:
-        """Aligned plain text for a terminal: areas with intervals, a row per finding, then the macro average."""
-        rows = [(self.report.split, "positives", "auroc", "interval", "auprc", "interval", "brier", "ece", "")]
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """What the end of a run shows: titles, then finding, positives, AUROC with its interval and average precision,
+        a row per finding, the macro average last. Everything else is in the report and the JSON.
+        """
+        titles = (self.report.split, "positives", "AUROC", f"{self.level:.0%} interval", "average\nprecision")
+        rows: list[tuple[str, ...]] = [titles]
         for column, (name, score) in enumerate(self.report.findings.items()):
-            auroc, auprc, plain = self.areas.auroc[column], self.areas.auprc[column], self.calibration[column].plain
+            auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]
             counts = f"{score.num_positive:,}/{score.num:,}"
-            areas = (_cell(auroc.value), _interval(auroc), _cell(auprc.value), _interval(auprc))
-            errors = (_cell(plain.brier.value), _cell(plain.ece.value), score.reason or auroc.reason or "")
-            rows.append((name, counts, *areas, *errors))
+            rows.append((name, counts, _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
         auroc, auprc = self.areas.macro_auroc, self.areas.macro_auprc
-        areas = (_cell(auroc.value), _interval(auroc), _cell(auprc.value), _interval(auprc))
-        rows.append((f"macro of {len(self.report.macro_findings)}", "", *areas, "", "", auroc.reason or ""))
-        return aligned(rows)
-
-    def operating_table(self, rule: str = "youden") -> str:
-        """Aligned plain text: the main rates of every finding at one rule's thresholds."""
-        titles = [title for rate in _TABLE_RATES for title in (rate, "interval")]
-        rows = [(f"at {rule}", "threshold", *titles, "")]
-        for name, point in zip(self.report.findings, self.points[rule], strict=True):
-            rates = [point.rates[rate] for rate in _TABLE_RATES]
-            cells = [cell for rate in rates for cell in (_cell(rate.value), _interval(rate))]
-            rows.append((name, _cell(point.prob), *cells, point.reason or ""))
-        return aligned(rows)
+        macro = f"macro of {len(self.report.macro_findings)}"
+        rows.append((macro, "", _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
+        return rows
 
 
 def full_report(
@@ -273,16 +262,6 @@ def _points(
             points.append(OperatingPoint(logit, prob, cells, rates_C[column], unscored))
         found[rule] = tuple(points)
     return found
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns of text: the first and the last to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *middle, last in rows:
-        cells = [f"{cell:>{width}}" for cell, width in zip(middle, widths[1:-1], strict=True)]
-        lines.append("  ".join((f"{first:<{widths[0]}}", *cells, last)).rstrip())
-    return "\n".join(lines)
 
 
 def _cell(value: float | None) -> str:

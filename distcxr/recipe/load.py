@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from distcxr.recipe.schema import Recipe
 from distcxr.recipe.section import DURATION_KEYS
+from distcxr.recipe.shipped import find_recipe, not_found
 
 
 class RecipeError(ValueError):
@@ -60,13 +61,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, its bases and the overrides, and validate the result.
 
     Args:
-        path: YAML file; `base:` in it names one parent, relative to the file.
+        path: YAML file, or the name of a recipe that comes with distcxr; `base:` in it names one parent, a file beside
+            it or again a name.
         overrides: `section.key=value`, the value in YAML.
 
     Raises:
         RecipeError: naming the file or override, the key, and the nearest valid name where one is near.
     """
-    values = _read(Path(path), ())
+    values = _read(Path(path), Path(), ())
     for override in overrides:
         _apply(values, override)
     try:
@@ -78,15 +80,17 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} can't be used:\n{said}") from None
 
 
-def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
-    path = path.resolve()
+def _read(named: Path, folder: Path, children: tuple[Path, ...]) -> dict[str, Any]:
+    """Keys and values of a recipe, a file in `folder` or a name, over those of its bases."""
+    path = find_recipe(named, folder).resolve()
     if path in children:
         raise RecipeError(f"{path}: `base` goes round in a circle: {' -> '.join(str(p) for p in (*children, path))}")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         wanted = f" (the base of {children[-1]})" if children else ""
-        raise RecipeError(f"the recipe {path}{wanted} can't be read: {error.strerror}") from None
+        problem = not_found(named) if isinstance(error, FileNotFoundError) else error.strerror
+        raise RecipeError(f"the recipe {path}{wanted} can't be read: {problem}") from None
     except UnicodeDecodeError:
         raise RecipeError(f"{path} is not a text file") from None
     try:
@@ -101,7 +105,7 @@ def _read(path: Path, children: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise RecipeError(f"{path}: `base` must be one file name, not {base!r}")
-    return _merge(_read(path.parent / base, (*children, path)), values)
+    return _merge(_read(Path(base), path.parent, (*children, path)), values)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from distcxr.metrics.full_report import aligned
 from distcxr.report.blocks import (
     DASH,
     Block,
@@ -22,6 +21,7 @@ from distcxr.report.blocks import (
     words,
 )
 from distcxr.report.compare_picture import picture
+from distcxr.tracking.terminal import table_text
 
 _FLATTERED = (
     "Validation chose each run's checkpoint, and of many runs the best on validation is partly the luckiest: believe "
@@ -42,7 +42,7 @@ def terminal_table(values: dict[str, Any]) -> str:
         note = run["not_comparable"] or ("best on validation" if run["name"] == best else "")
         note = "no figures" if run["reason"] else note
         rows.append([f"{number} {run['name']}", *areas, difference, f"{run['num_parameters']:,}", minutes, note])
-    lines = [aligned(rows)]
+    lines = [table_text(rows, width=None)]
     if staged := [run for run in values["runs"] if run["stages"]]:
         longest = max(staged, key=lambda run: len(run["stages"]))["stages"]
         lines += ["", "best validation AUROC within each stage"]
@@ -50,7 +50,7 @@ def terminal_table(values: dict[str, Any]) -> str:
         for run in staged:
             cells = [_number(stage["val_auroc"]) for stage in run["stages"]]
             table.append([run["name"], *cells, *["-"] * (len(longest) - len(cells)), ""])
-        lines.append(aligned(table))
+        lines.append(table_text(table, width=None))
     lines += ["", *(f"warning: {warning}" for warning in values["warnings"])] if values["warnings"] else []
     return "\n".join(lines)
 

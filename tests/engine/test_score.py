@@ -210,15 +210,28 @@ def test_pictures_of_other_weights_go(tmp_path: Path) -> None:
     run.reader.close()
 
 
-def test_the_end_shows_rates_at_two_thresholds_and_the_curves(finished: Path) -> None:
-    said = (finished / "log.txt").read_text().split("test split, weights of step")[1]
-    for rule in ("youden", "probability_50"):
-        header = next(line for line in said.splitlines() if line.startswith(f"at {rule}"))
-        assert header.split()[2::2] == ["threshold", "interval", "interval", "interval", "interval", "interval"]
-        assert header.split()[3::2] == ["recall", "specificity", "precision", "accuracy", "f1"]
-    for name, entry in read(finished / "metrics_test.json")["findings"].items():
-        point = entry["operating_points"]["probability_50"]
-        assert (point["threshold_logit"], point["threshold_prob"]) == (0.0, 0.5), name
+def test_a_run_ends_with_one_screen(finished: Path) -> None:
+    """One table, warnings, where the page is; rates at thresholds, calibration and localisation are in files."""
+    log, _, page = (finished / "log.txt").read_text().partition("report: ")
+    assert page.startswith(f"{finished / 'report.html'}\n")
+    assert log.count("positives   AUROC") == 1, "one table, though two splits were scored"
+    _, *lines = log.split("test split, weights of step")[1].splitlines()
+    titles, lines = lines[:2], lines[2:]
+    assert " ".join(titles).split() == ["average", "test", "positives", "AUROC", "95%", "interval", "precision"]
+    metrics = read(finished / "metrics_test.json")
+    num = len(metrics["findings"])
+    assert max(map(len, (*titles, *lines[: num + 1]))) <= 71
+    for line, (name, entry) in zip(lines[:num], metrics["findings"].items(), strict=True):
+        area = "-" if entry["auroc"] is None else f"{entry['auroc']:.4f}"
+        assert line.split()[:3] == [name, f"{entry['num_positive']}/{entry['num']}", area]
+    assert lines[num].startswith(f"macro of {len(metrics['macro']['findings'])} ")
+    assert lines[num + 1].startswith("val split: macro of ")
+    assert [line.partition("warning: ")[2] for line in lines[num + 2 :]] == [*metrics["warnings"], ""]
+    points = [entry["operating_points"] for entry in metrics["findings"].values()]
+    assert all({"youden", "probability_50"} < set(point) for point in points)
+
+
+def test_the_curves_are_drawn(finished: Path) -> None:
     assert "Loss by epoch" in (finished / "curves.svg").read_text()
 
 

@@ -252,7 +252,7 @@ def test_what_is_undefined_is_null_with_a_reason(case: str, tmp_path: Path) -> N
     if case in ("class absent", "no labels"):
         assert content["macro"]["findings"] == ["Hernia", "Edema"] and content["macro"]["auroc"] is not None
         assert any(warning.startswith("No areas") and "Mass" in warning for warning in full.warnings)
-    assert full.table().count("\n") == len(FINDINGS) + 1
+    assert len(full.table_rows()) == len(FINDINGS) + 2
 
 
 def test_subgroups_partition_the_samples_and_differences_are_named() -> None:
@@ -355,18 +355,18 @@ def test_operating_points_of_other_findings_are_refused() -> None:
         made(data, operating=operating, operating_from="val")
 
 
-def test_tables_are_aligned_and_show_the_figures() -> None:
+def test_the_table_shows_areas_and_the_interval_of_the_auroc() -> None:
     full = made(cohort(0), cohort(1))
-    for table in (full.table(), full.operating_table()):
-        header, *rows = table.splitlines()
-        end = header.index("interval") + len("interval")
-        assert all(row[end - 1].isdigit() and row[end : end + 1] in ("", " ") for row in rows)
-    mass = next(line for line in full.table().splitlines() if line.startswith("Mass"))
-    area = full.areas.auroc[1]
-    assert f"{area.value:.4f}  {area.low:.4f}-{area.high:.4f}" in mass
-    rate = full.points["youden"][1].rates["recall"]
-    mass = next(line for line in full.operating_table().splitlines() if line.startswith("Mass"))
-    assert f"{rate.value:.4f}  {rate.low:.4f}-{rate.high:.4f}" in mass
+    titles, *rows, macro = full.table_rows()
+    assert titles == ("test", "positives", "AUROC", "95% interval", "average\nprecision")
+    assert [row[0] for row in rows] == list(FINDINGS)
+    area, precision, score = full.areas.auroc[1], full.areas.auprc[1], full.report.findings["Mass"]
+    counts = f"{score.num_positive}/{score.num}"
+    figures = (f"{area.value:.4f}", f"{area.low:.4f}-{area.high:.4f}", f"{precision.value:.4f}")
+    assert rows[1] == ("Mass", counts, *figures)
+    area, precision = full.areas.macro_auroc, full.areas.macro_auprc
+    figures = (f"{area.value:.4f}", f"{area.low:.4f}-{area.high:.4f}", f"{precision.value:.4f}")
+    assert macro == (f"macro of {len(full.report.macro_findings)}", "", *figures)
 
 
 def nih_sized() -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.int64]]:

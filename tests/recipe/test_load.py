@@ -102,6 +102,29 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
     assert "gone.yaml" in error_of(tmp_path / "gone.yaml")
 
 
+def test_a_recipe_of_ours_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_recipe("densenet121") == load_recipe(RECIPES / "densenet121.yaml")
+    assert load_recipe("transfer/nih_from_nothing") == load_recipe(RECIPES / "transfer" / "nih_from_nothing.yaml")
+    own = load_recipe(write(tmp_path, "base: study/resnet34\nseed: 7\n"))
+    assert (own.seed, own.model.name) == (7, load_recipe(RECIPES / "study" / "resnet34.yaml").model.name)
+    (tmp_path / "densenet121").mkdir()
+    assert load_recipe("densenet121").model.name == "densenet121", "a folder is not a recipe"
+    (tmp_path / "densenet121").rmdir()
+    write(tmp_path, "seed: 5\n", "densenet121")
+    assert load_recipe("densenet121").seed == 5, "a file comes before a name"
+
+
+@pytest.mark.parametrize("named", ["densnet121", "recipes/densenet121.yaml", "densenet121.yml"])
+def test_a_name_that_is_not_there_is_compared_with_those_that_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = error_of(Path(named))
+    assert named in error and "did you mean densenet121? Recipes that come with distcxr: base, " in error
+    assert "study/resnet101" in error and "launch/" not in error
+
+
 def test_identity_ignores_what_does_not_change_the_result() -> None:
     recipe = Recipe()
     free = {"output": "x", "train": {"max_steps": 3, "resume": "never"}, "data": {"loader": "dali", "num_workers": 2}}

@@ -90,6 +90,8 @@ def test_a_run_folder_that_the_job_finds_again(job: Job) -> None:
     assert job.run("tiny.yaml", 'output="runs/a b"', "train.epochs=2")[0] == 0
     assert job.words() == ["tiny.yaml", 'output="runs/a b"', "train.epochs=2"]
     assert job.environment()["DISTCXR_STOP"] == str(job.folder / "runs/a b/STOP")
+    assert job.run("train.epochs=2", "study/resnet18")[0] == 0, "a recipe by its name, not a file"
+    assert job.words() == ["train.epochs=2", "study/resnet18", "output=runs/resnet18/slurm-7"]
     assert job.run("tiny.yaml", "--test", "runs/a b")[0] == 0
     assert job.words() == ["tiny.yaml", "--test", "runs/a b"]
 

@@ -1,0 +1,47 @@
+"""What comes with the package beside its code: the recipes, found by their names, and the SLURM templates.
+
+In a clone they are the folders `recipes/` and `slurm/` at its top. In a wheel, where there is no such place, `setup.py`
+puts copies of both into `distcxr/shipped/`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OF_ACCELERATE = "launch"  # a folder of `recipes/` whose YAML files are no recipes
+
+
+def shipped(folder: str) -> Path:
+    """Where the folder `recipes` or `slurm` is, of the wheel or of the clone."""
+    inside = _PACKAGE / "shipped" / folder
+    return inside if inside.is_dir() else _PACKAGE.parent / folder
+
+
+def recipe_names() -> dict[str, Path]:
+    """The files of all recipes that come with distcxr by their names: `densenet121`, `study/resnet50`."""
+    root = shipped("recipes")
+    found = {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+    return {name: path for name, path in found.items() if not name.startswith(f"{_OF_ACCELERATE}/")}
+
+
+def find_recipe(named: Path, folder: Path) -> Path:
+    """The file that is meant: the one in `folder`, or if there is none the recipe of this name; else a missing file."""
+    path = folder / named
+    return path if path.is_file() else recipe_names().get(named.as_posix(), path)
+
+
+def is_recipe(word: str) -> bool:
+    """Whether a word of a command is a recipe: a YAML file, there or not, or a name with nothing in its way."""
+    if "=" in word:
+        return False
+    return word.endswith((".yaml", ".yml")) or (not Path(word).exists() and word in recipe_names())
+
+
+def not_found(path: Path) -> str:
+    """What to try in place of a recipe that is neither a file nor a name."""
+    names = recipe_names()
+    near = difflib.get_close_matches(path.with_suffix("").as_posix().removeprefix("recipes/"), names, n=1)
+    hint = f"; did you mean {near[0]}?" if near else "."
+    return f"there is no such file, and no recipe of this name{hint} Recipes that come with distcxr: {', '.join(names)}"
