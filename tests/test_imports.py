@@ -15,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "recipe": set(),
     "compiled": set(),
+    "tables": set(),
     "process_group": set(),
-    "data": {"recipe", "compiled"},
+    "data": {"recipe", "compiled", "tables"},
     "models": {"recipe"},
     "losses": {"recipe"},
     "optim": {"recipe"},
     "schedule": {"recipe"},
-    "metrics": {"recipe", "compiled"},
+    "metrics": {"recipe", "compiled", "tables"},
     "tracking": {"recipe"},
     "runtime": {"recipe", "data", "process_group"},
     "engine": {
