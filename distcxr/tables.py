@@ -71,16 +71,31 @@ class Table:
             return np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
         except ValueError:
             row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
-            raise ValueError(
-                f"{self.path}, column {self.header[position]}, line {self.lines[row]}: {cells[row]!r} is no number"
-            ) from None
+            raise ValueError(f"{self.cell_at(position, row)} is no number") from None
+
+    def codes(self, position: int, code_of: Mapping[str, int]) -> NDArray[np.int8]:
+        """The column at `position` as int8 [N] by `code_of`; ValueError, with line and column, for other cells."""
+        cells = self.columns[position]
+        try:
+            return np.fromiter(map(code_of.__getitem__, cells), dtype=np.int8, count=len(cells))
+        except KeyError:
+            row = next(row for row, cell in enumerate(cells) if cell not in code_of)
+            valid = ", ".join(map(repr, code_of))
+            raise ValueError(f"{self.cell_at(position, row)} is none of {valid}") from None
+
+    def cell_at(self, position: int, row: int) -> str:
+        """File, column, line and text of a cell, for messages."""
+        where = f"column {self.header[position]}, line {self.lines[row]}"
+        return f"{self.path}, {where}: {self.columns[position][row]!r}"
 
     def where(self, row: int) -> str:
         """File and line of a row, for messages."""
         return f"{self.path}, line {self.lines[row]}"
 
 
-def read_table(path: Path, *, only: Collection[str] | None = None, ragged: bool = False) -> Table:
+def read_table(
+    path: Path, *, only: Collection[str] | None = None, ragged: bool = False, verbatim: bool = False
+) -> Table:
     """Read a CSV file with a header: UTF-8 with or without a byte-order mark, commas, quotes as RFC 4180 has them.
 
     Lines end in LF, CRLF or CR, blank ones are skipped. A file with a name ending in `.gz` is decompressed first.
@@ -89,6 +104,8 @@ def read_table(path: Path, *, only: Collection[str] | None = None, ragged: bool 
         only: names of the columns to keep, where the file has them; all without it.
         ragged: accept rows longer or shorter than the header, but none that ends before a column of `only`. Missing
             cells are empty. Without `only`, the table is as wide as its longest row, with empty names at the end.
+        verbatim: for tables that distcxr itself wrote: keep the space around cells, read bytes that are not UTF-8 as
+            surrogates (a file's name may hold them), and accept a header without rows.
 
     Raises:
         ValueError: a file that can't be read, is empty, is not UTF-8, is a spreadsheet, is separated by something else
@@ -100,10 +117,11 @@ def read_table(path: Path, *, only: Collection[str] | None = None, ragged: bool 
         unpacked = gzip.decompress(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-    text = _text(path, unpacked)
+    text = _text(path, unpacked, verbatim)
     lines, widths = _layout(path, text)
     rows = np.flatnonzero(widths)  # blank lines have no cells
-    header = [name.strip() for name in next(filter(None, csv.reader(_stream(text), strict=True)))]
+    header = next(filter(None, csv.reader(_stream(text), strict=True)))
+    header = header if verbatim else [name.strip() for name in header]
     if len(header) == 1 and (mark := next((mark for mark in _OTHER_SEPARATORS if mark in header[0]), None)):
         name = header[0].split(mark)[0]
         raise ValueError(
@@ -111,7 +129,7 @@ def read_table(path: Path, *, only: Collection[str] | None = None, ragged: bool 
             "it with commas"
         )
     body = rows[1:]
-    if not len(body):
+    if not len(body) and not verbatim:
         raise ValueError(f"{path} has a header and no rows")
     positions = [position for position, name in enumerate(header) if only is None or name in only]
     needed = 0 if only is None else max(positions, default=-1) + 1
@@ -124,18 +142,20 @@ def read_table(path: Path, *, only: Collection[str] | None = None, ragged: bool 
         positions += range(len(header), width)
         header += [""] * (width - len(header))
     columns = _columns(path, text, width, positions, body)
+    if not verbatim:
+        columns = {position: [cell.strip() for cell in cells] for position, cells in columns.items()}
     return Table(path, tuple(header), columns, lines[body], hashlib.sha256(content).hexdigest())
 
 
-def _text(path: Path, content: bytes) -> bytes:
-    """The bytes without a byte-order mark, checked to be UTF-8 text; without quotes, lines end in LF."""
+def _text(path: Path, content: bytes, verbatim: bool) -> bytes:
+    """The bytes without a byte-order mark, checked to be UTF-8 unless `verbatim`; without quotes, lines end in LF."""
     content = content.removeprefix(_BOM)
     if not content.strip():
         raise ValueError(f"{path} is empty")
     if content.startswith(_ZIP):
         raise ValueError(f"{path} is a spreadsheet or an archive: save it as CSV, UTF-8")
     try:
-        content.decode()
+        content.decode(errors="surrogateescape" if verbatim else "strict")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         encoding = "UTF-16" if content.startswith(_UTF16) else "not UTF-8"
@@ -147,7 +167,7 @@ def _text(path: Path, content: bytes) -> bytes:
 
 def _stream(text: bytes) -> io.TextIOWrapper:
     """Decodes bit by bit: a `StringIO` would hold four bytes a character."""
-    return io.TextIOWrapper(io.BytesIO(text), encoding="utf-8", newline="")
+    return io.TextIOWrapper(io.BytesIO(text), encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def _layout(path: Path, text: bytes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -187,11 +207,11 @@ def _columns(
     try:
         frame = pd.read_csv(
             io.BytesIO(text), engine="c", header=None, names=range(width), usecols=positions, index_col=False,
-            dtype=object, na_filter=False, skip_blank_lines=False,
+            dtype=object, na_filter=False, skip_blank_lines=False, encoding_errors="surrogateescape",
         )  # fmt: skip
     except pd.errors.ParserError as error:
         raise ValueError(f"{path}: not readable as CSV: {error}") from error
-    return {position: [cell.strip() for cell in frame[position].to_numpy()[rows].tolist()] for position in positions}
+    return {position: frame[position].to_numpy()[rows].tolist() for position in positions}
 
 
 def _is_number(cell: str) -> bool:

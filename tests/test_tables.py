@@ -58,7 +58,7 @@ def test_numbers_are_the_nearest_doubles(tmp_path: Path) -> None:
 
 
 def test_selected_columns_and_ragged_rows(tmp_path: Path) -> None:
-    text = "a,b,c\n1,2\n1,2,3,4\n"
+    text = "a, b,c\n1,2\n1,2,3,4\n"
     table = read(tmp_path, text, only=("b", "x"), ragged=True)
     assert table.header == ("a", "b", "c") and dict(table.columns) == {1: ["2", "2"]}
     with pytest.raises(ValueError, match=r"t\.csv, line 2: 2 fields, at least 3 are needed"):
@@ -70,6 +70,16 @@ def test_selected_columns_and_ragged_rows(tmp_path: Path) -> None:
             read(tmp_path, text, only=only)
         with pytest.raises(ValueError, match=r"t\.csv, line 2: 4 cells where the header has 3"):
             read(tmp_path, "a,b,c\n1,2,3,4\n", only=only)
+
+
+def test_our_own_tables_are_read_verbatim(tmp_path: Path) -> None:
+    table = read(tmp_path, b'file, n\n" a\nb.png ",0\n\xe9.png,\n', verbatim=True)
+    assert table.header == ("file", " n")
+    assert table.columns[0] == [" a\nb.png ", "\udce9.png"] and table.lines.tolist() == [3, 4]
+    assert table.codes(1, {"0": 0, "": -1}).tolist() == [0, -1]
+    with pytest.raises(ValueError, match=r"t\.csv, column  n, line 4: '' is none of '0', '1'"):
+        table.codes(1, {"0": 0, "1": 1})
+    assert len(read(tmp_path, "file,n\n", verbatim=True)) == 0
 
 
 def test_columns_by_name(tmp_path: Path) -> None:
