@@ -81,7 +81,7 @@ def encode(
     *,
     known: Sequence[str] = NIH15,
     source: str = "labels",
-    lines: Sequence[int] | None = None,
+    lines: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> NDArray[np.uint8]:
     """Label strings such as `"Mass|Nodule"` as multi-hot rows. Only whole tokens match.
 

@@ -6,8 +6,6 @@ Shape suffixes: N samples, C findings.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from distcxr.metrics.calibration import Logits
 from distcxr.metrics.caveats import first_few
 from distcxr.metrics.operating import Scale
 from distcxr.metrics.predictions import Predictions, read_predictions
+from distcxr.tables import Table, read_table
 
 MIN_OUTSIDE = 0.01
 """Share of values outside [0, 1] from which scores with negative values among them pass for logits."""
@@ -56,29 +55,26 @@ def read_foreign(path: Path, known_findings: Sequence[str] | None, scale: Scale 
 
     All values in [0, 1]: probabilities. Some below 0, and 1 % or more outside [0, 1]: logits. Anything else is refused
     until the user says what it is. Our own file is read as it is, by its logits.
-    Raises ValueError naming the file, and the line and column of what can't be read: text that is no UTF-8, rows too
-    short or long, an image twice or without a name, a cell that is no number, is NaN or infinite, or is no probability
-    where probabilities were asked for; a column whose name is nearly that of a finding; two columns of one finding.
+    Raises ValueError as `read_table`, and naming the line and column of an image twice or without a name, a cell that
+    is no number, is NaN or infinite, or is no probability where probabilities were asked for; a column whose name is
+    nearly that of a finding; two columns of one finding.
     """
-    header, lines, rows = _read_rows(path)
-    if any(name.startswith(_OURS) for name in header):
-        return _read_ours(path, lines, known_findings, scale)
+    table = read_table(path)
+    if any(name.startswith(_OURS) for name in table.header):
+        return _read_ours(path, table.lines, known_findings, scale)
     if known_findings is None:
         raise ValueError(
             f"{path} holds no labels: say which are right with --labels, for example NIH's Data_Entry file"
         )
     said: list[str] = []
-    column_of = _match(path, header, known_findings, said)
-    columns = list(zip(*rows, strict=True))
-    files = _file_names(path, columns[0], lines, said)
-    scores_NC = np.empty((len(files), len(column_of)), dtype=np.float64)
-    for number, place in enumerate(column_of.values()):
-        scores_NC[:, number] = _numbers(f"{path}, column {header[place]}", columns[place], lines)
-    _check_finite(path, scores_NC, [header[place] for place in column_of.values()], lines)
-    where = [header[place] for place in column_of.values()]
+    column_of = _match(path, table.header, known_findings, said)
+    files = _file_names(table, said)
+    scores_NC = np.stack([table.numbers(place) for place in column_of.values()], axis=1)
+    names = [table.header[place] for place in column_of.values()]
+    _check_finite(path, scores_NC, names, table.lines)
     scale = _told(path, scores_NC, scale, said) or _guess(path, scores_NC, said)
     if scale == "probability":
-        _check_probabilities(path, scores_NC, where, lines)
+        _check_probabilities(path, scores_NC, names, table.lines)
     return ForeignScores(path, files, tuple(column_of), scores_NC, scale, None, tuple(said))
 
 
@@ -121,42 +117,6 @@ def columns_of(scores: ForeignScores, findings: Sequence[str]) -> list[int]:
     return [scores.findings.index(name) for name in findings]
 
 
-def _read_rows(path: Path) -> tuple[list[str], list[int], list[list[str]]]:
-    """Header, line numbers and rows; every row as wide as the header."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path} can't be read: {error.strerror}") from error
-    if not content.strip():
-        raise ValueError(f"{path} is empty")
-    if content.startswith(b"PK"):
-        raise ValueError(f"{path} is a spreadsheet or an archive: save it as CSV, UTF-8")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        is_wide = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-        raise ValueError(f"{path}, line {line}: {'UTF-16' if is_wide else 'not UTF-8'}: save it as UTF-8") from error
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines, rows = [], []
-    try:
-        header = [name.strip() for name in next(reader)]
-        for row in reader:
-            if row:
-                lines.append(reader.line_num)
-                rows.append(row)
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {reader.line_num}: not readable as CSV: {error}") from error
-    if len(header) == 1 and (found := next((mark for mark in ";\t|" if mark in header[0]), None)):
-        raise ValueError(f"{path}: cells are separated by {found!r}; save it with commas")
-    for line, row in zip(lines, rows, strict=True):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, line {line}: {len(row)} cells where the header has {len(header)}")
-    if not rows:
-        raise ValueError(f"{path} has a header and no rows")
-    return header, lines, rows
-
-
 def _match(path: Path, header: Sequence[str], known: Sequence[str], said: list[str]) -> dict[str, int]:
     """The column of each finding, in the order of `known`. Whole names match; case, spaces and `_` do not count."""
     finding_of = {_plain(name): name for name in known}
@@ -187,35 +147,24 @@ def _match(path: Path, header: Sequence[str], known: Sequence[str], said: list[s
     return {name: found[name] for name in known if name in found}
 
 
-def _file_names(path: Path, cells: Sequence[str], lines: Sequence[int], said: list[str]) -> list[str]:
-    files = [cell.strip().replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
+def _file_names(table: Table, said: list[str]) -> list[str]:
+    cells, lines = table.columns[0], table.lines.tolist()
+    files = [cell.replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
     if "" in files:
         empty = [line for line, name in zip(lines, files, strict=True) if not name]
-        raise ValueError(f"{path}: no image is named in {len(empty):,} lines: {_some(empty)}")
+        raise ValueError(f"{table.path}: no image is named in {len(empty):,} lines: {_some(empty)}")
     lines_of: dict[str, list[int]] = {}
     for line, name in zip(lines, files, strict=True):
         lines_of.setdefault(name, []).append(line)
     if repeated := {name: at for name, at in lines_of.items() if len(at) > 1}:
         shown = first_few([f"{name} (lines {_some(at)})" for name, at in repeated.items()], 3)
-        raise ValueError(f"{path} names {len(repeated):,} images more than once: {shown}")
+        raise ValueError(f"{table.path} names {len(repeated):,} images more than once: {shown}")
     if any("/" in cell or "\\" in cell for cell in cells):
-        said.append(f"{path}: folders before the image names are ignored ({cells[0].strip()})")
+        said.append(f"{table.path}: folders before the image names are ignored ({cells[0]})")
     return files
 
 
-def _numbers(where: str, cells: Sequence[str], lines: Sequence[int]) -> list[float]:
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        for line, cell in zip(lines, cells, strict=True):
-            try:
-                float(cell)
-            except ValueError:
-                raise ValueError(f"{where}, line {line}: {cell!r} is no number") from None
-        raise
-
-
-def _check_finite(path: Path, scores_NC: Logits, names: Sequence[str], lines: Sequence[int]) -> None:
+def _check_finite(path: Path, scores_NC: Logits, names: Sequence[str], lines: NDArray[np.int64]) -> None:
     bad_NC = ~np.isfinite(scores_NC)
     if not bad_NC.any():
         return
@@ -250,7 +199,7 @@ def _guess(path: Path, scores_NC: NDArray[np.float64], said: list[str]) -> Scale
     )
 
 
-def _check_probabilities(path: Path, scores_NC: Logits, names: Sequence[str], lines: Sequence[int]) -> None:
+def _check_probabilities(path: Path, scores_NC: Logits, names: Sequence[str], lines: NDArray[np.int64]) -> None:
     bad_NC = (scores_NC < 0) | (scores_NC > 1)
     if bad_NC.any():
         row, column = np.argwhere(bad_NC)[0].tolist()
@@ -263,7 +212,7 @@ def _check_probabilities(path: Path, scores_NC: Logits, names: Sequence[str], li
 _PLURAL: Mapping[Scale, str] = {"logit": "logits", "probability": "probabilities"}
 
 
-def _read_ours(path: Path, lines: Sequence[int], known: Sequence[str] | None, scale: Scale | None) -> ForeignScores:
+def _read_ours(path: Path, lines: NDArray[np.int64], known: Sequence[str] | None, scale: Scale | None) -> ForeignScores:
     ours = read_predictions(path)
     if known is not None and (strangers := [name for name in ours.findings if name not in known]):
         raise ValueError(f"{path}: the labels do not know {', '.join(strangers)}; they know {', '.join(known)}")

@@ -6,7 +6,7 @@ Shape suffixes: N samples, C findings.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.report import check_shapes
 from distcxr.runfolder.whole import being_written
+from distcxr.tables import read_table
 
 _COLUMNS_PER_FINDING = 3
+_UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -69,51 +71,26 @@ def write_predictions(
 def read_predictions(path: Path | str) -> Predictions:
     """Read what `write_predictions` wrote, logits bit for bit; targets are 0 where the mask is 0.
 
-    Raises ValueError naming the file, and the row and column of a cell that cannot be read.
+    Raises ValueError as `read_table`, and for another header and a cell that can't be read.
     """
-    path = Path(path)
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
-        reader = csv.reader(stream)
-        try:
-            header = next(reader, [])
-            rows = list(reader)
-        except csv.Error as error:
-            raise ValueError(f"{path}, after line {reader.line_num}: not readable as CSV: {error}") from error
-    findings = header[2::_COLUMNS_PER_FINDING]
-    if not findings or header != _header(findings):
+    table = read_table(Path(path), verbatim=True)
+    findings = list(table.header[2::_COLUMNS_PER_FINDING])
+    if not findings or list(table.header) != _header(findings):
         raise ValueError(
             f"{path}: the header must be file,patient, then <finding>,<finding>_true,logit:<finding> for each"
-            f" finding; it is {','.join(header)[:200]!r}"
+            f" finding; it is {','.join(table.header)[:200]!r}"
         )
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: {len(row)} cells where the header has {len(header)}")
-    columns = list(zip(*rows, strict=True)) or [()] * len(header)
-    logits_NC = np.empty((len(rows), len(findings)), dtype=np.float32)
-    targets_NC = np.zeros((len(rows), len(findings)), dtype=np.uint8)
-    mask_NC = np.zeros_like(targets_NC)
+    logits_NC = np.empty((len(table), len(findings)), dtype=np.float32)
+    labels_NC = np.empty((len(table), len(findings)), dtype=np.int8)
     for column in range(len(findings)):
         at = 3 + _COLUMNS_PER_FINDING * column
-        labels = _parse(columns[at], {"": -1, "0": 0, "1": 1}.__getitem__, f"{path}, column {header[at]}")
+        labels_NC[:, column] = table.codes(at, {"0": 0, "1": 1, "": _UNKNOWN})
         with np.errstate(over="ignore"):  # what no float32 holds is infinite, for the caller to refuse
-            logits_NC[:, column] = _parse(columns[at + 1], float, f"{path}, column {header[at + 1]}")
-        mask_NC[:, column] = np.array(labels) >= 0
-        targets_NC[:, column] = np.array(labels) > 0
-    return Predictions(list(columns[0]), list(columns[1]), findings, logits_NC, targets_NC, mask_NC)
+            logits_NC[:, column] = table.numbers(at + 1)
+    targets_NC, mask_NC = (labels_NC == 1).astype(np.uint8), (labels_NC != _UNKNOWN).astype(np.uint8)
+    return Predictions(list(table.columns[0]), list(table.columns[1]), findings, logits_NC, targets_NC, mask_NC)
 
 
 def _header(findings: Sequence[str]) -> list[str]:
     per_finding = [(name, f"{name}_true", f"logit:{name}") for name in findings]
     return ["file", "patient", *(cell for cells in per_finding for cell in cells)]
-
-
-def _parse(cells: Sequence[str], convert: Callable[[str], float], where: str) -> list[float]:
-    try:
-        return [convert(cell) for cell in cells]
-    except (ValueError, KeyError):
-        for row, cell in enumerate(cells, start=2):
-            try:
-                convert(cell)
-            except (ValueError, KeyError):
-                raise ValueError(f"{where}, row {row}: cannot read {cell!r}") from None
-        raise

@@ -181,7 +181,7 @@ def test_absent_class_and_one_patient_are_told(
     ("arguments", "message"),
     [
         (("none.csv", *LISTED), "none.csv can't be read"),
-        (("p.csv", "--labels", "none.csv"), "label file"),
+        (("p.csv", "--labels", "none.csv"), "none.csv can't be read: No such file"),
         (("p.csv",), "say which are right with --labels"),
         (("p.csv", "--labels", "labels.csv", "--list", "val_list.txt"), "lacks 120 of the 120 images of val_list.txt"),
         (("p.csv", "--labels", "labels.csv", "--list", "none.txt"), "the list none.txt can't be read"),

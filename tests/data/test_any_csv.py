@@ -102,7 +102,7 @@ def test_a_findings_column_must_hold_labels_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "columns", "message"),
     [
-        ("image,Mass\n", {}, "has no rows"),
+        ("image,Mass\n", {}, "a header and no rows"),
         ("image,Mass\na/1.png,1,1\n", {}, "line 2: 3 cells where the header has 2"),
         ("file,Mass\na/1.png,1\n", {}, r"data.columns.image: .*labels.csv has no column 'image'; its columns: file, M"),
         ("image,Mass,Mass\na/1.png,1,1\n", {}, "more than one column 'Mass'"),

@@ -52,8 +52,8 @@ def test_patients_from_nih_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "has no rows"),
-        ("f,Mass\n", "has no rows"),
+        ("", "is empty"),
+        ("f,Mass\n", "a header and no rows"),
         ("f,patient\na,1\n", "has no findings"),
         ("f,patient,Mass\na,1,2\n", "line 2, column Mass: label '2' is not 0, 1 or empty"),
         ("f,patient,Mass\na,1,1\nb,1,-1\n", "line 3, column Mass: label '-1'"),

@@ -233,7 +233,7 @@ def test_bad_rows_are_named(tmp_path: Path, old: str, new: str, problem: str, mi
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "no column 'Image Index'"),
+        (b"", "is empty"),
         (HEADER.encode() + b"\n", "a header and no rows"),
         (HEADER.encode() + b"\n\xff\xfe,Mass,0,1,5,M,PA\n", "not readable as CSV"),
         (HEADER.replace(",", ";").encode() + b"\n", "no column 'Image Index'"),

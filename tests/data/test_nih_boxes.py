@@ -57,9 +57,10 @@ def test_a_row_is_a_file_a_finding_and_corners(tmp_path: Path, header: str, tail
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "line 1: columns ''"),
+        ("", "is empty"),
         ("Image,Finding,x,y,w,h\n" + ROW, "line 1: columns 'Image,Finding,x,y,w,h'; expected are 'Image Index"),
-        (HEADER, "a header and no boxes"),
+        (HEADER, "a header and no rows"),
+        (HEADER + ",,,\n", "a header and no boxes"),
         (HEADER + ROW + "a.png,Mass,1,2,3\n", "line 3: 5 fields"),
         (HEADER + ROW + "a.png,Mass,1,2,3,4,5\n", "line 3: 7 fields"),
         (HEADER + "../a.png,Mass,1,2,3,4\n", "line 2: image '../a.png' is not a plain file name"),
@@ -72,7 +73,7 @@ def test_a_row_is_a_file_a_finding_and_corners(tmp_path: Path, header: str, tail
         (HEADER + "a.png,Mass,-1,2,3,4\n", "line 2: .* out of the image of 1024 x 1024"),
         (HEADER + "a.png,Mass,1000,2,25,4\n", r"line 2: .* reaches from \(1000, 2\) to \(1025, 6\), out of"),
         (HEADER + ROW + "\n" + ROW, "line 4: the same box as in line 2"),
-        (HEADER + 'a.png,"Mass,1,2,3,4\n', "line 2: 2 fields"),
+        (HEADER + 'a.png,"Mass,1,2,3,4\n', "line 2: not readable as CSV: unexpected end of data"),
     ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:

@@ -34,7 +34,8 @@ def test_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:
     logits[:4, 0] = 0.0, -0.0, 1.4e-45, -3.4028235e38
     _, targets, mask = arrays(num)
     files = [f"{row:08d}_000.png" for row in range(num)]
-    files[0] = 'with, comma and "quotes".png'
+    files[0] = ' with, space,\nline and "quotes".png '
+    files[1] = b"not UTF-8 \xe9.png".decode(errors="surrogateescape")
     patients = list(range(num))
     path = tmp_path / "predictions_val.csv"
     write_predictions(path, files, patients, FINDINGS, logits, targets, mask)
@@ -93,12 +94,12 @@ def test_predictions_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "header must be"),
+        ("", "is empty"),
         ("file,patient\n", "header must be"),
         ("file,patient,Mass,logit:Mass,Mass_true\n", "header must be"),
-        (f"{HEADER}\na,1,0.5,1\n", "row 2: 4 cells where the header has 5"),
-        (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, row 3: cannot read '2'"),
-        (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, row 2: cannot read 'high'"),
+        (f"{HEADER}\na,1,0.5,1\n", "line 2: 4 cells where the header has 5"),
+        (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, line 3: '2' is none of '0', '1', ''"),
+        (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, line 2: 'high' is no number"),
     ],
 )
 def test_predictions_that_cannot_be_read_are_an_error(tmp_path: Path, text: str, message: str) -> None:

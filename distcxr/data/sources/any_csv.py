@@ -21,9 +21,10 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers
 from distcxr.data.sources.files import as_bytes, checked_path, first_few, need_path_as_name, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes
 from distcxr.data.sources.listing import FileListing, Lister
-from distcxr.data.sources.table import UNKNOWN, Table, codes, label_codes, read_table
 from distcxr.recipe.data import Data
+from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
 

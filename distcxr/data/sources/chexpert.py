@@ -28,8 +28,9 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
 from distcxr.data.sources.files import as_bytes, checked_path, first_few, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, optional_cells
 from distcxr.data.sources.listing import FileListing, Lister
-from distcxr.data.sources.table import UNKNOWN, Table, Uncertain, label_codes, optional_cells, read_table
+from distcxr.tables import Table, read_table
 
 BLANK = 0
 """Code of a label that the report does not mention."""

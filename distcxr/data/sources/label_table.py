@@ -22,8 +22,9 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
 from distcxr.data.sources.files import as_bytes, first_few
-from distcxr.data.sources.nih import read_nih_labels
-from distcxr.data.sources.table import UNKNOWN, label_codes, read_table
+from distcxr.data.sources.label_codes import UNKNOWN, label_codes
+from distcxr.data.sources.nih import index_labels
+from distcxr.tables import read_table
 
 _PATIENT = ("patient id", "patient_id", "patient")
 _ATTRIBUTES = {"age": ("patient age", "age"), "sex": ("patient gender", "patient sex", "sex"),
@@ -45,7 +46,7 @@ def read_labels(path: Path) -> SampleIndex:
     table = read_table(path)
     header = table.header
     if "Finding Labels" in header:
-        return read_nih_labels(path, NIH15)
+        return index_labels(table, NIH15)
     attribute_of = {_attribute(name): place for place, name in enumerate(header) if place and _attribute(name)}
     findings = tuple(name for place, name in enumerate(header) if place and not _attribute(name))
     if not findings:

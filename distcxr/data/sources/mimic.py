@@ -28,8 +28,9 @@ from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import VIEWS, categories
 from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
 from distcxr.data.sources.files import as_bytes, first_few, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes
 from distcxr.data.sources.listing import FileListing, Lister
-from distcxr.data.sources.table import UNKNOWN, Table, Uncertain, label_codes, read_table
+from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
 

@@ -7,16 +7,10 @@ Shapes: N samples, C findings.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
 import os
 import re
-from array import array
 from collections.abc import Sequence
-from csv import Error as CsvError
-from csv import reader as csv_reader
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +21,9 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
 from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
 from distcxr.data.sources.files import as_bytes, first_few
+from distcxr.data.sources.label_codes import optional_cells
 from distcxr.data.sources.listing import FileListing, Lister, Listing
+from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +36,10 @@ KNOWN_HASHES = {
 }
 """sha256 of the bytes of NIH's files. Figures differ between its label files, so a report names its own."""
 
-_REQUIRED = ("Image Index", "Finding Labels", "Patient ID")
-_OPTIONAL = {"age": ("Patient Age",), "sex": ("Patient Gender", "Patient Sex"), "view": ("View Position",)}
+_NAME, _LABELS, _PATIENT = "Image Index", "Finding Labels", "Patient ID"
+_AGE, _SEX, _VIEW = ("Patient Age",), ("Patient Gender", "Patient Sex"), ("View Position",)
+_COLUMNS = frozenset((_NAME, _LABELS, _PATIENT, *_AGE, *_SEX, *_VIEW))
+_PLAIN_NAME = re.compile(r"(?!\.{1,2}\Z)[^/\\\0]+")
 _ARCHIVE_FOLDER = re.compile(r"images_\d{3}")
 
 _HOW_TO_GET = f"""\
@@ -86,72 +84,52 @@ def read_nih(
     """
     root = Path(os.path.abspath(root.expanduser()))
     csv_path = _find_csv(root, csv)
-    content = csv_path.read_bytes()
-    table = _read_table(csv_path, content)
-    folders, folder_of_row = _locate(root, lister(root), table.names)
+    table = read_table(csv_path, only=_COLUMNS, ragged=True)
+    names = _names(table)
+    folders, folder_of_row = _locate(root, lister(root), names)
     found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
-    _report_missing(root, csv_path, folders, table.names, absent, missing)
-    paths = [f"{folders[folder_of_row[row]]}{table.names[row]}" for row in found.tolist()]
-    skipped = as_bytes([table.names[row] for row in absent.tolist()])
-    return _index(root, csv_path, content, table, findings, found, paths, skipped)
+    _report_missing(root, csv_path, folders, names, absent, missing)
+    paths = [f"{folders[folder_of_row[row]]}{names[row]}" for row in found.tolist()]
+    skipped = as_bytes([names[row] for row in absent.tolist()])
+    return _index(root, table, findings, found, paths, skipped)
 
 
-def read_nih_labels(csv: Path, findings: Sequence[str]) -> SampleIndex:
-    """Index every row of a label file, as if its images lay beside it: for judging predictions, which needs no pixels.
+def index_labels(table: Table, findings: Sequence[str]) -> SampleIndex:
+    """Index every row of NIH's label file, as if its images lay beside it: for scoring predictions without pixels.
 
-    Raises ValueError as `read_nih`, and for a file that can't be read.
+    Raises ValueError as `read_nih`.
     """
-    csv = Path(os.path.abspath(csv.expanduser()))
-    try:
-        content = csv.read_bytes()
-    except OSError as error:
-        raise ValueError(f"the label file {csv} can't be read: {error.strerror}") from error
-    table = _read_table(csv, content)
-    rows = np.arange(len(table.names))
-    return _index(csv.parent, csv, content, table, findings, rows, table.names, as_bytes([]))
-
-
-@dataclass
-class _Table:
-    """Columns of the label file, N each; `lines` counts the file's lines from 1."""
-
-    names: list[str] = field(default_factory=list)
-    labels: list[str] = field(default_factory=list)
-    patient_ids: array[int] = field(default_factory=lambda: array("q"))
-    ages: list[str] = field(default_factory=list)
-    sexes: list[str] = field(default_factory=list)
-    views: list[str] = field(default_factory=list)
-    lines: array[int] = field(default_factory=lambda: array("q"))
+    names = _names(table)
+    return _index(table.path.parent, table, findings, np.arange(len(names)), names, as_bytes([]))
 
 
 def _index(
     root: Path,
-    csv_path: Path,
-    content: bytes,
-    table: _Table,
+    table: Table,
     findings: Sequence[str] | None,
     rows: NDArray[np.intp],
-    paths: list[str],
+    paths: Sequence[str],
     skipped: NDArray[np.bytes_],
 ) -> SampleIndex:
     """The index of some rows of the label file; `paths` are theirs."""
+    labels = table.cells(_LABELS)
     known: Sequence[str] = NIH15
     if findings is None:
-        tokens = {token for labels in set(table.labels) for token in labels.split("|")}
+        tokens = {token for label in set(labels) for token in label.split("|")}
         findings = known = sorted(tokens - {""})
-    targets_NC = encode(table.labels, findings, known=known, source=str(csv_path), lines=table.lines)
+    targets_NC = encode(labels, findings, known=known, source=str(table.path), lines=table.lines)
     return SampleIndex(
         root=root,
         findings=tuple(findings),
         path=as_bytes(paths),
-        patient_id=np.array(table.patient_ids, dtype=np.int64)[rows],
+        patient_id=_patients(table)[rows],
         targets_NC=targets_NC[rows],
         mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label open
-        age=ages(csv_path, table.ages)[rows],
-        sex=categories(csv_path, "sex", table.sexes, SEXES)[rows],
-        view=categories(csv_path, "view", table.views, FRONTAL_VIEWS)[rows],
+        age=ages(table.path, optional_cells(table, *_AGE))[rows],
+        sex=categories(table.path, "sex", optional_cells(table, *_SEX), SEXES)[rows],
+        view=categories(table.path, "view", optional_cells(table, *_VIEW), FRONTAL_VIEWS)[rows],
         split=np.full(len(rows), ""),
-        label_hash=hashlib.sha256(content).hexdigest(),
+        label_hash=table.content_hash,
         skipped=skipped,
     )
 
@@ -170,65 +148,36 @@ def _find_csv(root: Path, csv: Path | None) -> Path:
     raise missing_dataset(f"{root} has neither {CSV_NAMES[0]} nor {CSV_NAMES[1]}; it holds {holds}.")
 
 
-def _read_table(csv_path: Path, content: bytes) -> _Table:
-    # utf-8-sig drops the mark that spreadsheets put first; newline="" leaves CRLF to the csv module.
-    rows = csv_reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""))
-    table, intern = _Table(), dict[str, str]()
-    line_of: dict[str, int] = {}
-    repeated: list[str] = []
-    try:
-        header = [name.strip() for name in next(rows, [])]
-        at_name, at_label, at_patient = (_column(csv_path, header, (name,)) for name in _REQUIRED)
-        at_optional = [_optional_column(csv_path, header, names) for names in _OPTIONAL.values()]
-        width = max(at_name, at_label, at_patient, *at_optional) + 1
-        for row in rows:
-            if not row:
-                continue
-            line = rows.line_num
-            if len(row) < width:
-                raise ValueError(f"{csv_path}, line {line}: {len(row)} fields, at least {width} are needed")
-            name = row[at_name].strip()
-            if "/" in name or "\\" in name or "\0" in name or name in ("", ".", ".."):
-                raise ValueError(
-                    f"{csv_path}, line {line}: image {name!r} is not a plain file name. Names such as "
-                    "00000001_000.png are expected; a path could leave the data root"
-                )
-            if line_of.setdefault(name, line) != line:
-                repeated.append(f"{name} (lines {line_of[name]} and {line})")
-            patient = row[at_patient].strip()
-            if not (patient.isascii() and patient.isdigit() and len(patient) < 19):  # more overflows int64
-                raise ValueError(f"{csv_path}, line {line}: Patient ID {patient!r} is not a whole number")
-            table.names.append(name)
-            table.labels.append(intern.setdefault(row[at_label], row[at_label].strip()))
-            table.patient_ids.append(int(patient))
-            table.lines.append(line)
-            for texts, at in zip((table.ages, table.sexes, table.views), at_optional, strict=True):
-                texts.append("" if at < 0 else intern.setdefault(row[at], row[at].strip()))
-    except (CsvError, UnicodeDecodeError) as error:
-        raise ValueError(f"{csv_path}, after line {rows.line_num}: not readable as CSV: {error}") from error
-    if not table.names:
-        raise ValueError(f"{csv_path} has a header and no rows")
-    if repeated:
-        raise ValueError(f"{csv_path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
-    return table
+def _names(table: Table) -> Sequence[str]:
+    """The images' file names, checked: each once and without a folder."""
+    names = table.cells(_NAME)
+    wrong = next((row for row, name in enumerate(names) if not _PLAIN_NAME.fullmatch(name)), None)
+    if wrong is not None:
+        raise ValueError(
+            f"{table.where(wrong)}: image {names[wrong]!r} is not a plain file name. Names such as 00000001_000.png "
+            "are expected; a path could leave the data root"
+        )
+    if len(set(names)) == len(names):
+        return names
+    first_row: dict[str, int] = {}
+    repeated = []
+    for row, name in enumerate(names):
+        if (first := first_row.setdefault(name, row)) != row:
+            repeated.append(f"{name} (lines {table.lines[first]} and {table.lines[row]})")
+    raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
 
 
-def _column(csv_path: Path, header: list[str], names: tuple[str, ...]) -> int:
-    places = [place for place, name in enumerate(header) if name in names]
-    if len(places) == 1:
-        return places[0]
-    problem = f"{'more than one' if places else 'no'} column {' or '.join(map(repr, names))}"
-    raise ValueError(f"{csv_path} has {problem}; its columns: {', '.join(header)}")
+def _patients(table: Table) -> NDArray[np.int64]:
+    cells = table.cells(_PATIENT)
+    number_of: dict[str, int] = {}
+    for cell in dict.fromkeys(cells):  # each once, in the order of the file
+        if not (cell.isascii() and cell.isdigit() and len(cell) < 19):  # more overflows int64
+            raise ValueError(f"{table.where(cells.index(cell))}: Patient ID {cell!r} is not a whole number")
+        number_of[cell] = int(cell)
+    return np.array([number_of[cell] for cell in cells], dtype=np.int64)
 
 
-def _optional_column(csv_path: Path, header: list[str], names: tuple[str, ...]) -> int:
-    if not set(names) & set(header):
-        logger.warning(f"{csv_path} has no column {names[0]!r}: unknown for every image")
-        return -1
-    return _column(csv_path, header, names)
-
-
-def _locate(root: Path, listing: Listing, names: list[str]) -> tuple[list[str], NDArray[np.int16]]:
+def _locate(root: Path, listing: Listing, names: Sequence[str]) -> tuple[list[str], NDArray[np.int16]]:
     """Folders below `root` ("" or ending in "/"), and for every name the first of them that has it, or -1."""
     archives = sorted(name for name in listing.names("") if _ARCHIVE_FOLDER.fullmatch(name))
     candidates = ["images/", *(f"{name}/images/" for name in archives), ""]
@@ -252,7 +201,7 @@ def _locate(root: Path, listing: Listing, names: list[str]) -> tuple[list[str], 
 
 
 def _report_missing(
-    root: Path, csv_path: Path, folders: list[str], names: list[str], absent: NDArray[np.intp], missing: str
+    root: Path, csv_path: Path, folders: list[str], names: Sequence[str], absent: NDArray[np.intp], missing: str
 ) -> None:
     if not len(absent):
         return

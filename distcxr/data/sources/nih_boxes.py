@@ -9,12 +9,9 @@ it if x0 <= x < x1 and y0 <= y < y1, where pixel i covers i to i + 1.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 from collections import Counter
-from csv import Error as CsvError
-from csv import reader as csv_reader
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,6 +24,7 @@ from distcxr.data.augment import COLUMNS, center_crop, crop, identity_parameters
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.recipe.augment import Augment
+from distcxr.tables import read_table
 
 FILE_NAME = "BBox_List_2017.csv"
 SOURCE_PX = 1024
@@ -103,25 +101,21 @@ def read_boxes(path: Path) -> BoxList:
             f"{path} does not exist. {FILE_NAME} is part of ChestX-ray14: get it from "
             "https://nihcc.app.box.com/v/ChestXray-NIHCC and put it into the dataset's folder"
         )
-    content = path.read_bytes()
-    rows = csv_reader(io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline=""))
+    table = read_table(path, ragged=True)  # the header's three empty columns at the end have no cells in the rows
+    header = _trimmed(table.header)
+    if header != _HEADER:
+        raise ValueError(f"{path}, line 1: columns {','.join(header)!r}; expected are {','.join(_HEADER)!r}")
     line_of: dict[tuple[str, str, tuple[float, ...]], int] = {}
-    try:
-        header = _trimmed(next(rows, []))
-        if header != _HEADER:
-            raise ValueError(f"{path}, line 1: columns {','.join(header)!r}; expected are {','.join(_HEADER)!r}")
-        for row in rows:
-            if fields := _trimmed(row):
-                box = _parse(f"{path}, line {rows.line_num}", fields)
-                first = line_of.setdefault(box, rows.line_num)
-                if first != rows.line_num:
-                    raise ValueError(f"{path}, line {rows.line_num}: the same box as in line {first}; delete one")
-    except (CsvError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, after line {rows.line_num}: not readable as CSV: {error}") from error
+    for line, cells in zip(table.lines.tolist(), zip(*table.columns.values(), strict=True), strict=True):
+        if fields := _trimmed(cells):
+            box = _parse(f"{path}, line {line}", fields)
+            first = line_of.setdefault(box, line)
+            if first != line:
+                raise ValueError(f"{path}, line {line}: the same box as in line {first}; delete one")
     if not line_of:
         raise ValueError(f"{path} has a header and no boxes")
     files, findings, corners = zip(*line_of, strict=True)
-    return BoxList(files, findings, np.array(corners), hashlib.sha256(content).hexdigest())
+    return BoxList(files, findings, np.array(corners), table.content_hash)
 
 
 def place_boxes(boxes: BoxList, index: SampleIndex, image_size: int, spec: Augment) -> InputBoxes:
@@ -166,9 +160,9 @@ def evaluation_window(image_size: int, spec: Augment) -> tuple[int, int]:
     return int(numbers[0, 0, 0, 0]), numbers.shape[-1]
 
 
-def _trimmed(row: list[str]) -> list[str]:
-    """Fields without the space around them and without the empty ones at the end, of which NIH's header has three."""
-    fields = [field.strip() for field in row]
+def _trimmed(cells: Sequence[str]) -> list[str]:
+    """Cells without the empty ones at the end, of which NIH's header has three."""
+    fields = list(cells)
     while fields and not fields[-1]:
         fields.pop()
     return fields
