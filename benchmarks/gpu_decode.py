@@ -90,9 +90,9 @@ def main() -> int:
         try:
             for row in itertools.chain(decoding(args, files, device), training(args, files, Path(place))):
                 rows.append(row | host_facts())
+                if args.json:  # now: whatever ends this costs the later rows alone
+                    args.json.write_text(json.dumps(rows, indent=1))
         finally:  # whatever ends it early: what was measured is kept
-            if args.json:
-                args.json.write_text(json.dumps(rows, indent=1))
             if rows:
                 print(tables(rows))
     return int(any(WRONG in row.get("note", "") for row in rows))

@@ -359,5 +359,6 @@ def test_the_gpu_loader_without_a_gpu(index: SampleIndex) -> None:
 
 @pytest.mark.gpu
 def test_auto_measures_on_the_gpu(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("nvidia.dali")
     pick(index, device="cuda", num_workers=2)
     assert re.search(r"on 8 images.* torch gives \S+ img/s .*dali gives \S+ img/s", said.text)

@@ -259,6 +259,7 @@ def test_dali_says_when_it_broke(files: list[str], monkeypatch: pytest.MonkeyPat
 @pytest.mark.gpu
 @pytest.mark.parametrize("size", [SIZE, 20])
 def test_dali_on_a_gpu_gives_the_same_pixels(files: list[str], size: int) -> None:
+    pytest.importorskip("nvidia.dali")
     with closing(DaliReader(size, max_batch_size=8, num_threads=2, device_id=0)) as made:
         for _ in range(3):  # buffers are used again: a copy that came too late would show
             answers = list(made.read(requests(files * 4, 8)))
@@ -270,6 +271,7 @@ def test_dali_on_a_gpu_gives_the_same_pixels(files: list[str], size: int) -> Non
 @pytest.mark.gpu
 def test_dali_on_a_busy_gpu_gives_the_same_pixels(files: list[str]) -> None:
     """The consumer's stream is far behind: nothing that its queued work will read may be used again before."""
+    pytest.importorskip("nvidia.dali")
     heavy = torch.ones(4096, 4096, device="cuda")
     with closing(DaliReader(SIZE, max_batch_size=8, num_threads=2, device_id=0)) as made:
         sums = []

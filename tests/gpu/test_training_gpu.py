@@ -49,6 +49,7 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> No
     batches.close()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # by torch's own compiler, which uses it
 @pytest.mark.parametrize("how", ["train.precision=fp16", "train.compile=true"])
 def test_stages_with_scaler_and_compiler(tmp_path: Path, how: str) -> None:
     """The scale that fp16 has found and the compiled network serve all stages."""
