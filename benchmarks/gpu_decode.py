@@ -34,12 +34,12 @@ from rich.console import Console
 
 from distcxr.data.batch import Batch
 from distcxr.data.loader import Request
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.gpu import GpuReader
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.files import read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.gpu_reader import GpuReader
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.state import Run

@@ -157,7 +157,7 @@ def memcpy(task: Task) -> Generator[int]:
 
 
 def _reader(task: Task, index: SampleIndex, resident: Any) -> Any:
-    from distcxr.data.loaders.cache import CacheReader
+    from distcxr.data.readers.cache_reader import CacheReader
 
     assert task.cache is not None
     return CacheReader(

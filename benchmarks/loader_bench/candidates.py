@@ -32,14 +32,14 @@ _IMPORTS = {
     "torchvision decode": ("torch", "torchvision"),
     "dali plain": ("nvidia.dali.fn",),
     "dali decode": ("nvidia.dali.fn",),
-    "torch": ("torch", "distcxr.data.loaders.torch"),
-    "dali": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali"),
-    "gpu": ("torch", "distcxr.data.loaders.gpu"),
-    "gpu filters": ("torch", "distcxr.data.loaders.gpu"),
-    "dali pack": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali_decode"),
-    "cache": ("torch", "distcxr.data.loaders.cache"),
-    "cache reader": ("torch", "distcxr.data.loaders.cache"),
-    "cache device": ("torch", "distcxr.data.loaders.cache"),
+    "torch": ("torch", "distcxr.data.readers.torch_reader"),
+    "dali": ("torch", "nvidia.dali.fn", "distcxr.data.readers.dali_reader"),
+    "gpu": ("torch", "distcxr.data.readers.gpu_reader"),
+    "gpu filters": ("torch", "distcxr.data.readers.gpu_reader"),
+    "dali pack": ("torch", "nvidia.dali.fn", "distcxr.data.readers.dali_decode"),
+    "cache": ("torch", "distcxr.data.readers.cache_reader"),
+    "cache reader": ("torch", "distcxr.data.readers.cache_reader"),
+    "cache device": ("torch", "distcxr.data.readers.cache_reader"),
     "cache build": ("distcxr.data.cache.build",),
     "pack": ("imagecodecs", "distcxr.data.pack"),
     "pack decode": ("imagecodecs", "distcxr.data.pack"),
@@ -216,7 +216,7 @@ def _reader_batches(task: Task, reader: Any, sources: Sequence[Source] = ()) -> 
 
 
 def _torch(task: Task) -> Images:
-    from distcxr.data.loaders.torch import TorchReader
+    from distcxr.data.readers.torch_reader import TorchReader
 
     pinned = task.gpu is not None
     reader = TorchReader(task.image_size, num_workers=task.threads, prefetch=_PREFETCH, pin_memory=pinned)
@@ -224,7 +224,7 @@ def _torch(task: Task) -> Images:
 
 
 def _dali(task: Task) -> Images:
-    from distcxr.data.loaders.dali import DaliReader
+    from distcxr.data.readers.dali_reader import DaliReader
 
     reader = DaliReader(
         task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,
@@ -236,9 +236,9 @@ def _dali(task: Task) -> Images:
 def _gpu(task: Task, inflate: Literal["gpu", "cpu"]) -> Images:
     import torch
 
-    from distcxr.data.loaders.gpu import GpuReader
-    from distcxr.data.loaders.make import WAVES
     from distcxr.data.pixels.png_gpu import PngDecoder
+    from distcxr.data.readers.gpu_reader import GpuReader
+    from distcxr.data.readers.make import WAVES
 
     device = torch.device("cuda", task.gpu)
     reader = GpuReader(
@@ -249,7 +249,7 @@ def _gpu(task: Task, inflate: Literal["gpu", "cpu"]) -> Images:
 
 
 def _dali_pack(task: Task) -> Images:
-    from distcxr.data.loaders.dali_decode import DaliDecoder
+    from distcxr.data.readers.dali_decode import DaliDecoder
 
     reader = DaliDecoder(
         task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,

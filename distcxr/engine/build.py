@@ -13,10 +13,10 @@ from rich.console import Console
 from distcxr.data.augment import DeviceTransform, channel_statistics, input_side, without_augmentation
 from distcxr.data.dataset import Dataset, data_root, open_dataset
 from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.metadata import check_metadata, metadata_width
 from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.decode import load_kernels
+from distcxr.data.readers.choose import choose_reader
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.compatible import check_beginnings, check_data, check_findings

@@ -18,7 +18,7 @@ from caches import SIZE
 from distcxr.data.cache import CacheError, open_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.loaders.cache import CacheReader
+from distcxr.data.readers.cache_reader import CacheReader
 
 ROW_GB = SIZE * SIZE / 1e9
 KINDS = {

@@ -16,8 +16,8 @@ from PIL import Image
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15
 from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.arrays import ArrayReader
-from distcxr.data.loaders.choose import choose_reader
+from distcxr.data.readers.array_reader import ArrayReader
+from distcxr.data.readers.choose import choose_reader
 from distcxr.data.sources.chestmnist import array_rows, read_chestmnist
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data

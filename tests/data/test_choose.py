@@ -25,16 +25,16 @@ from distcxr.data.cache import cache_folder
 from distcxr.data.cache.build import build_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders import budget, choose
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.gpu import GpuReader
-from distcxr.data.loaders.make import WAVES, Rank
-from distcxr.data.loaders.measure import Speed
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pixels.png_gpu import PngDecoder
+from distcxr.data.readers import budget, choose
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.data.readers.make import WAVES, Rank
+from distcxr.data.readers.reader_speed import Speed
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
 
 
@@ -157,8 +157,8 @@ def test_auto_measures_real_files_in_about_two_seconds(index: SampleIndex, said:
     )
     assert figures is not None
     torch_rate, torch_ms, dali_rate, dali_ms = (float(figure.replace(",", "")) for figure in figures.groups())
-    assert 0.02 < torch_ms < 20 and 0.02 < dali_ms < 20  # 64 x 64 pixels
-    assert torch_rate == pytest.approx(1e3 / torch_ms, rel=0.2) and dali_rate == pytest.approx(1e3 / dali_ms, rel=0.2)
+    for rate, core_ms in ((torch_rate, torch_ms), (dali_rate, dali_ms)):  # 64 x 64 pixels, one core
+        assert 0.001 < 1e3 / rate < 20 and core_ms == pytest.approx(1e3 / rate, abs=0.006)  # shown with two decimals
     assert ("loader torch" in said.text) == (torch_rate >= dali_rate)
 
 

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from distcxr.data.loader import Request
-from distcxr.data.loaders.gpu import GpuReader, _Wave
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import Prepared
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.gpu_reader import GpuReader, _Wave
 
 SIZE = 32
 
@@ -104,7 +104,7 @@ def test_waves(files: list[str], batch: int, wave: int, decoded: list[int]) -> N
 
 
 def test_no_launch_is_for_more_images_than_a_grid_has_blocks(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distcxr.data.loaders.gpu._AT_ONCE", 6)
+    monkeypatch.setattr("distcxr.data.readers.gpu_reader._AT_ONCE", 6)
     decoder = Decoder()
     with closing(reader_of(decoder, wave=16)) as reader:
         (answer,) = reader.read(requests(files[:16], 16))

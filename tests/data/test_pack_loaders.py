@@ -21,15 +21,15 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.dali_decode import DaliDecoder
-from distcxr.data.loaders.make import Rank
-from distcxr.data.loaders.pack import PackReader
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pack import PackError, open_pack
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.make import Rank
+from distcxr.data.readers.pack_reader import PackReader
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
 
 pytest.importorskip("imagecodecs")

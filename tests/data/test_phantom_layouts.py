@@ -15,10 +15,10 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.data.loader import Request
-from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.phantom.layouts import LAYOUTS
 from distcxr.data.phantom.plan import plan_films
+from distcxr.data.readers.choose import choose_reader
 from distcxr.recipe import Recipe
 
 IMAGES, SIZE, SEED = 40, 48, 3

@@ -21,10 +21,11 @@ from pictures import assert_is, broken, kinds, requests
 from PIL import Image
 
 from distcxr.data.loader import PixelReader, Pixels, Request
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.gpu import GpuReader
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.readers import dali_reader
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 SIZE, BATCH = 48, 4
 MAKE: dict[str, Callable[[int], PixelReader]] = {
@@ -185,7 +186,7 @@ def test_an_error_in_decoding_comes_through_and_leaves_a_clean_start(
         raise MemoryError("no room for pixels")
 
     with closing(MAKE["dali"](SIZE)) as made:
-        monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", broken_once)
+        monkeypatch.setattr(dali_reader, "decode_grey", broken_once)
         with pytest.raises(MemoryError, match="no room"):
             list(made.read(requests(files, BATCH)))
         assert_is(next(made.read(requests(files, BATCH))), files[:BATCH], SIZE)
@@ -214,7 +215,7 @@ def test_dali_holds_no_more_decoded_images_than_it_says(monkeypatch: pytest.Monk
             most = max(most, len(living))
         return image
 
-    monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", counted)
+    monkeypatch.setattr(dali_reader, "decode_grey", counted)
     with closing(DaliReader(SIZE, max_batch_size=BATCH, num_threads=2, device_id=None, prefetch=2)) as made:
         for number, answer in enumerate(made.read(requests(files * 8, BATCH))):
             if number % 10 == 5:
@@ -234,7 +235,7 @@ def test_closing_dali_early_leaves_nothing_in_its_threads(monkeypatch: pytest.Mo
         decoded += 1
         return decode_grey(data)
 
-    monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", slow)
+    monkeypatch.setattr(dali_reader, "decode_grey", slow)
     with closing(DaliReader(SIZE, max_batch_size=16, num_threads=1, device_id=None)) as made:
         answers = made.read(requests(files * 4, 16))
         next(answers)
@@ -249,8 +250,10 @@ def test_dali_says_when_it_broke(files: list[str], monkeypatch: pytest.MonkeyPat
     """An image without pixels, by force: no hang, and no second use."""
     with closing(DaliReader(SIZE, max_batch_size=4, num_threads=1, device_id=None)) as made:
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"(?s)DALI broke .*data.loader=torch"):
-            patch.setattr("distcxr.data.loaders.dali.decode_grey", lambda _: np.empty((0, 5), dtype=np.uint8))
-            patch.setattr("distcxr.data.loaders.dali.resize_rim", lambda _, size: np.zeros((4, size), dtype=np.uint8))
+            patch.setattr("distcxr.data.readers.dali_reader.decode_grey", lambda _: np.empty((0, 5), dtype=np.uint8))
+            patch.setattr(
+                "distcxr.data.readers.dali_reader.resize_rim", lambda _, size: np.zeros((4, size), dtype=np.uint8)
+            )
             list(made.read(requests(files, BATCH)))
         with pytest.raises(AssertionError, match="broken"):
             next(made.read(requests(files, BATCH)))

@@ -17,7 +17,7 @@ import torch
 from pictures import assert_is, requests
 from PIL import Image
 
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 SIZE, BATCH = 48, 4
 
@@ -74,7 +74,7 @@ import sys, time
 import numpy as np
 from multiprocessing import active_children
 from distcxr.data.loader import Request
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 if __name__ == "__main__":
     reader = TorchReader(32, num_workers=2, pin_memory=False)
@@ -116,7 +116,7 @@ def running(pid: int) -> bool:
 
 def test_too_little_shared_memory_is_said_before_a_bus_error(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 2**20})()
-    monkeypatch.setattr("distcxr.data.loaders.torch.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("distcxr.data.readers.torch_reader.shutil.disk_usage", lambda _: usage)
     with closing(TorchReader(1024, num_workers=1, pin_memory=False)) as made:
         with pytest.raises(RuntimeError, match=r"1 MiB free and the workers need 12: use fewer workers"):
             next(made.read(requests(files, BATCH)))

@@ -16,11 +16,11 @@ from nih_files import real_xrays
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Request
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali_decode import DaliDecoder
-from distcxr.data.loaders.pack import PackReader
 from distcxr.data.pack import open_pack
 from distcxr.data.pack.build import build_pack
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.pack_reader import PackReader
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 

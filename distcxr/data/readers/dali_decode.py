@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from distcxr.data.loaders.dali import INPUT, DaliReader, Fed
 from distcxr.data.pixels import htj2k
 from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.readers.dali_reader import INPUT, DaliReader, Fed
 
 Resize = Callable[[Sequence[Tensor]], Tensor]
 """B images uint8 [H, W] of any size, on the device -> uint8 [B, S, S]."""

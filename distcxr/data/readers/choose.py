@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.make import WAVES, Kind, Rank
-from distcxr.data.loaders.measure import Speed, num_different, readable, speed_of_decoding, speed_of_reader
-from distcxr.data.loaders.pack import PackReader
 from distcxr.data.order import shuffled
 from distcxr.data.pixels.files import Source
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.make import WAVES, Kind, Rank
+from distcxr.data.readers.pack_reader import PackReader
+from distcxr.data.readers.reader_speed import Speed, num_different, readable, speed_of_decoding, speed_of_reader
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)

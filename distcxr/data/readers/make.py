@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from distcxr.data.cache import cache_folder, open_cache, stage
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders.arrays import ArrayReader
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pack import Pack, open_pack, pack_folder
 from distcxr.data.pixels.files import Source
 from distcxr.data.pixels.htj2k import check_available
+from distcxr.data.readers.array_reader import ArrayReader
+from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
 
 Kind = Literal["torch", "dali", "gpu", "gpu_filters", "cache", "arrays"]
@@ -99,8 +99,8 @@ class Rank:
         )
 
     def _dali(self) -> PixelReader:
-        from distcxr.data.loaders.dali import DaliReader
-        from distcxr.data.loaders.dali_decode import DaliDecoder
+        from distcxr.data.readers.dali_decode import DaliDecoder
+        from distcxr.data.readers.dali_reader import DaliReader
 
         make = (
             DaliDecoder if self.decodes_on_gpu("dali") else DaliReader
@@ -120,8 +120,8 @@ class Rank:
             ) from error
 
     def _gpu(self, kind: Kind) -> PixelReader:
-        from distcxr.data.loaders.gpu import GpuReader
         from distcxr.data.pixels.png_gpu import PngDecoder
+        from distcxr.data.readers.gpu_reader import GpuReader
 
         assert self.on_gpu
         data = self.data
