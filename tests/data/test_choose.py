@@ -282,9 +282,7 @@ def decoding(index: SampleIndex, monkeypatch: pytest.MonkeyPatch) -> dict[str, f
         if kind not in ("gpu", "gpu_filters"):
             return make_other(replace(rank, device=torch.device("cpu")), kind)  # type: ignore[arg-type]
         decoder = host_decoder(rank.data.image_size, "gpu" if kind == "gpu" else "cpu")
-        reader = GpuReader(
-            decoder, rank.data.image_size, device=torch.device("cpu"), num_threads=1, wave=WAVES[kind], prefetch=1
-        )  # fmt: skip
+        reader = replace(rank, device=torch.device("cpu")).gpu_reader(decoder, WAVES[kind])
         made[id(reader)] = kind
         return reader
 

@@ -103,7 +103,7 @@ class CacheReader:
 
     def _read_here(self, requests: Iterable[Request]) -> Generator[Pixels]:
         for request in requests:
-            yield self._assemble(self._gather(request.sample_id))
+            yield self._assemble(self._gather(request))
 
     def _read_ahead(self, requests: Iterable[Request], ahead: ThreadPoolExecutor) -> Generator[Pixels]:
         source = iter(requests)
@@ -111,7 +111,7 @@ class CacheReader:
         try:
             while True:
                 while len(gathering) < self._prefetch and (request := next(source, None)) is not None:
-                    gathering.append(ahead.submit(self._gather, request.sample_id))
+                    gathering.append(ahead.submit(self._gather, request))
                 if not gathering:
                     return
                 yield self._assemble(gathering.popleft().result())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,8 @@ from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
 from distcxr.data.order import shuffled
-from distcxr.data.pixels.files import Source
 from distcxr.data.readers.budget import thread_budget
-from distcxr.data.readers.make import WAVES, Kind, Rank
-from distcxr.data.readers.pack_reader import PackReader
+from distcxr.data.readers.make import WAVES, Kind, PackReader, Rank
 from distcxr.data.readers.reader_speed import Speed, num_different, readable, speed_of_decoding, speed_of_reader
 from distcxr.recipe.data import Data
 
@@ -114,15 +112,15 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
     drawn = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    files = readable(rank.files(rank.first_rows[drawn]))
+    rows = readable(rank.first_rows[drawn], rank.locate)
     kinds = _candidates(rank)
-    if not files:
+    if not len(rows):
         return kinds[0], f"none of the {len(drawn)} images tried can be read, so nothing was measured"
 
     said, speeds, errors = [], dict[Kind, Speed](), []
     for kind in kinds:
         try:
-            speeds[kind] = speed = _speed(rank, kind, files, measured)
+            speeds[kind] = speed = _speed(rank, kind, rows, measured)
             said.append(f"{kind} gives {speed}")
             if max(speeds, key=lambda one: _worth(rank, one, speeds[one])) != kind and kind in measured:
                 measured.pop(kind).close()
@@ -131,7 +129,7 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
                 measured.pop(kind).close()
             said.append(f"{kind} gives nothing: {error}")
             errors.append(error)
-    logger.info("measured on %d image%s, for each rank: %s", len(files), "s" * (len(files) != 1), "; ".join(said))
+    logger.info("measured on %d image%s, for each rank: %s", len(rows), "s" * (len(rows) != 1), "; ".join(said))
     if not speeds:
         raise ValueError(f"data.loader={data.loader} does not work here: {errors[0]}") from errors[0]
     best = max(speeds, key=lambda kind: _worth(rank, kind, speeds[kind]))
@@ -155,16 +153,17 @@ def _worth(rank: Rank, kind: Kind, speed: Speed) -> float:
     return speed.img_per_s / (_GPU_GAIN if rank.decodes_on_gpu(kind) else 1)
 
 
-def _speed(rank: Rank, kind: Kind, files: Sequence[Source], measured: dict[Kind, PixelReader]) -> Speed:
+def _speed(rank: Rank, kind: Kind, rows: NDArray[np.int64], measured: dict[Kind, PixelReader]) -> Speed:
     """Measured; a reader that was built for it is left in `measured`."""
     size = rank.data.image_size
     if kind == "torch":  # stands for worker processes, which would take longer to start than to measure
+        files = rank.locate(rows)
         return speed_of_decoding(files, size, num_threads=max(1, rank.num_workers), by_clock=rank.on_gpu)
     measured[kind] = reader = rank.make(kind)
-    if rank.decodes_on_gpu(kind) and (num := num_different(reader, files, size, rank.max_batch_size)):
-        raise RuntimeError(f"its pixels differ from the CPU's in {num} of {len(files)} images")
+    if rank.decodes_on_gpu(kind) and (num := num_different(reader, rows, rank.locate, size, rank.max_batch_size)):
+        raise RuntimeError(f"its pixels differ from the CPU's in {num} of {len(rows)} images")
     batch_size = rank.max_batch_size if kind in WAVES else min(rank.max_batch_size, 4 * rank.num_threads)
-    return speed_of_reader(reader, files, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu)
+    return speed_of_reader(reader, rows, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu)
 
 
 def _say_what_a_cache_would_do(rank: Rank, by_torch: Speed) -> None:

@@ -26,7 +26,7 @@ from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_rim
 
 INPUT = "images"
@@ -44,11 +44,19 @@ class DaliReader:
     """
 
     def __init__(
-        self, image_size: int, *, max_batch_size: int, num_threads: int, device_id: int | None, prefetch: int = 2
+        self,
+        locate: Locate,
+        image_size: int,
+        *,
+        max_batch_size: int,
+        num_threads: int,
+        device_id: int | None,
+        prefetch: int = 2,
     ) -> None:
         """Build DALI's pipeline and run it once.
 
         Args:
+            locate: called in the thread that reads, once a request.
             max_batch_size: the longest request that `read` will be given.
             num_threads: threads of ours that read and decode; on the CPU as many of DALI that resize.
             device_id: GPU that resizes and holds the pixels; None keeps all on the CPU.
@@ -60,7 +68,7 @@ class DaliReader:
         """
         assert num_threads >= 1 and prefetch >= 1
         self._image_size, self._num_threads, self._prefetch = image_size, num_threads, prefetch
-        self._max_batch_size, self._device_id = max_batch_size, device_id
+        self._locate, self._max_batch_size, self._device_id = locate, max_batch_size, device_id
         self.where = self._where()
         self._pipeline: Any = None
         self._stream: torch.cuda.Stream | None = None
@@ -86,8 +94,8 @@ class DaliReader:
         try:
             while True:
                 while len(decoding) < self._prefetch and (request := next(source, None)) is not None:
-                    assert 0 < len(request.files) <= self._max_batch_size
-                    decoding.append([self._pool.submit(self._fetch, file) for file in request.files])
+                    assert 0 < len(request) <= self._max_batch_size
+                    decoding.append([self._pool.submit(self._fetch, file) for file in self._locate(request)])
                 while decoding and len(running) < self._prefetch:
                     if running and not all(future.done() for future in decoding[0]):
                         break  # rather hand out what is ready than wait for what is not

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
 
@@ -46,6 +46,7 @@ class GpuReader:
     def __init__(
         self,
         decoder: PngDecoder,
+        locate: Locate,
         image_size: int,
         *,
         device: torch.device,
@@ -57,6 +58,7 @@ class GpuReader:
 
         Args:
             decoder: for the same `image_size` and `device`.
+            locate: called in the thread that reads, once a request.
             num_threads: threads that read files and prepare them.
             wave: images decoded at once, at most. A request with more is decoded in parts. Where the GPU has too little
                 memory for a wave, it is made smaller, for good, and the log says so once.
@@ -64,7 +66,7 @@ class GpuReader:
         """
         assert num_threads >= 1 and wave >= 1 and prefetch >= 1
         load_kernels()
-        self._decoder, self._image_size, self._device = decoder, image_size, device
+        self._decoder, self._locate, self._image_size, self._device = decoder, locate, image_size, device
         self._wave, self._at_once, self._prefetch = wave, min(wave, _AT_ONCE), prefetch
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.where = (
@@ -119,14 +121,14 @@ class GpuReader:
         together: list[Request] = []
         for request in requests:
             together.append(request)
-            if sum(len(one.files) for one in together) + len(request.files) > self._wave:  # the next is as long
+            if sum(map(len, together)) + len(request) > self._wave:  # the next is as long
                 yield self._fetched_by_threads(together)
                 together = []
         if together:
             yield self._fetched_by_threads(together)
 
     def _fetched_by_threads(self, requests: list[Request]) -> _Wave:
-        files = [file for request in requests for file in request.files]
+        files = [file for request in requests for file in self._locate(request)]
         runs = [self._pool.submit(self._fetch, files[at : at + _RUN]) for at in range(0, len(files), _RUN)]
         return _Wave(requests, runs)
 
@@ -224,7 +226,7 @@ class GpuReader:
             pixels.record_stream(consumer)
         start = 0
         for request in launched.requests:
-            end = start + len(request.files)
+            end = start + len(request)
             unreadable = (
                 (place - start, image.reason)
                 for place, image in enumerate(images[start:end], start)
