@@ -50,7 +50,7 @@ def make(index: SampleIndex, folder: Path, device: str = "cpu", **options: objec
 def reader(request: pytest.FixtureRequest, index: SampleIndex, folder: Path) -> Iterator[CacheReader]:
     made = make(index, folder, first_rows=np.array([2, 9, 4]), **KINDS[request.param])
     if request.param == "reading ahead":  # what a GPU gets
-        made._ahead = ThreadPoolExecutor(1)
+        made._pool = ThreadPoolExecutor(1)
     with closing(made):
         yield made
 
@@ -159,7 +159,7 @@ def test_damaged_pixels_are_never_handed_out(index: SampleIndex, tmp_path: Path,
 def test_an_error_while_reading_ahead_comes_through_and_nothing_is_left(index: SampleIndex, tmp_path: Path) -> None:
     caches.build(index, tmp_path)
     made = make(index, tmp_path)
-    made._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    made._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     caches.pixels_file(tmp_path).write_bytes(b"")
     with pytest.raises(RuntimeError, match="damaged"):
         list(made.read(requests(np.arange(16), 2)))
