@@ -227,12 +227,12 @@ def lose_the_settings(index: SampleIndex) -> str:
 def test_a_cache_that_can_not_be_used(
     spoil: Callable[[SampleIndex], str], cached: SampleIndex, said: pytest.LogCaptureFixture
 ) -> None:
-    """Asked for, it is an error with the reason and the command; `auto` says the reason and goes on with PNGs."""
+    """Asked for, it is an error with the reason and the command; `auto` logs the reason and continues with PNGs."""
     why = spoil(cached)
     with pytest.raises(ValueError, match=f"{why}.*`distcxr cache RECIPE`"):
         pick(cached, loader="cache")
     assert isinstance(pick(cached), TorchReader | DaliReader)
-    assert "data.loader=auto goes on without the decoded cache:" in said.text and why in said.text
+    assert "data.loader=auto continues without the decoded cache:" in said.text and why in said.text
     assert "measured on 8 images" in said.text
 
 
@@ -250,7 +250,7 @@ def test_dali_missing_says_how_to_get_it(
     with pytest.raises(ValueError, match=r"nvidia-dali-cuda130.*nvidia-dali-cuda120.*data.loader=torch"):
         pick(index, loader="dali")
     assert isinstance(pick(index), TorchReader)
-    assert "dali gives nothing: DALI does not work here" in said.text and "nvidia.dali" in said.text
+    assert "dali failed: DALI does not work here" in said.text and "nvidia.dali" in said.text
     assert "loader torch (nothing else works here)" in said.text
 
 
@@ -262,7 +262,7 @@ def test_auto_trains_on_when_dali_breaks_while_measured(
 
     monkeypatch.setattr(choose, "speed_of_reader", breaks)
     assert isinstance(pick(index), TorchReader)
-    assert "dali gives nothing: DALI broke (CUDA out of memory)" in said.text
+    assert "dali failed: DALI broke (CUDA out of memory)" in said.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -270,7 +270,7 @@ def test_dali_without_the_gpu_it_is_to_use(index: SampleIndex, said: pytest.LogC
     with pytest.raises(ValueError, match=r"DALI does not work here .*data.loader=torch"):
         pick(index, loader="dali", device="cuda:0")
     assert isinstance(pick(index, device="cuda:0"), TorchReader)
-    assert "dali gives nothing: DALI does not work here" in said.text
+    assert "dali failed: DALI does not work here" in said.text
 
 
 @pytest.fixture
@@ -345,7 +345,7 @@ def test_a_gpu_whose_pixels_are_wrong_is_not_taken(
     monkeypatch.setattr(PngDecoder, "decode", wrong)
     assert isinstance(pick(index, device="cuda:0"), TorchReader)
     for kind in ("gpu", "gpu_filters"):
-        assert f"; {kind} gives nothing: its pixels differ from the CPU's in 1 of 8 images" in said.text
+        assert f"; {kind} failed: its pixels differ from the CPU's in 1 of 8 images" in said.text
     with pytest.raises(ValueError, match=r"data\.loader=gpu does not work here: its pixels differ"):
         pick(index, device="cuda:0", loader="gpu")
 

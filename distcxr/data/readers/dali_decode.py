@@ -95,7 +95,7 @@ class DaliDecoder(DaliReader):
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline
 
-        device = "cpu" if self._device_id is None else "mixed"  # whose first stage, parsing, is the threads' work
+        device = "cpu" if self._device_id is None else "mixed"  # its first stage, parsing, is the threads' work
         threads, prefetch = self._num_threads, self._prefetch
         pipeline = Pipeline(self._max_batch_size, threads, self._device_id, prefetch_queue_depth=prefetch)
         with pipeline:

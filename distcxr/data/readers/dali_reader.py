@@ -135,7 +135,7 @@ class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
 
     @contextmanager
     def _breakable(self) -> Iterator[None]:
-        """An error of DALI's leaves the pipeline unusable: say so, once."""
+        """An error of DALI's leaves the pipeline unusable: raised once, with what to do."""
         try:
             yield
         except Exception as error:
@@ -194,7 +194,7 @@ class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
         """The oldest batch under way, uint8 [B, 1, S, S], taken out of DALI's buffers.
 
         On a GPU nothing waits on the host: DALI's outputs, and their return to DALI, are bound to `_stream`, where the
-        copies are queued; the current stream goes on after them.
+        copies are queued; the current stream waits for them.
         """
         with torch.cuda.stream(self._stream):  # None: does nothing
             (output,) = self._pipeline.share_outputs(cuda_stream=self._stream)

@@ -1,11 +1,11 @@
 """PNG files decoded on the GPU, in waves: the CPU reads, checks and hands over compressed bytes.
 
     requests ──► waves ──► threads: read, walk the chunks ──► GPU: inflate, undo the filters, resize ──► Pixels
-                                  └──► `decode_grey`, for what is no plain grey PNG ────────────────────┘
+                                  └──► `decode_grey`, for all but plain grey PNGs ──────────────────────┘
 
 A GPU inflates many streams at once or it is slow, and a batch has too few: a wave is as many whole requests as fit into
-`wave` images. What the GPU finds wrong is decoded once more by `decode_grey`, the one judge of what can be read, so a
-bad file has the same reason whichever loader met it.
+`wave` images. What the GPU finds wrong is decoded once more by `decode_grey`, which alone decides what can be read:
+a bad file has the same reason in every reader.
 
 Shapes: W images of a wave, B batch, S side of the square output.
 """
@@ -61,7 +61,7 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
             locate: called in the thread that reads, once a request.
             num_threads: threads that read files and prepare them.
             wave: images decoded at once, at most. A request with more is decoded in parts. Where the GPU has too little
-                memory for a wave, it is made smaller, for good, and the log says so once.
+                memory for a wave, it is made smaller, for good, and the log notes it once.
             prefetch: waves that are read ahead.
         """
         assert num_threads >= 1 and wave >= 1
@@ -72,7 +72,7 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
         self.where = (
             f"PNGs are read by {num_threads} thread{'s' * (num_threads > 1)} and {decoder.where}, up to {wave} at once"
         )
-        self._said_small = self._said_foreign = False
+        self._logged_small = self._logged_foreign = False
         on = None if self._stream is None else self._stream.device
         super().__init__(num_threads=num_threads, prefetch=prefetch, name="png", device=on)
 
@@ -154,8 +154,8 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
                         "batch, or data.loader=torch, which decodes on the CPU"
                     ) from error
                 self._at_once = len(part) // 2
-                if not self._said_small:
-                    self._said_small = True
+                if not self._logged_small:
+                    self._logged_small = True
                     logger.warning(
                         "%s has too little free memory to decode %d images at once: fewer from now on, as with "
                         "data.gpu.wave=%d",
@@ -174,7 +174,7 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
         with torch.cuda.stream(self._stream):
             for place, verdict in zip(launched.on_gpu, verdicts, strict=True):
                 if verdict:
-                    images[place] = again = self._judged_by_cpu(images[place].file, verdict)
+                    images[place] = again = self._again_by_cpu(images[place].file, verdict)
                     pixels[place] = self._on_device(again.pixels) if again.pixels is not None else 0
         if done is not None:
             if any(verdicts):
@@ -198,13 +198,13 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
         if self._stream is not None:
             self._stream.synchronize()
 
-    def _judged_by_cpu(self, file: Source, verdict: int) -> _Image:
+    def _again_by_cpu(self, file: Source, verdict: int) -> _Image:
         try:
             image = self._by_cpu(file, read_file(file)[0])
         except UnreadableImage as error:
             return _Image(file, reason=str(error))
-        if not self._said_foreign:
-            self._said_foreign = True
+        if not self._logged_foreign:
+            self._logged_foreign = True
             logger.warning(
                 "%s can't be decoded on the GPU (verdict %d) and can on the CPU, which is taken for it and for "
                 "others of its kind",

@@ -40,7 +40,7 @@ class Speed:
 
 
 def readable(rows: NDArray[np.int64], locate: Locate) -> NDArray[np.int64]:
-    """Those of `rows` whose images can be decoded, each now in the page cache."""
+    """Those of `rows` with images that can be decoded, each now in the page cache."""
     load_kernels()
     good = np.zeros(len(rows), dtype=bool)
     for place, file in enumerate(locate(rows)):
@@ -68,7 +68,7 @@ def num_different(
 def speed_of_decoding(files: Sequence[Source], image_size: int, *, num_threads: int, by_clock: bool) -> Speed:
     """Decoding and resizing by distcxr's own code, in threads.
 
-    They stand for the torch loader's worker processes, whose start alone takes seconds: the decoder needs no GIL.
+    They stand for the torch loader's worker processes, which take seconds to start: the decoder needs no GIL.
 
     Args:
         files: readable ones.
@@ -112,7 +112,7 @@ def speed_of_reader(
 
 
 def _timed(work: Callable[[float], int], num_threads: int, by_clock: bool) -> Speed:
-    """`work` is given a moment to stop at and says how many images it made."""
+    """`work` is given a moment to stop at and returns how many images it made."""
     start, cpu_start = time.monotonic(), time.process_time()
     done = work(start + _SECONDS)
     elapsed_s, core_s = time.monotonic() - start, time.process_time() - cpu_start

@@ -184,7 +184,7 @@ class _Decoder(Dataset[_Answer]):
     """Runs in the workers: file names to pixels.
 
     Attributes:
-        wanted: int64 scalar in shared memory, the number of the `read` call whose answers are still wanted.
+        wanted: int64 scalar in shared memory, the number of the `read` call that still wants its answers.
     """
 
     def __init__(self, image_size: int) -> None:
