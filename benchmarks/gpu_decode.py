@@ -30,21 +30,23 @@ import numpy as np
 import torch
 from accelerate.state import AcceleratorState
 from loader_bench.images import draw_phantoms, host_facts, pick_files
+from loader_bench.product import file_index, rows_of
 from rich.console import Console
 
 from distcxr.data.batch import Batch
 from distcxr.data.loader import Request
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.gpu import GpuReader
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.files import read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.make import Rank
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
+from distcxr.recipe.data import Data
 from distcxr.runtime import start_runtime
 
 HOUSE = Path(__file__).parents[1]
@@ -209,13 +211,15 @@ def whole_reader(
     decoder: PngDecoder, files: Sequence[str], size: int, device: torch.device, streams: int, num_windows: int
 ) -> Row:
     """Files to pixels on the device, all cores of this process at work."""
-    endless, batch = itertools.cycle(files), min(64, streams)
-    reader = GpuReader(decoder, size, device=device, num_threads=thread_budget(1), wave=streams)
+    index, batch = file_index(files), min(64, streams)
+    endless = itertools.cycle(rows_of(index, files).tolist())
+    rank = Rank(Data(image_size=size), index, batch, device, thread_budget(1), first_rows=np.arange(len(index)))
+    reader = rank.gpu_reader(decoder, streams)
     per_window = max(2 * streams, 512 if device.type == "cuda" else streams) // batch
 
     def requests() -> Iterator[Request]:
         while True:
-            yield Request(np.arange(batch), list(itertools.islice(endless, batch)))
+            yield np.fromiter(endless, dtype=np.int64, count=batch)
 
     speeds = []
     with closing(reader), closing(reader.read(requests())) as answers:

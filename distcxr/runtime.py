@@ -25,8 +25,8 @@ from rich.logging import RichHandler
 from torch import Tensor, nn
 
 from distcxr import process_group
-from distcxr.data.loaders.budget import thread_budget
 from distcxr.data.order import hash64
+from distcxr.data.readers.budget import thread_budget
 from distcxr.recipe import Recipe
 
 logger = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ _FORKSERVER.set_forkserver_preload(
         "torchvision",
         "accelerate",
         "timm",
-        "distcxr.data.loaders.torch",
+        "distcxr.data.readers.torch_reader",
         "distcxr.data.pixels.kernels",
     ]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,23 @@ from PIL import Image
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
 
+_ids: dict[str, int] = {}
+
+
+def ids(files: Sequence[str]) -> Request:
+    """A request for the files, in order: the sample ids that `locate` knows them by."""
+    return np.array([_ids.setdefault(file, len(_ids)) for file in files], dtype=np.int64)
+
+
+def locate(request: Request) -> list[str]:
+    """What an index is to a reader: the files of a request, in order."""
+    files = list(_ids)
+    return [files[sample_id] for sample_id in request.tolist()]
+
 
 def requests(files: list[str], batch: int) -> list[Request]:
     """The files in order, `batch` at a time."""
-    rows = np.arange(len(files), dtype=np.int64)
-    return [Request(rows[i : i + batch], files[i : i + batch]) for i in range(0, len(files), batch)]
+    return [ids(files[start : start + batch]) for start in range(0, len(files), batch)]
 
 
 def by_pillow(file: str | Path, size: int) -> torch.Tensor:

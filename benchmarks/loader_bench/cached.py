@@ -8,25 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import shutil
 import tempfile
 from collections.abc import Generator
 from itertools import count, cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.built import flush, write_json
-from distcxr.data.cache import CacheError, DecodedCache, open_cache
+from distcxr.data.cache import CacheError, DecodedCache
 from distcxr.data.cache.files import DECODED, entry_type
 from distcxr.data.index import SampleIndex
 from loader_bench.lanes import Task
+from loader_bench.product import device_of, file_index, make_index, make_reader
 
-_PREFETCH = 2  # as data.prefetch has it
-_NUM_FINDINGS = 14
+if TYPE_CHECKING:
+    from distcxr.data.loader import PixelReader
 
 
 def make_large_cache(folder: Path, sources: tuple[str, ...], image_size: int, num_rows: int, workers: int) -> Path:
@@ -100,7 +100,7 @@ def _epochs(task: Task, resident: str) -> Generator[int]:
         reader=reader,
         augment=lambda epoch, positions: draw_parameters(spec, seed=0, epoch=epoch, positions=positions),
     )
-    device = _device(task)
+    device = device_of(task)
     try:
         for epoch in count():
             for batch in loader.epoch(epoch):
@@ -111,16 +111,13 @@ def _epochs(task: Task, resident: str) -> Generator[int]:
 
 def reader_alone(task: Task) -> Generator[int]:
     """The reader, asked for rows that were drawn before the clock ran."""
-    from distcxr.data.loader import Request
-
     index = _large_index(task.num_rows)
     order = np.random.default_rng(task.rank).permutation(task.num_rows)
     batches = np.split(order, range(task.batch_size, len(order), task.batch_size))[: len(order) // task.batch_size]
-    requests = [Request(rows, [""] * len(rows)) for rows in batches]  # a cache looks at no file names
     reader = _reader(task, index, "host")
-    device = _device(task)
+    device = device_of(task)
     try:
-        for pixels, _ in reader.read(cycle(requests)):
+        for pixels, _ in reader.read(cycle(batches)):
             yield len(pixels if task.gpu is None else pixels.to(device, non_blocking=True))
     finally:
         reader.close()
@@ -156,39 +153,10 @@ def memcpy(task: Task) -> Generator[int]:
             yield task.batch_size
 
 
-def _reader(task: Task, index: SampleIndex, resident: Any) -> Any:
-    from distcxr.data.loaders.cache import CacheReader
-
-    assert task.cache is not None
-    return CacheReader(
-        open_cache(task.cache, index, task.image_size),
-        device=_device(task), resident=resident, prefetch=_PREFETCH, max_batch_size=task.batch_size,
-    )  # fmt: skip
-
-
-def _device(task: Task) -> Any:
-    import torch
-
-    return torch.device("cpu") if task.gpu is None else torch.device("cuda", task.gpu)
-
-
-def file_index(sources: tuple[str, ...]) -> SampleIndex:
-    """The benchmark's own files, without labels; their paths are absolute."""
-    paths = sorted({os.fsencode(file).lstrip(b"/") for file in sources})
-    return _index(Path("/"), np.array(paths))
+def _reader(task: Task, index: SampleIndex, resident: str) -> PixelReader:
+    return make_reader("cache", task, index, cache={"path": task.cache, "resident": resident})
 
 
 def _large_index(num_rows: int) -> SampleIndex:
     """Images that exist in the large cache alone, some of their labels positive."""
-    return _index(Path("/large"), np.array([b"images/%08d.png" % row for row in range(num_rows)]))
-
-
-def _index(root: Path, path: NDArray[np.bytes_]) -> SampleIndex:
-    num = len(path)
-    empty = np.full(num, "")
-    return SampleIndex(
-        root=root, findings=tuple(f"finding {number}" for number in range(_NUM_FINDINGS)), path=path,
-        patient_id=np.arange(num), targets_NC=np.eye(_NUM_FINDINGS, dtype=np.uint8)[np.arange(num) % _NUM_FINDINGS],
-        mask_NC=np.ones((num, _NUM_FINDINGS), dtype=np.uint8), age=np.full(num, np.nan, dtype=np.float32),
-        sex=empty, view=empty, split=empty, label_hash="", skipped=np.zeros(0, dtype="S1"),
-    )  # fmt: skip
+    return make_index(Path("/large"), np.array([b"images/%08d.png" % row for row in range(num_rows)]))

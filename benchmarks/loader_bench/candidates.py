@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import importlib
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count, cycle, islice
-from typing import Any, Literal
+from functools import partial
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import Source, read_file
+from distcxr.data.pixels.files import read_file
 from distcxr.data.pixels.resize import resize_grey
 from loader_bench import cached, packed
 from loader_bench.lanes import KINDS, Task
+from loader_bench.product import file_index, make_reader, rows_of
+
+if TYPE_CHECKING:
+    from distcxr.data.readers.make import Kind
 
 Images = Generator[int]
 """Number of images of each batch that is ready."""
@@ -32,14 +38,14 @@ _IMPORTS = {
     "torchvision decode": ("torch", "torchvision"),
     "dali plain": ("nvidia.dali.fn",),
     "dali decode": ("nvidia.dali.fn",),
-    "torch": ("torch", "distcxr.data.loaders.torch"),
-    "dali": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali"),
-    "gpu": ("torch", "distcxr.data.loaders.gpu"),
-    "gpu filters": ("torch", "distcxr.data.loaders.gpu"),
-    "dali pack": ("torch", "nvidia.dali.fn", "distcxr.data.loaders.dali_decode"),
-    "cache": ("torch", "distcxr.data.loaders.cache"),
-    "cache reader": ("torch", "distcxr.data.loaders.cache"),
-    "cache device": ("torch", "distcxr.data.loaders.cache"),
+    "torch": ("torch", "distcxr.data.readers.make"),
+    "dali": ("torch", "nvidia.dali.fn", "distcxr.data.readers.make", "distcxr.data.readers.dali_reader"),
+    "gpu": ("torch", "distcxr.data.readers.make", "distcxr.data.readers.gpu_reader"),
+    "gpu filters": ("torch", "distcxr.data.readers.make", "distcxr.data.readers.gpu_reader"),
+    "dali pack": ("torch", "nvidia.dali.fn", "distcxr.data.readers.make", "distcxr.data.readers.dali_decode"),
+    "cache": ("torch", "distcxr.data.readers.make"),
+    "cache reader": ("torch", "distcxr.data.readers.make"),
+    "cache device": ("torch", "distcxr.data.readers.make"),
     "cache build": ("distcxr.data.cache.build",),
     "pack": ("imagecodecs", "distcxr.data.pack"),
     "pack decode": ("imagecodecs", "distcxr.data.pack"),
@@ -196,66 +202,22 @@ def _dali_plain(task: Task, resizes: bool = True) -> Images:
         yield len(images)
 
 
-def _reader_batches(task: Task, reader: Any, sources: Sequence[Source] = ()) -> Images:
-    """A `PixelReader` of ours, asked for the files, or for `sources`, over and over."""
-    from distcxr.data.loader import Request
+def _reader(kind: Kind, task: Task) -> Images:
+    """A reader of ours, asked for the files over and over."""
+    pack, index = packed.open_for(task) if KINDS[task.loader].source == "pack" else (None, file_index(task.files))
+    endless = cycle(rows_of(index, task.files).tolist())
 
-    endless = cycle(sources or task.files)
+    def requests() -> Iterator[NDArray[np.int64]]:
+        while True:
+            yield np.fromiter(endless, dtype=np.int64, count=task.batch_size)
 
-    def requests() -> Iterator[Request]:
-        for number in count():
-            rows = np.arange(number * task.batch_size, (number + 1) * task.batch_size, dtype=np.int64)
-            yield Request(rows, list(islice(endless, task.batch_size)))
-
+    reader = make_reader(kind, task, index, pack)
     try:
         for pixels, unreadable in reader.read(requests()):
             assert not unreadable, unreadable
             yield len(pixels)
     finally:
         reader.close()
-
-
-def _torch(task: Task) -> Images:
-    from distcxr.data.loaders.torch import TorchReader
-
-    pinned = task.gpu is not None
-    reader = TorchReader(task.image_size, num_workers=task.threads, prefetch=_PREFETCH, pin_memory=pinned)
-    yield from _reader_batches(task, reader)
-
-
-def _dali(task: Task) -> Images:
-    from distcxr.data.loaders.dali import DaliReader
-
-    reader = DaliReader(
-        task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,
-        prefetch=_PREFETCH,
-    )  # fmt: skip
-    yield from _reader_batches(task, reader)
-
-
-def _gpu(task: Task, inflate: Literal["gpu", "cpu"]) -> Images:
-    import torch
-
-    from distcxr.data.loaders.gpu import GpuReader
-    from distcxr.data.loaders.make import WAVES
-    from distcxr.data.pixels.png_gpu import PngDecoder
-
-    device = torch.device("cuda", task.gpu)
-    reader = GpuReader(
-        PngDecoder(task.image_size, device, inflate=inflate), task.image_size, device=device,
-        num_threads=task.threads, wave=WAVES["gpu" if inflate == "gpu" else "gpu_filters"], prefetch=_PREFETCH,
-    )  # fmt: skip
-    yield from _reader_batches(task, reader)
-
-
-def _dali_pack(task: Task) -> Images:
-    from distcxr.data.loaders.dali_decode import DaliDecoder
-
-    reader = DaliDecoder(
-        task.image_size, max_batch_size=task.batch_size, num_threads=task.threads, device_id=task.gpu,
-        prefetch=_PREFETCH,
-    )  # fmt: skip
-    yield from _reader_batches(task, reader, packed.parts(task))
 
 
 _OPEN: dict[str, Callable[[Task], Images]] = {
@@ -268,11 +230,11 @@ _OPEN: dict[str, Callable[[Task], Images]] = {
     "dali decode": lambda task: _dali_plain(task, resizes=False),
     "png": _png,
     "png decode": _png_decode,
-    "torch": _torch,
-    "dali": _dali,
-    "gpu": lambda task: _gpu(task, "gpu"),
-    "gpu filters": lambda task: _gpu(task, "cpu"),
-    "dali pack": _dali_pack,
+    "torch": partial(_reader, "torch"),
+    "dali": partial(_reader, "dali"),
+    "gpu": partial(_reader, "gpu"),
+    "gpu filters": partial(_reader, "gpu_filters"),
+    "dali pack": partial(_reader, "dali"),
     "inflate": _inflate,
     "pack": _pack,
     "pack decode": _pack_decode,

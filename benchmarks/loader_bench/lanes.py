@@ -106,7 +106,6 @@ class Task:
         batch_size: images of a batch.
         cache: folder of the decoded cache, for those that read one.
         num_rows: images in the working set, all ranks together.
-        index: file with the index that belongs to the cache.
         gpu: number of this rank's GPU, None without one.
         cold: read nothing ahead.
         work: folder for what it writes, and with the pack of the files in it where a lane reads one.

@@ -7,12 +7,11 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
-import numpy as np
-
+from distcxr.data.index import SampleIndex
 from distcxr.data.pack import Pack, open_pack
 from distcxr.data.pixels.files import Part
-from loader_bench.cached import file_index
 from loader_bench.lanes import Task
+from loader_bench.product import file_index, rows_of
 
 FOLDER = "pack"
 _open: list[Pack] = []  # for the life of the process: parts are read through the files that it holds open
@@ -25,14 +24,18 @@ def make_pack(work: Path, sources: tuple[str, ...]) -> None:
     build_pack(file_index(sources), work / FOLDER, workers=len(os.sched_getaffinity(0)))
 
 
-def parts(task: Task) -> tuple[Part, ...]:
-    """Where the images of the task's files are in the pack, in the order of the files."""
+def open_for(task: Task) -> tuple[Pack, SampleIndex]:
+    """The pack, open for an index of the task's files."""
     assert task.work is not None
     index = file_index(task.files)
-    _open.append(open_pack(task.work / FOLDER, index))
-    row_of = {path: row for row, path in enumerate(index.path.tolist())}
-    rows = [row_of[os.fsencode(file).lstrip(b"/")] for file in task.files]
-    return tuple(_open[-1].parts(np.array(rows)))
+    return open_pack(task.work / FOLDER, index), index
+
+
+def parts(task: Task) -> tuple[Part, ...]:
+    """Where the images of the task's files are in the pack, in the order of the files."""
+    pack, index = open_for(task)
+    _open.append(pack)
+    return tuple(pack.parts(rows_of(index, task.files)))
 
 
 def build(task: Task) -> Generator[int]:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, example: str) -> None:
 
 def num_workers(asked: int | None) -> int:
     """Threads to build with; ValueError for fewer than one."""
-    from distcxr.data.loaders.budget import thread_budget
+    from distcxr.data.readers.budget import thread_budget
 
     workers = thread_budget(1) if asked is None else asked
     if workers < 1:

@@ -1,16 +1,17 @@
 """From an order of samples to batches: the part that all ways of reading pixels share.
 
-    order (positions) ──► Request (ids, files) ──► PixelReader ──► Pixels ──► Batch
+    order (positions) ──► Request (sample ids) ──► PixelReader ──► Pixels ──► Batch
                           what to read             torch, dali, cache         + labels, mask, augmentation parameters
 
-A `PixelReader` only turns files into uint8 pixels, in the order asked. Order, labels, augmentation parameters and
-what happens to a bad file are decided here, once, so every reader gives the same batches.
+A `PixelReader` only turns sample ids into uint8 pixels, in the order asked; where their bytes are is its own affair.
+Order, labels, augmentation parameters and what happens to a bad file are decided here, once, so every reader gives the
+same batches.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,6 @@ from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.metadata import metadata_of
 from distcxr.data.order import Draws
-from distcxr.data.pixels.files import Source
 
 _BLOCK = 16
 """Micro-batches whose augmentation parameters are drawn at once: one by one, that would be the dearest step but the
@@ -35,11 +35,8 @@ AugmentParameters = Callable[[int, NDArray[np.int64]], Tensor]
 """(epoch, positions int64 [B]) -> float32 [B, P]."""
 
 
-class Request(NamedTuple):
-    """Samples of one micro-batch to read, in order: rows of the index (int64 [B]) and where their bytes are."""
-
-    sample_id: NDArray[np.int64]
-    files: Sequence[Source]
+Request = NDArray[np.int64]
+"""Samples of one micro-batch to read, in order: rows of the index, [B]."""
 
 
 class Pixels(NamedTuple):
@@ -97,7 +94,7 @@ class Loader:
 
     def epoch(self, epoch: int, start: int = 0) -> Generator[Batch]:
         """Micro-batches of an epoch, from `start` (counted as `len` counts) to its end."""
-        ahead: deque[tuple[NDArray[np.int64], Tensor]] = deque()  # what the reader was asked for and has not answered
+        ahead: deque[tuple[Request, Tensor]] = deque()  # what the reader was asked for and has not answered
 
         def requests() -> Iterator[Request]:
             draws = self.order.epoch(epoch, start)
@@ -107,7 +104,7 @@ class Loader:
                 for _, sample_id in block:
                     ahead.append((sample_id, parameters[done : done + len(sample_id)]))
                     done += len(sample_id)
-                    yield Request(sample_id, self.index.files(sample_id))
+                    yield sample_id
 
         with closing(self.reader.read(requests())) as answers:
             for pixels, bad in answers:

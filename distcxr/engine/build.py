@@ -12,11 +12,11 @@ from rich.console import Console
 
 from distcxr.data.augment import DeviceTransform, channel_statistics, input_side, without_augmentation
 from distcxr.data.dataset import Dataset, data_root, open_dataset
-from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.choose import choose_reader
+from distcxr.data.loader import PixelReader
 from distcxr.data.metadata import check_metadata, metadata_width
 from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.decode import load_kernels
+from distcxr.data.readers.choose import choose_reader
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.compatible import check_beginnings, check_data, check_findings
@@ -209,9 +209,8 @@ def _measure(dataset: Dataset, reader: PixelReader, batch_size: int) -> Statisti
     rows = dataset.splits.train
     drawn = rows[shuffled(np.arange(min(len(rows), _STATISTICS_IMAGES)), len(rows), seed=0, epoch=0)]
     parts = [drawn[start : start + batch_size] for start in range(0, len(drawn), batch_size)]
-    requests = [Request(part, dataset.index.files(part)) for part in parts]
     count, total, squares = 0, 0.0, 0.0
-    for pixels, unreadable in reader.read(requests):
+    for pixels, unreadable in reader.read(parts):
         bad = [place for place, _ in unreadable]
         kept = np.delete(pixels.cpu().numpy(), bad, axis=0) / 255.0
         count, total, squares = count + kept.size, total + float(kept.sum()), squares + float((kept**2).sum())

@@ -18,7 +18,7 @@ from caches import SIZE
 from distcxr.data.cache import CacheError, open_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.loaders.cache import CacheReader
+from distcxr.data.readers.cache_reader import CacheReader
 
 ROW_GB = SIZE * SIZE / 1e9
 KINDS = {
@@ -50,14 +50,13 @@ def make(index: SampleIndex, folder: Path, device: str = "cpu", **options: objec
 def reader(request: pytest.FixtureRequest, index: SampleIndex, folder: Path) -> Iterator[CacheReader]:
     made = make(index, folder, first_rows=np.array([2, 9, 4]), **KINDS[request.param])
     if request.param == "reading ahead":  # what a GPU gets
-        made._ahead = ThreadPoolExecutor(1)
+        made._pool = ThreadPoolExecutor(1)
     with closing(made):
         yield made
 
 
-def requests(index: SampleIndex, rows: np.ndarray, batch: int = 5) -> list[Request]:
-    parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    return [Request(part, index.files(part)) for part in parts]
+def requests(rows: np.ndarray, batch: int = 5) -> list[Request]:
+    return [rows[start : start + batch] for start in range(0, len(rows), batch)]
 
 
 def assert_is(pixels: Pixels, index: SampleIndex, rows: np.ndarray) -> None:
@@ -75,27 +74,27 @@ def bad(index: SampleIndex, row: int) -> bool:
 def test_pixels_order_and_bad_files_are_as_asked(reader: CacheReader, index: SampleIndex) -> None:
     rows = np.concatenate([np.random.default_rng(3).permutation(len(index)), [0, 0, 7]])
     for batch in (5, 1, 16):
-        asked = requests(index, rows, batch)
+        asked = requests(rows, batch)
         for answer, request in zip(reader.read(asked), asked, strict=True):
-            assert_is(answer, index, request.sample_id)
+            assert_is(answer, index, request)
 
 
 def test_what_was_handed_out_stays_as_it_is(reader: CacheReader, index: SampleIndex) -> None:
-    asked = requests(index, np.arange(len(index)), 4)
+    asked = requests(np.arange(len(index)), 4)
     answers = list(reader.read(asked))
     for answer in answers:
         answer.pixels.add_(1)  # in the caller's own memory
     again = list(reader.read(asked))
     for answer, request in zip(again, asked, strict=True):
-        assert_is(answer, index, request.sample_id)
+        assert_is(answer, index, request)
 
 
 def test_memory_is_used_again_when_a_batch_is_gone(index: SampleIndex, folder: Path) -> None:
     rows = np.arange(4)
     with closing(make(index, folder)) as made:
-        places = {answer.pixels.data_ptr() for answer in made.read(requests(index, np.tile(rows, 50), 4))}
+        places = {answer.pixels.data_ptr() for answer in made.read(requests(np.tile(rows, 50), 4))}
         assert len(places) <= 2 and all(place % 64 == 0 for place in places)
-        kept = [answer.pixels[0, 0] for answer in made.read(requests(index, np.tile(rows, 5), 4))]  # a part holds all
+        kept = [answer.pixels[0, 0] for answer in made.read(requests(np.tile(rows, 5), 4))]  # a part holds all
         assert len({part.data_ptr() for part in kept}) == 5
 
 
@@ -105,12 +104,12 @@ def test_nothing_asked_nothing_given(reader: CacheReader) -> None:
 
 def test_an_early_end_leaves_a_clean_start(reader: CacheReader, index: SampleIndex) -> None:
     for stop_after in (0, 1, 2):
-        with closing(reader.read(requests(index, np.arange(16), 3))) as answers:
+        with closing(reader.read(requests(np.arange(16), 3))) as answers:
             for _ in range(stop_after):
                 next(answers)
-        asked = requests(index, np.arange(16)[::-1])
+        asked = requests(np.arange(16)[::-1])
         for answer, request in zip(reader.read(asked), asked, strict=True):
-            assert_is(answer, index, request.sample_id)
+            assert_is(answer, index, request)
 
 
 def test_requests_are_pulled_only_a_little_ahead(reader: CacheReader, index: SampleIndex) -> None:
@@ -120,7 +119,7 @@ def test_requests_are_pulled_only_a_little_ahead(reader: CacheReader, index: Sam
         nonlocal pulled
         while True:
             pulled += 1
-            yield Request(np.arange(2), [])
+            yield np.arange(2)
 
     with closing(reader.read(endless())) as answers:
         for used in range(1, 20):
@@ -130,19 +129,19 @@ def test_requests_are_pulled_only_a_little_ahead(reader: CacheReader, index: Sam
 
 def test_an_error_in_the_order_comes_through(reader: CacheReader, index: SampleIndex) -> None:
     def broken() -> Iterator[Request]:
-        yield from requests(index, np.arange(6))
+        yield from requests(np.arange(6))
         raise RuntimeError("the order broke")
 
     with pytest.raises(RuntimeError, match="the order broke"):
         list(reader.read(broken()))
-    assert_is(next(reader.read(requests(index, np.arange(3)))), index, np.arange(3))
+    assert_is(next(reader.read(requests(np.arange(3)))), index, np.arange(3))
 
 
 def test_two_reads_at_once_are_refused(reader: CacheReader, index: SampleIndex) -> None:
-    with closing(reader.read(requests(index, np.arange(9)))) as first:
+    with closing(reader.read(requests(np.arange(9)))) as first:
         next(first)
         with pytest.raises(AssertionError, match="one read at a time"):
-            next(reader.read(requests(index, np.arange(9))))
+            next(reader.read(requests(np.arange(9))))
 
 
 @pytest.mark.parametrize("resident", ["host", "device"])
@@ -154,16 +153,16 @@ def test_damaged_pixels_are_never_handed_out(index: SampleIndex, tmp_path: Path,
     file.write_bytes(data)
     with pytest.raises(RuntimeError, match=r"images/04\.png in it are damaged.*`distcxr cache RECIPE`"):
         made = make(index, tmp_path, resident=resident)
-        list(made.read(requests(index, np.arange(16))))
+        list(made.read(requests(np.arange(16))))
 
 
 def test_an_error_while_reading_ahead_comes_through_and_nothing_is_left(index: SampleIndex, tmp_path: Path) -> None:
     caches.build(index, tmp_path)
     made = make(index, tmp_path)
-    made._ahead = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    made._pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     caches.pixels_file(tmp_path).write_bytes(b"")
     with pytest.raises(RuntimeError, match="damaged"):
-        list(made.read(requests(index, np.arange(16), 2)))
+        list(made.read(requests(np.arange(16), 2)))
     made.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
 
@@ -193,7 +192,7 @@ def test_a_gpu_gets_pinned_or_resident_pixels(index: SampleIndex, folder: Path) 
     for options in KINDS.values():
         with closing(make(index, folder, "cuda", **options)) as made:
             for _ in range(3):  # memory is used again: a copy that came too late would show
-                asked = requests(index, np.random.default_rng(1).permutation(16), 3)
+                asked = requests(np.random.default_rng(1).permutation(16), 3)
                 for answer, request in zip(made.read(asked), asked, strict=True):
                     assert answer.pixels.is_cuda if options else answer.pixels.is_pinned()
-                    assert_is(answer, index, request.sample_id)
+                    assert_is(answer, index, request)

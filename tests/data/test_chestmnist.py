@@ -15,9 +15,9 @@ from PIL import Image
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15
-from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.arrays import ArrayReader
-from distcxr.data.loaders.choose import choose_reader
+from distcxr.data.loader import PixelReader
+from distcxr.data.readers.array_reader import ArrayReader
+from distcxr.data.readers.choose import choose_reader
 from distcxr.data.sources.chestmnist import array_rows, read_chestmnist
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
@@ -71,7 +71,7 @@ def test_pixels(tmp_path: Path, packed: bool, threads: int, size: int) -> None:
     """The arrays' own pixels, or what Pillow's bilinear makes of them, smaller and larger."""
     index = read_chestmnist(written(tmp_path, packed=packed))
     order = np.random.default_rng(1).permutation(len(index))
-    requests = [Request(part, index.files(part)) for part in np.array_split(order, 3)]
+    requests = np.array_split(order, 3)
     images = np.concatenate([arrays()[f"{split}_images"] for split in COUNTS])
     expected = [Image.fromarray(images[row]).resize((size, size), Image.Resampling.BILINEAR) for row in order]
     with closing(ArrayReader(index, size, num_threads=threads, pin_memory=False)) as reader:
@@ -89,7 +89,7 @@ def test_pixels(tmp_path: Path, packed: bool, threads: int, size: int) -> None:
 
 def test_closing_a_read_early_leaves_a_clean_start(tmp_path: Path) -> None:
     index = read_chestmnist(written(tmp_path))
-    requests = [Request(np.array([row]), index.files([row])) for row in range(16)]
+    requests = [np.array([row]) for row in range(16)]
     with closing(ArrayReader(index, 28, num_threads=2, pin_memory=False)) as reader:
         with closing(reader.read(requests)) as first:
             next(first)

@@ -25,16 +25,16 @@ from distcxr.data.cache import cache_folder
 from distcxr.data.cache.build import build_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders import budget, choose
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.gpu import GpuReader
-from distcxr.data.loaders.make import WAVES, Rank
-from distcxr.data.loaders.measure import Speed
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pixels.png_gpu import PngDecoder
+from distcxr.data.readers import budget, choose
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.data.readers.make import WAVES, Rank
+from distcxr.data.readers.reader_speed import Speed
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
 
 
@@ -157,8 +157,8 @@ def test_auto_measures_real_files_in_about_two_seconds(index: SampleIndex, said:
     )
     assert figures is not None
     torch_rate, torch_ms, dali_rate, dali_ms = (float(figure.replace(",", "")) for figure in figures.groups())
-    assert 0.02 < torch_ms < 20 and 0.02 < dali_ms < 20  # 64 x 64 pixels
-    assert torch_rate == pytest.approx(1e3 / torch_ms, rel=0.2) and dali_rate == pytest.approx(1e3 / dali_ms, rel=0.2)
+    for rate, core_ms in ((torch_rate, torch_ms), (dali_rate, dali_ms)):  # 64 x 64 pixels, one core
+        assert 0.001 < 1e3 / rate < 20 and core_ms == pytest.approx(1e3 / rate, abs=0.006)  # shown with two decimals
     assert ("loader torch" in said.text) == (torch_rate >= dali_rate)
 
 
@@ -227,12 +227,12 @@ def lose_the_settings(index: SampleIndex) -> str:
 def test_a_cache_that_can_not_be_used(
     spoil: Callable[[SampleIndex], str], cached: SampleIndex, said: pytest.LogCaptureFixture
 ) -> None:
-    """Asked for, it is an error with the reason and the command; `auto` says the reason and goes on with PNGs."""
+    """Asked for, it is an error with the reason and the command; `auto` logs the reason and continues with PNGs."""
     why = spoil(cached)
     with pytest.raises(ValueError, match=f"{why}.*`distcxr cache RECIPE`"):
         pick(cached, loader="cache")
     assert isinstance(pick(cached), TorchReader | DaliReader)
-    assert "data.loader=auto goes on without the decoded cache:" in said.text and why in said.text
+    assert "data.loader=auto continues without the decoded cache:" in said.text and why in said.text
     assert "measured on 8 images" in said.text
 
 
@@ -250,7 +250,7 @@ def test_dali_missing_says_how_to_get_it(
     with pytest.raises(ValueError, match=r"nvidia-dali-cuda130.*nvidia-dali-cuda120.*data.loader=torch"):
         pick(index, loader="dali")
     assert isinstance(pick(index), TorchReader)
-    assert "dali gives nothing: DALI does not work here" in said.text and "nvidia.dali" in said.text
+    assert "dali failed: DALI does not work here" in said.text and "nvidia.dali" in said.text
     assert "loader torch (nothing else works here)" in said.text
 
 
@@ -262,7 +262,7 @@ def test_auto_trains_on_when_dali_breaks_while_measured(
 
     monkeypatch.setattr(choose, "speed_of_reader", breaks)
     assert isinstance(pick(index), TorchReader)
-    assert "dali gives nothing: DALI broke (CUDA out of memory)" in said.text
+    assert "dali failed: DALI broke (CUDA out of memory)" in said.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
@@ -270,7 +270,7 @@ def test_dali_without_the_gpu_it_is_to_use(index: SampleIndex, said: pytest.LogC
     with pytest.raises(ValueError, match=r"DALI does not work here .*data.loader=torch"):
         pick(index, loader="dali", device="cuda:0")
     assert isinstance(pick(index, device="cuda:0"), TorchReader)
-    assert "dali gives nothing: DALI does not work here" in said.text
+    assert "dali failed: DALI does not work here" in said.text
 
 
 @pytest.fixture
@@ -282,9 +282,7 @@ def decoding(index: SampleIndex, monkeypatch: pytest.MonkeyPatch) -> dict[str, f
         if kind not in ("gpu", "gpu_filters"):
             return make_other(replace(rank, device=torch.device("cpu")), kind)  # type: ignore[arg-type]
         decoder = host_decoder(rank.data.image_size, "gpu" if kind == "gpu" else "cpu")
-        reader = GpuReader(
-            decoder, rank.data.image_size, device=torch.device("cpu"), num_threads=1, wave=WAVES[kind], prefetch=1
-        )  # fmt: skip
+        reader = replace(rank, device=torch.device("cpu")).gpu_reader(decoder, WAVES[kind])
         made[id(reader)] = kind
         return reader
 
@@ -347,7 +345,7 @@ def test_a_gpu_whose_pixels_are_wrong_is_not_taken(
     monkeypatch.setattr(PngDecoder, "decode", wrong)
     assert isinstance(pick(index, device="cuda:0"), TorchReader)
     for kind in ("gpu", "gpu_filters"):
-        assert f"; {kind} gives nothing: its pixels differ from the CPU's in 1 of 8 images" in said.text
+        assert f"; {kind} failed: its pixels differ from the CPU's in 1 of 8 images" in said.text
     with pytest.raises(ValueError, match=r"data\.loader=gpu does not work here: its pixels differ"):
         pick(index, device="cuda:0", loader="gpu")
 

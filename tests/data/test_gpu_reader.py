@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import assert_is, kinds, requests
+from pictures import assert_is, ids, kinds, locate, requests
 from PIL import Image
 from torch import Tensor
 
 from distcxr.data.loader import Request
-from distcxr.data.loaders.gpu import GpuReader, _Wave
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import Prepared
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.data.readers.prefetch import _Making
 
 SIZE = 32
 
@@ -69,7 +70,7 @@ class Decoder:
 
 def reader_of(decoder: Decoder, wave: int = 8, num_threads: int = 2, prefetch: int = 2) -> GpuReader:
     return GpuReader(
-        decoder, SIZE, device=torch.device("cpu"), num_threads=num_threads, wave=wave, prefetch=prefetch  # type: ignore[arg-type]
+        decoder, locate, SIZE, device=torch.device("cpu"), num_threads=num_threads, wave=wave, prefetch=prefetch  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -99,12 +100,12 @@ def test_waves(files: list[str], batch: int, wave: int, decoded: list[int]) -> N
     assert decoder.decoded == decoded
     assert len(answers) == len(asked)
     for answer, request in zip(answers, asked, strict=True):
-        assert_is(answer, request.files, SIZE)
+        assert_is(answer, locate(request), SIZE)
     assert decoder.threads and all(name.startswith("png") for name in decoder.threads)
 
 
 def test_no_launch_is_for_more_images_than_a_grid_has_blocks(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distcxr.data.loaders.gpu._AT_ONCE", 6)
+    monkeypatch.setattr("distcxr.data.readers.gpu_reader._AT_ONCE", 6)
     decoder = Decoder()
     with closing(reader_of(decoder, wave=16)) as reader:
         (answer,) = reader.read(requests(files[:16], 16))
@@ -118,7 +119,7 @@ def test_short_memory_makes_waves_smaller_and_is_said_once(files: list[str], cap
         for _ in range(2):
             answers = list(reader.read(requests(files[:32], 8)))
             for answer, request in zip(answers, requests(files[:32], 8), strict=True):
-                assert_is(answer, request.files, SIZE)
+                assert_is(answer, locate(request), SIZE)
     assert max(decoder.decoded) == 4 and sum(decoder.decoded) == 64
     (said,) = [record.getMessage() for record in caplog.records]
     assert "cpu has too little free memory to decode 16 images at once" in said and "data.gpu.wave=8" in said
@@ -144,7 +145,7 @@ def test_what_the_gpu_refuses_is_judged_by_the_cpu(
     decoder.refused = {Path(files[2]).read_bytes(), Path(files[9]).read_bytes(), bytes(cut)}
     mixed = [*files[:6], str(spoilt), *files[6:12]]
     with closing(reader_of(decoder, wave=8)) as reader, caplog.at_level(logging.WARNING):
-        first, second = reader.read([Request(np.arange(7), mixed[:7]), Request(np.arange(6), mixed[7:])])
+        first, second = reader.read([ids(mixed[:7]), ids(mixed[7:])])
     assert [place for place, _ in first.unreadable] == [6] and "wrong CRC in the IDAT chunk" in first.unreadable[0][1]
     assert first.pixels[6].max() == 0
     assert_is(first._replace(pixels=first.pixels[:6], unreadable=()), mixed[:6], SIZE)
@@ -159,7 +160,7 @@ def test_what_is_no_plain_png_is_decoded_by_the_cpu(files: list[str], tmp_path: 
         (tmp_path / name).write_bytes(data)
         mixed += [str(tmp_path / name), files[len(mixed)]]
     with closing(reader_of(decoder, wave=100)) as reader:
-        (answer,) = reader.read([Request(np.arange(len(mixed)), mixed)])
+        (answer,) = reader.read([ids(mixed)])
     assert_is(answer, mixed, SIZE)
     assert 0 < sum(decoder.decoded) < len(mixed)
 
@@ -168,7 +169,7 @@ def test_a_wave_without_anything_for_the_gpu(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(kinds(np.random.default_rng(1))["JPEG"])
     asked = [str(tmp_path / "photo.jpg"), str(tmp_path / "absent.png")]
     with closing(reader_of(Decoder())) as reader:
-        (answer,) = reader.read([Request(np.arange(2), asked)])
+        (answer,) = reader.read([ids(asked)])
     assert [place for place, _ in answer.unreadable] == [1] and "No such file" in answer.unreadable[0][1]
     assert answer.pixels[1].max() == 0
     assert_is(answer._replace(pixels=answer.pixels[:1], unreadable=()), asked[:1], SIZE)
@@ -176,7 +177,7 @@ def test_a_wave_without_anything_for_the_gpu(tmp_path: Path) -> None:
 
 def test_a_launched_wave_lets_go_of_its_bytes(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinned memory is given out again once the GPU has done what was queued before it was let go."""
-    monkeypatch.setattr(_Wave, "is_fetched", True)  # the second wave is launched before the first is collected
+    monkeypatch.setattr(_Making, "is_made", True)  # the second wave is launched before the first is collected
     decoder = Decoder()
     with closing(reader_of(decoder, wave=8)) as reader, closing(reader.read(requests(files[:16], 8))) as answers:
         next(answers)
@@ -191,7 +192,7 @@ def test_requests_are_pulled_by_a_few_waves_only(files: list[str]) -> None:
         nonlocal pulled
         while True:
             pulled += 1
-            yield Request(np.arange(2), files[:2])
+            yield ids(files[:2])
 
     with closing(reader_of(Decoder(), wave=4, prefetch=1)) as reader, closing(reader.read(endless())) as answers:
         for used in range(1, 30):

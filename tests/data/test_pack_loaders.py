@@ -20,16 +20,15 @@ from nih_files import real_xrays
 from torch import Tensor
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.loader import PixelReader, Request
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.dali_decode import DaliDecoder
-from distcxr.data.loaders.make import Rank
-from distcxr.data.loaders.pack import PackReader
-from distcxr.data.loaders.torch import TorchReader
-from distcxr.data.pack import PackError, open_pack
+from distcxr.data.loader import PixelReader
+from distcxr.data.pack import Pack, PackError, open_pack
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.make import PackReader, Rank
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
 
 pytest.importorskip("imagecodecs")
@@ -44,12 +43,12 @@ def resized(size: int) -> Callable[[Sequence[Tensor]], Tensor]:
     )
 
 
-MAKE: dict[str, Callable[[int], PixelReader]] = {
-    "torch": lambda size: TorchReader(size, num_workers=2, pin_memory=False),
-    "torch in process": lambda size: TorchReader(size, num_workers=0, pin_memory=False),
-    "dali": lambda size: DaliReader(size, max_batch_size=8, num_threads=2, device_id=None),
-    "dali decodes": lambda size: DaliDecoder(
-        size, max_batch_size=8, num_threads=2, device_id=None, resize=resized(size)
+MAKE: dict[str, Callable[[Pack], PixelReader]] = {
+    "torch": lambda pack: TorchReader(pack.parts, SIZE, num_workers=2, pin_memory=False),
+    "torch in process": lambda pack: TorchReader(pack.parts, SIZE, num_workers=0, pin_memory=False),
+    "dali": lambda pack: DaliReader(pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None),
+    "dali decodes": lambda pack: DaliDecoder(
+        pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None, resize=resized(SIZE)
     ),
 }
 ROWS = [np.array(rows) for rows in ([5, 1, 1, 9], [0], list(range(8)), list(range(8, 16)))]
@@ -64,9 +63,12 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
 
 @pytest.fixture(scope="module", params=MAKE)
 def reader(request: pytest.FixtureRequest, index: SampleIndex) -> Iterator[PackReader]:
-    inner = MAKE[request.param](SIZE)
-    with closing(PackReader(inner, open_pack(index.root / "distcxr-pack", index))) as made:
+    with closing(reader_of(request.param, open_pack(index.root / "distcxr-pack", index))) as made:
         yield made
+
+
+def reader_of(name: str, pack: Pack) -> PackReader:
+    return PackReader(MAKE[name](pack), pack)
 
 
 def of_files(index: SampleIndex, rows: np.ndarray) -> np.ndarray:
@@ -74,10 +76,9 @@ def of_files(index: SampleIndex, rows: np.ndarray) -> np.ndarray:
 
 
 def test_pixels_order_and_reasons_are_those_of_the_files(reader: PackReader, index: SampleIndex) -> None:
-    asked = [Request(rows, ["nobody looks at this"] * len(rows)) for rows in ROWS]
     for _ in range(2):  # two epochs
-        answers = list(reader.read(asked))
-        assert len(answers) == len(asked)
+        answers = list(reader.read(ROWS))
+        assert len(answers) == len(ROWS)
         for answer, rows in zip(answers, ROWS, strict=True):
             pixels = answer.pixels[:, 0].numpy()
             tolerance = 1 if isinstance(reader._inner, DaliReader) and not isinstance(reader._inner, DaliDecoder) else 0
@@ -100,13 +101,13 @@ def test_damage_is_named_and_the_run_goes_on(name: str, index: SampleIndex, tmp_
     packs.flip(first, parts[flipped].offset + 9)  # the header: a decoder that saw it could do anything
     cut = [place for place, part in enumerate(parts) if part.file == str(second)]
     second.write_bytes(b"")
-    with closing(PackReader(MAKE[name](SIZE), pack)) as reader:
+    with closing(reader_of(name, pack)) as reader:
         for _ in range(2):
-            requests = [Request(rows, [""] * len(rows)) for rows in np.array_split(np.arange(len(good)), 3)]
+            requests = np.array_split(np.arange(len(good)), 3)
             found: dict[int, str] = {}
             for request, answer in zip(requests, reader.read(requests), strict=True):
-                found |= {int(request.sample_id[place]): reason for place, reason in answer.unreadable}
-                for place, row in enumerate(request.sample_id.tolist()):
+                found |= {int(request[place]): reason for place, reason in answer.unreadable}
+                for place, row in enumerate(request.tolist()):
                     expected = 0 if row in (flipped, *cut) else caches.expected(good, row, SIZE).astype(int)
                     assert np.abs(answer.pixels[place, 0].numpy() - expected).max() <= (name == "dali")
             assert sorted(found) == sorted([flipped, *cut])
@@ -121,11 +122,11 @@ def test_a_new_build_leaves_readers_what_they_opened(name: str, tmp_path: Path) 
     packs.build(index, folder)
     rows = np.arange(8)
     expected = of_files(index, rows)
-    with closing(PackReader(MAKE[name](SIZE), open_pack(folder, index))) as reader:
+    with closing(reader_of(name, open_pack(folder, index))) as reader:
         for path in index.path.tolist():
             (index.root / path.decode()).write_bytes(caches.png(50, side=(30, 20)))
         assert packs.build(index, folder).num_encoded == 16
-        (answer,) = reader.read([Request(rows, [""] * 8)])
+        (answer,) = reader.read([rows])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - expected).max() <= (name == "dali")
 
 
@@ -141,11 +142,12 @@ def test_dalis_images_resized_by_the_kernel_equal_those_of_the_files(index: Samp
     xrays = caches.index_of(Path("/"), [str(file)[1:] for file in files])
     packs.build(xrays, tmp_path)
     for of, folder, size in ((xrays, tmp_path, 224), (index, index.root / "distcxr-pack", SIZE)):
-        inner = DaliDecoder(size, max_batch_size=8, num_threads=2, device_id=None, resize=on_host(size))
-        with closing(PackReader(inner, open_pack(folder, of))) as reader:
-            asked = [Request(rows, [""] * len(rows)) for rows in np.array_split(np.arange(len(of)), len(of) // 2)]
+        pack = open_pack(folder, of)
+        inner = DaliDecoder(pack.parts, size, max_batch_size=8, num_threads=2, device_id=None, resize=on_host(size))
+        with closing(PackReader(inner, pack)) as reader:
+            asked = np.array_split(np.arange(len(of)), len(of) // 2)
             for answer, request in zip(reader.read(asked), asked, strict=True):
-                expected = np.stack([caches.expected(of, row, size) for row in request.sample_id.tolist()])
+                expected = np.stack([caches.expected(of, row, size) for row in request.tolist()])
                 np.testing.assert_array_equal(answer.pixels[:, 0].numpy(), expected)
 
 
@@ -171,7 +173,7 @@ def test_the_reader_that_is_chosen(
     with caplog.at_level(logging.INFO), closing(pick(index, loader=loader)) as reader:
         assert isinstance(reader, PackReader) and isinstance(reader._inner, kind)
         assert not isinstance(reader._inner, DaliDecoder)
-        (answer,) = reader.read([Request(ROWS[0], [""] * 4)])
+        (answer,) = reader.read([ROWS[0]])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - of_files(index, ROWS[0])).max() <= 1
     said = caplog.messages[-1]
     assert said.startswith("loader ") and said.endswith(f"come from the 2 shards in {index.root / 'distcxr-pack'}")
@@ -186,10 +188,10 @@ def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
 ) -> None:
     """A CPU in the place of the GPU: pixels are compared before the reader is taken, though it was asked for."""
 
-    def made(_: Rank) -> PixelReader:
+    def made(rank: Rank) -> PixelReader:
         right = resized(SIZE)
         resize = right if is_right else lambda images: right(images) ^ torch.tensor(1, dtype=torch.uint8)
-        return DaliDecoder(SIZE, max_batch_size=8, num_threads=1, device_id=None, resize=resize)
+        return DaliDecoder(rank.locate, SIZE, max_batch_size=8, num_threads=1, device_id=None, resize=resize)
 
     monkeypatch.setattr(Rank, "on_gpu", True)
     monkeypatch.setattr(Rank, "_dali", made)

@@ -14,11 +14,10 @@ from distcxr.data.cache.build import build_cache
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH14
-from distcxr.data.loader import Request
-from distcxr.data.loaders.choose import choose_reader
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.phantom.layouts import LAYOUTS
 from distcxr.data.phantom.plan import plan_films
+from distcxr.data.readers.choose import choose_reader
 from distcxr.recipe import Recipe
 
 IMAGES, SIZE, SEED = 40, 48, 3
@@ -54,7 +53,7 @@ def pixels(dataset: Dataset, rows: list[int], loader: str) -> torch.Tensor:
         device=torch.device("cpu"), local_world_size=1, decided_by_main=lambda decide: decide(),
     )  # fmt: skip
     with closing(reader):
-        (answer,) = reader.read([Request(np.array(rows), index.files(rows))])
+        (answer,) = reader.read([np.array(rows)])
     assert answer.unreadable == ()
     return answer.pixels.clone()
 

@@ -17,20 +17,21 @@ import pytest
 import torch
 from host_kernels import host_decoder
 from nih_files import real_xrays
-from pictures import assert_is, broken, kinds, requests
+from pictures import assert_is, broken, ids, kinds, locate, requests
 from PIL import Image
 
 from distcxr.data.loader import PixelReader, Pixels, Request
-from distcxr.data.loaders.dali import DaliReader
-from distcxr.data.loaders.gpu import GpuReader
-from distcxr.data.loaders.torch import TorchReader
 from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.readers import dali_reader
+from distcxr.data.readers.dali_reader import DaliReader
+from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 SIZE, BATCH = 48, 4
 MAKE: dict[str, Callable[[int], PixelReader]] = {
-    "torch": lambda size: TorchReader(size, num_workers=2, pin_memory=False),
-    "torch in process": lambda size: TorchReader(size, num_workers=0, pin_memory=False),
-    "dali": lambda size: DaliReader(size, max_batch_size=32, num_threads=2, device_id=None),
+    "torch": lambda size: TorchReader(locate, size, num_workers=2, pin_memory=False),
+    "torch in process": lambda size: TorchReader(locate, size, num_workers=0, pin_memory=False),
+    "dali": lambda size: DaliReader(locate, size, max_batch_size=32, num_threads=2, device_id=None),
     "gpu": lambda size: gpu_reader(size, "gpu"),
     "gpu, inflated by the CPU": lambda size: gpu_reader(size, "cpu"),
 }
@@ -39,7 +40,7 @@ MAKE: dict[str, Callable[[int], PixelReader]] = {
 def gpu_reader(size: int, inflate: Literal["gpu", "cpu"]) -> GpuReader:
     """The GPU's loader, its kernels compiled for the CPU."""
     decoder = host_decoder(size, inflate)
-    return GpuReader(decoder, size, device=torch.device("cpu"), num_threads=2, wave=BATCH, prefetch=1)
+    return GpuReader(decoder, locate, size, device=torch.device("cpu"), num_threads=2, wave=BATCH, prefetch=1)
 
 
 @pytest.fixture(scope="module", params=MAKE)
@@ -69,13 +70,13 @@ def test_pixels_and_order_are_as_asked(reader: PixelReader, files: list[str]) ->
         asked = requests(order, batch)
         assert len(answers) == len(asked)
         for answer, request in zip(answers, asked, strict=True):
-            assert_is(answer, request.files, SIZE)
+            assert_is(answer, locate(request), SIZE)
 
 
 def test_batch_sizes_may_vary(reader: PixelReader, files: list[str]) -> None:
-    asked = [Request(np.arange(n), files[:n]) for n in (3, 1, 16, 2, 16, 1)]
+    asked = [ids(files[:n]) for n in (3, 1, 16, 2, 16, 1)]
     for answer, request in zip(reader.read(asked), asked, strict=True):
-        assert_is(answer, request.files, SIZE)
+        assert_is(answer, locate(request), SIZE)
 
 
 def test_nothing_asked_nothing_given(reader: PixelReader, files: list[str]) -> None:
@@ -91,7 +92,7 @@ def test_an_early_end_leaves_a_clean_start(reader: PixelReader, files: list[str]
                 next(answers)
         other = requests(files[::-1], 5)
         for answer, request in zip(reader.read(other), other, strict=True):
-            assert_is(answer, request.files, SIZE)
+            assert_is(answer, locate(request), SIZE)
 
 
 def test_requests_are_pulled_only_a_little_ahead(reader: PixelReader, files: list[str]) -> None:
@@ -101,7 +102,7 @@ def test_requests_are_pulled_only_a_little_ahead(reader: PixelReader, files: lis
         nonlocal pulled
         while True:
             pulled += 1
-            yield Request(np.arange(2), files[:2])
+            yield ids(files[:2])
 
     with closing(reader.read(endless())) as answers:
         for used in range(1, 20):
@@ -137,7 +138,7 @@ def test_bad_files_are_named_and_the_rest_is_right(reader: PixelReader, files: l
     mixed.append(str(tmp_path / "absent.png"))
     places = [*range(1, 2 * len(bad), 2), 2 * len(bad)]
     for _ in range(2):  # in a second epoch, too
-        (answer,) = reader.read([Request(np.arange(len(mixed)), mixed)])
+        (answer,) = reader.read([ids(mixed)])
         assert [place for place, _ in answer.unreadable] == places
         for (_, reason), word in zip(answer.unreadable, [*bad, "can't be read: No such file"], strict=True):
             assert word in reason
@@ -152,7 +153,7 @@ def test_a_file_that_changes_is_checked_anew(reader: PixelReader, files: list[st
     for content, readable in ((files[0], True), (files[1], True), (None, False), (files[2], True)):
         file.write_bytes(Path(content).read_bytes() if content else Path(files[2]).read_bytes()[:-40])
         os.utime(file, ns=(time.time_ns(), time.time_ns()))
-        (answer,) = reader.read([Request(np.arange(1), [str(file)])])
+        (answer,) = reader.read([ids([str(file)])])
         assert (not answer.unreadable) == readable
         if content:
             assert_is(answer, [content], SIZE)
@@ -162,7 +163,7 @@ def test_every_kind_of_png_gives_the_same_grey(reader: PixelReader, tmp_path: Pa
     for name, data in kinds(np.random.default_rng(5)).items():
         (tmp_path / f"{name}.png").write_bytes(data)
         file = str(tmp_path / f"{name}.png")
-        (answer,) = reader.read([Request(np.arange(1), [file])])
+        (answer,) = reader.read([ids([file])])
         assert_is(answer, [file], SIZE)
 
 
@@ -172,7 +173,7 @@ def test_real_xrays_are_within_a_grey_level_of_pillow(name: str, size: int) -> N
     images = [str(file) for file in real_xrays(every=15)]
     with closing(MAKE[name](size)) as made:
         for answer, request in zip(made.read(requests(images, 8)), requests(images, 8), strict=True):
-            assert_is(answer, request.files, size)
+            assert_is(answer, locate(request), size)
 
 
 def test_an_error_in_decoding_comes_through_and_leaves_a_clean_start(
@@ -185,7 +186,7 @@ def test_an_error_in_decoding_comes_through_and_leaves_a_clean_start(
         raise MemoryError("no room for pixels")
 
     with closing(MAKE["dali"](SIZE)) as made:
-        monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", broken_once)
+        monkeypatch.setattr(dali_reader, "decode_grey", broken_once)
         with pytest.raises(MemoryError, match="no room"):
             list(made.read(requests(files, BATCH)))
         assert_is(next(made.read(requests(files, BATCH))), files[:BATCH], SIZE)
@@ -214,8 +215,8 @@ def test_dali_holds_no_more_decoded_images_than_it_says(monkeypatch: pytest.Monk
             most = max(most, len(living))
         return image
 
-    monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", counted)
-    with closing(DaliReader(SIZE, max_batch_size=BATCH, num_threads=2, device_id=None, prefetch=2)) as made:
+    monkeypatch.setattr(dali_reader, "decode_grey", counted)
+    with closing(DaliReader(locate, SIZE, max_batch_size=BATCH, num_threads=2, device_id=None, prefetch=2)) as made:
         for number, answer in enumerate(made.read(requests(files * 8, BATCH))):
             if number % 10 == 5:
                 time.sleep(0.05)
@@ -234,8 +235,8 @@ def test_closing_dali_early_leaves_nothing_in_its_threads(monkeypatch: pytest.Mo
         decoded += 1
         return decode_grey(data)
 
-    monkeypatch.setattr("distcxr.data.loaders.dali.decode_grey", slow)
-    with closing(DaliReader(SIZE, max_batch_size=16, num_threads=1, device_id=None)) as made:
+    monkeypatch.setattr(dali_reader, "decode_grey", slow)
+    with closing(DaliReader(locate, SIZE, max_batch_size=16, num_threads=1, device_id=None)) as made:
         answers = made.read(requests(files * 4, 16))
         next(answers)
         answers.close()
@@ -247,10 +248,12 @@ def test_closing_dali_early_leaves_nothing_in_its_threads(monkeypatch: pytest.Mo
 
 def test_dali_says_when_it_broke(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An image without pixels, by force: no hang, and no second use."""
-    with closing(DaliReader(SIZE, max_batch_size=4, num_threads=1, device_id=None)) as made:
+    with closing(DaliReader(locate, SIZE, max_batch_size=4, num_threads=1, device_id=None)) as made:
         with monkeypatch.context() as patch, pytest.raises(RuntimeError, match=r"(?s)DALI broke .*data.loader=torch"):
-            patch.setattr("distcxr.data.loaders.dali.decode_grey", lambda _: np.empty((0, 5), dtype=np.uint8))
-            patch.setattr("distcxr.data.loaders.dali.resize_rim", lambda _, size: np.zeros((4, size), dtype=np.uint8))
+            patch.setattr("distcxr.data.readers.dali_reader.decode_grey", lambda _: np.empty((0, 5), dtype=np.uint8))
+            patch.setattr(
+                "distcxr.data.readers.dali_reader.resize_rim", lambda _, size: np.zeros((4, size), dtype=np.uint8)
+            )
             list(made.read(requests(files, BATCH)))
         with pytest.raises(AssertionError, match="broken"):
             next(made.read(requests(files, BATCH)))
@@ -260,12 +263,12 @@ def test_dali_says_when_it_broke(files: list[str], monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("size", [SIZE, 20])
 def test_dali_on_a_gpu_gives_the_same_pixels(files: list[str], size: int) -> None:
     pytest.importorskip("nvidia.dali")
-    with closing(DaliReader(size, max_batch_size=8, num_threads=2, device_id=0)) as made:
+    with closing(DaliReader(locate, size, max_batch_size=8, num_threads=2, device_id=0)) as made:
         for _ in range(3):  # buffers are used again: a copy that came too late would show
             answers = list(made.read(requests(files * 4, 8)))
             for answer, request in zip(answers, requests(files * 4, 8), strict=True):
                 assert answer.pixels.is_cuda
-                assert_is(Pixels(answer.pixels.cpu(), answer.unreadable), request.files, size)
+                assert_is(Pixels(answer.pixels.cpu(), answer.unreadable), locate(request), size)
 
 
 @pytest.mark.gpu
@@ -273,7 +276,7 @@ def test_dali_on_a_busy_gpu_gives_the_same_pixels(files: list[str]) -> None:
     """The consumer's stream is far behind: nothing that its queued work will read may be used again before."""
     pytest.importorskip("nvidia.dali")
     heavy = torch.ones(4096, 4096, device="cuda")
-    with closing(DaliReader(SIZE, max_batch_size=8, num_threads=2, device_id=0)) as made:
+    with closing(DaliReader(locate, SIZE, max_batch_size=8, num_threads=2, device_id=0)) as made:
         sums = []
         for answer in made.read(requests(files * 4, 8)):
             for _ in range(20):

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import assert_is, requests
+from pictures import assert_is, locate, requests
 from PIL import Image
 
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 SIZE, BATCH = 48, 4
 
@@ -34,14 +34,14 @@ def test_the_global_random_state_is_left_alone(files: list[str]) -> None:
     """Dropout's masks must not depend on which loader feeds it."""
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    with closing(TorchReader(SIZE, num_workers=2, pin_memory=False)) as made:
+    with closing(TorchReader(locate, SIZE, num_workers=2, pin_memory=False)) as made:
         list(made.read(requests(files, BATCH)))
         list(made.read(requests(files, BATCH)))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_killed_worker_is_an_error_within_seconds_and_the_next_read_works(files: list[str]) -> None:
-    with closing(TorchReader(SIZE, num_workers=1, pin_memory=False)) as made:
+    with closing(TorchReader(locate, SIZE, num_workers=1, pin_memory=False)) as made:
         before = {child.pid for child in active_children()}
         answers = made.read(requests(files * 20, BATCH))
         next(answers)
@@ -56,7 +56,7 @@ def test_a_killed_worker_is_an_error_within_seconds_and_the_next_read_works(file
 
 
 def test_a_signal_to_the_whole_job_leaves_the_workers_at_work(files: list[str]) -> None:
-    with closing(TorchReader(SIZE, num_workers=1, pin_memory=False)) as made:
+    with closing(TorchReader(locate, SIZE, num_workers=1, pin_memory=False)) as made:
         before = {child.pid for child in active_children()}
         answers = made.read(requests(files, BATCH))
         received = [next(answers)]
@@ -73,12 +73,11 @@ ORPHANS = """
 import sys, time
 import numpy as np
 from multiprocessing import active_children
-from distcxr.data.loader import Request
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.readers.torch_reader import TorchReader
 
 if __name__ == "__main__":
-    reader = TorchReader(32, num_workers=2, pin_memory=False)
-    answers = reader.read([Request(np.arange(1), [sys.argv[1]])] * 100)
+    reader = TorchReader(lambda request: [sys.argv[1]], 32, num_workers=2, pin_memory=False)
+    answers = reader.read([np.arange(1)] * 100)
     next(answers)
     sys.stdout.write(" ".join(str(child.pid) for child in active_children()) + "\\n")
     sys.stdout.flush()
@@ -116,8 +115,8 @@ def running(pid: int) -> bool:
 
 def test_too_little_shared_memory_is_said_before_a_bus_error(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 2**20})()
-    monkeypatch.setattr("distcxr.data.loaders.torch.shutil.disk_usage", lambda _: usage)
-    with closing(TorchReader(1024, num_workers=1, pin_memory=False)) as made:
+    monkeypatch.setattr("distcxr.data.readers.torch_reader.shutil.disk_usage", lambda _: usage)
+    with closing(TorchReader(locate, 1024, num_workers=1, pin_memory=False)) as made:
         with pytest.raises(RuntimeError, match=r"1 MiB free and the workers need 12: use fewer workers"):
             next(made.read(requests(files, BATCH)))
 
@@ -125,7 +124,7 @@ def test_too_little_shared_memory_is_said_before_a_bus_error(files: list[str], m
 @pytest.mark.gpu
 def test_torch_pins_its_pixels(files: list[str]) -> None:
     for num_workers in (0, 1):
-        with closing(TorchReader(SIZE, num_workers=num_workers, pin_memory=True)) as made:
+        with closing(TorchReader(locate, SIZE, num_workers=num_workers, pin_memory=True)) as made:
             for answer, request in zip(made.read(requests(files, BATCH)), requests(files, BATCH), strict=True):
                 assert answer.pixels.is_pinned()
-                assert_is(answer, request.files, SIZE)
+                assert_is(answer, locate(request), SIZE)

@@ -29,8 +29,8 @@ from distcxr.data.cache.build import build_cache
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Batch, Loader, PixelReader
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.choose import choose_reader
+from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.readers.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
 from distcxr.data.pack.build import build_pack
 from distcxr.data.pixels.decode import decode_grey

@@ -13,7 +13,6 @@ import tiny
 import torch
 
 from distcxr.data.augment import identity_parameters
-from distcxr.data.loader import Request
 from distcxr.engine import testing
 from distcxr.engine.evaluate import Predicted, average, evaluate
 from distcxr.explain.gradcam import gradcam
@@ -62,7 +61,7 @@ def test_the_loss_reported_is_the_one_trained_with(trained: Path) -> None:
     scores = evaluate(run, "val")
     images, targets = [], []
     for row in run.splits.val:
-        images.append(next(run.reader.read([Request(np.array([row]), run.index.files([row]))])).pixels)
+        images.append(next(run.reader.read([np.array([row])])).pixels)
         targets.append(int(run.index.targets_NC[row].argmax()))
     run.module.eval()
     with torch.no_grad():

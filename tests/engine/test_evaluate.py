@@ -59,7 +59,7 @@ def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int, l
     scores = evaluate(run, "val")
     assert scores.rows.tolist() == run.splits.val.tolist() and len(scores.rows) == 5
 
-    images = [run.reader.read([_request(run, row)]) for row in scores.rows]
+    images = [run.reader.read([np.array([row])]) for row in scores.rows]
     run.module.eval()
     for at, answer in enumerate(images):
         pixels = next(answer).pixels
@@ -67,12 +67,6 @@ def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int, l
         with torch.no_grad():
             alone = run.module(run.transform(pixels, _identity()))
         assert np.allclose(alone.numpy()[0], scores.logits_NC[at], atol=1e-5)
-
-
-def _request(run: tiny.Run, row: int) -> object:
-    from distcxr.data.loader import Request
-
-    return Request(np.array([row]), run.index.files([row]))
 
 
 def _identity() -> torch.Tensor:

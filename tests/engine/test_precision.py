@@ -11,7 +11,6 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from distcxr.data.loader import Request
 from distcxr.engine.embed import embed
 from distcxr.engine.evaluate import predict
 
@@ -35,10 +34,7 @@ def shown(run: tiny.Run, judge: Any) -> Tensor:
 
 
 def pixels_of(run: tiny.Run, rows: np.ndarray) -> Tensor:
-    parts = [
-        run.reader.read([Request(rows[at : at + 1], run.index.files(rows[at : at + 1]))]) for at in range(len(rows))
-    ]
-    return torch.cat([answer.pixels for part in parts for answer in part])
+    return torch.cat([answer.pixels for answer in run.reader.read(np.split(rows, len(rows)))])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])

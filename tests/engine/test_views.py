@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from distcxr.data.augment import DeviceTransform, identity_parameters
-from distcxr.data.loader import Request
 from distcxr.engine.evaluate import predict
 from distcxr.engine.views import VIEWS, through
 from distcxr.recipe.augment import Augment
@@ -57,7 +56,7 @@ def test_logits_are_the_mean_over_views(tmp_path: Path, world_size: int) -> None
     rows = run.splits.val[:7]  # with three ranks, uneven shards
     found = predict(run, rows, ["flip", "rotate_left"])
     assert found.rows.tolist() == rows.tolist()
-    answer = run.reader.read([Request(rows[at : at + 1], run.index.files(rows[at : at + 1])) for at in range(7)])
+    answer = run.reader.read(np.split(rows, 7))
     image = torch.cat([one.pixels for one in answer])
     run.module.eval()
     with torch.no_grad():

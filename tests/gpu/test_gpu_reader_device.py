@@ -9,15 +9,15 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from pictures import broken, kinds, requests
+from pictures import broken, kinds, locate, requests
 from torch import Tensor
 
-from distcxr.data.loaders.gpu import GpuReader
 from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage
 from distcxr.data.pixels.png_gpu import PngDecoder
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.gpu_reader import GpuReader
 
 pytestmark = pytest.mark.gpu
 SIZE = 48
@@ -56,13 +56,13 @@ def test_files_of_every_sort_in_order_on_any_stream(
     device = torch.device("cuda", torch.cuda.current_device())
     decoder, asked = PngDecoder(SIZE, device, inflate=inflate), requests(files, 7)
     expected = [on_cpu(file) for file in files]
-    with closing(GpuReader(decoder, SIZE, device=device, num_threads=4, wave=wave)) as reader:
+    with closing(GpuReader(decoder, locate, SIZE, device=device, num_threads=4, wave=wave)) as reader:
         for stream in (torch.cuda.default_stream(device), torch.cuda.Stream(device)):
             with torch.cuda.stream(stream):
                 taken, unreadable = [], []
                 for answer, request in zip(reader.read(asked), asked, strict=True):
                     taken.append(answer.pixels.clone())
-                    unreadable += [(request.files[place], reason) for place, reason in answer.unreadable]
+                    unreadable += [(locate(request)[place], reason) for place, reason in answer.unreadable]
                     del answer
                 pixels = torch.cat(taken)[:, 0].cpu()
             assert unreadable == [(file, reason) for file, (_, reason) in zip(files, expected, strict=True) if reason]
@@ -73,7 +73,7 @@ def test_an_early_end_and_another_read(files: list[str]) -> None:
     device = torch.device("cuda", torch.cuda.current_device())
     good = [file for file in files if on_cpu(file)[1] is None]
     decoder = PngDecoder(SIZE, device, inflate="cpu")
-    with closing(GpuReader(decoder, SIZE, device=device, num_threads=2, wave=8)) as reader:
+    with closing(GpuReader(decoder, locate, SIZE, device=device, num_threads=2, wave=8)) as reader:
         for used in range(3):
             with closing(reader.read(requests(good, 4))) as answers:
                 for _ in range(used):

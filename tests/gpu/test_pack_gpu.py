@@ -15,12 +15,11 @@ import torch
 from nih_files import real_xrays
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.loader import Request
-from distcxr.data.loaders.choose import choose_reader
-from distcxr.data.loaders.dali_decode import DaliDecoder
-from distcxr.data.loaders.pack import PackReader
 from distcxr.data.pack import open_pack
 from distcxr.data.pack.build import build_pack
+from distcxr.data.readers.choose import choose_reader
+from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.make import PackReader
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
@@ -49,7 +48,7 @@ def test_small_images_of_every_sort(size: int, tmp_path: Path) -> None:
     with closing(picked(index, size)) as reader:
         assert isinstance(reader._inner, DaliDecoder)
         for _ in range(3):
-            (answer,) = reader.read([Request(rows, [""] * 16)])
+            (answer,) = reader.read([rows])
             assert answer.pixels.is_cuda and len(answer.unreadable) == 3
             expected = np.stack([caches.expected(index, row, size) for row in rows.tolist()])
             np.testing.assert_array_equal(answer.pixels[:, 0].cpu().numpy(), expected)
@@ -61,12 +60,12 @@ def test_real_xrays_bit_for_bit_in_order(size: int, tmp_path: Path) -> None:
     index = caches.index_of(Path("/"), [str(file)[1:] for file in files])
     build_pack(index, tmp_path, workers=4)
     rows = np.random.default_rng(0).permutation(np.repeat(np.arange(len(files)), 3))
-    asked = [Request(part, [""] * len(part)) for part in np.array_split(rows, -(-len(rows) // 16))]
-    inner = DaliDecoder(size, max_batch_size=16, num_threads=4, device_id=0)
-    with closing(PackReader(inner, open_pack(tmp_path, index))) as reader:
+    asked, pack = np.array_split(rows, -(-len(rows) // 16)), open_pack(tmp_path, index)
+    inner = DaliDecoder(pack.parts, size, max_batch_size=16, num_threads=4, device_id=0)
+    with closing(PackReader(inner, pack)) as reader:
         for answer, request in zip(reader.read(asked), asked, strict=True):
             assert answer.unreadable == ()
-            for place, row in enumerate(request.sample_id.tolist()):
+            for place, row in enumerate(request.tolist()):
                 expected = caches.expected(index, row, size)
                 np.testing.assert_array_equal(answer.pixels[place, 0].cpu().numpy(), expected)
 
@@ -81,7 +80,7 @@ def test_a_damaged_image_is_named_and_the_gpu_goes_on(tmp_path: Path) -> None:
     pack.close()
     packs.flip(Path(part.file), part.offset + 9)
     with closing(picked(index, 24)) as reader:
-        (answer,) = reader.read([Request(np.array([row]), [""])])
+        (answer,) = reader.read([np.array([row])])
         assert answer.unreadable == ((0, f"{part.file} is damaged there; `distcxr pack RECIPE` repairs it"),)
         assert answer.pixels.max() == 0
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from isal import isal_zlib
+from numpy.typing import NDArray
 
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
@@ -38,6 +41,9 @@ class Part(NamedTuple):
 
 Source = str | Path | Part
 """Where the bytes of one image are."""
+
+Locate = Callable[[NDArray[np.int64]], Sequence[Source]]
+"""Sample ids [B] -> where the bytes of their images are, in that order: `SampleIndex.files` or `Pack.parts`."""
 
 
 def read_file(file: Source) -> tuple[bytes, os.stat_result]:

@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class TorchReader:
 
     def __init__(
         self,
+        locate: Locate,
         image_size: int,
         *,
         num_workers: int,
@@ -67,6 +68,7 @@ class TorchReader:
         """Start nothing yet; the workers start with the first `read`.
 
         Args:
+            locate: called in this process, once a request.
             num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
             prefetch: requests that each worker works ahead.
             pin_memory: put the pixels into pinned memory; needs a CUDA device.
@@ -80,9 +82,9 @@ class TorchReader:
             else "images are decoded on the CPU in the calling process"
         )
         self._num_workers, self._prefetch = num_workers, prefetch
-        self._pin_memory, self._timeout_s = pin_memory, timeout_s
+        self._locate, self._pin_memory, self._timeout_s = locate, pin_memory, timeout_s
         self._dataset = _Decoder(image_size)
-        self._feed = _Feed(prefetch * num_workers, image_size)
+        self._feed = _Feed(locate, prefetch * num_workers, image_size)
         self._loader: DataLoader[_Answer] | None = None
         self._batches: Iterator[_Answer] | None = None
         self._reading = False
@@ -113,7 +115,7 @@ class TorchReader:
 
     def _read_here(self, requests: Iterable[Request]) -> Generator[Pixels]:
         for request in requests:
-            pixels, unreadable = self._dataset[int(self._dataset.wanted), request.files]
+            pixels, unreadable = self._dataset[int(self._dataset.wanted), self._locate(request)]
             yield Pixels(pixels.pin_memory() if self._pin_memory else pixels, tuple(unreadable))
 
     def _read_in_workers(self, requests: Iterable[Request]) -> Generator[Pixels]:
@@ -182,7 +184,7 @@ class _Decoder(Dataset[_Answer]):
     """Runs in the workers: file names to pixels.
 
     Attributes:
-        wanted: int64 scalar in shared memory, the number of the `read` call whose answers are still wanted.
+        wanted: int64 scalar in shared memory, the number of the `read` call that still wants its answers.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -208,18 +210,18 @@ class _Decoder(Dataset[_Answer]):
 class _Feed:
     """The loader's sampler: whatever requests the current `read` was given, pulled one by one."""
 
-    def __init__(self, num_ahead: int, image_size: int) -> None:
+    def __init__(self, locate: Locate, num_ahead: int, image_size: int) -> None:
         self.requests: Iterator[Request] = iter(())
         self.wanted_by = 0
-        self._num_ahead, self._image_bytes = num_ahead, image_size * image_size
+        self._locate, self._num_ahead, self._image_bytes = locate, num_ahead, image_size * image_size
 
     def __iter__(self) -> Iterator[_Item]:
         checked = False
         while (request := next(self.requests, None)) is not None:
             if not checked:
-                self._check_shared_memory(len(request.files))
+                self._check_shared_memory(len(request))
                 checked = True
-            yield self.wanted_by, request.files
+            yield self.wanted_by, self._locate(request)
 
     def _check_shared_memory(self, batch_size: int) -> None:
         needed = (self._num_ahead + 1) * batch_size * self._image_bytes

@@ -13,10 +13,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distcxr.data.loader import PixelReader, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 _SECONDS = 0.4  # that one loader is measured for
@@ -38,34 +39,36 @@ class Speed:
         return f"{self.img_per_s:,.0f} img/s ({self.core_ms:.2f} ms of a core per image)"
 
 
-def readable(files: Sequence[Source]) -> list[Source]:
-    """Those of `files` that can be decoded, each now in the page cache."""
+def readable(rows: NDArray[np.int64], locate: Locate) -> NDArray[np.int64]:
+    """Those of `rows` with images that can be decoded, each now in the page cache."""
     load_kernels()
-    good = []
-    for file in files:
+    good = np.zeros(len(rows), dtype=bool)
+    for place, file in enumerate(locate(rows)):
         try:
             decode_grey(read_file(file)[0])
         except UnreadableImage:
             continue
-        good.append(file)
-    return good
+        good[place] = True
+    return rows[good]
 
 
-def num_different(reader: PixelReader, files: Sequence[Source], image_size: int, batch_size: int) -> int:
-    """How many of `files`, readable ones, `reader` gives other pixels for than the CPU's decoder and resize."""
-    parts = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
-    with closing(reader.read([Request(np.arange(len(part)), part) for part in parts])) as answers:
+def num_different(
+    reader: PixelReader, rows: NDArray[np.int64], locate: Locate, image_size: int, batch_size: int
+) -> int:
+    """For how many of `rows`, readable ones, `reader` gives other pixels than the CPU's decoder and resize."""
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    with closing(reader.read(parts)) as answers:
         pixels_BSS = np.concatenate([answer.pixels[:, 0].cpu().numpy() for answer in answers])
     return sum(
         not np.array_equal(pixels_SS, resize_grey(decode_grey(read_file(file)[0]), image_size))
-        for pixels_SS, file in zip(pixels_BSS, files, strict=True)
+        for pixels_SS, file in zip(pixels_BSS, locate(rows), strict=True)
     )
 
 
 def speed_of_decoding(files: Sequence[Source], image_size: int, *, num_threads: int, by_clock: bool) -> Speed:
     """Decoding and resizing by distcxr's own code, in threads.
 
-    They stand for the torch loader's worker processes, whose start alone takes seconds: the decoder needs no GIL.
+    They stand for the torch loader's worker processes, which take seconds to start: the decoder needs no GIL.
 
     Args:
         files: readable ones.
@@ -85,14 +88,14 @@ def speed_of_decoding(files: Sequence[Source], image_size: int, *, num_threads: 
 
 
 def speed_of_reader(
-    reader: PixelReader, files: Sequence[Source], *, batch_size: int, num_threads: int, by_clock: bool
+    reader: PixelReader, rows: NDArray[np.int64], *, batch_size: int, num_threads: int, by_clock: bool
 ) -> Speed:
-    """A reader at work; arguments as in `speed_of_decoding`.
+    """A reader at work on readable `rows`; other arguments as in `speed_of_decoding`.
 
     Not counted is what comes before: a first batch, and with a GPU as long a time again, in which pinned and device
     memory for all that is read ahead is allocated, which a run does once.
     """
-    request = Request(np.arange(batch_size), [files[place % len(files)] for place in range(batch_size)])
+    request = np.resize(rows, batch_size)
 
     def requests(deadline: float) -> Iterator[Request]:
         yield request
@@ -109,7 +112,7 @@ def speed_of_reader(
 
 
 def _timed(work: Callable[[float], int], num_threads: int, by_clock: bool) -> Speed:
-    """`work` is given a moment to stop at and says how many images it made."""
+    """`work` is given a moment to stop at and returns how many images it made."""
     start, cpu_start = time.monotonic(), time.process_time()
     done = work(start + _SECONDS)
     elapsed_s, core_s = time.monotonic() - start, time.process_time() - cpu_start

@@ -11,9 +11,7 @@ Shapes: B batch, S side of the square output.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,14 +24,15 @@ from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_rim
+from distcxr.data.readers.prefetch import Job, PrefetchingReader
 
 INPUT = "images"
 
 
-class DaliReader:
-    """A `PixelReader` on NVIDIA DALI.
+class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
+    """A `PixelReader` on NVIDIA DALI. An error of DALI's own is a RuntimeError and ends its use.
 
     DALI clamps at the image's border where Pillow renormalises the weights, which changes the outermost pixels of a
     reduced image (by up to 28 grey levels at 224 px) and no others. Our threads make them as well, 0.06 ms an image:
@@ -44,11 +43,19 @@ class DaliReader:
     """
 
     def __init__(
-        self, image_size: int, *, max_batch_size: int, num_threads: int, device_id: int | None, prefetch: int = 2
+        self,
+        locate: Locate,
+        image_size: int,
+        *,
+        max_batch_size: int,
+        num_threads: int,
+        device_id: int | None,
+        prefetch: int = 2,
     ) -> None:
         """Build DALI's pipeline and run it once.
 
         Args:
+            locate: called in the thread that reads, once a request.
             max_batch_size: the longest request that `read` will be given.
             num_threads: threads of ours that read and decode; on the CPU as many of DALI that resize.
             device_id: GPU that resizes and holds the pixels; None keeps all on the CPU.
@@ -58,67 +65,56 @@ class DaliReader:
             ImportError: DALI is not installed.
             RuntimeError: DALI can't use the GPU.
         """
-        assert num_threads >= 1 and prefetch >= 1
-        self._image_size, self._num_threads, self._prefetch = image_size, num_threads, prefetch
-        self._max_batch_size, self._device_id = max_batch_size, device_id
+        assert num_threads >= 1
+        device = torch.device("cuda", device_id) if device_id is not None else None
+        super().__init__(num_threads=num_threads, prefetch=prefetch, name="png", device=device)
+        self._image_size, self._num_threads, self._launched_at_once = image_size, num_threads, prefetch
+        self._locate, self._max_batch_size, self._device_id = locate, max_batch_size, device_id
         self.where = self._where()
         self._pipeline: Any = None
         self._stream: torch.cuda.Stream | None = None
-        self._start()
-        self._reading = False
         load_kernels()
-        # A thread begins on cuda:0, where another rank works: none of its calls may open a context there.
-        begin = partial(torch.cuda.set_device, device_id) if device_id is not None else None
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png", initializer=begin)
-
-    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        """Pixels of each request, in order, on `device_id`'s GPU or in ordinary memory.
-
-        Raises:
-            RuntimeError: DALI itself broke; the reader can't be used again.
-        """
-        assert not self._reading, "one read at a time: use up or close the one before"
-        assert self._pipeline is not None, "closed, or broken by an earlier error"
-        self._reading = True
-        source = iter(requests)
-        decoding: deque[list[Future[Fed]]] = deque()
-        running: deque[list[Fed]] = deque()  # keeps the images alive that DALI was given without a copy
-        try:
-            while True:
-                while len(decoding) < self._prefetch and (request := next(source, None)) is not None:
-                    assert 0 < len(request.files) <= self._max_batch_size
-                    decoding.append([self._pool.submit(self._fetch, file) for file in request.files])
-                while decoding and len(running) < self._prefetch:
-                    if running and not all(future.done() for future in decoding[0]):
-                        break  # rather hand out what is ready than wait for what is not
-                    running.append([future.result() for future in decoding.popleft()])
-                    with self._breakable():
-                        self._schedule(running[-1])
-                if not running:
-                    return
-                with self._breakable():
-                    pixels = self._collect(running[0])
-                done = running.popleft()
-                yield Pixels(
-                    pixels, tuple((place, fed.reason) for place, fed in enumerate(done) if fed.reason is not None)
-                )
-                self._wait_for_gpu()
-                del done, pixels
-        finally:
-            self._reading = False
-            ahead = [future for futures in decoding for future in futures]
-            for future in ahead:
-                future.cancel()
-            wait(ahead)
-            for batch in running if self._pipeline is not None else ():
-                with self._breakable():
-                    self._collect(batch)
-            self._wait_for_gpu()
+        self._start()
 
     def close(self) -> None:
         """Stop the threads and free DALI's memory; the reader can't be used again."""
-        self._pool.shutdown(cancel_futures=True)
+        super().close()
         self._pipeline = None
+
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[Fed]]:
+        assert self._pipeline is not None, "closed, or broken by an earlier error"
+        return map(self._job, requests)
+
+    def _job(self, request: Request) -> Job[Fed]:
+        assert 0 < len(request) <= self._max_batch_size
+        return Job([request], [partial(self._fetch, file) for file in self._locate(request)])
+
+    def _launch(self, requests: Sequence[Request], made: list[Fed]) -> list[Fed]:
+        """They have to live until the GPU has fetched them: DALI is given images without a copy."""
+        with self._breakable():
+            self._schedule(made)
+        return made
+
+    def _collect(self, launched: list[Fed]) -> list[Pixels]:
+        with self._breakable():
+            pixels = self._take(launched)
+        bad = ((place, fed.reason) for place, fed in enumerate(launched) if fed.reason is not None)
+        return [Pixels(pixels, tuple(bad))]
+
+    def _handed_out(self) -> None:
+        """Wait until the GPU has fetched the images of all collected batches: their memory may then be given back.
+
+        It comes after the consumer's step and `_stream` waits for none of that, so there is as a rule nothing to wait
+        for.
+        """
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _abandon(self, launched: Sequence[list[Fed]]) -> None:
+        for batch in launched if self._pipeline is not None else ():
+            with self._breakable():
+                self._take(batch)
+        self._handed_out()
 
     def _start(self) -> None:
         """Build the pipeline and run as many one-pixel batches as it prefetches.
@@ -135,11 +131,11 @@ class DaliReader:
             self._feed(blank)
         self._schedule(blank)
         for _ in range(self._prefetch):
-            self._collect(blank)
+            self._take(blank)
 
     @contextmanager
     def _breakable(self) -> Iterator[None]:
-        """An error of DALI's leaves the pipeline unusable: say so, once."""
+        """An error of DALI's leaves the pipeline unusable: raised once, with what to do."""
         try:
             yield
         except Exception as error:
@@ -194,11 +190,11 @@ class DaliReader:
         self._feed(batch)
         self._pipeline.schedule_run()
 
-    def _collect(self, batch: list[Fed]) -> Tensor:
+    def _take(self, batch: list[Fed]) -> Tensor:
         """The oldest batch under way, uint8 [B, 1, S, S], taken out of DALI's buffers.
 
         On a GPU nothing waits on the host: DALI's outputs, and their return to DALI, are bound to `_stream`, where the
-        copies are queued; the current stream goes on after them.
+        copies are queued; the current stream waits for them.
         """
         with torch.cuda.stream(self._stream):  # None: does nothing
             (output,) = self._pipeline.share_outputs(cuda_stream=self._stream)
@@ -219,15 +215,6 @@ class DaliReader:
         pixels[:, 0, 0], pixels[:, 0, -1] = rim_BES[:, 0], rim_BES[:, 1]
         pixels[:, 0, :, 0], pixels[:, 0, :, -1] = rim_BES[:, 2], rim_BES[:, 3]
         return pixels
-
-    def _wait_for_gpu(self) -> None:
-        """Until the GPU has fetched the images of all collected batches: their memory may then be given back.
-
-        It comes after the consumer's step and `_stream` waits for none of that, so there is as a rule nothing to wait
-        for.
-        """
-        if self._stream is not None:
-            self._stream.synchronize()
 
 
 class Fed(NamedTuple):

@@ -7,9 +7,8 @@ Shapes: B batch, N images of a split, S side of the arrays' images.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,11 +18,12 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import load_kernels
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.prefetch import Job, PrefetchingReader
 from distcxr.data.sources.chestmnist import SPLITS, array_rows, read_array
 
 
-class ArrayReader:
-    """A `PixelReader` on the arrays of a ChestMNIST file.
+class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
+    """A `PixelReader` on the arrays of a ChestMNIST file. No image of an array is ever unreadable.
 
     Arrays that the file holds unpacked are mapped, and ranks share their memory. Packed ones, as MedMNIST's are, are
     read whole by each rank: 88 MB at 28 px, 5.6 GB at 224. Images are resized to `image_size` by `resize_grey`, as
@@ -44,7 +44,6 @@ class ArrayReader:
         Raises:
             ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
         """
-        assert num_threads >= 0 and prefetch >= 1
         load_kernels()
         self._image_size, self._pin_memory = image_size, pin_memory
         self._split, self._row = array_rows(index)
@@ -52,41 +51,26 @@ class ArrayReader:
         side = self._arrays[0].shape[1]
         mapped = "mapped" if isinstance(self._arrays[0], np.memmap) else "in memory"
         self.where = f"decoded images of {side} x {side} pixels come from {index.root}, {mapped}"
-        self._ahead = num_threads * prefetch
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="arrays") if num_threads else None
-        self._reading = False
-
-    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        """Pixels of each request, in order. No image of an array is ever unreadable."""
-        assert not self._reading, "one read at a time: use up or close the one before"
-        self._reading = True
-        source = iter(requests)
-        making: deque[Future[Pixels]] = deque()
-        try:
-            while self._pool is not None:
-                while len(making) < self._ahead and (request := next(source, None)) is not None:
-                    making.append(self._pool.submit(self._make, request))
-                if not making:
-                    return
-                yield making.popleft().result()
-            for request in source:
-                yield self._make(request)
-        finally:
-            self._reading = False
-            for future in making:
-                future.cancel()
-            wait(making)
+        super().__init__(num_threads=num_threads, prefetch=max(1, num_threads * prefetch), name="arrays")
 
     def close(self) -> None:
         """Stop the threads and let go of the arrays; the reader can't be used again."""
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        super().close()
         self._arrays = []
+
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[Pixels]]:
+        return (Job([request], [partial(self._make, request)]) for request in requests)
+
+    def _launch(self, requests: Sequence[Request], made: list[Pixels]) -> list[Pixels]:
+        return made
+
+    def _collect(self, launched: list[Pixels]) -> list[Pixels]:
+        return launched
 
     def _make(self, request: Request) -> Pixels:
         size = self._image_size
-        pixels = torch.empty(len(request.sample_id), 1, size, size, dtype=torch.uint8, pin_memory=self._pin_memory)
-        places = zip(self._split[request.sample_id].tolist(), self._row[request.sample_id].tolist(), strict=True)
+        pixels = torch.empty(len(request), 1, size, size, dtype=torch.uint8, pin_memory=self._pin_memory)
+        places = zip(self._split[request].tolist(), self._row[request].tolist(), strict=True)
         for image_SS, (split, row) in zip(pixels.numpy()[:, 0], places, strict=True):
             image_SS[:] = resize_grey(self._arrays[split][row], size)
         return Pixels(pixels, ())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from distcxr.data.cache import cache_folder, open_cache, stage
 from distcxr.data.index import SampleIndex
-from distcxr.data.loader import PixelReader
-from distcxr.data.loaders.arrays import ArrayReader
-from distcxr.data.loaders.cache import CacheReader
-from distcxr.data.loaders.torch import TorchReader
+from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.pack import Pack, open_pack, pack_folder
-from distcxr.data.pixels.files import Source
+from distcxr.data.pixels.files import Locate
 from distcxr.data.pixels.htj2k import check_available
+from distcxr.data.readers.array_reader import ArrayReader
+from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.recipe.data import Data
+
+if TYPE_CHECKING:
+    from distcxr.data.pixels.png_gpu import PngDecoder
 
 Kind = Literal["torch", "dali", "gpu", "gpu_filters", "cache", "arrays"]
 """`gpu_filters` is the gpu loader where the CPU inflates."""
@@ -62,9 +65,10 @@ class Rank:
         """Threads of the DALI and gpu loaders."""
         return self.budget if self.data.num_workers is None else max(1, self.data.num_workers)
 
-    def files(self, rows: NDArray[np.int64]) -> Sequence[Source]:
+    @property
+    def locate(self) -> Locate:
         """Where the images of rows of the index are read from."""
-        return self.index.files(rows) if self.pack is None else self.pack.parts(rows)
+        return self.index.files if self.pack is None else self.pack.parts
 
     @property
     def cache_folder(self) -> Path:
@@ -95,18 +99,19 @@ class Rank:
     def _torch(self) -> PixelReader:
         data = self.data
         return TorchReader(
-            data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
+            self.locate, data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
         )
 
     def _dali(self) -> PixelReader:
-        from distcxr.data.loaders.dali import DaliReader
-        from distcxr.data.loaders.dali_decode import DaliDecoder
+        from distcxr.data.readers.dali_decode import DaliDecoder
+        from distcxr.data.readers.dali_reader import DaliReader
 
         make = (
             DaliDecoder if self.decodes_on_gpu("dali") else DaliReader
         )  # on a CPU DALI's own decoder is the slower one
         try:
             return make(
+                self.locate,
                 self.data.image_size,
                 max_batch_size=self.max_batch_size,
                 num_threads=self.num_threads,
@@ -119,17 +124,22 @@ class Rank:
                 "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
             ) from error
 
+    def gpu_reader(self, decoder: PngDecoder, wave: int) -> PixelReader:
+        """Decodes `wave` images at once with `decoder`, which is for this rank's image size and device."""
+        from distcxr.data.readers.gpu_reader import GpuReader
+
+        data = self.data
+        return GpuReader(
+            decoder, self.locate, data.image_size, device=self.device, num_threads=self.num_threads, wave=wave,
+            prefetch=data.prefetch,
+        )  # fmt: skip
+
     def _gpu(self, kind: Kind) -> PixelReader:
-        from distcxr.data.loaders.gpu import GpuReader
         from distcxr.data.pixels.png_gpu import PngDecoder
 
         assert self.on_gpu
-        data = self.data
-        decoder = PngDecoder(data.image_size, self.device, inflate="gpu" if kind == "gpu" else "cpu")
-        return GpuReader(
-            decoder, data.image_size, device=self.device, num_threads=self.num_threads,
-            wave=data.gpu.wave or WAVES[kind], prefetch=data.prefetch,
-        )  # fmt: skip
+        decoder = PngDecoder(self.data.image_size, self.device, inflate="gpu" if kind == "gpu" else "cpu")
+        return self.gpu_reader(decoder, self.data.gpu.wave or WAVES[kind])
 
     def _arrays(self) -> PixelReader:
         data = self.data
@@ -150,3 +160,26 @@ class Rank:
             max_batch_size=self.max_batch_size,
             first_rows=self.first_rows,
         )
+
+
+class PackReader:
+    """A `PixelReader` of a pack's images that closes the pack with itself."""
+
+    def __init__(self, inner: PixelReader, pack: Pack) -> None:
+        """Take both over.
+
+        Args:
+            inner: finds images by `pack.parts`.
+        """
+        self._inner, self._pack = inner, pack
+        num = len(pack.shards)
+        self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
+
+    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
+        """Pixels of each request, in order."""
+        return self._inner.read(requests)
+
+    def close(self) -> None:
+        """Close the reader, then the shards, which its workers may be reading until then."""
+        self._inner.close()
+        self._pack.close()

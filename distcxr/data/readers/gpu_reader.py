@@ -1,11 +1,11 @@
 """PNG files decoded on the GPU, in waves: the CPU reads, checks and hands over compressed bytes.
 
     requests ──► waves ──► threads: read, walk the chunks ──► GPU: inflate, undo the filters, resize ──► Pixels
-                                  └──► `decode_grey`, for what is no plain grey PNG ────────────────────┘
+                                  └──► `decode_grey`, for all but plain grey PNGs ──────────────────────┘
 
 A GPU inflates many streams at once or it is slow, and a batch has too few: a wave is as many whole requests as fit into
-`wave` images. What the GPU finds wrong is decoded once more by `decode_grey`, the one judge of what can be read, so a
-bad file has the same reason whichever loader met it.
+`wave` images. What the GPU finds wrong is decoded once more by `decode_grey`, which alone decides what can be read:
+a bad file has the same reason in every reader.
 
 Shapes: W images of a wave, B batch, S side of the square output.
 """
@@ -13,9 +13,7 @@ Shapes: W images of a wave, B batch, S side of the square output.
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,27 +23,30 @@ from torch import Tensor
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.prefetch import Job, PrefetchingReader
 
 logger = logging.getLogger(__name__)
 
 _RUN = 8  # images a thread is handed at once: one by one, handing over costs as much as preparing
 _AT_ONCE = 65_535  # images a kernel can be launched for: blocks of a grid along y
-_LAUNCHED = 2  # waves on the GPU: one that is waited for, and the next, so that the GPU need not wait for us
 
 
-class GpuReader:
-    """A `PixelReader` whose PNGs are decoded on the GPU.
+class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
+    """A `PixelReader` whose PNGs are decoded on the GPU. Without memory for a single image it is a RuntimeError.
 
     Beside the GPU's buffers, the bytes of up to `prefetch` + 2 waves are in pinned memory: of an NIH X-ray 0.4 MB, or
     1.05 MB where the CPU inflates, for which PyTorch hands out 0.5 and 2 MB.
     """
 
+    _launched_at_once = 2  # waves: one that is waited for, and the next, so that the GPU need not wait for us
+
     def __init__(
         self,
         decoder: PngDecoder,
+        locate: Locate,
         image_size: int,
         *,
         device: torch.device,
@@ -57,78 +58,38 @@ class GpuReader:
 
         Args:
             decoder: for the same `image_size` and `device`.
+            locate: called in the thread that reads, once a request.
             num_threads: threads that read files and prepare them.
             wave: images decoded at once, at most. A request with more is decoded in parts. Where the GPU has too little
-                memory for a wave, it is made smaller, for good, and the log says so once.
+                memory for a wave, it is made smaller, for good, and the log notes it once.
             prefetch: waves that are read ahead.
         """
-        assert num_threads >= 1 and wave >= 1 and prefetch >= 1
+        assert num_threads >= 1 and wave >= 1
         load_kernels()
-        self._decoder, self._image_size, self._device = decoder, image_size, device
-        self._wave, self._at_once, self._prefetch = wave, min(wave, _AT_ONCE), prefetch
+        self._decoder, self._locate, self._image_size, self._device = decoder, locate, image_size, device
+        self._wave, self._at_once = wave, min(wave, _AT_ONCE)
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self.where = (
             f"PNGs are read by {num_threads} thread{'s' * (num_threads > 1)} and {decoder.where}, up to {wave} at once"
         )
-        self._said_small = self._said_foreign = False
-        # A thread begins on cuda:0, where another rank works: none of its calls may open a context there.
-        begin = partial(torch.cuda.set_device, self._stream.device) if self._stream is not None else None
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="png", initializer=begin)
-        self._reading = False
+        self._logged_small = self._logged_foreign = False
+        on = None if self._stream is None else self._stream.device
+        super().__init__(num_threads=num_threads, prefetch=prefetch, name="png", device=on)
 
-    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        """Pixels of each request, in order, on the device.
-
-        Raises:
-            RuntimeError: the GPU has no memory for a single image, or broke.
-        """
-        assert not self._reading, "one read at a time: use up or close the one before"
-        self._reading = True
-        waves = self._waves(requests)
-        fetching: deque[_Wave] = deque()
-        launched: deque[_Launched] = deque()
-        answers: deque[Pixels] = deque()
-        try:
-            while True:
-                while len(fetching) < self._prefetch and (wave := next(waves, None)) is not None:
-                    fetching.append(wave)
-                while fetching and len(launched) < _LAUNCHED:
-                    if (launched or answers) and not fetching[0].is_fetched:
-                        break  # rather hand out what is ready than wait for what is not
-                    launched.append(self._launch(fetching.popleft()))
-                if not answers:
-                    if not launched:
-                        return
-                    answers.extend(self._collect(launched.popleft()))
-                yield answers.popleft()
-        finally:
-            self._reading = False
-            ahead = [future for wave in fetching for future in wave.runs]
-            for future in ahead:
-                future.cancel()
-            wait(ahead)
-            if self._stream is not None:
-                self._stream.synchronize()
-
-    def close(self) -> None:
-        """Stop the threads; the reader can't be used again."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def _waves(self, requests: Iterable[Request]) -> Iterator[_Wave]:
-        """Requests by the wave, each being fetched as soon as it is here."""
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[list[_Image]]]:
+        """Requests by the wave."""
         together: list[Request] = []
         for request in requests:
             together.append(request)
-            if sum(len(one.files) for one in together) + len(request.files) > self._wave:  # the next is as long
-                yield self._fetched_by_threads(together)
+            if sum(map(len, together)) + len(request) > self._wave:  # the next is as long
+                yield self._job(together)
                 together = []
         if together:
-            yield self._fetched_by_threads(together)
+            yield self._job(together)
 
-    def _fetched_by_threads(self, requests: list[Request]) -> _Wave:
-        files = [file for request in requests for file in request.files]
-        runs = [self._pool.submit(self._fetch, files[at : at + _RUN]) for at in range(0, len(files), _RUN)]
-        return _Wave(requests, runs)
+    def _job(self, requests: list[Request]) -> Job[list[_Image]]:
+        files = self._locate(np.concatenate(requests))
+        return Job(requests, [partial(self._fetch, files[at : at + _RUN]) for at in range(0, len(files), _RUN)])
 
     def _fetch(self, files: Sequence[Source]) -> list[_Image]:
         """Runs in our threads; never raises for a file."""
@@ -150,10 +111,9 @@ class GpuReader:
         """
         return _Image(file, pixels=torch.from_numpy(np.array(resize_grey(decode_grey(data), self._image_size))))
 
-    def _launch(self, wave: _Wave) -> _Launched:
+    def _launch(self, requests: Sequence[Request], made: list[list[_Image]]) -> _Launched:
         """Queue all that the GPU has to do for a wave, on a stream of its own; waits for nothing but the threads."""
-        images = [image for run in wave.runs for image in run.result()]
-        wave.runs.clear()
+        images = [image for run in made for image in run]
         on_gpu = [place for place, image in enumerate(images) if image.prepared is not None]
         on_cpu = [place for place, image in enumerate(images) if image.pixels is not None]
         shape = (self._image_size, self._image_size)
@@ -165,8 +125,8 @@ class GpuReader:
                 pixels = torch.zeros(len(images), *shape, dtype=torch.uint8, device=self._device)
                 pixels[self._on_device(torch.tensor(on_gpu, dtype=torch.int64))] = decoded
             if on_cpu:
-                made = torch.stack([image.pixels for image in images if image.pixels is not None])
-                pixels[self._on_device(torch.tensor(on_cpu))] = self._on_device(made)
+                by_cpu = torch.stack([image.pixels for image in images if image.pixels is not None])
+                pixels[self._on_device(torch.tensor(on_cpu))] = self._on_device(by_cpu)
             done = None
             if self._stream is not None:
                 verdicts = torch.empty(len(on_gpu), dtype=torch.int32, pin_memory=True).copy_(
@@ -177,7 +137,7 @@ class GpuReader:
         # PyTorch gives pinned memory out again once all is done that was queued when it was let go: so before the next
         # wave is queued.
         images = [image._replace(prepared=None) for image in images]
-        return _Launched(wave.requests, images, pixels, on_gpu, verdicts, done)
+        return _Launched(requests, images, pixels, on_gpu, verdicts, done)
 
     def _decode(self, images: Sequence[Prepared], out_WSS: Tensor) -> Tensor:
         """Decode in as few parts as memory allows: int32 [W] verdicts."""
@@ -194,8 +154,8 @@ class GpuReader:
                         "batch, or data.loader=torch, which decodes on the CPU"
                     ) from error
                 self._at_once = len(part) // 2
-                if not self._said_small:
-                    self._said_small = True
+                if not self._logged_small:
+                    self._logged_small = True
                     logger.warning(
                         "%s has too little free memory to decode %d images at once: fewer from now on, as with "
                         "data.gpu.wave=%d",
@@ -205,8 +165,8 @@ class GpuReader:
                 start += len(part)
         return torch.cat(verdicts)
 
-    def _collect(self, launched: _Launched) -> Iterator[Pixels]:
-        """Wait for a wave and judge it: the answers to its requests."""
+    def _collect(self, launched: _Launched) -> list[Pixels]:
+        """Wait for a wave and decode on the CPU what the GPU refused."""
         images, pixels, done = launched.images, launched.pixels, launched.done
         if done is not None:
             done.synchronize()
@@ -214,7 +174,7 @@ class GpuReader:
         with torch.cuda.stream(self._stream):
             for place, verdict in zip(launched.on_gpu, verdicts, strict=True):
                 if verdict:
-                    images[place] = again = self._judged_by_cpu(images[place].file, verdict)
+                    images[place] = again = self._again_by_cpu(images[place].file, verdict)
                     pixels[place] = self._on_device(again.pixels) if again.pixels is not None else 0
         if done is not None:
             if any(verdicts):
@@ -222,24 +182,29 @@ class GpuReader:
             consumer = torch.cuda.current_stream(self._device)
             consumer.wait_event(done)  # and not for the stream: the next wave is queued there already
             pixels.record_stream(consumer)
-        start = 0
+        answers, start = list[Pixels](), 0
         for request in launched.requests:
-            end = start + len(request.files)
+            end = start + len(request)
             unreadable = (
                 (place - start, image.reason)
                 for place, image in enumerate(images[start:end], start)
                 if image.reason is not None
             )
-            yield Pixels(pixels[start:end, None], tuple(unreadable))
+            answers.append(Pixels(pixels[start:end, None], tuple(unreadable)))
             start = end
+        return answers
 
-    def _judged_by_cpu(self, file: Source, verdict: int) -> _Image:
+    def _abandon(self, launched: Sequence[_Launched]) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
+    def _again_by_cpu(self, file: Source, verdict: int) -> _Image:
         try:
             image = self._by_cpu(file, read_file(file)[0])
         except UnreadableImage as error:
             return _Image(file, reason=str(error))
-        if not self._said_foreign:
-            self._said_foreign = True
+        if not self._logged_foreign:
+            self._logged_foreign = True
             logger.warning(
                 "%s can't be decoded on the GPU (verdict %d) and can on the CPU, which is taken for it and for "
                 "others of its kind",
@@ -261,21 +226,10 @@ class _Image(NamedTuple):
     reason: str | None = None
 
 
-class _Wave(NamedTuple):
-    """Requests whose files are being fetched."""
-
-    requests: list[Request]
-    runs: list[Future[list[_Image]]]
-
-    @property
-    def is_fetched(self) -> bool:
-        return all(run.done() for run in self.runs)
-
-
 class _Launched(NamedTuple):
     """A wave that the GPU is at work on: uint8 [W, S, S]; verdicts of the images `on_gpu` on the host, once `done`."""
 
-    requests: list[Request]
+    requests: Sequence[Request]
     images: list[_Image]
     pixels: Tensor
     on_gpu: list[int]

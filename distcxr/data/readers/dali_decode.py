@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from distcxr.data.loaders.dali import INPUT, DaliReader, Fed
 from distcxr.data.pixels import htj2k
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.readers.dali_reader import INPUT, DaliReader, Fed
 
 Resize = Callable[[Sequence[Tensor]], Tensor]
 """B images uint8 [H, W] of any size, on the device -> uint8 [B, S, S]."""
@@ -29,7 +29,7 @@ _BLANK_SIDE = 32
 
 
 class DaliDecoder(DaliReader):
-    """A `PixelReader` on NVIDIA DALI for requests whose sources are parts of a pack.
+    """A `PixelReader` on NVIDIA DALI for the images of a pack.
 
     Decoded images stay on the GPU until they are resized: up to `prefetch` requests of them, 1 MB for an X-ray of
     1024 px.
@@ -37,6 +37,7 @@ class DaliDecoder(DaliReader):
 
     def __init__(
         self,
+        locate: Locate,
         image_size: int,
         *,
         max_batch_size: int,
@@ -48,6 +49,7 @@ class DaliDecoder(DaliReader):
         """Build DALI's pipeline and run it once.
 
         Args:
+            locate: `Pack.parts`.
             max_batch_size: the longest request that `read` will be given.
             num_threads: threads of ours that read.
             device_id: GPU that decodes, resizes and holds the pixels; None does all on the CPU, slowly: for tests.
@@ -65,8 +67,9 @@ class DaliDecoder(DaliReader):
         blank = htj2k.encode_htj2k(np.zeros((_BLANK_SIDE, _BLANK_SIDE), dtype=np.uint8))
         self._nothing = np.frombuffer(blank, dtype=np.uint8)
         super().__init__(
-            image_size, max_batch_size=max_batch_size, num_threads=num_threads, device_id=device_id, prefetch=prefetch
-        )
+            locate, image_size, max_batch_size=max_batch_size, num_threads=num_threads, device_id=device_id,
+            prefetch=prefetch,
+        )  # fmt: skip
 
     def _where(self) -> str:
         device = "CPU" if self._device_id is None else f"GPU (cuda:{self._device_id})"
@@ -92,7 +95,7 @@ class DaliDecoder(DaliReader):
         from nvidia.dali import fn, types
         from nvidia.dali.pipeline import Pipeline
 
-        device = "cpu" if self._device_id is None else "mixed"  # whose first stage, parsing, is the threads' work
+        device = "cpu" if self._device_id is None else "mixed"  # its first stage, parsing, is the threads' work
         threads, prefetch = self._num_threads, self._prefetch
         pipeline = Pipeline(self._max_batch_size, threads, self._device_id, prefetch_queue_depth=prefetch)
         with pipeline:

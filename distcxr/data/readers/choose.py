@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.loaders.budget import thread_budget
-from distcxr.data.loaders.make import WAVES, Kind, Rank
-from distcxr.data.loaders.measure import Speed, num_different, readable, speed_of_decoding, speed_of_reader
-from distcxr.data.loaders.pack import PackReader
 from distcxr.data.order import shuffled
-from distcxr.data.pixels.files import Source
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.make import WAVES, Kind, PackReader, Rank
+from distcxr.data.readers.reader_speed import Speed, num_different, readable, speed_of_decoding, speed_of_reader
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
@@ -49,8 +47,8 @@ def choose_reader(
 
     `auto` takes the decoded cache where a whole one for this recipe is there. Otherwise rank 0 measures torch, DALI
     and, once that is proven, decoding on a GPU, a second each on a few training images, and takes the fastest; what
-    does not work here counts as absent, and without one readable image nothing is measured and torch is taken. What
-    would be faster still is said, too. `gpu` measures who inflates, unless the recipe says. A GPU's pixels must equal
+    does not work here counts as absent, and without one readable image nothing is measured and torch is taken. The log
+    names what would be faster still. `gpu` measures who inflates, unless the recipe sets it. A GPU's pixels must equal
     the CPU's on the images measured. `data.source: npz` has a reader of its own, whatever `data.loader` is; with
     `pack`, torch and DALI read that.
 
@@ -108,37 +106,37 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
         try:
             rank.check_cache()
         except CacheError as error:
-            logger.warning("data.loader=auto goes on without the decoded cache: %s", error)
+            logger.warning("data.loader=auto continues without the decoded cache: %s", error)
         else:
             return "cache", f"{folder} is whole, and nothing reads faster"
     drawn = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    files = readable(rank.files(rank.first_rows[drawn]))
+    rows = readable(rank.first_rows[drawn], rank.locate)
     kinds = _candidates(rank)
-    if not files:
+    if not len(rows):
         return kinds[0], f"none of the {len(drawn)} images tried can be read, so nothing was measured"
 
-    said, speeds, errors = [], dict[Kind, Speed](), []
+    results, speeds, errors = [], dict[Kind, Speed](), []
     for kind in kinds:
         try:
-            speeds[kind] = speed = _speed(rank, kind, files, measured)
-            said.append(f"{kind} gives {speed}")
+            speeds[kind] = speed = _speed(rank, kind, rows, measured)
+            results.append(f"{kind} gives {speed}")
             if max(speeds, key=lambda one: _worth(rank, one, speeds[one])) != kind and kind in measured:
                 measured.pop(kind).close()
         except (ValueError, RuntimeError) as error:
             if kind in measured:
                 measured.pop(kind).close()
-            said.append(f"{kind} gives nothing: {error}")
+            results.append(f"{kind} failed: {error}")
             errors.append(error)
-    logger.info("measured on %d image%s, for each rank: %s", len(files), "s" * (len(files) != 1), "; ".join(said))
+    logger.info("measured on %d image%s, for each rank: %s", len(rows), "s" * (len(rows) != 1), "; ".join(results))
     if not speeds:
         raise ValueError(f"data.loader={data.loader} does not work here: {errors[0]}") from errors[0]
     best = max(speeds, key=lambda kind: _worth(rank, kind, speeds[kind]))
     for kind in [kind for kind in measured if kind != best]:
         measured.pop(kind).close()
     if is_auto and rank.pack is None:
-        _say_what_a_cache_would_do(rank, speeds["torch"])
+        _log_what_a_cache_would_do(rank, speeds["torch"])
     return best, "measured fastest" if len(speeds) > 1 else "as asked" if len(kinds) == 1 else "nothing else works here"
 
 
@@ -155,19 +153,20 @@ def _worth(rank: Rank, kind: Kind, speed: Speed) -> float:
     return speed.img_per_s / (_GPU_GAIN if rank.decodes_on_gpu(kind) else 1)
 
 
-def _speed(rank: Rank, kind: Kind, files: Sequence[Source], measured: dict[Kind, PixelReader]) -> Speed:
+def _speed(rank: Rank, kind: Kind, rows: NDArray[np.int64], measured: dict[Kind, PixelReader]) -> Speed:
     """Measured; a reader that was built for it is left in `measured`."""
     size = rank.data.image_size
     if kind == "torch":  # stands for worker processes, which would take longer to start than to measure
+        files = rank.locate(rows)
         return speed_of_decoding(files, size, num_threads=max(1, rank.num_workers), by_clock=rank.on_gpu)
     measured[kind] = reader = rank.make(kind)
-    if rank.decodes_on_gpu(kind) and (num := num_different(reader, files, size, rank.max_batch_size)):
-        raise RuntimeError(f"its pixels differ from the CPU's in {num} of {len(files)} images")
+    if rank.decodes_on_gpu(kind) and (num := num_different(reader, rows, rank.locate, size, rank.max_batch_size)):
+        raise RuntimeError(f"its pixels differ from the CPU's in {num} of {len(rows)} images")
     batch_size = rank.max_batch_size if kind in WAVES else min(rank.max_batch_size, 4 * rank.num_threads)
-    return speed_of_reader(reader, files, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu)
+    return speed_of_reader(reader, rows, batch_size=batch_size, num_threads=rank.num_threads, by_clock=rank.on_gpu)
 
 
-def _say_what_a_cache_would_do(rank: Rank, by_torch: Speed) -> None:
+def _log_what_a_cache_would_do(rank: Rank, by_torch: Speed) -> None:
     cores, size_mb = thread_budget(1), len(rank.index) * rank.data.image_size**2 / 1e6
     seconds = len(rank.index) * by_torch.core_ms / 1e3 / cores
     logger.info(

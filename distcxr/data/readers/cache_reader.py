@@ -9,9 +9,8 @@ Shapes: B batch, S side, K images in the device's memory.
 from __future__ import annotations
 
 import weakref
-from collections import deque
-from collections.abc import Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -23,13 +22,14 @@ from distcxr.data.built import shown_size
 from distcxr.data.cache.files import UNREADABLE, CacheError
 from distcxr.data.cache.read import DecodedCache
 from distcxr.data.loader import Pixels, Request
+from distcxr.data.readers.prefetch import Job, PrefetchingReader
 
 _UPLOAD_IMAGES = 256
 _ALIGNMENT = 64
 
 
-class CacheReader:
-    """A `PixelReader` on the decoded cache.
+class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
+    """A `PixelReader` on the decoded cache. Damage to it is a RuntimeError, where it is read.
 
     With a GPU, a thread gathers ahead into pinned memory, of which PyTorch keeps a block back until the copy out of
     it is done. Without, the caller gathers: the copy is all there is to do, and a thread would only add handing over.
@@ -60,8 +60,7 @@ class CacheReader:
             CacheError: the device has too little free memory.
             RuntimeError: the cache is damaged.
         """
-        assert prefetch >= 1
-        self._cache, self._device, self._prefetch = cache, device, prefetch
+        self._cache, self._device = cache, device
         self._max_batch_size = max_batch_size
         self._unreadable = cache.entries["state"] == UNREADABLE
         self._any_unreadable = bool(self._unreadable.any())
@@ -74,51 +73,22 @@ class CacheReader:
             self._upload(device_gb, first_rows)
             shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
             self.where += f", {shown} of {len(np.unique(cache.row_of)):,} held in the memory of {device}"
-        self._ahead = None
-        if self._pin:  # a thread begins on cuda:0, where another rank works: none of its calls may open a context there
-            self._ahead = ThreadPoolExecutor(
-                1, thread_name_prefix="cache", initializer=torch.cuda.set_device, initargs=(self._resident.device,)
-            )
-        self._reading = False
-
-    def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        """Pixels of each request, in order: pinned or on the GPU where there is one, else in ordinary memory.
-
-        Raises:
-            RuntimeError: the cache is damaged.
-        """
-        assert not self._reading, "one read at a time: use up or close the one before"
-        self._reading = True
-        try:
-            yield from self._read_here(requests) if self._ahead is None else self._read_ahead(requests, self._ahead)
-        finally:
-            self._reading = False
+        super().__init__(num_threads=int(self._pin), prefetch=prefetch, name="cache", device=self._resident.device)
 
     def close(self) -> None:
         """Stop the thread, free the device's memory and close the cache; the reader can't be used again."""
-        if self._ahead is not None:
-            self._ahead.shutdown(cancel_futures=True)
+        super().close()
         self._resident = self._resident[:0].clone()
         self._cache.close()
 
-    def _read_here(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        for request in requests:
-            yield self._assemble(self._gather(request.sample_id))
+    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[_Gathered]]:
+        return (Job([request], [partial(self._gather, request)]) for request in requests)
 
-    def _read_ahead(self, requests: Iterable[Request], ahead: ThreadPoolExecutor) -> Generator[Pixels]:
-        source = iter(requests)
-        gathering: deque[Future[_Gathered]] = deque()
-        try:
-            while True:
-                while len(gathering) < self._prefetch and (request := next(source, None)) is not None:
-                    gathering.append(ahead.submit(self._gather, request.sample_id))
-                if not gathering:
-                    return
-                yield self._assemble(gathering.popleft().result())
-        finally:
-            for future in gathering:
-                future.cancel()
-            wait(gathering)
+    def _launch(self, requests: Sequence[Request], made: list[_Gathered]) -> list[_Gathered]:
+        return made
+
+    def _collect(self, launched: list[_Gathered]) -> list[Pixels]:
+        return [self._assemble(gathered) for gathered in launched]
 
     def _gather(self, sample_id: NDArray[np.int64]) -> _Gathered:
         """The host's part of a request."""

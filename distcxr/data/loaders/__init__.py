@@ -1,1 +1,0 @@
-"""Ways of turning files into pixels, behind `distcxr.data.loader.PixelReader`; `choose` picks one."""

@@ -1,0 +1,1 @@
+"""Ways of turning sample ids into pixels, behind `distcxr.data.loader.PixelReader`; `choose` picks one."""
