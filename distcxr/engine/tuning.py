@@ -80,6 +80,8 @@ def check_mode(compile_key: bool | str, device: torch.device, accumulation: int)
 
 def set_mode(module: nn.Module, mode: Mode) -> None:
     """Have `module(...)` run that way from now on; compilation waits for the first call."""
+    if module._compiled_call_impl is None and mode == "eager":
+        return  # a start that compiles nothing does not pay for importing the compiler
     torch.compiler.reset()
     module._compiled_call_impl = None
     if mode == "compiled":
