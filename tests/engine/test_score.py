@@ -109,7 +109,7 @@ def test_localisation_where_there_are_boxes(tmp_path: Path, caplog: pytest.LogCa
     assert not (tmp_path / "run" / "metrics_val.json").exists()  # scored for its thresholds alone
     assert read(tmp_path / "run" / "metrics_test.json")["operating_points_from"] == "val"
 
-    (data / "BBox_List_2017.csv").write_text("Image Index\n")
+    (data / "BBox_List_2017.csv").write_text("Image Index\n00000001_000.png\n")
     finish(run)
     assert "not held against boxes" in caplog.text and "line 1: columns" in caplog.text
     assert not (tmp_path / "run" / "localisation_test.json").exists()  # of other weights
