@@ -39,7 +39,7 @@ SPARE_PHANTOMS, PHANTOM_SIZE = 400, 64  # beside those that ours takes its augme
 
 
 def main() -> int:
-    """Measure every case and say how ours compares; the exit status."""
+    """Measure every case and compare ours with the others; the exit status."""
     parser = _parser()
     args = parser.parse_args()
     try:
@@ -117,7 +117,7 @@ def _measure_case(
     measured = measure(
         case, entries, job, work=work, steps=args.steps, windows=args.windows, deadline_s=deadline_s,
         trace=partial(_trace_file, args.profile, case, first=number == 0 and entries[0][:2]) if args.profile else None,
-        say=_say,
+        log=_log,
     )  # fmt: skip
     if args.profile:
         for one in measured:
@@ -126,13 +126,13 @@ def _measure_case(
     return to_rows(case, measured, flop_per_image(case.model, case.image_size), facts)
 
 
-def _trace_file(asked: Path, case: Case, name: str, *, first: Any) -> Path:
+def _trace_file(wanted: Path, case: Case, name: str, *, first: Any) -> Path:
     """The file that was asked for, for the first loop of the first case; beside it, one for each other."""
     if first and name == (first[0] if first[1] == "eager" else " ".join(first)):
-        return asked
-    stem, dot, suffix = asked.name.partition(".")
+        return wanted
+    stem, dot, suffix = wanted.name.partition(".")
     own = f"{stem}-{case.model}-{case.precision}-{case.batch}-{name.replace(' ', '-')}"
-    return asked.with_name(f"{own}{dot}{suffix}")
+    return wanted.with_name(f"{own}{dot}{suffix}")
 
 
 def _interpreters(args: argparse.Namespace) -> tuple[dict[str, Python], dict[str, str]]:
@@ -143,10 +143,10 @@ def _interpreters(args: argparse.Namespace) -> tuple[dict[str, Python], dict[str
             pythons[name] = python_for(LOOPS[name], args.environments)
         except Unavailable as error:
             missing[name] = f"{LOOPS[name].pins[0]} can't be installed: {error}"
-            _say(f"{name} is left out: {missing[name]}")
+            _log(f"{name} is left out: {missing[name]}")
         else:
             if pythons[name].note:
-                _say(f"{name}: {pythons[name].note}")
+                _log(f"{name}: {pythons[name].note}")
     return pythons, missing
 
 
@@ -156,7 +156,7 @@ def _draw_phantoms(folder: Path, num: int) -> None:
     write_phantom(folder, images=num, size=PHANTOM_SIZE)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

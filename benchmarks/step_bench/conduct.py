@@ -74,7 +74,11 @@ class Worker:
         os.close(to_worker)
         os.close(from_worker)
         self._channel = Channel(to_us, from_us)
-        self.send(to_message(job))
+        self._job = job
+
+    def start(self) -> None:
+        """Have it build its loop; it answers when that is ready."""
+        self.send(to_message(self._job))
 
     def send(self, message: Message) -> None:
         """Raises LoopFailed where the process has died."""
@@ -113,8 +117,12 @@ class Worker:
             self._process.wait()
 
     def _last_words(self) -> str:
+        """How the process ended, and the last line of its output."""
+        self.close()
+        status = self._process.returncode
+        how = f"signal {-status}" if status < 0 else f"status {status}"
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return f"its process died: {lines[-1] if lines else 'out of memory, perhaps'}"
+        return f"its process ended with {how}: {lines[-1] if lines else 'no output'}"
 
 
 def measure(
@@ -127,7 +135,7 @@ def measure(
     windows: int,
     deadline_s: float,
     trace: Callable[[str], Path] | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Measured]:
     """Measure the loops of a case in turns.
 
@@ -148,15 +156,17 @@ def measure(
                 call(workers[number], results[number])
             except LoopFailed as error:
                 results[number].failed = str(error)
-                say(f"{case}: {results[number].name} left out: {error}")
+                log(f"{case}: {results[number].name} left out: {error}")
                 workers.pop(number).close()
 
     try:
         for number, (loop, mode, python) in enumerate(entries):
-            log = work / f"{results[number].name.replace(' ', '-')}.log"
-            workers[number] = Worker(python, job(loop, mode), log)
+            file = work / f"{results[number].name.replace(' ', '-')}.log"
+            workers[number] = Worker(python, job(loop, mode), file)
         order = range(len(entries))
         for number in order:  # all start at the same time: that is not measured
+            attempt(number, lambda worker, _: worker.start())
+        for number in order:
             attempt(number, _begin)
         _check_networks(results)
         for number in order:
@@ -165,7 +175,7 @@ def measure(
         for turn in range(windows):
             begun_s = time.monotonic()
             if turn and begun_s + longest_s > deadline_s:
-                say(f"{case}: {turn} of {windows} windows, for the time is up")
+                log(f"{case}: {turn} of {windows} windows, for the time is up")
                 break
             for number in order if turn % 2 == 0 else reversed(order):  # a drift of the machine cancels
                 attempt(number, _window)

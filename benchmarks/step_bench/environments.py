@@ -25,7 +25,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Python:
-    """An interpreter for a loop; `note` says where it is not the pinned one."""
+    """An interpreter for a loop; `note` is empty for the pinned one."""
 
     path: str
     note: str = ""

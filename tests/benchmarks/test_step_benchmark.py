@@ -164,30 +164,30 @@ def conducted(tmp_path: Path) -> Callable[..., tuple[list[Any], list[str], list[
     from step_bench.environments import Python
     from step_bench.job import Case, Job
 
-    log = tmp_path / "log"
+    commands = tmp_path / "log"
 
     def run(*loops: tuple[str, dict[str, Any]], **more: Any) -> tuple[list[Any], list[str], list[str]]:
         entries = []
         for name, behaviour in loops:
             file = tmp_path / name
             values = {"parameters": 7, "lives": 100, "ms": 10.0} | behaviour
-            file.write_text(SPEAKER.format(python=sys.executable, log=str(log), **values))
+            file.write_text(SPEAKER.format(python=sys.executable, log=str(commands), **values))
             file.chmod(0o755)
             entries.append((name, "eager", Python(str(file))))
 
         def job(loop: str, mode: str) -> Job:
             return Job(loop, mode, "net", "bf16", 4, 32, "cpu", 1, "", "")
 
-        said: list[str] = []
+        logged: list[str] = []
         settings = {"steps": None, "windows": 2, "deadline_s": float("inf"), "trace": None} | more
-        results = measure(Case("net", "bf16", 4, 32), entries, job, work=tmp_path, say=said.append, **settings)
-        return results, log.read_text().splitlines(), said
+        results = measure(Case("net", "bf16", 4, 32), entries, job, work=tmp_path, log=logged.append, **settings)
+        return results, commands.read_text().splitlines(), logged
 
     return run
 
 
 def test_loops_take_turns_and_a_drift_cancels(conducted: Callable[..., Any]) -> None:
-    results, asked, said = conducted(("ours", {"ms": 100.0}), ("timm", {"ms": 500.0}))
+    results, asked, logged = conducted(("ours", {"ms": 100.0}), ("timm", {"ms": 500.0}))
     assert asked == [
         "ours window 3 1", "timm window 3 1",  # warm-up: how long is a step?
         "ours window 1 15", "timm window 1 3",  # windows of 1.5 s
@@ -195,21 +195,21 @@ def test_loops_take_turns_and_a_drift_cancels(conducted: Callable[..., Any]) -> 
         "ours parts 1 15",
     ]  # fmt: skip
     assert [one.ms for one in results] == [[100.0, 100.0], [500.0, 500.0]]
-    assert results[0].outside_ms == 2.0 and results[1].outside_ms is None and said == []
+    assert results[0].outside_ms == 2.0 and results[1].outside_ms is None and logged == []
     assert conducted(("ours", {}), steps=4)[1][-2:] == ["ours window 1 4", "ours parts 1 4"]
 
 
 def test_a_loop_that_dies_leaves_the_others_alone(conducted: Callable[..., Any]) -> None:
-    results, asked, said = conducted(("ours", {}), ("timm", {"lives": 1}), ("ceiling", {}), windows=3)
+    results, asked, logged = conducted(("ours", {}), ("timm", {"lives": 1}), ("ceiling", {}), windows=3)
     assert [len(one.ms) for one in results] == [3, 0, 3]
-    assert results[1].failed == "its process died: out of luck"
-    assert said == ["net, 32 px, batch 4, bf16: timm left out: its process died: out of luck"]
+    assert results[1].failed == "its process ended with status 3: out of luck"
+    assert logged == ["net, 32 px, batch 4, bf16: timm left out: its process ended with status 3: out of luck"]
     assert sum(line.startswith("timm") for line in asked) == 2
 
 
 def test_no_window_begins_after_the_time_is_up(conducted: Callable[..., Any]) -> None:
-    results, _, said = conducted(("ours", {}), windows=9, deadline_s=time.monotonic() - 1)
-    assert len(results[0].ms) == 1 and "1 of 9 windows" in said[0]
+    results, _, logged = conducted(("ours", {}), windows=9, deadline_s=time.monotonic() - 1)
+    assert len(results[0].ms) == 1 and "1 of 9 windows" in logged[0]
 
 
 def test_different_networks_are_not_compared(conducted: Callable[..., Any]) -> None:
