@@ -35,24 +35,23 @@ class Need:
 
 
 def find_need(recipe: Path, overrides: Sequence[str], batch_size: int, precision: str, gpus_here: int) -> Need:
-    """Measure the training step on this machine's GPU, by `train_step.py` in a process of its own."""
-    script = Path(__file__).parents[1] / "train_step.py"
-    how = f"python benchmarks/train_step.py {recipe}"
+    """Measure the training step on this machine's GPU, by `epoch.py` in a process of its own."""
+    script = Path(__file__).parents[1] / "epoch.py"
+    how = f"python benchmarks/epoch.py {recipe}"
     if not gpus_here:
         return Need(None, f"unknown, there is no GPU here: run `{how}` where it trains and give its img/s as --need")
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "need.json"
         command = [
-            sys.executable, str(script), str(recipe), *overrides, "--batches", str(batch_size),
-            "--precisions", precision, "--windows", "3", "--json", str(out),
+            sys.executable, str(script), str(recipe), *overrides, f"train.global_batch_size={batch_size}",
+            "train.per_device_batch_size=null", f"train.precision={precision}", "data.loader=torch", "--steps", "3",
+            "--json", str(out),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             said = (done.stderr.strip().splitlines() or ["without a word"])[-1]
             return Need(None, f"unknown, `{how}` failed ({said}): give its img/s as --need")
-        speed = json.loads(out.read_text())[0]["img_per_s"]
-    if speed is None:
-        return Need(None, f"unknown, batch {batch_size} does not fit on the GPU: set train.per_device_batch_size")
+        speed = json.loads(out.read_text())[0]["step_img_per_s"]
     return Need(speed, f"measured here, {precision}, batch {batch_size}")
 
 
