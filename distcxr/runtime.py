@@ -170,6 +170,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
     if use_cpu:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.
         torch.set_num_threads(thread_budget(local_world_size))
+        _keep_freed_memory()
     return Runtime(
         accelerator=accelerator,
         rank=accelerator.process_index,
@@ -208,6 +209,19 @@ def _die_with_launcher() -> None:
         set_parent_death_signal = 1
         alone = os.environ.get("WORLD_SIZE", "1") == "1"
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM if alone else signal.SIGKILL)
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep memory that tensors free, for the next ones.
+
+    It returns large blocks to the kernel at once, and gets every page of them anew, zeroed: 17,500 page faults a step
+    of DenseNet-121 with 16 images, a tenth of its time. Where there is no glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_threshold, 2**30)
 
 
 def _check_device(recipe: Recipe, device: torch.device) -> None:
