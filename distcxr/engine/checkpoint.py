@@ -8,7 +8,6 @@ Nothing is ever unpickled: `training.pt` loads with `weights_only=True`.
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -24,9 +23,9 @@ from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
 from distcxr.runfolder.layout import (
     BEST,
-    FORMAT_VERSION,
     META,
     MODEL,
+    READABLE_VERSIONS,
     TRAINED,
     TRAINING,
     best_folder,
@@ -36,6 +35,7 @@ from distcxr.runfolder.layout import (
     find_checkpoint,
     last_folder,
     last_folders,
+    read_meta,
     stage_folder,
 )  # fmt: skip
 
@@ -135,12 +135,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """
     path = find_checkpoint(path)
     try:
-        meta = json.loads((path / META).read_text())
+        meta = read_meta(path)
         version = meta["format_version"]
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             raise CheckpointError(
-                f"{path} has format {version}; this distcxr reads format {FORMAT_VERSION}. Its weights alone can be "
-                f"used: model.weights={path / MODEL}"
+                f"{path} has format {version}; this distcxr reads formats {' and '.join(map(str, READABLE_VERSIONS))}. "
+                f"Its weights alone can be used: model.weights={path / MODEL}"
             )
         damaged = damaged_files(path, meta["crc32"])
         TrainState(**meta["state"])

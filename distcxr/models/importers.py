@@ -14,7 +14,6 @@ Only `weights_only=True`, safetensors and JSON are read here; what needs more go
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from distcxr.models.fusion import BACKBONE, HEAD, head_name
 from distcxr.models.heads import find_head
 from distcxr.models.weights import first_conv, remap_densenet_keys
-from distcxr.runfolder.layout import META, MODEL, find_checkpoint
+from distcxr.runfolder.layout import META, MODEL, find_checkpoint, read_meta
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +239,7 @@ def _read_checkpoint(folder: Path) -> WeightsFile:
             f"{META}; give runs/<recipe>/<time>, or a folder in its checkpoints/"
         )
     try:
-        meta = json.loads((folder / META).read_text())
+        meta = read_meta(folder)
         findings, recipe = tuple(map(str, meta["findings"])), meta["recipe"]
         trained = f"{recipe['model']['name']}, augment.normalize={recipe['augment']['normalize']}"
     except (ValueError, KeyError, TypeError) as error:

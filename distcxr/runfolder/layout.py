@@ -3,7 +3,8 @@
     checkpoints/last-00000120/   model.safetensors    weights and buffers, contiguous, loadable anywhere
                                  trained.safetensors  with `train.ema` alone: what training resumes with
                                  training.pt          optimiser and GradScaler
-                                 checkpoint.json      written last: format, recipe, state, checksums of the others
+                                 checkpoint.json      written last: format, recipe, state, checksums of the others and
+                                                      of its own content
     checkpoints/stage-1/         the same, at the end of a stage
     checkpoints/best/            the same, of the best validation so far
 
@@ -25,7 +26,8 @@ from distcxr.runfolder.whole import flush
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 MODEL, TRAINED, TRAINING, META = "model.safetensors", "trained.safetensors", "training.pt", "checkpoint.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, FORMAT_VERSION)  # 2 has no checksum of checkpoint.json
 _LAST = "last-"
 
 
@@ -95,6 +97,36 @@ def damaged_files(checkpoint: Path, checksums: Mapping[str, int]) -> list[Path]:
     return [checkpoint / name for name, checksum in listed.items() if _crc32(checkpoint / name) != checksum]
 
 
+def read_meta(checkpoint: Path) -> dict[str, Any]:
+    """The content of `checkpoint.json`, checked against the checksum of itself.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, or not what was written.
+    """
+    meta = json.loads((checkpoint / META).read_text())
+    if not isinstance(meta, dict):
+        raise ValueError(f"a {type(meta).__name__} where an object should be")
+    own = meta["crc32"].pop(META, None) if isinstance(meta.get("crc32"), dict) else None
+    if own is None and meta.get("format_version") == FORMAT_VERSION:
+        raise ValueError("it has no checksum of itself")
+    if own is not None and own != _meta_crc32(meta):
+        raise ValueError("its checksum of itself is wrong")
+    return meta
+
+
+def write_meta(checkpoint: Path, meta: Mapping[str, Any]) -> None:
+    """Write `checkpoint.json` with the checksum of itself beside those in `meta`."""
+    plain = json.loads(json.dumps(meta, allow_nan=False))  # as it will be read
+    content = plain | {"crc32": plain["crc32"] | {META: _meta_crc32(plain)}}
+    (checkpoint / META).write_text(json.dumps(content, indent=1))
+
+
+def _meta_crc32(meta: Mapping[str, Any]) -> int:
+    """Of the content, not of the text: white space and order don't matter."""
+    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+
+
 @contextmanager
 def checkpoint_being_written(place: Path, meta: Mapping[str, Any]) -> Iterator[Path]:
     """The folder in which to write the files of what becomes the checkpoint `place` when the block ends well.
@@ -107,8 +139,9 @@ def checkpoint_being_written(place: Path, meta: Mapping[str, Any]) -> Iterator[P
     try:
         yield part
         checksums = {file.name: _crc32(file) for file in sorted(part.iterdir())}
-        content = {"format_version": FORMAT_VERSION} | dict(meta) | {"crc32": checksums}
-        (part / META).write_text(json.dumps(content, indent=1, allow_nan=False))
+        write_meta(part, {"format_version": FORMAT_VERSION} | dict(meta) | {"crc32": checksums})
+        for file in part.iterdir():  # safetensors gives its files to their owner alone
+            shutil.copymode(part / META, file)
         _put_in_place(part, place)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

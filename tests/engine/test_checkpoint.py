@@ -13,6 +13,7 @@ import tiny
 
 from distcxr.engine.checkpoint import open_checkpoint, save_last
 from distcxr.engine.fit import fit
+from distcxr.runfolder.layout import read_meta, write_meta
 
 
 def damage(checkpoint: Path, how: str) -> None:
@@ -25,14 +26,18 @@ def damage(checkpoint: Path, how: str) -> None:
         content[len(content) // 2] ^= 1
         model.write_bytes(content)
     elif how == "no state":
-        meta.write_text(json.dumps(json.loads(meta.read_text()) | {"state": None}))
+        write_meta(checkpoint, read_meta(checkpoint) | {"state": None})
+    elif how == "a digit changed":
+        meta.write_text(meta.read_text().replace('"step": 3', '"step": 2'))
     elif how == "a file missing":
         (checkpoint / "training.pt").unlink()
     else:
         meta.write_text(how)
 
 
-@pytest.mark.parametrize("how", ["cut short", "a bit flipped", "no state", "a file missing", "[]", "{}", "{", "null"])
+@pytest.mark.parametrize(
+    "how", ["cut short", "a bit flipped", "no state", "a digit changed", "a file missing", "[]", "{}", "{", "null"]
+)
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str) -> None:
     tiny.phantom(tmp_path)
     common = (f"output={tmp_path / 'run'}", "eval.splits=[]", "checkpoint.every=1st")

@@ -16,6 +16,7 @@ from distcxr.engine import testing
 from distcxr.engine.checkpoint import CheckpointError
 from distcxr.engine.evaluate import Predicted, average
 from distcxr.metrics.predictions import read_predictions
+from distcxr.runfolder.layout import best_folder, read_meta, write_meta
 
 
 @pytest.fixture
@@ -115,8 +116,9 @@ def test_checkpoints_that_make_no_ensemble(finished: Path, other: Path, tmp_path
     with pytest.raises(CheckpointError, match=r"findings Atelectasis, .*; the recipe's are Mass"):
         score(finished, [finished, other], tmp_path / "out", "data.findings=[Mass]")
     shutil.copytree(other, tmp_path / "foreign")
-    path = tmp_path / "foreign" / "checkpoints" / "best" / "checkpoint.json"
-    path.write_text(path.read_text().replace('"labels": "', '"labels": "0'))
+    best = best_folder(tmp_path / "foreign")
+    meta = read_meta(best)
+    write_meta(best, meta | {"hashes": meta["hashes"] | {"labels": "0"}})
     with pytest.raises(CheckpointError, match=r"foreign.*: trained with other labels than .*run/checkpoints/best"):
         score(finished, [finished, tmp_path / "foreign"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -149,8 +151,9 @@ def test_other_images_leave_the_runs_own_results_alone(finished: Path, tmp_path:
 
 def test_the_report_says_when_seen_patients_could_not_be_looked_for(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
-    path = tmp_path / "run" / "checkpoints" / "best" / "checkpoint.json"
-    path.write_text(path.read_text().replace('"labels": "', '"labels": "0'))
+    best = best_folder(tmp_path / "run")
+    meta = read_meta(best)
+    write_meta(best, meta | {"hashes": meta["hashes"] | {"labels": "0"}})
     score(finished, [tmp_path / "run"], tmp_path / "out", "eval.pictures=0")
     assert any("trained with another label file" in line for line in metrics(tmp_path / "out")["warnings"])
     score(finished, [finished], tmp_path / "same", "eval.pictures=0")

@@ -33,12 +33,45 @@ def test_the_last_file_names_the_others_with_their_checksums(tmp_path: Path) -> 
     assert place == tmp_path / "checkpoints" / "last-00000012"
     checksums = {"model.safetensors": zlib.crc32(b"weights"), "training.pt": zlib.crc32(b"moments")}
     content = json.loads((place / "checkpoint.json").read_text())
-    assert content == {"format_version": 2, "findings": ["Mass"], "crc32": checksums}
+    own = content["crc32"].pop("checkpoint.json")
+    assert content == {"format_version": 3, "findings": ["Mass"], "crc32": checksums} == layout.read_meta(place)
+    assert own == zlib.crc32(json.dumps(content, sort_keys=True).encode())
+    assert {file.stat().st_mode for file in place.iterdir()} == {(place / "checkpoint.json").stat().st_mode}
     assert layout.damaged_files(place, checksums) == []
     (place / layout.TRAINING).write_bytes(b"moment5")
     assert layout.damaged_files(place, checksums) == [place / "training.pt"]
     with pytest.raises(KeyError):
         layout.damaged_files(place, {"model.safetensors": 0})
+
+
+def test_no_flipped_bit_of_the_last_file_changes_what_is_read(tmp_path: Path) -> None:
+    place = layout.best_folder(tmp_path)
+    meta = {"std": [0.25], "state": {"step": 21, "best": 0.8312, "history": [0.5, 0.25]}, "name": "Pleural_Thickening"}
+    with layout.checkpoint_being_written(place, meta) as part:
+        (part / layout.MODEL).write_bytes(b"weights")
+    path, expected, harmless = place / "checkpoint.json", layout.read_meta(place), 0
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert layout.read_meta(place) == expected
+            harmless += 1
+        except ValueError:
+            pass
+    assert harmless < 0.05 * 8 * len(whole)  # white space alone
+
+
+def test_a_checkpoint_of_format_2_is_read_without_a_checksum_of_its_last_file(tmp_path: Path) -> None:
+    place = layout.best_folder(tmp_path)
+    write(place)
+    meta = layout.read_meta(place)
+    (place / "checkpoint.json").write_text(json.dumps(meta | {"format_version": 2}))
+    assert layout.read_meta(place) == meta | {"format_version": 2}
+    (place / "checkpoint.json").write_text(json.dumps(meta))
+    with pytest.raises(ValueError, match="no checksum of itself"):
+        layout.read_meta(place)
 
 
 def test_everything_is_flushed_before_the_rename_and_the_folder_after(
