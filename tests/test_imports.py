@@ -18,6 +18,7 @@ ALLOWED = {
     "compiled": set(),
     "tables": set(),
     "process_group": set(),
+    "failure": set(),
     "data": {"recipe", "compiled", "runfolder", "tables"},
     "models": {"recipe", "runfolder"},
     "losses": {"recipe"},
@@ -28,16 +29,16 @@ ALLOWED = {
     "runtime": {"recipe", "data", "process_group"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder",
+        "explain", "report", "runfolder", "failure",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking"},
-    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch"},
+    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch", "failure"},
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
         "runtime", "cluster",
     },
-    "launch": {"recipe", "engine", "runtime"},
+    "launch": {"recipe", "engine", "runtime", "failure"},
 }  # fmt: skip
 HEAVY = {
     "nvidia",

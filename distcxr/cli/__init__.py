@@ -20,6 +20,8 @@ from distcxr.cli import (
     status,
     submit,
     sweep,
+    test,
+    train,
 )
 
 
@@ -41,6 +43,8 @@ def main() -> int:
         status,
         submit,
         sweep,
+        test,
+        train,
     ):
         verb.add_parser(verbs)
     args, late = parser.parse_known_args()
