@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.cache.build import Built, build_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.store.cache_building import build_cache
+from distcxr.data.store.store_building import Built
 
 SIZE = 24
 BAD = {"images/00.png": "zero bytes", "images/05.png": "truncated", "images_2/11.png": "neither a PNG"}

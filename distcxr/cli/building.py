@@ -10,7 +10,7 @@ _SHOWN = 5
 
 
 class Built(Protocol):
-    """What a build did, as far as both say it alike; see `distcxr.data.cache.build` and `distcxr.data.pack.build`."""
+    """What a build did, as far as both say it alike; see `distcxr.data.store.store_building`."""
 
     num_changed: int
     num_damaged: int

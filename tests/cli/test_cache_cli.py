@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import tiny
@@ -67,7 +68,7 @@ def test_mistakes(
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.phantom(tmp_path, images=12)
     with monkeypatch.context() as patch:
-        patch.setattr("distcxr.data.cache.build.resize_grey", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("distcxr.data.store.cache_building.resize_grey", Mock(side_effect=KeyboardInterrupt))
         assert call(monkeypatch, tmp_path) == 130
     assert "the same command goes on with" in capsys.readouterr().err
     assert call(monkeypatch, tmp_path, "--workers", "2") == 0

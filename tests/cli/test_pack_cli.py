@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import packs
 import pytest
@@ -135,7 +136,7 @@ def test_a_command_without_a_recipe_is_told_just_that(
 def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     tiny.phantom(tmp_path, images=12)
     with monkeypatch.context() as patch:
-        patch.setattr("distcxr.data.pack.images.encode_htj2k", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("distcxr.data.store.pack_building.encode_htj2k", Mock(side_effect=KeyboardInterrupt))
         assert call(monkeypatch, tmp_path) == 130
     assert "the same command goes on with" in capsys.readouterr().err
     assert call(monkeypatch, tmp_path, "--workers", "2") == 0

@@ -15,10 +15,11 @@ import pytest
 import torch
 from caches import SIZE
 
-from distcxr.data.cache import CacheError, open_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.store.cache_format import open_cache
+from distcxr.data.store.store_files import StoreError
 
 ROW_GB = SIZE * SIZE / 1e9
 KINDS = {
@@ -183,7 +184,7 @@ def test_too_little_device_memory_says_how_much(
     index: SampleIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5_000, 10_000))
-    with pytest.raises(CacheError, match=r"needs 0\.01 MB and cuda:3 has 0\.01 MB free.*data\.cache\.device_gb"):
+    with pytest.raises(StoreError, match=r"needs 0\.01 MB and cuda:3 has 0\.01 MB free.*data\.cache\.device_gb"):
         CacheReader._check_free(SimpleNamespace(_device=torch.device("cuda:3")), 9_000)  # type: ignore[arg-type]
 
 

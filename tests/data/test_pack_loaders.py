@@ -21,7 +21,6 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.pack import Pack, PackError, open_pack
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.data.readers.choose import choose_reader
@@ -29,6 +28,8 @@ from distcxr.data.readers.dali_decode import DaliDecoder
 from distcxr.data.readers.dali_reader import DaliReader
 from distcxr.data.readers.make import PackReader, Rank
 from distcxr.data.readers.torch_reader import TorchReader
+from distcxr.data.store.pack_format import Pack, open_pack
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 pytest.importorskip("imagecodecs")
@@ -125,7 +126,7 @@ def test_a_new_build_leaves_readers_what_they_opened(name: str, tmp_path: Path) 
     with closing(reader_of(name, open_pack(folder, index))) as reader:
         for path in index.path.tolist():
             (index.root / path.decode()).write_bytes(caches.png(50, side=(30, 20)))
-        assert packs.build(index, folder).num_encoded == 16
+        assert packs.build(index, folder).num_made == 16
         (answer,) = reader.read([rows])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - expected).max() <= (name == "dali")
 
@@ -205,11 +206,11 @@ def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
 
 def test_a_pack_that_is_out_of_date_is_refused(tmp_path: Path) -> None:
     index = caches.dataset(tmp_path / "data")
-    with pytest.raises(PackError, match="there is no pack in"):
+    with pytest.raises(StoreError, match="there is no pack in"):
         pick(index, loader="torch")
     packs.build(index, index.root / "distcxr-pack")
     (index.root / "images/01.png").write_bytes(caches.png(77, side=(33, 33)))
-    with pytest.raises(PackError, match=r"1 of 16 images have changed.*distcxr pack RECIPE"):
+    with pytest.raises(StoreError, match=r"1 of 16 images have changed.*distcxr pack RECIPE"):
         pick(index, loader="torch")
     packs.build(index, index.root / "distcxr-pack")
     pick(index, loader="torch").close()

@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.data.built import shown_size
-from distcxr.data.cache.files import UNREADABLE, CacheError
-from distcxr.data.cache.read import DecodedCache
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.readers.prefetch import Job, PrefetchingReader
+from distcxr.data.store.cache_format import DecodedCache
+from distcxr.data.store.store_files import UNREADABLE, StoreError, shown_size
 
 _UPLOAD_IMAGES = 256
 _ALIGNMENT = 64
@@ -57,7 +56,7 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
             first_rows: rows of the index that go into the device's memory first where not all fit.
 
         Raises:
-            CacheError: the device has too little free memory.
+            StoreError: the device has too little free memory.
             RuntimeError: the cache is damaged.
         """
         self._cache, self._device = cache, device
@@ -68,7 +67,7 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         self._blocks = _Blocks(max(max_batch_size, _UPLOAD_IMAGES), cache.image_size**2)
         self._slot = np.full(len(cache.entries), -1)  # place of a cache row in `_resident`
         self._resident = torch.empty(0, cache.image_size**2, dtype=torch.uint8, device=device)
-        self.where = f"decoded images come from {cache.pixels_file}"
+        self.where = f"decoded images come from {cache.files[0]}"
         if resident == "device":
             self._upload(device_gb, first_rows)
             shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
@@ -146,7 +145,7 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
             return
         free = torch.cuda.mem_get_info(self._device)[0]
         if needed > free:
-            raise CacheError(
+            raise StoreError(
                 f"data.cache.resident=device needs {shown_size(needed)} and {self._device} has {shown_size(free)} "
                 "free, out of which the network has to live, too: set data.cache.device_gb to what images may take"
             )

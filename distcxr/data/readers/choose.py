@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
 from distcxr.data.order import shuffled
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.make import WAVES, Kind, PackReader, Rank
 from distcxr.data.readers.reader_speed import Speed, num_different, readable, speed_of_decoding, speed_of_reader
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ def choose_reader(
 
     Raises:
         ValueError: `dali` or `gpu` is asked for and does not work here; or `cache` is asked for and is not there, or
-            was built from other files or settings (CacheError); or so the pack (PackError).
+            was built from other files or settings, or so the pack (StoreError).
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -105,7 +105,7 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
     if is_auto and rank.pack is None and folder.exists():
         try:
             rank.check_cache()
-        except CacheError as error:
+        except StoreError as error:
             logger.warning("data.loader=auto continues without the decoded cache: %s", error)
         else:
             return "cache", f"{folder} is whole, and nothing reads faster"

@@ -1,4 +1,4 @@
-"""Which files a dataset has, told by its pack."""
+"""Which files a dataset has, as its pack lists them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from distcxr.data.pack.files import PackError, pack_folder
-from distcxr.data.pack.read import Pack
 from distcxr.data.sources.listing import FileListing, Lister, Listing
+from distcxr.data.store.pack_format import Pack, pack_folder
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 
@@ -19,7 +19,7 @@ class PackListing:
         """List the pack in `folder`.
 
         Raises:
-            PackError: there is no whole pack.
+            StoreError: there is no whole pack.
         """
         pack = Pack(folder)
         pack.close()
@@ -60,7 +60,7 @@ class Both:
 
 
 def pack_lister(data: Data) -> Lister:
-    """The images of a recipe's pack; calling it raises PackError when there is none that can be used."""
+    """The images of a recipe's pack; calling it raises StoreError when there is none that can be used."""
     return lambda root: PackListing(pack_folder(data, root))
 
 
@@ -70,7 +70,7 @@ def pack_and_files(data: Data) -> Lister:
     def lister(root: Path) -> Listing:
         try:
             return Both(FileListing(root), PackListing(pack_folder(data, root)))
-        except PackError:
+        except StoreError:
             return FileListing(root)
 
     return lister

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from caches import SIZE
 
-from distcxr.data.cache import CacheError, open_cache
-from distcxr.data.cache.build import build_cache
-from distcxr.data.cache.read import DecodedCache
 from distcxr.data.index import SampleIndex
+from distcxr.data.store.cache_building import build_cache
+from distcxr.data.store.cache_format import DecodedCache, open_cache
+from distcxr.data.store.store_files import StoreError
 
 MANY = 80
 
@@ -26,7 +26,7 @@ BUILD = """
 import os, resource, signal, sys
 from pathlib import Path
 import caches, numpy as np
-from distcxr.data.cache.build import build_cache
+from distcxr.data.store.cache_building import build_cache
 
 root, folder, kill_after, max_file, num = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 index = caches.index_of(root, [f"images/{number:02d}.png" for number in range(num)])
@@ -70,7 +70,7 @@ def same(first: Path, second: Path) -> bool:
 def straight(many: SampleIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "cache"
     built = caches.build(many, folder)
-    assert (built.num_images, built.num_decoded, built.num_resumed) == (MANY, MANY, 0)
+    assert (built.num_images, built.num_made, built.num_resumed) == (MANY, MANY, 0)
     assert len(built.unreadable) == 9
     return folder
 
@@ -79,13 +79,13 @@ def test_killed_in_the_middle_and_resumed_is_the_same_cache(many: SampleIndex, s
     folder = tmp_path / "cache"
     for kill_after in (32, 16):
         assert in_process(many, folder, kill_after)[0] == -signal.SIGKILL
-        with pytest.raises(CacheError, match="not finished"):
+        with pytest.raises(StoreError, match="not finished"):
             open_cache(folder, many, SIZE)
     # What a power cut may leave besides: pixels that never reached the disk, and an entry that did not.
     with caches.pixels_file(folder).open("r+b") as pixels:
         pixels.write(bytes(3 * SIZE * SIZE))
     built = caches.build(many, folder)
-    assert 0 < built.num_resumed < MANY and built.num_resumed + built.num_decoded == MANY
+    assert 0 < built.num_resumed < MANY and built.num_resumed + built.num_made == MANY
     assert same(folder, straight)
 
 
@@ -126,10 +126,10 @@ def test_another_size_does_not_go_on_with_it(many: SampleIndex, tmp_path: Path) 
 def test_a_full_disk_is_said_at_once_and_leaves_nothing(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     code, said = in_process(many, folder, max_file=MANY * SIZE * SIZE - 1)
-    assert code == 1 and "CacheError" in said.splitlines()[-1]
+    assert code == 1 and "StoreError" in said.splitlines()[-1]
     assert "File too large. It takes 0.05 MB and" in said and "data.cache.path" in said
     assert list(folder.glob("pixels-*")) == []
-    with pytest.raises(CacheError, match="there is no decoded cache"):
+    with pytest.raises(StoreError, match="there is no decoded cache"):
         open_cache(folder, many, SIZE)
     assert caches.build(many, folder).num_resumed == 0
     assert same(folder, straight)
@@ -137,8 +137,8 @@ def test_a_full_disk_is_said_at_once_and_leaves_nothing(many: SampleIndex, strai
 
 def test_too_little_space_names_both_sizes(many: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10_000_000})()
-    monkeypatch.setattr("distcxr.data.cache.unfinished.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(CacheError, match=r"takes 20\.97 MB and 10\.00 MB is free"):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(StoreError, match=r"takes 20\.97 MB and 10\.00 MB is free"):
         caches.build(many, tmp_path / "cache", size=512)
 
 
@@ -161,9 +161,9 @@ def test_a_disk_that_runs_full_on_the_way(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", pwrite)
         patch.setattr(os, "posix_fallocate", no_promise)
-        with pytest.raises(CacheError, match=f"{os.strerror(number)}.*what is done is kept"):
+        with pytest.raises(StoreError, match=f"{os.strerror(number)}.*what is done is kept"):
             caches.build(many, folder)
-    with pytest.raises(CacheError, match="not finished"):
+    with pytest.raises(StoreError, match="not finished"):
         open_cache(folder, many, SIZE)
     assert caches.build(many, folder).num_resumed > 0
     assert same(folder, straight)
@@ -177,14 +177,14 @@ def test_no_step_may_fail_silently(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(CacheError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left"):
         caches.build(many, tmp_path / "cache")
     assert not (tmp_path / "cache" / "cache.json").exists()
 
 
 def test_a_folder_that_can_not_be_written(many: SampleIndex, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"can't be written: Not a directory\. It takes"):
+    with pytest.raises(StoreError, match=r"can't be written: Not a directory\. Set data\.cache\.path to another"):
         caches.build(many, tmp_path / "file" / "cache")
 
 
@@ -193,7 +193,7 @@ def test_two_builders_do_not_meet(many: SampleIndex, straight: Path, tmp_path: P
 
     def second(*_: object) -> None:
         nonlocal refused
-        with pytest.raises(CacheError, match="another process is building this cache"):
+        with pytest.raises(StoreError, match="another process is building this cache"):
             caches.build(many, tmp_path / "cache")
         refused += 1
 
@@ -242,12 +242,12 @@ def test_only_what_changed_is_read_again(tmp_path: Path, alter: Callable[[Sample
     before = caches.content(folder)
     held = open_cache(folder, index, SIZE)
     alter(index)
-    with pytest.raises(CacheError, match="changed"):
+    with pytest.raises(StoreError, match="changed"):
         held.check_sources()
     built = caches.build(index, folder)
     num_changed, num_unreadable = CHANGES[alter]
     assert (built.num_changed, built.num_damaged, built.num_new) == (num_changed, 0, 0)
-    assert built.num_decoded == num_changed and len(built.unreadable) == num_unreadable
+    assert built.num_made == num_changed and len(built.unreadable) == num_unreadable
     cache = open_cache(folder, index, SIZE)
     cache.check_sources()
     out = np.empty((len(index), SIZE * SIZE), dtype=np.uint8)
@@ -265,7 +265,7 @@ def test_a_second_run_with_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
     before = caches.content(folder)
     for part in (index, index.take([4, 2])):  # a cache may hold more than is asked for
         built = caches.build(part, folder)
-        assert (built.num_images, built.num_decoded, len(built.unreadable)) == (16, 0, 3)
+        assert (built.num_images, built.num_made, len(built.unreadable)) == (16, 0, 3)
         assert caches.content(folder) == before
 
 
@@ -277,7 +277,7 @@ def test_damaged_pixels_and_new_images_are_made(tmp_path: Path) -> None:
     data[3 * SIZE * SIZE] ^= 1
     file.write_bytes(data)
     built = caches.build(index, folder)
-    assert (built.num_changed, built.num_damaged, built.num_new, built.num_decoded) == (0, 1, 1, 2)
+    assert (built.num_changed, built.num_damaged, built.num_new, built.num_made) == (0, 1, 1, 2)
     caches.build(index, tmp_path / "straight")
     assert same(folder, tmp_path / "straight")
 
@@ -291,4 +291,4 @@ def test_leftovers_go_and_other_files_stay(tmp_path: Path) -> None:
         (folder / name).write_bytes(data)
     caches.build(index, folder)
     assert not (folder / "pixels-00000000.u8").exists() and mine.items() <= caches.content(folder).items()
-    assert DecodedCache(folder, SIZE).meta["num_images"] == 16
+    assert DecodedCache(folder, SIZE).settings["num_images"] == 16
