@@ -21,10 +21,11 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
+from distcxr.data.pixels.files import Locate
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.data.readers.choose import choose_reader
-from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.dali_decode import DaliDecoder, Resize
 from distcxr.data.readers.dali_reader import DaliReader
 from distcxr.data.readers.make import PackReader, Rank
 from distcxr.data.readers.torch_reader import TorchReader
@@ -44,13 +45,21 @@ def resized(size: int) -> Callable[[Sequence[Tensor]], Tensor]:
     )
 
 
+def decoder(locate: Locate, size: int, resize: Resize) -> DaliDecoder:
+    """All on the CPU, with this in the place of the GPU's kernel."""
+
+    class OnHost(DaliDecoder):
+        def _resizer(self) -> Resize:
+            return resize
+
+    return OnHost(locate, size, max_batch_size=8, num_threads=2, device_id=None)
+
+
 MAKE: dict[str, Callable[[Pack], PixelReader]] = {
     "torch": lambda pack: TorchReader(pack.parts, SIZE, num_workers=2, pin_memory=False),
     "torch in process": lambda pack: TorchReader(pack.parts, SIZE, num_workers=0, pin_memory=False),
     "dali": lambda pack: DaliReader(pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None),
-    "dali decodes": lambda pack: DaliDecoder(
-        pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None, resize=resized(SIZE)
-    ),
+    "dali decodes": lambda pack: decoder(pack.parts, SIZE, resized(SIZE)),
 }
 ROWS = [np.array(rows) for rows in ([5, 1, 1, 9], [0], list(range(8)), list(range(8, 16)))]
 
@@ -144,7 +153,7 @@ def test_dalis_images_resized_by_the_kernel_equal_those_of_the_files(index: Samp
     packs.build(xrays, tmp_path)
     for of, folder, size in ((xrays, tmp_path, 224), (index, index.root / "distcxr-pack", SIZE)):
         pack = open_pack(folder, of)
-        inner = DaliDecoder(pack.parts, size, max_batch_size=8, num_threads=2, device_id=None, resize=on_host(size))
+        inner = decoder(pack.parts, size, on_host(size))
         with closing(PackReader(inner, pack)) as reader:
             asked = np.array_split(np.arange(len(of)), len(of) // 2)
             for answer, request in zip(reader.read(asked), asked, strict=True):
@@ -192,7 +201,7 @@ def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
     def made(rank: Rank) -> PixelReader:
         right = resized(SIZE)
         resize = right if is_right else lambda images: right(images) ^ torch.tensor(1, dtype=torch.uint8)
-        return DaliDecoder(rank.locate, SIZE, max_batch_size=8, num_threads=1, device_id=None, resize=resize)
+        return decoder(rank.locate, SIZE, resize)
 
     monkeypatch.setattr(Rank, "on_gpu", True)
     monkeypatch.setattr(Rank, "_dali", made)

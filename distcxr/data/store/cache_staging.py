@@ -9,9 +9,11 @@ import platform
 import re
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from distcxr.data.store.cache_format import DecodedCache
 from distcxr.data.store.store_files import CACHE, StoreError, locked, shown_size, write_json
 from distcxr.runfolder.whole import flush
 
@@ -38,7 +40,7 @@ def stage(folder: Path, to: Path) -> Path:
     try:
         target.mkdir(parents=True, exist_ok=True)
         with locked(target / "lock", wait=f"{target}: waiting for another process that copies the cache there"):
-            if _is_copy(target, folder, settings):
+            if _is_copy(target, settings):
                 logger.info("%s: the copy of %s made earlier is used", target, folder)
                 return target
             CACHE.remove_files(target, keep=())
@@ -76,11 +78,9 @@ def _expanded(to: Path, node: str) -> Path:
     return Path(re.sub(r"\$(\w+|\{\w+\})", value, str(to))).expanduser()
 
 
-def _is_copy(target: Path, folder: Path, settings: dict[str, Any]) -> bool:
+def _is_copy(target: Path, settings: dict[str, Any]) -> bool:
     try:
-        return CACHE.read_settings(target) == settings and all(
-            (target / settings[name]).stat().st_size == (folder / settings[name]).stat().st_size
-            for name in ("pixels", "entries")
-        )
-    except (StoreError, OSError):
+        with closing(DecodedCache(target, settings["image_size"])) as copy:
+            return copy.settings == settings
+    except StoreError:
         return False

@@ -23,24 +23,23 @@ class PackListing:
         """
         pack = Pack(folder)
         pack.close()
-        self._names: defaultdict[str, list[str]] = defaultdict(list)
-        self._folders: defaultdict[str, set[str]] = defaultdict(set)
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
         for path in map(os.fsdecode, pack.entries["path"].tolist()):
-            parent, _, name = path.rpartition("/")
-            self._names[parent].append(name)
-            while parent and parent.rpartition("/")[2] not in self._folders[parent.rpartition("/")[0]]:
-                above, _, name = parent.rpartition("/")
-                self._folders[above].add(name)
-                parent = above
+            while path:  # up to a folder that is known
+                path, _, name = path.rpartition("/")
+                if name in self._names[path]:
+                    break
+                self._names[path].add(name)
 
     def is_folder(self, folder: str) -> bool:
-        return folder in self._names or folder in self._folders or not folder
+        return folder in self._names or not folder
 
     def names(self, folder: str) -> list[str]:
-        return [*self._names.get(folder, ()), *self._folders.get(folder, ())]
+        return list(self._names.get(folder, ()))
 
     def folders(self, folder: str) -> list[str]:
-        return sorted(self._folders.get(folder, ()))
+        prefix = f"{folder}/" if folder else ""
+        return sorted(name for name in self.names(folder) if prefix + name in self._names)
 
 
 class Both:
