@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +70,13 @@ def expected(index: SampleIndex, row: int, size: int = SIZE) -> NDArray[np.uint8
         return resize_grey(decode_grey(read_file(index.files([row])[0])[0]), size)
     except UnreadableImage:
         return np.zeros((size, size), dtype=np.uint8)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, which may be killed."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
+from distcxr.cli import main
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import fit
@@ -71,6 +72,14 @@ def train(folder: Path, *overrides: str) -> None:
     run = build(folder, *overrides)
     fit(run)
     run.reader.close()
+
+
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, *more: str) -> int:
+    """`distcxr VERB` for the recipe and the images in a folder; returns its exit code."""
+    recipe(folder)
+    root = f"data.root={folder / 'phantom'}"
+    monkeypatch.setattr("sys.argv", ["distcxr", verb, str(folder / "tiny.yaml"), root, *more])
+    return main()
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -27,7 +27,7 @@ _GPU_GAIN = 1.5
 """How much faster than a CPU a GPU has to decode before `auto` lets it: that time is taken from training."""
 _PROVEN = False
 """Whether tests/gpu have passed on a GPU. Until then `auto` does not try PNGs there: a kernel at fault takes the
-process that it runs in along, and with it a training that nobody meant to be a trial."""
+process down with it, and with that a training that was not meant as a trial."""
 _INFLATED_BY: dict[str, tuple[Kind, ...]] = {
     "auto": ("gpu", "gpu_filters"), "gpu": ("gpu",), "cpu": ("gpu_filters",),
 }  # fmt: skip
@@ -109,13 +109,13 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
             logger.warning("data.loader=auto continues without the decoded cache: %s", error)
         else:
             return "cache", f"{folder} is whole, and nothing reads faster"
-    drawn = shuffled(
+    tried = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    rows = readable(rank.first_rows[drawn], rank.locate)
+    rows = readable(rank.first_rows[tried], rank.locate)
     kinds = _candidates(rank)
     if not len(rows):
-        return kinds[0], f"none of the {len(drawn)} images tried can be read, so nothing was measured"
+        return kinds[0], f"none of the {len(tried)} images tried can be read, so nothing was measured"
 
     results, speeds, errors = [], dict[Kind, Speed](), []
     for kind in kinds:

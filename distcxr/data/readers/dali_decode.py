@@ -3,7 +3,7 @@
     requests ──► threads of ours: read, compare checksums ──► DALI: decode ──► kernel: resize ──► Pixels
 
 The pixels are those of `resize_grey`, bit for bit: a pack is lossless and the kernel computes what `resize_grey` does.
-DALI is given codestreams whose checksum is right, and a blank one in the place of any other.
+DALI is given codestreams whose checksum is right, and a blank one instead of any other.
 
 Shapes: B batch, S side of the square output.
 """
@@ -86,7 +86,7 @@ class DaliDecoder(DaliReader):
 
     def _finished(self, output: Any, batch: list[Fed]) -> Tensor:
         """Resized out of DALI's buffers; what could not be read is blank already."""
-        images = [from_dlpack(output[place]).squeeze(-1) for place in range(len(batch))]
+        images = [from_dlpack(output[position]).squeeze(-1) for position in range(len(batch))]
         return self._resize(images).view(len(batch), 1, self._image_size, self._image_size)
 
 

@@ -74,15 +74,15 @@ class _CacheBuilder(StoreBuilder):
 
     def _update(self, old: DecodedCache) -> None:
         paths = old.entries["path"]
-        verdicts = self.check([(old, row) for row in range(len(paths))])
-        right = np.isin(verdicts, GOOD)
+        conditions = self.check([(old, row) for row in range(len(paths))])
+        right = np.isin(conditions, GOOD)
         self._reasons = dict(old.settings["unreadable"])
-        self._built.num_changed = int((verdicts == "changed").sum())
-        self._built.num_damaged = int((verdicts == "damaged").sum())
+        self._built.num_changed = int((conditions == "changed").sum())
+        self._built.num_damaged = int((conditions == "damaged").sum())
         self._built.num_new = int((~np.isin(self._names, paths)).sum())
         if not right.all() or self._built.num_new:
             self._build(old, {bytes(paths[row]): row for row in np.flatnonzero(right).tolist()})
-        elif (verdicts == "touched").any():  # a copied dataset, for one: only the entries are written
+        elif (conditions == "touched").any():  # a copied dataset, for one: only the entries are written
             self._write(old.entries, old.files[0].name)
 
     def _build(self, old: DecodedCache | None, right: dict[bytes, int]) -> None:

@@ -92,9 +92,9 @@ class _PackBuilder(StoreBuilder):
     def _take_stock(self, shards: list[Shard], missing: dict[str, list[bytes]]) -> None:
         """Check every image of every shard and fill `_right`."""
         held = [(shard, row) for shard in shards for row in range(len(shard.entries))]
-        verdicts = self.check(held)
-        self._touched = bool((verdicts == "touched").any())
-        good = np.isin(verdicts, GOOD)
+        conditions = self.check(held)
+        self._touched = bool((conditions == "touched").any())
+        good = np.isin(conditions, GOOD)
         starts = np.cumsum([0, *(len(shard.entries) for shard in shards)])
         whole = [bool(good[start:end].all()) for start, end in pairwise(starts.tolist())]
         # An update that was stopped leaves shards beside those that they replace: take as few as possible apart.
@@ -103,32 +103,32 @@ class _PackBuilder(StoreBuilder):
         of = Counter(bad.values())
         for number in order:
             for row, path in enumerate(shards[number].entries["path"].tolist()):
-                verdict = str(verdicts[starts[number] + row])
-                if verdict not in GOOD:
-                    bad[path] = verdict
-                    of[verdict] += not shards[number].is_new
+                condition = str(conditions[starts[number] + row])
+                if condition not in GOOD:
+                    bad[path] = condition
+                    of[condition] += not shards[number].is_new
                 elif self._right.setdefault(path, (shards[number], row)) == (shards[number], row):
                     self._built.num_resumed += shards[number].is_new
-                    self._built.num_without_file += verdict == "alone"
-        bad = {path: verdict for path, verdict in bad.items() if path not in self._right}
+                    self._built.num_without_file += condition == "alone"
+        bad = {path: condition for path, condition in bad.items() if path not in self._right}
         gone = sum(path not in self._right and look(self.file(path)) == GONE for path in chain(*missing.values()))
         if gone:
             raise StoreError(
                 f"{self._folder}: {', '.join(missing)} is missing, and so are the files of {gone:,} of its images: "
                 "copy it again, or run this where the files are; to give these images up, remove pack.json"
             )
-        lost = sorted(path for path, verdict in bad.items() if verdict == "lost" and path in self._wanted)
+        lost = sorted(path for path, condition in bad.items() if condition == "lost" and path in self._wanted)
         if lost:
             named = set(lost)
             damaged = sorted({shard.name for shard, row in held if bytes(shard.entries["path"][row]) in named})
             raise StoreError(
-                f"{self._folder}: {len(lost):,} damaged images whose files are not there, such as "
+                f"{self._folder}: {len(lost):,} damaged images of which the files are not there, such as "
                 f"{', '.join(map(os.fsdecode, lost[:_SHOWN]))}: copy {', '.join(damaged)} again, or run this where the "
                 "files are"
             )
         if any(not shard.is_new for shard in shards):
             self._built.num_new = len(self._wanted - self._right.keys() - bad.keys())
-        self._wanted |= {path for path, verdict in bad.items() if verdict != "lost"}
+        self._wanted |= {path for path, condition in bad.items() if condition != "lost"}
         self._built.num_changed, self._built.num_damaged = of["changed"], of["damaged"]
 
     def _plan(self, shards: list[Shard]) -> tuple[list[Shard], list[list[bytes]]]:

@@ -13,7 +13,7 @@ from distcxr.recipe.data import Data
 
 
 class PackListing:
-    """The images of a pack in the place of folders that need not be there."""
+    """The images of a pack instead of folders that need not be there."""
 
     def __init__(self, folder: Path) -> None:
         """List the pack in `folder`.

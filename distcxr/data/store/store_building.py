@@ -31,10 +31,10 @@ from distcxr.data.store.store_files import CACHE, GONE, PACK, UNREADABLE, Format
 Report = Callable[[str, int, int], None]
 """(what is being done, images done, images in all); called from the thread that builds."""
 
-Verdict = Literal["right", "touched", "alone", "changed", "damaged", "lost"]
-"""On an image of a store: `touched`, its file has another time and the same bytes; `alone`, the store's bytes are right
+Condition = Literal["right", "touched", "alone", "changed", "damaged", "lost"]
+"""Of an image of a store: `touched`, its file has another time and the same bytes; `alone`, the store's bytes are right
 and the file is not there; `lost`, neither is."""
-GOOD: tuple[Verdict, ...] = ("right", "touched", "alone")
+GOOD: tuple[Condition, ...] = ("right", "touched", "alone")
 
 _CHUNK = 16
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -121,7 +121,7 @@ def building_in(folder: Path, format: Format, num_bytes: int | None = None) -> I
             there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
             takes = f"It takes {shown_size(num_bytes)} and " if num_bytes is not None else ""
             free = shown_size(shutil.disk_usage(there).free)
-            advice = f"{takes}{free} is free there; make room or set data.{format.name}.path to another folder"
+            advice = f"{takes}{free} is free there; free some, or set data.{format.name}.path to another folder"
         raise StoreError(
             f"{folder}: the {format.name} can't be written: {error.strerror}. {advice}, and run the same command "
             "again: what is done is kept"
@@ -134,7 +134,7 @@ def check_space(folder: Path, format: Format, num_bytes: int, *, estimated: bool
     if num_bytes > free:
         size = f"about {shown_size(num_bytes)}, going by its image files," if estimated else shown_size(num_bytes)
         raise StoreError(
-            f"{folder}: the {format.name} takes {size} and {shown_size(free)} is free there: make room, or set "
+            f"{folder}: the {format.name} takes {size} and {shown_size(free)} is free there: free some, or set "
             f"data.{format.name}.path to another folder"
         )
 
@@ -186,14 +186,14 @@ class StoreBuilder:
                 raise
 
     def check(self, held: Sequence[tuple[Holder, int]]) -> NDArray[np.str_]:
-        """A `Verdict` on each image (holder, row); puts new modification times into the holders' entries."""
-        verdicts = np.full(len(held), "right", dtype="<U8")
+        """The `Condition` of each image (holder, row); puts new modification times into the holders' entries."""
+        conditions = np.full(len(held), "right", dtype="<U8")
 
         def check(number: int) -> None:
-            verdicts[number] = self._verdict(*held[number])
+            conditions[number] = self._condition(*held[number])
 
         self.each("checking", check, np.arange(len(held)))
-        return verdicts
+        return conditions
 
     def finish(self) -> Built:
         """Remove what the whole store does not name; what the build did."""
@@ -202,7 +202,7 @@ class StoreBuilder:
         self._built.num_images, self._built.unreadable = settings["num_images"], settings["unreadable"]
         return self._built
 
-    def _verdict(self, holder: Holder, row: int) -> Verdict:
+    def _condition(self, holder: Holder, row: int) -> Condition:
         entry, content = holder.entries[row], holder.content
         path = bytes(entry["path"])
         before, now = [entry["size"], entry["mtime_ns"]], look(self.file(path))

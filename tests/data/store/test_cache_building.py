@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +14,7 @@ import pytest
 from caches import SIZE
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.store.cache_building import build_cache
-from distcxr.data.store.cache_format import DecodedCache, open_cache
+from distcxr.data.store.cache_format import open_cache
 from distcxr.data.store.store_files import StoreError
 
 MANY = 80
@@ -40,21 +37,8 @@ build_cache(index, folder, caches.SIZE, workers=2, report=report)
 """
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
-    root = tmp_path_factory.mktemp("many")
-    (root / "images").mkdir()
-    for number in range(MANY):
-        (root / f"images/{number:02d}.png").write_bytes(caches.png(number) if number % 9 else b"broken")
-    return caches.index_of(root, [f"images/{number:02d}.png" for number in range(MANY)])
-
-
 def in_process(index: SampleIndex, folder: Path, kill_after: int = 10**6, max_file: int = 10**9) -> tuple[int, str]:
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    arguments = [str(index.root), str(folder), str(kill_after), str(max_file), str(MANY)]
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, *arguments], env=environ, capture_output=True, text=True, timeout=120
-    )
+    done = caches.run_python(BUILD, index.root, folder, kill_after, max_file, MANY)
     return done.returncode, done.stderr
 
 
@@ -117,17 +101,17 @@ def test_a_damaged_unfinished_build_starts_anew(many: SampleIndex, straight: Pat
     assert same(folder, straight)
 
 
-def test_another_size_does_not_go_on_with_it(many: SampleIndex, tmp_path: Path) -> None:
+def test_another_size_does_not_resume_it(many: SampleIndex, tmp_path: Path) -> None:
     assert in_process(many, tmp_path / "cache", 32)[0] == -signal.SIGKILL
     assert caches.build(many, tmp_path / "cache", size=16).num_resumed == 0
     assert len(open_cache(tmp_path / "cache", many, 16).entries) == MANY
 
 
-def test_a_full_disk_is_said_at_once_and_leaves_nothing(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_at_once_and_leaves_nothing(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    code, said = in_process(many, folder, max_file=MANY * SIZE * SIZE - 1)
-    assert code == 1 and "StoreError" in said.splitlines()[-1]
-    assert "File too large. It takes 0.05 MB and" in said and "data.cache.path" in said
+    code, output = in_process(many, folder, max_file=MANY * SIZE * SIZE - 1)
+    assert code == 1 and "StoreError" in output.splitlines()[-1]
+    assert "File too large. It takes 0.05 MB and" in output and "data.cache.path" in output
     assert list(folder.glob("pixels-*")) == []
     with pytest.raises(StoreError, match="there is no decoded cache"):
         open_cache(folder, many, SIZE)
@@ -182,26 +166,6 @@ def test_no_step_may_fail_silently(
     assert not (tmp_path / "cache" / "cache.json").exists()
 
 
-def test_a_folder_that_can_not_be_written(many: SampleIndex, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"can't be written: Not a directory\. Set data\.cache\.path to another"):
-        caches.build(many, tmp_path / "file" / "cache")
-
-
-def test_two_builders_do_not_meet(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
-    refused = 0
-
-    def second(*_: object) -> None:
-        nonlocal refused
-        with pytest.raises(StoreError, match="another process is building this cache"):
-            caches.build(many, tmp_path / "cache")
-        refused += 1
-
-    build_cache(many, tmp_path / "cache", SIZE, workers=1, report=second)
-    assert refused == 5
-    assert same(tmp_path / "cache", straight)
-
-
 # An earlier cache brought up to date.
 
 
@@ -236,9 +200,9 @@ CHANGES: dict[Callable[[SampleIndex], None], tuple[int, int]] = {
 
 
 @pytest.mark.parametrize("alter", CHANGES)
-def test_only_what_changed_is_read_again(tmp_path: Path, alter: Callable[[SampleIndex], None]) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
+def test_only_what_changed_is_read_again(
+    index: SampleIndex, folder: Path, alter: Callable[[SampleIndex], None]
+) -> None:
     before = caches.content(folder)
     held = open_cache(folder, index, SIZE)
     alter(index)
@@ -259,18 +223,8 @@ def test_only_what_changed_is_read_again(tmp_path: Path, alter: Callable[[Sample
     assert len(caches.content(folder)) == 4
 
 
-def test_a_second_run_with_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
-    before = caches.content(folder)
-    for part in (index, index.take([4, 2])):  # a cache may hold more than is asked for
-        built = caches.build(part, folder)
-        assert (built.num_images, built.num_made, len(built.unreadable)) == (16, 0, 3)
-        assert caches.content(folder) == before
-
-
-def test_damaged_pixels_and_new_images_are_made(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
+def test_damaged_pixels_and_new_images_are_made(index: SampleIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "less"
     caches.build(index.take(np.flatnonzero(index.path != b"images/04.png")), folder)
     file = caches.pixels_file(folder)
     data = bytearray(file.read_bytes())
@@ -280,15 +234,3 @@ def test_damaged_pixels_and_new_images_are_made(tmp_path: Path) -> None:
     assert (built.num_changed, built.num_damaged, built.num_new, built.num_made) == (0, 1, 1, 2)
     caches.build(index, tmp_path / "straight")
     assert same(folder, tmp_path / "straight")
-
-
-def test_leftovers_go_and_other_files_stay(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
-    (folder / "pixels-00000000.u8").write_bytes(b"of a build that was given up")
-    mine = {"mine.txt": b"precious", "images_003.tar.gz.part": b"half a download", "building.txt": b"where"}
-    for name, data in mine.items():
-        (folder / name).write_bytes(data)
-    caches.build(index, folder)
-    assert not (folder / "pixels-00000000.u8").exists() and mine.items() <= caches.content(folder).items()
-    assert DecodedCache(folder, SIZE).settings["num_images"] == 16

@@ -1,9 +1,7 @@
-"""Opening a decoded cache: what it gives is what the files hold, and whatever is wrong with it is said."""
+"""Opening a decoded cache: what it gives is what the files hold, and whatever is wrong with it is an error."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,17 +19,6 @@ from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.store.cache_format import cache_folder, open_cache
 from distcxr.data.store.store_files import CACHE, StoreError, read_json, write_json
 from distcxr.recipe.data import Cache, Data
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> SampleIndex:
-    return caches.dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, index: SampleIndex) -> Path:
-    caches.build(index, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def gather(index: SampleIndex, folder: Path, rows: np.ndarray) -> np.ndarray:
@@ -196,15 +183,3 @@ def test_pixels_are_those_of_this_codec() -> None:
         for size in (224, 96):
             digest.update(resize_grey(decode_grey(file.read_bytes()), size).tobytes())
     assert (CACHE.codec, digest.hexdigest()[:16]) == (1, "34f77c4de26df8fc")
-
-
-def test_a_file_system_without_locks_is_warned_of(
-    index: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    caches.build(index, tmp_path / "cache")
-    assert "let one process alone use this folder" in caplog.text
-    assert len(gather(index, tmp_path / "cache", np.arange(3))) == 3

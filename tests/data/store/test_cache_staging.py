@@ -34,17 +34,6 @@ print("staged", stage(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
-@pytest.fixture
-def index(tmp_path: Path) -> SampleIndex:
-    return caches.dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, index: SampleIndex) -> Path:
-    caches.build(index, tmp_path / "cache")
-    return tmp_path / "cache"
-
-
 def whole(index: SampleIndex, folder: Path) -> bool:
     cache = open_cache(folder, index, SIZE)
     out = np.empty((len(index), SIZE * SIZE), dtype=np.uint8)
@@ -94,7 +83,7 @@ def test_a_copy_that_is_not_whole_is_made_again(index: SampleIndex, folder: Path
     assert whole(index, stage(folder, tmp_path / "local"))
 
 
-def test_no_room(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 4_000})()
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     said = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
