@@ -48,7 +48,7 @@ def holds(folder: Path, index: SampleIndex) -> dict[str, NDArray[np.uint8] | str
             except UnreadableImage as error:
                 assert got == str(error) or "No such file" in str(error)
         assert not list(folder.glob("*.part")) and len(list(folder.glob("entries-*"))) == 1
-        assert [file.name for file in shards(folder)] == sorted(pack.shards)
+        assert [file.name for file in shards(folder)] == sorted(file.name for file in pack.files)
     finally:
         pack.close()
     return found

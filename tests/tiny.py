@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
@@ -98,7 +99,5 @@ def on_main(world_size: int) -> bool:
 
 def worlds(*sizes: int) -> Any:
     """Parametrise a test over `world_size`, each in a world of that size."""
-    import pytest
-
     params = [pytest.param(n, marks=pytest.mark.world_size(n), id=f"{n}-ranks") for n in sizes]
     return pytest.mark.parametrize("world_size", params)

@@ -173,7 +173,7 @@ class PackReader:
             inner: finds images by `pack.parts`.
         """
         self._inner, self._pack = inner, pack
-        num = len(pack.shards)
+        num = len(pack.files)
         self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 import threading
-from contextlib import closing, nullcontext
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,23 +54,18 @@ class _CacheBuilder(StoreBuilder):
         self._lock = threading.Lock()
 
     def run(self) -> Built:
-        old = self._earlier()
-        with nullcontext() if old is None else closing(old):
-            if old is None:
-                self._build(None, {})
-            else:
+        try:
+            old = DecodedCache(self._folder, self._image_size)
+        except StoreError as error:
+            if (self._folder / CACHE.json_name).exists():
+                logger.info("%s", error)
+            self._build(None, {})
+        else:
+            with closing(old):
                 self._update(old)
         built = self.finish()
         built.num_bytes = built.num_images * self._image_size**2
         return built
-
-    def _earlier(self) -> DecodedCache | None:
-        try:
-            return DecodedCache(self._folder, self._image_size)
-        except StoreError as error:
-            if (self._folder / CACHE.json_name).exists():
-                logger.info("%s", error)
-            return None
 
     def _update(self, old: DecodedCache) -> None:
         paths = old.entries["path"]

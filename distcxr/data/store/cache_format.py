@@ -33,11 +33,11 @@ class DecodedCache(OpenedStore):
         self.image_size = image_size
         num, self._row_bytes = len(self.entries), image_size**2
         self._bytes = num * self._row_bytes
-        try:
-            self._check_size()
-        except BaseException:
-            self.close()
-            raise
+        has, length = self.settings["image_size"], os.fstat(self._fds[0]).st_size
+        if has != image_size:
+            raise self._refused(f"its images have {has} pixels a side and data.image_size={image_size} is asked for")
+        if length != self._bytes:
+            raise self._refused(f"{self.files[0].name} has {length:,} bytes instead of {self._bytes:,}")
         self._pixels_NP = np.asarray(np.memmap(self.files[0], dtype=np.uint8, mode="r", shape=(num, self._row_bytes)))
         self._verified, self._all_verified = np.zeros(num, dtype=bool), False
 
@@ -85,15 +85,6 @@ class DecodedCache(OpenedStore):
             if got != row_bytes or isal_zlib.crc32(pixels) != crc:
                 raise RuntimeError(str(self.unusable(f"the pixels of {self.path(row)} in it are damaged")))
         self._verified[rows] = True
-
-    def _check_size(self) -> None:
-        has, length = self.settings["image_size"], os.fstat(self._fds[0]).st_size
-        if has != self.image_size:
-            raise self.unusable(
-                f"its images have {has} pixels a side and data.image_size={self.image_size} is asked for"
-            )
-        if length != self._bytes:
-            raise self.unusable(f"{self.files[0].name} has {length:,} bytes instead of {self._bytes:,}")
 
 
 def cache_folder(data: Data, root: Path) -> Path:

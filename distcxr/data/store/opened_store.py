@@ -53,14 +53,14 @@ class OpenedStore:
             for file in self.files:
                 self._fds.append(os.open(file, os.O_RDONLY))
         except OSError as error:
-            self.close()
             if error.errno == errno.EMFILE:
+                self.close()
                 raise StoreError(
                     f"the {format.title} in {folder} has {len(self.files)} files, more than this process may open "
                     "beside others: raise that limit (`ulimit -n 4096`)"
                 ) from error
             advice = "; where the image files are not, copy it again" if format.stands_alone else ""
-            raise self.unusable(f"{error.filename} can't be read: {error.strerror}{advice}") from error
+            raise self._refused(f"{error.filename} can't be read: {error.strerror}{advice}") from error
 
     def for_index(self, index: SampleIndex) -> Self:
         """Itself with the rows of an index's images; it may hold others besides.
@@ -72,9 +72,8 @@ class OpenedStore:
         row_of = np.minimum(np.searchsorted(names, index.path), max(0, len(names) - 1)).astype(np.int64)
         foreign = names[row_of] != index.path if len(names) else np.ones(len(index), dtype=bool)
         if foreign.any():
-            self.close()
             shown = ", ".join(os.fsdecode(path) for path in index.path[foreign][:_SHOWN].tolist())
-            raise self.unusable(f"{foreign.sum():,} of {len(index):,} images are not in it, such as {shown}")
+            raise self._refused(f"{foreign.sum():,} of {len(index):,} images are not in it, such as {shown}")
         self.root, self.row_of = index.root, row_of
         return self
 
@@ -110,6 +109,10 @@ class OpenedStore:
 
     def unusable(self, why: str) -> StoreError:
         return self._format.unusable(self.folder, why)
+
+    def _refused(self, why: str) -> StoreError:
+        self.close()
+        return self.unusable(why)
 
     def close(self) -> None:
         """Close the files. A memory map of one goes with the last array that uses it."""

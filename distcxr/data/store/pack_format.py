@@ -30,11 +30,6 @@ class Pack(OpenedStore):
         super().__init__(PACK, folder)
         self._pid, self._names = os.getpid(), [str(file) for file in self.files]
 
-    @property
-    def shards(self) -> list[str]:
-        """Names of the shard files."""
-        return [file.name for file in self.files]
-
     def parts(self, sample_id: NDArray[np.int64]) -> list[Part]:
         """Where the codestreams of samples of the index are; for 64 of them 0.05 ms."""
         return self.parts_of_rows(self.row_of[sample_id])

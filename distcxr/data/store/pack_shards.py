@@ -12,6 +12,7 @@ import os
 import secrets
 import struct
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -135,11 +136,9 @@ class NewShard:
 
     def give_up(self) -> None:
         """Remove what is written, as far as the system lets that."""
-        try:
+        with suppress(OSError):  # what is still in the buffer may have no space on the disk
             self._part.unlink(missing_ok=True)
             self._stream.close()
-        except OSError:  # what is still in the buffer has no space on the disk
-            pass
 
 
 def _shard_end(entries: NDArray[Any], reasons: dict[str, str]) -> bytes:
