@@ -45,7 +45,7 @@ def dataset(root: Path, num: int = 16) -> SampleIndex:
             data = {"zero bytes": b"", "truncated": data[: len(data) // 2], "neither a PNG": b"no picture"}[BAD[name]]
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    return index_of(root, [names[place] for place in np.random.default_rng(1).permutation(num)])
+    return index_of(root, [names[position] for position in np.random.default_rng(1).permutation(num)])
 
 
 def index_of(root: Path, names: list[str]) -> SampleIndex:

@@ -46,7 +46,7 @@ def resized(size: int) -> Callable[[Sequence[Tensor]], Tensor]:
 
 
 def decoder(locate: Locate, size: int, resize: Resize) -> DaliDecoder:
-    """All on the CPU, with this in the place of the GPU's kernel."""
+    """All on the CPU, with this instead of the GPU's kernel."""
 
     class OnHost(DaliDecoder):
         def _resizer(self) -> Resize:
@@ -94,10 +94,10 @@ def test_pixels_order_and_reasons_are_those_of_the_files(reader: PackReader, ind
             tolerance = 1 if isinstance(reader._inner, DaliReader) and not isinstance(reader._inner, DaliDecoder) else 0
             assert np.abs(pixels.astype(int) - of_files(index, rows)).max() <= tolerance
             names = index.file_names(rows)
-            bad = [place for place, name in enumerate(names) if any(name in path for path in caches.BAD)]
-            assert [place for place, _ in answer.unreadable] == bad
-            for place, reason in answer.unreadable:
-                assert reason.startswith(next(why[:9] for path, why in caches.BAD.items() if names[place] in path))
+            bad = [position for position, name in enumerate(names) if any(name in path for path in caches.BAD)]
+            assert [position for position, _ in answer.unreadable] == bad
+            for position, reason in answer.unreadable:
+                assert reason.startswith(next(why[:9] for path, why in caches.BAD.items() if names[position] in path))
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -107,19 +107,19 @@ def test_damage_is_named_and_the_run_goes_on(name: str, index: SampleIndex, tmp_
     pack = open_pack(tmp_path / "pack", good)
     parts = pack.parts(np.arange(len(good)))
     first, second = packs.shards(tmp_path / "pack")
-    flipped = next(place for place, part in enumerate(parts) if part.file == str(first))
+    flipped = next(position for position, part in enumerate(parts) if part.file == str(first))
     packs.flip(first, parts[flipped].offset + 9)  # the header: a decoder that saw it could do anything
-    cut = [place for place, part in enumerate(parts) if part.file == str(second)]
+    cut = [position for position, part in enumerate(parts) if part.file == str(second)]
     second.write_bytes(b"")
     with closing(reader_of(name, pack)) as reader:
         for _ in range(2):
             requests = np.array_split(np.arange(len(good)), 3)
             found: dict[int, str] = {}
             for request, answer in zip(requests, reader.read(requests), strict=True):
-                found |= {int(request[place]): reason for place, reason in answer.unreadable}
-                for place, row in enumerate(request.tolist()):
+                found |= {int(request[position]): reason for position, reason in answer.unreadable}
+                for position, row in enumerate(request.tolist()):
                     expected = 0 if row in (flipped, *cut) else caches.expected(good, row, SIZE).astype(int)
-                    assert np.abs(answer.pixels[place, 0].numpy() - expected).max() <= (name == "dali")
+                    assert np.abs(answer.pixels[position, 0].numpy() - expected).max() <= (name == "dali")
             assert sorted(found) == sorted([flipped, *cut])
             assert found[flipped] == f"{first} is damaged there; `distcxr pack RECIPE` repairs it"
             assert found[cut[0]] == f"{second} is cut short there; `distcxr pack RECIPE` repairs it"
@@ -185,8 +185,8 @@ def test_the_reader_that_is_chosen(
         assert not isinstance(reader._inner, DaliDecoder)
         (answer,) = reader.read([ROWS[0]])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - of_files(index, ROWS[0])).max() <= 1
-    said = caplog.messages[-1]
-    assert said.startswith("loader ") and said.endswith(f"come from the 2 shards in {index.root / 'distcxr-pack'}")
+    output = caplog.messages[-1]
+    assert output.startswith("loader ") and output.endswith(f"come from the 2 shards in {index.root / 'distcxr-pack'}")
     measured = [line for line in caplog.messages if line.startswith("measured on 13 images")]
     assert len(measured) == (loader == "auto") and all("dali gives" in line for line in measured)
     assert "distcxr cache" not in caplog.text
@@ -196,7 +196,7 @@ def test_the_reader_that_is_chosen(
 def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
     is_right: bool, index: SampleIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CPU in the place of the GPU: pixels are compared before the reader is taken, though it was asked for."""
+    """A CPU instead of the GPU: pixels are compared before the reader is taken, though it was asked for."""
 
     def made(rank: Rank) -> PixelReader:
         right = resized(SIZE)

@@ -101,9 +101,9 @@ def test_every_flipped_bit_of_the_small_files_is_noticed(index: SampleIndex, fol
     rng = np.random.default_rng(2)
     for file in (folder / "cache.json", next(folder.glob("entries-*.npy"))):
         whole = file.read_bytes()
-        for place in rng.integers(0, len(whole), 60).tolist():
+        for position in rng.integers(0, len(whole), 60).tolist():
             flipped = bytearray(whole)
-            flipped[place] ^= 1 << int(rng.integers(8))
+            flipped[position] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
             try:
                 open_cache(folder, index, SIZE).close()

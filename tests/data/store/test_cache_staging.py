@@ -45,11 +45,11 @@ def test_four_ranks_copy_once(index: SampleIndex, folder: Path, tmp_path: Path) 
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", RANK, str(folder), str(tmp_path / "local")]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) for _ in range(4)]
-    said = [rank.communicate(timeout=60)[0] for rank in ranks]
+    output = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4
-    assert sum(": copied 0.01 MB from " in text for text in said) == 1
-    assert sum("the copy of" in text for text in said) == 3
-    (target,) = {text.split("staged ")[1].strip() for text in said}
+    assert sum(": copied 0.01 MB from " in text for text in output) == 1
+    assert sum("the copy of" in text for text in output) == 3
+    (target,) = {text.split("staged ")[1].strip() for text in output}
     assert whole(index, Path(target)) and Path(target).parent == tmp_path / "local"
 
 
@@ -86,8 +86,8 @@ def test_a_copy_that_is_not_whole_is_made_again(index: SampleIndex, folder: Path
 def test_too_little_space(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 4_000})()
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
-    said = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
-    with pytest.raises(StoreError, match=said):
+    message = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
+    with pytest.raises(StoreError, match=message):
         stage(folder, tmp_path / "local")
 
 

@@ -1,4 +1,4 @@
-"""Opening a pack: what is refused, what is not looked for, and a dataset whose folders are not there."""
+"""Opening a pack: what is refused, what is not looked for, and a dataset without its folders."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_damaged_image_is_named_and_the_others_are_read(index: SampleIndex, fo
     what = "damaged" if at == "pread" else "cut short"
     assert bad[-1] == f"{shard} is {what} there; `distcxr pack RECIPE` repairs it"
     pack.close()
-    again = open_pack(folder, index)  # opening it says nothing: training names the image and goes on
+    again = open_pack(folder, index)  # opening it is no error: training names the image and continues
     assert read(again.parts_of_rows(np.arange(16))) == bad
     again.close()
 
