@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.cache.build import Built, build_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.store.cache_building import build_cache
+from distcxr.data.store.store_building import Built
 
 SIZE = 24
 BAD = {"images/00.png": "zero bytes", "images/05.png": "truncated", "images_2/11.png": "neither a PNG"}
@@ -42,7 +45,7 @@ def dataset(root: Path, num: int = 16) -> SampleIndex:
             data = {"zero bytes": b"", "truncated": data[: len(data) // 2], "neither a PNG": b"no picture"}[BAD[name]]
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
-    return index_of(root, [names[place] for place in np.random.default_rng(1).permutation(num)])
+    return index_of(root, [names[position] for position in np.random.default_rng(1).permutation(num)])
 
 
 def index_of(root: Path, names: list[str]) -> SampleIndex:
@@ -67,6 +70,13 @@ def expected(index: SampleIndex, row: int, size: int = SIZE) -> NDArray[np.uint8
         return resize_grey(decode_grey(read_file(index.files([row])[0])[0]), size)
     except UnreadableImage:
         return np.zeros((size, size), dtype=np.uint8)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own, which may be killed."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -9,11 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.pack import build as pack_build
-from distcxr.data.pack.build import Built, build_pack
-from distcxr.data.pack.read import Pack
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.store import pack_building
+from distcxr.data.store.pack_building import build_pack
+from distcxr.data.store.pack_format import Pack
+from distcxr.data.store.store_building import Built
 
 SHARD = 8
 
@@ -21,7 +22,7 @@ SHARD = 8
 def build(index: SampleIndex, folder: Path, workers: int = 2) -> Built:
     """The pack of `index`, `SHARD` images a shard."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack_build, "SHARD_IMAGES", SHARD)
+        patch.setattr(pack_building, "SHARD_IMAGES", SHARD)
         return build_pack(index, folder, workers=workers)
 
 
@@ -47,7 +48,7 @@ def holds(folder: Path, index: SampleIndex) -> dict[str, NDArray[np.uint8] | str
             except UnreadableImage as error:
                 assert got == str(error) or "No such file" in str(error)
         assert not list(folder.glob("*.part")) and len(list(folder.glob("entries-*"))) == 1
-        assert [file.name for file in shards(folder)] == sorted(pack.shards)
+        assert [file.name for file in shards(folder)] == sorted(file.name for file in pack.files)
     finally:
         pack.close()
     return found

@@ -8,10 +8,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import AcceleratorState
 from rich.console import Console
 
+from distcxr.cli import main
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import fit
@@ -73,6 +75,14 @@ def train(folder: Path, *overrides: str) -> None:
     run.reader.close()
 
 
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, *more: str) -> int:
+    """`distcxr VERB` for the recipe and the images in a folder; returns its exit code."""
+    recipe(folder)
+    root = f"data.root={folder / 'phantom'}"
+    monkeypatch.setattr("sys.argv", ["distcxr", verb, str(folder / "tiny.yaml"), root, *more])
+    return main()
+
+
 def rows(path: Path) -> list[dict[str, str]]:
     """A CSV's rows by column name."""
     return list(csv.DictReader(path.read_text().splitlines()))
@@ -89,7 +99,5 @@ def on_main(world_size: int) -> bool:
 
 def worlds(*sizes: int) -> Any:
     """Parametrise a test over `world_size`, each in a world of that size."""
-    import pytest
-
     params = [pytest.param(n, marks=pytest.mark.world_size(n), id=f"{n}-ranks") for n in sizes]
     return pytest.mark.parametrize("world_size", params)

@@ -6,8 +6,6 @@ its pixels, with their grey levels shifted, fill a larger one, which is opened a
 
 from __future__ import annotations
 
-import hashlib
-import io
 import shutil
 import tempfile
 from collections.abc import Generator
@@ -18,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.built import flush, write_json
-from distcxr.data.cache import CacheError, DecodedCache
-from distcxr.data.cache.files import DECODED, entry_type
 from distcxr.data.index import SampleIndex
+from distcxr.data.store.cache_format import DecodedCache
+from distcxr.data.store.store_files import CACHE, MADE, StoreError
+from distcxr.runfolder.whole import flush
 from loader_bench.lanes import Task
 from loader_bench.product import device_of, file_index, make_index, make_reader
 
@@ -35,11 +33,11 @@ def make_large_cache(folder: Path, sources: tuple[str, ...], image_size: int, nu
     One that is there already is used again.
 
     Raises:
-        CacheError: the disk is too small.
+        StoreError: the disk is too small.
     """
     from isal import isal_zlib
 
-    from distcxr.data.cache.build import build_cache
+    from distcxr.data.store.cache_building import build_cache
 
     pixels_file = folder / "pixels-large.u8"
     if (folder / "cache.json").exists():
@@ -47,30 +45,25 @@ def make_large_cache(folder: Path, sources: tuple[str, ...], image_size: int, nu
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         build_cache(file_index(sources), Path(place), image_size, workers=workers)
         small = DecodedCache(Path(place), image_size)
-        images = np.fromfile(small.pixels_file, dtype=np.uint8).reshape(len(small.entries), -1)
+        images = np.fromfile(small.files[0], dtype=np.uint8).reshape(len(small.entries), -1)
         small.close()
     needed, free = num_rows * image_size**2, shutil.disk_usage(folder.parent).free
     if needed > free:
-        raise CacheError(
+        raise StoreError(
             f"{folder.parent} has {free / 1e9:.1f} GB free and the cache lanes need {needed / 1e9:.1f}: name another "
             "folder with --work, or a smaller --working-set-mb"
         )
     folder.mkdir()
     index = _large_index(num_rows)
-    entries: NDArray[Any] = np.zeros(num_rows, dtype=entry_type(index.path.dtype.itemsize))
-    entries["path"], entries["state"] = index.path, DECODED
-    meta = small.meta | {"num_images": num_rows, "pixels": pixels_file.name, "entries": "entries-large.npy"}
+    entries: NDArray[Any] = np.zeros(num_rows, dtype=CACHE.entry_type(index.path.dtype.itemsize))
+    entries["path"], entries["state"] = index.path, MADE
     with pixels_file.open("wb") as stream:
         for row in range(num_rows):
             image = images[row % len(images)] + np.uint8(row // len(images) % 256)
             entries["pixels_crc"][row] = isal_zlib.crc32(image)
             stream.write(image)
     flush(pixels_file)  # or the system would be writing it out while others are measured
-    buffer = io.BytesIO()
-    np.save(buffer, entries)
-    (folder / meta["entries"]).write_bytes(buffer.getvalue())
-    sums = {"entries_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(), "unreadable": {}}
-    write_json(folder / "cache.json", meta | sums)
+    CACHE.write(folder, entries, reasons={}, image_size=image_size, pixels=pixels_file.name)
     return pixels_file
 
 
@@ -125,14 +118,14 @@ def reader_alone(task: Task) -> Generator[int]:
 
 def build(task: Task) -> Generator[int]:
     """`distcxr cache` over the files, from nothing, with this many threads; one batch is one cache."""
-    from distcxr.data.cache.build import build_cache
+    from distcxr.data.store.cache_building import build_cache
 
     index = file_index(task.files)
     assert task.work is not None
     while True:
         with tempfile.TemporaryDirectory(dir=task.work) as place:
             built = build_cache(index, Path(place), task.image_size, workers=task.threads)
-        yield built.num_decoded
+        yield built.num_made
 
 
 def memcpy(task: Task) -> Generator[int]:

@@ -46,10 +46,10 @@ _IMPORTS = {
     "cache": ("torch", "distcxr.data.readers.make"),
     "cache reader": ("torch", "distcxr.data.readers.make"),
     "cache device": ("torch", "distcxr.data.readers.make"),
-    "cache build": ("distcxr.data.cache.build",),
-    "pack": ("imagecodecs", "distcxr.data.pack"),
-    "pack decode": ("imagecodecs", "distcxr.data.pack"),
-    "pack build": ("imagecodecs", "distcxr.data.pack.build"),
+    "cache build": ("distcxr.data.store.cache_building",),
+    "pack": ("imagecodecs", "distcxr.data.store.pack_format"),
+    "pack decode": ("imagecodecs", "distcxr.data.store.pack_format"),
+    "pack build": ("imagecodecs", "distcxr.data.store.pack_building"),
     "inflate": ("isal.igzip_lib",),
 }
 

@@ -8,8 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.pack import Pack, open_pack
 from distcxr.data.pixels.files import Part
+from distcxr.data.store.pack_format import Pack, open_pack
 from loader_bench.lanes import Task
 from loader_bench.product import file_index, rows_of
 
@@ -19,7 +19,7 @@ _open: list[Pack] = []  # for the life of the process: parts are read through th
 
 def make_pack(work: Path, sources: tuple[str, ...]) -> None:
     """The pack of the benchmark's files, in the work folder, once for all lanes that read it."""
-    from distcxr.data.pack.build import build_pack
+    from distcxr.data.store.pack_building import build_pack
 
     build_pack(file_index(sources), work / FOLDER, workers=len(os.sched_getaffinity(0)))
 
@@ -40,11 +40,11 @@ def parts(task: Task) -> tuple[Part, ...]:
 
 def build(task: Task) -> Generator[int]:
     """`distcxr pack` over the files, from nothing, with this many threads; one batch is one pack."""
-    from distcxr.data.pack.build import build_pack
+    from distcxr.data.store.pack_building import build_pack
 
     index = file_index(task.files)
     assert task.work is not None
     while True:
         with tempfile.TemporaryDirectory(dir=task.work) as place:
             built = build_pack(index, Path(place), workers=task.threads)
-        yield built.num_encoded
+        yield built.num_made

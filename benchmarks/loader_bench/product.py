@@ -15,8 +15,8 @@ from loader_bench.lanes import Task
 
 if TYPE_CHECKING:
     from distcxr.data.loader import PixelReader
-    from distcxr.data.pack import Pack
     from distcxr.data.readers.make import Kind
+    from distcxr.data.store.pack_format import Pack
 
 _NUM_FINDINGS = 14
 

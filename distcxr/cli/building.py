@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from distcxr.data.store.store_building import Built
 
 _SHOWN = 5
-
-
-class Built(Protocol):
-    """What a build did, as far as both say it alike; see `distcxr.data.cache.build` and `distcxr.data.pack.build`."""
-
-    num_changed: int
-    num_damaged: int
-    num_new: int
-    num_resumed: int
-    unreadable: dict[str, str]
 
 
 def add_arguments(parser: argparse.ArgumentParser, example: str) -> None:

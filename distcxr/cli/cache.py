@@ -23,10 +23,10 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Build the cache and say what was done; a ValueError goes to the caller."""
-    from distcxr.data.built import shown_size
-    from distcxr.data.cache import cache_folder
-    from distcxr.data.cache.build import build_cache
     from distcxr.data.dataset import open_dataset
+    from distcxr.data.store.cache_building import build_cache
+    from distcxr.data.store.cache_format import cache_folder
+    from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -46,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
         return 130
     seconds = time.monotonic() - started_s
     print(f"{folder}: {images(built.num_images)} of {size} x {size} pixels, {shown_size(built.num_bytes)}")
-    say_made(built, built.num_decoded, "decoded", seconds, workers)
+    say_made(built, built.num_made, "decoded", seconds, workers)
     say_unreadable(built, folder / "cache.json")
     return 0

@@ -29,12 +29,12 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Build the pack and say what was done; a ValueError goes to the caller."""
-    from distcxr.data.built import shown_size
     from distcxr.data.dataset import data_root
-    from distcxr.data.pack import pack_folder
-    from distcxr.data.pack.build import build_pack
-    from distcxr.data.pack.listing import pack_and_files
     from distcxr.data.sources.read import read_index
+    from distcxr.data.store.pack_building import build_pack
+    from distcxr.data.store.pack_format import pack_folder
+    from distcxr.data.store.pack_listing import pack_and_files
+    from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 
     recipe = load_recipe(args.recipe, args.overrides)
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - started_s
     shards = f"{built.num_shards:,} shard{'s' * (built.num_shards != 1)}"
     print(f"{folder}: {images(built.num_images)} in {shards}, {shown_size(built.num_bytes)}")
-    say_made(built, built.num_encoded, "encoded", seconds, workers)
+    say_made(built, built.num_made, "encoded", seconds, workers)
     if built.num_without_file:
         print(f"{images(built.num_without_file)} without a file here: the pack's own checksums were compared")
     say_unreadable(built, folder / "pack.json")
@@ -67,12 +67,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _say_if_the_pack_is_why(data: Data, root: Path, error: ValueError) -> None:
     """A pack that lacks a file can't stand in for image files that are not there: ValueError with both reasons."""
-    from distcxr.data.pack import Pack, PackError, pack_folder
+    from distcxr.data.store.pack_format import Pack, pack_folder
+    from distcxr.data.store.store_files import StoreError
 
     folder = pack_folder(data, root)
     if not (folder / "pack.json").exists():
         return
     try:
         Pack(folder).close()
-    except PackError as problem:
+    except StoreError as problem:
         raise ValueError(f"{problem}\nThat takes the image files, and: {error}") from error

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
-from distcxr.data.pack import pack_folder
 from distcxr.data.sources.read import read_index
 from distcxr.data.splits import (
     NAMES,
@@ -25,6 +24,7 @@ from distcxr.data.splits import (
     from_lists,
     official,
 )
+from distcxr.data.store.pack_format import pack_folder
 from distcxr.data.where import narrow
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Data

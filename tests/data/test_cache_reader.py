@@ -15,10 +15,11 @@ import pytest
 import torch
 from caches import SIZE
 
-from distcxr.data.cache import CacheError, open_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.readers.cache_reader import CacheReader
+from distcxr.data.store.cache_format import open_cache
+from distcxr.data.store.store_files import StoreError
 
 ROW_GB = SIZE * SIZE / 1e9
 KINDS = {
@@ -62,8 +63,10 @@ def requests(rows: np.ndarray, batch: int = 5) -> list[Request]:
 def assert_is(pixels: Pixels, index: SampleIndex, rows: np.ndarray) -> None:
     assert pixels.pixels.shape == (len(rows), 1, SIZE, SIZE) and pixels.pixels.dtype == torch.uint8
     np.testing.assert_array_equal(pixels.pixels[:, 0].cpu(), [caches.expected(index, row) for row in rows])
-    wanted = [(place, caches.BAD[bytes(index.path[row]).decode()]) for place, row in enumerate(rows) if bad(index, row)]
-    assert [place for place, _ in pixels.unreadable] == [place for place, _ in wanted]
+    wanted = [
+        (position, caches.BAD[bytes(index.path[row]).decode()]) for position, row in enumerate(rows) if bad(index, row)
+    ]
+    assert [position for position, _ in pixels.unreadable] == [position for position, _ in wanted]
     assert all(word in reason for (_, reason), (_, word) in zip(pixels.unreadable, wanted, strict=True))
 
 
@@ -92,8 +95,8 @@ def test_what_was_handed_out_stays_as_it_is(reader: CacheReader, index: SampleIn
 def test_memory_is_used_again_when_a_batch_is_gone(index: SampleIndex, folder: Path) -> None:
     rows = np.arange(4)
     with closing(make(index, folder)) as made:
-        places = {answer.pixels.data_ptr() for answer in made.read(requests(np.tile(rows, 50), 4))}
-        assert len(places) <= 2 and all(place % 64 == 0 for place in places)
+        addresses = {answer.pixels.data_ptr() for answer in made.read(requests(np.tile(rows, 50), 4))}
+        assert len(addresses) <= 2 and all(address % 64 == 0 for address in addresses)
         kept = [answer.pixels[0, 0] for answer in made.read(requests(np.tile(rows, 5), 4))]  # a part holds all
         assert len({part.data_ptr() for part in kept}) == 5
 
@@ -183,7 +186,7 @@ def test_too_little_device_memory_says_how_much(
     index: SampleIndex, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5_000, 10_000))
-    with pytest.raises(CacheError, match=r"needs 0\.01 MB and cuda:3 has 0\.01 MB free.*data\.cache\.device_gb"):
+    with pytest.raises(StoreError, match=r"needs 0\.01 MB and cuda:3 has 0\.01 MB free.*data\.cache\.device_gb"):
         CacheReader._check_free(SimpleNamespace(_device=torch.device("cuda:3")), 9_000)  # type: ignore[arg-type]
 
 

@@ -21,8 +21,6 @@ from host_kernels import host_decoder
 from pictures import index_of
 from PIL import Image
 
-from distcxr.data.cache import cache_folder
-from distcxr.data.cache.build import build_cache
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
 from distcxr.data.pixels.png_gpu import PngDecoder
@@ -35,6 +33,8 @@ from distcxr.data.readers.gpu_reader import GpuReader
 from distcxr.data.readers.make import WAVES, Rank
 from distcxr.data.readers.reader_speed import Speed
 from distcxr.data.readers.torch_reader import TorchReader
+from distcxr.data.store.cache_building import build_cache
+from distcxr.data.store.cache_format import cache_folder
 from distcxr.recipe.data import Data
 
 

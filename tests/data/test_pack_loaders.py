@@ -21,14 +21,16 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.pack import Pack, PackError, open_pack
+from distcxr.data.pixels.files import Locate
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.data.readers.choose import choose_reader
-from distcxr.data.readers.dali_decode import DaliDecoder
+from distcxr.data.readers.dali_decode import DaliDecoder, Resize
 from distcxr.data.readers.dali_reader import DaliReader
 from distcxr.data.readers.make import PackReader, Rank
 from distcxr.data.readers.torch_reader import TorchReader
+from distcxr.data.store.pack_format import Pack, open_pack
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 pytest.importorskip("imagecodecs")
@@ -43,13 +45,21 @@ def resized(size: int) -> Callable[[Sequence[Tensor]], Tensor]:
     )
 
 
+def decoder(locate: Locate, size: int, resize: Resize) -> DaliDecoder:
+    """All on the CPU, with this instead of the GPU's kernel."""
+
+    class OnHost(DaliDecoder):
+        def _resizer(self) -> Resize:
+            return resize
+
+    return OnHost(locate, size, max_batch_size=8, num_threads=2, device_id=None)
+
+
 MAKE: dict[str, Callable[[Pack], PixelReader]] = {
     "torch": lambda pack: TorchReader(pack.parts, SIZE, num_workers=2, pin_memory=False),
     "torch in process": lambda pack: TorchReader(pack.parts, SIZE, num_workers=0, pin_memory=False),
     "dali": lambda pack: DaliReader(pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None),
-    "dali decodes": lambda pack: DaliDecoder(
-        pack.parts, SIZE, max_batch_size=8, num_threads=2, device_id=None, resize=resized(SIZE)
-    ),
+    "dali decodes": lambda pack: decoder(pack.parts, SIZE, resized(SIZE)),
 }
 ROWS = [np.array(rows) for rows in ([5, 1, 1, 9], [0], list(range(8)), list(range(8, 16)))]
 
@@ -84,10 +94,10 @@ def test_pixels_order_and_reasons_are_those_of_the_files(reader: PackReader, ind
             tolerance = 1 if isinstance(reader._inner, DaliReader) and not isinstance(reader._inner, DaliDecoder) else 0
             assert np.abs(pixels.astype(int) - of_files(index, rows)).max() <= tolerance
             names = index.file_names(rows)
-            bad = [place for place, name in enumerate(names) if any(name in path for path in caches.BAD)]
-            assert [place for place, _ in answer.unreadable] == bad
-            for place, reason in answer.unreadable:
-                assert reason.startswith(next(why[:9] for path, why in caches.BAD.items() if names[place] in path))
+            bad = [position for position, name in enumerate(names) if any(name in path for path in caches.BAD)]
+            assert [position for position, _ in answer.unreadable] == bad
+            for position, reason in answer.unreadable:
+                assert reason.startswith(next(why[:9] for path, why in caches.BAD.items() if names[position] in path))
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -97,19 +107,19 @@ def test_damage_is_named_and_the_run_goes_on(name: str, index: SampleIndex, tmp_
     pack = open_pack(tmp_path / "pack", good)
     parts = pack.parts(np.arange(len(good)))
     first, second = packs.shards(tmp_path / "pack")
-    flipped = next(place for place, part in enumerate(parts) if part.file == str(first))
+    flipped = next(position for position, part in enumerate(parts) if part.file == str(first))
     packs.flip(first, parts[flipped].offset + 9)  # the header: a decoder that saw it could do anything
-    cut = [place for place, part in enumerate(parts) if part.file == str(second)]
+    cut = [position for position, part in enumerate(parts) if part.file == str(second)]
     second.write_bytes(b"")
     with closing(reader_of(name, pack)) as reader:
         for _ in range(2):
             requests = np.array_split(np.arange(len(good)), 3)
             found: dict[int, str] = {}
             for request, answer in zip(requests, reader.read(requests), strict=True):
-                found |= {int(request[place]): reason for place, reason in answer.unreadable}
-                for place, row in enumerate(request.tolist()):
+                found |= {int(request[position]): reason for position, reason in answer.unreadable}
+                for position, row in enumerate(request.tolist()):
                     expected = 0 if row in (flipped, *cut) else caches.expected(good, row, SIZE).astype(int)
-                    assert np.abs(answer.pixels[place, 0].numpy() - expected).max() <= (name == "dali")
+                    assert np.abs(answer.pixels[position, 0].numpy() - expected).max() <= (name == "dali")
             assert sorted(found) == sorted([flipped, *cut])
             assert found[flipped] == f"{first} is damaged there; `distcxr pack RECIPE` repairs it"
             assert found[cut[0]] == f"{second} is cut short there; `distcxr pack RECIPE` repairs it"
@@ -125,7 +135,7 @@ def test_a_new_build_leaves_readers_what_they_opened(name: str, tmp_path: Path) 
     with closing(reader_of(name, open_pack(folder, index))) as reader:
         for path in index.path.tolist():
             (index.root / path.decode()).write_bytes(caches.png(50, side=(30, 20)))
-        assert packs.build(index, folder).num_encoded == 16
+        assert packs.build(index, folder).num_made == 16
         (answer,) = reader.read([rows])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - expected).max() <= (name == "dali")
 
@@ -143,7 +153,7 @@ def test_dalis_images_resized_by_the_kernel_equal_those_of_the_files(index: Samp
     packs.build(xrays, tmp_path)
     for of, folder, size in ((xrays, tmp_path, 224), (index, index.root / "distcxr-pack", SIZE)):
         pack = open_pack(folder, of)
-        inner = DaliDecoder(pack.parts, size, max_batch_size=8, num_threads=2, device_id=None, resize=on_host(size))
+        inner = decoder(pack.parts, size, on_host(size))
         with closing(PackReader(inner, pack)) as reader:
             asked = np.array_split(np.arange(len(of)), len(of) // 2)
             for answer, request in zip(reader.read(asked), asked, strict=True):
@@ -175,8 +185,8 @@ def test_the_reader_that_is_chosen(
         assert not isinstance(reader._inner, DaliDecoder)
         (answer,) = reader.read([ROWS[0]])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - of_files(index, ROWS[0])).max() <= 1
-    said = caplog.messages[-1]
-    assert said.startswith("loader ") and said.endswith(f"come from the 2 shards in {index.root / 'distcxr-pack'}")
+    output = caplog.messages[-1]
+    assert output.startswith("loader ") and output.endswith(f"come from the 2 shards in {index.root / 'distcxr-pack'}")
     measured = [line for line in caplog.messages if line.startswith("measured on 13 images")]
     assert len(measured) == (loader == "auto") and all("dali gives" in line for line in measured)
     assert "distcxr cache" not in caplog.text
@@ -186,12 +196,12 @@ def test_the_reader_that_is_chosen(
 def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
     is_right: bool, index: SampleIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A CPU in the place of the GPU: pixels are compared before the reader is taken, though it was asked for."""
+    """A CPU instead of the GPU: pixels are compared before the reader is taken, though it was asked for."""
 
     def made(rank: Rank) -> PixelReader:
         right = resized(SIZE)
         resize = right if is_right else lambda images: right(images) ^ torch.tensor(1, dtype=torch.uint8)
-        return DaliDecoder(rank.locate, SIZE, max_batch_size=8, num_threads=1, device_id=None, resize=resize)
+        return decoder(rank.locate, SIZE, resize)
 
     monkeypatch.setattr(Rank, "on_gpu", True)
     monkeypatch.setattr(Rank, "_dali", made)
@@ -205,11 +215,11 @@ def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
 
 def test_a_pack_that_is_out_of_date_is_refused(tmp_path: Path) -> None:
     index = caches.dataset(tmp_path / "data")
-    with pytest.raises(PackError, match="there is no pack in"):
+    with pytest.raises(StoreError, match="there is no pack in"):
         pick(index, loader="torch")
     packs.build(index, index.root / "distcxr-pack")
     (index.root / "images/01.png").write_bytes(caches.png(77, side=(33, 33)))
-    with pytest.raises(PackError, match=r"1 of 16 images have changed.*distcxr pack RECIPE"):
+    with pytest.raises(StoreError, match=r"1 of 16 images have changed.*distcxr pack RECIPE"):
         pick(index, loader="torch")
     packs.build(index, index.root / "distcxr-pack")
     pick(index, loader="torch").close()

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from distcxr.data.cache.build import build_cache
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH14
@@ -18,6 +17,7 @@ from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.phantom.layouts import LAYOUTS
 from distcxr.data.phantom.plan import plan_films
 from distcxr.data.readers.choose import choose_reader
+from distcxr.data.store.cache_building import build_cache
 from distcxr.recipe import Recipe
 
 IMAGES, SIZE, SEED = 40, 48, 3

@@ -24,15 +24,15 @@ from pictures import broken, by_pillow, index_of, kinds
 from PIL import Image
 
 from distcxr.data.augment import draw_parameters
-from distcxr.data.cache import cache_folder
-from distcxr.data.cache.build import build_cache
+from distcxr.data.store.cache_format import cache_folder
+from distcxr.data.store.cache_building import build_cache
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Batch, Loader, PixelReader
 from distcxr.data.readers.cache_reader import CacheReader
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
-from distcxr.data.pack.build import build_pack
+from distcxr.data.store.pack_building import build_pack
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.recipe.augment import Augment

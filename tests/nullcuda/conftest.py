@@ -13,9 +13,9 @@ import tiny
 from nullcuda import build
 from nullcuda.scenario import Found, found
 
-from distcxr.data.cache import cache_folder
-from distcxr.data.cache.build import build_cache
 from distcxr.data.sources.read import read_index
+from distcxr.data.store.cache_building import build_cache
+from distcxr.data.store.cache_format import cache_folder
 
 Run = Callable[..., Found]
 

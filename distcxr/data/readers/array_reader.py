@@ -70,8 +70,8 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
     def _make(self, request: Request) -> Pixels:
         size = self._image_size
         pixels = torch.empty(len(request), 1, size, size, dtype=torch.uint8, pin_memory=self._pin_memory)
-        places = zip(self._split[request].tolist(), self._row[request].tolist(), strict=True)
-        for image_SS, (split, row) in zip(pixels.numpy()[:, 0], places, strict=True):
+        positions = zip(self._split[request].tolist(), self._row[request].tolist(), strict=True)
+        for image_SS, (split, row) in zip(pixels.numpy()[:, 0], positions, strict=True):
             image_SS[:] = resize_grey(self._arrays[split][row], size)
         return Pixels(pixels, ())
 

@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.data.built import shown_size
-from distcxr.data.cache.files import UNREADABLE, CacheError
-from distcxr.data.cache.read import DecodedCache
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.readers.prefetch import Job, PrefetchingReader
+from distcxr.data.store.cache_format import DecodedCache
+from distcxr.data.store.store_files import UNREADABLE, StoreError, shown_size
 
 _UPLOAD_IMAGES = 256
 _ALIGNMENT = 64
@@ -57,7 +56,7 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
             first_rows: rows of the index that go into the device's memory first where not all fit.
 
         Raises:
-            CacheError: the device has too little free memory.
+            StoreError: the device has too little free memory.
             RuntimeError: the cache is damaged.
         """
         self._cache, self._device = cache, device
@@ -66,9 +65,9 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         self._any_unreadable = bool(self._unreadable.any())
         self._pin = device.type == "cuda"
         self._blocks = _Blocks(max(max_batch_size, _UPLOAD_IMAGES), cache.image_size**2)
-        self._slot = np.full(len(cache.entries), -1)  # place of a cache row in `_resident`
+        self._slot = np.full(len(cache.entries), -1)  # position of a cache row in `_resident`
         self._resident = torch.empty(0, cache.image_size**2, dtype=torch.uint8, device=device)
-        self.where = f"decoded images come from {cache.pixels_file}"
+        self.where = f"decoded images come from {cache.files[0]}"
         if resident == "device":
             self._upload(device_gb, first_rows)
             shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
@@ -110,17 +109,17 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         return pixels
 
     def _assemble(self, gathered: _Gathered) -> Pixels:
-        rows, slots, places, pixels = gathered
-        if slots is not None and places is not None:
+        rows, slots, positions, pixels = gathered
+        if slots is not None and positions is not None:
             on_device = self._resident.index_select(0, self._to_device(slots))
             if len(pixels):
                 both = torch.cat([on_device, pixels.to(self._device, non_blocking=True)])
-                on_device = both.index_select(0, self._to_device(places))
+                on_device = both.index_select(0, self._to_device(positions))
             pixels = on_device
         bad = np.flatnonzero(self._unreadable[rows]).tolist() if self._any_unreadable else ()
         return Pixels(
             pixels.view(len(rows), 1, self._cache.image_size, self._cache.image_size),
-            tuple((place, self._cache.reason(int(rows[place]))) for place in bad),
+            tuple((position, self._cache.reason(int(rows[position]))) for position in bad),
         )
 
     def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
@@ -146,9 +145,9 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
             return
         free = torch.cuda.mem_get_info(self._device)[0]
         if needed > free:
-            raise CacheError(
+            raise StoreError(
                 f"data.cache.resident=device needs {shown_size(needed)} and {self._device} has {shown_size(free)} "
-                "free, out of which the network has to live, too: set data.cache.device_gb to what images may take"
+                "free, and the network needs memory, too: set data.cache.device_gb to what images may take"
             )
 
     def _all_resident(self) -> bool:
@@ -180,9 +179,9 @@ class _Blocks:
 
 class _Gathered(NamedTuple):
     """rows: of the cache, int64 [B]; pixels: uint8 [images, S*S] of those that are not on the device, all if slots is
-    None; slots: where the others are on the device; places: the order that undoes "device first, then host"."""
+    None; slots: where the others are on the device; positions: the order that undoes "device first, then host"."""
 
     rows: NDArray[np.int64]
     slots: NDArray[np.int64] | None
-    places: NDArray[np.int64] | None
+    positions: NDArray[np.int64] | None
     pixels: Tensor

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distcxr.data.cache import CacheError
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
 from distcxr.data.order import shuffled
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.make import WAVES, Kind, PackReader, Rank
 from distcxr.data.readers.reader_speed import Speed, num_different, readable, speed_of_decoding, speed_of_reader
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ _GPU_GAIN = 1.5
 """How much faster than a CPU a GPU has to decode before `auto` lets it: that time is taken from training."""
 _PROVEN = False
 """Whether tests/gpu have passed on a GPU. Until then `auto` does not try PNGs there: a kernel at fault takes the
-process that it runs in along, and with it a training that nobody meant to be a trial."""
+process down with it, and with that a training that was not meant as a trial."""
 _INFLATED_BY: dict[str, tuple[Kind, ...]] = {
     "auto": ("gpu", "gpu_filters"), "gpu": ("gpu",), "cpu": ("gpu_filters",),
 }  # fmt: skip
@@ -63,7 +63,7 @@ def choose_reader(
 
     Raises:
         ValueError: `dali` or `gpu` is asked for and does not work here; or `cache` is asked for and is not there, or
-            was built from other files or settings (CacheError); or so the pack (PackError).
+            was built from other files or settings, or so the pack (StoreError).
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -105,17 +105,17 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
     if is_auto and rank.pack is None and folder.exists():
         try:
             rank.check_cache()
-        except CacheError as error:
+        except StoreError as error:
             logger.warning("data.loader=auto continues without the decoded cache: %s", error)
         else:
             return "cache", f"{folder} is whole, and nothing reads faster"
-    drawn = shuffled(
+    tried = shuffled(
         np.arange(min(len(rank.first_rows), _MEASURED_IMAGES)), max(1, len(rank.first_rows)), seed=0, epoch=0
     )
-    rows = readable(rank.first_rows[drawn], rank.locate)
+    rows = readable(rank.first_rows[tried], rank.locate)
     kinds = _candidates(rank)
     if not len(rows):
-        return kinds[0], f"none of the {len(drawn)} images tried can be read, so nothing was measured"
+        return kinds[0], f"none of the {len(tried)} images tried can be read, so nothing was measured"
 
     results, speeds, errors = [], dict[Kind, Speed](), []
     for kind in kinds:

@@ -3,7 +3,7 @@
     requests ──► threads of ours: read, compare checksums ──► DALI: decode ──► kernel: resize ──► Pixels
 
 The pixels are those of `resize_grey`, bit for bit: a pack is lossless and the kernel computes what `resize_grey` does.
-DALI is given codestreams whose checksum is right, and a blank one in the place of any other.
+DALI is given codestreams whose checksum is right, and a blank one instead of any other.
 
 Shapes: B batch, S side of the square output.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.pixels import htj2k
-from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.files import Source, UnreadableImage, read_file
 from distcxr.data.readers.dali_reader import INPUT, DaliReader, Fed
 
 Resize = Callable[[Sequence[Tensor]], Tensor]
@@ -32,44 +32,24 @@ class DaliDecoder(DaliReader):
     """A `PixelReader` on NVIDIA DALI for the images of a pack.
 
     Decoded images stay on the GPU until they are resized: up to `prefetch` requests of them, 1 MB for an X-ray of
-    1024 px.
+    1024 px. It is made as a `DaliReader` is, with `Pack.parts`, and raises ImportError, too, where what compiles the
+    kernel is not installed.
     """
 
-    def __init__(
-        self,
-        locate: Locate,
-        image_size: int,
-        *,
-        max_batch_size: int,
-        num_threads: int,
-        device_id: int | None,
-        prefetch: int = 2,
-        resize: Resize | None = None,
-    ) -> None:
-        """Build DALI's pipeline and run it once.
-
-        Args:
-            locate: `Pack.parts`.
-            max_batch_size: the longest request that `read` will be given.
-            num_threads: threads of ours that read.
-            device_id: GPU that decodes, resizes and holds the pixels; None does all on the CPU, slowly: for tests.
-            prefetch: requests under way in DALI; as many again are being read.
-            resize: to `image_size`; None takes the kernel for the GPU.
-
-        Raises:
-            ImportError: DALI, or what compiles the kernel, is not installed.
-            RuntimeError: DALI can't use the GPU.
-        """
-        if resize is None:
-            assert device_id is not None
-            resize = _on_gpu(image_size, torch.device("cuda", device_id))
-        self._resize = resize
+    def _start(self) -> None:
         blank = htj2k.encode_htj2k(np.zeros((_BLANK_SIDE, _BLANK_SIDE), dtype=np.uint8))
         self._nothing = np.frombuffer(blank, dtype=np.uint8)
-        super().__init__(
-            locate, image_size, max_batch_size=max_batch_size, num_threads=num_threads, device_id=device_id,
-            prefetch=prefetch,
-        )  # fmt: skip
+        self._resize = self._resizer()
+        super()._start()
+
+    def _resizer(self) -> Resize:
+        """The kernel of the GPU; tests on a CPU, where DALI decodes slowly, have one of their own."""
+        from distcxr.data.pixels.cuda.module import cuda_kernels
+        from distcxr.data.pixels.resize_gpu import resize_on_gpu
+
+        assert self._device_id is not None
+        size, kernels = self._image_size, cuda_kernels(torch.device("cuda", self._device_id))
+        return lambda images: resize_on_gpu(images, size, kernels)
 
     def _where(self) -> str:
         device = "CPU" if self._device_id is None else f"GPU (cuda:{self._device_id})"
@@ -106,16 +86,8 @@ class DaliDecoder(DaliReader):
 
     def _finished(self, output: Any, batch: list[Fed]) -> Tensor:
         """Resized out of DALI's buffers; what could not be read is blank already."""
-        images = [from_dlpack(output[place]).squeeze(-1) for place in range(len(batch))]
+        images = [from_dlpack(output[position]).squeeze(-1) for position in range(len(batch))]
         return self._resize(images).view(len(batch), 1, self._image_size, self._image_size)
 
 
 _NO_RIM = np.zeros((4, 0), dtype=np.uint8)
-
-
-def _on_gpu(image_size: int, device: torch.device) -> Resize:
-    from distcxr.data.pixels.cuda.module import cuda_kernels
-    from distcxr.data.pixels.resize_gpu import resize_on_gpu
-
-    kernels = cuda_kernels(device)
-    return lambda images: resize_on_gpu(images, image_size, kernels)

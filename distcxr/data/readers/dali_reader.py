@@ -98,7 +98,7 @@ class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
     def _collect(self, launched: list[Fed]) -> list[Pixels]:
         with self._breakable():
             pixels = self._take(launched)
-        bad = ((place, fed.reason) for place, fed in enumerate(launched) if fed.reason is not None)
+        bad = ((position, fed.reason) for position, fed in enumerate(launched) if fed.reason is not None)
         return [Pixels(pixels, tuple(bad))]
 
     def _handed_out(self) -> None:

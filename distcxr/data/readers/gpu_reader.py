@@ -35,7 +35,7 @@ _AT_ONCE = 65_535  # images a kernel can be launched for: blocks of a grid along
 
 
 class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
-    """A `PixelReader` whose PNGs are decoded on the GPU. Without memory for a single image it is a RuntimeError.
+    """A `PixelReader` of PNGs that are decoded on the GPU. Without memory for a single image it is a RuntimeError.
 
     Beside the GPU's buffers, the bytes of up to `prefetch` + 2 waves are in pinned memory: of an NIH X-ray 0.4 MB, or
     1.05 MB where the CPU inflates, for which PyTorch hands out 0.5 and 2 MB.
@@ -114,8 +114,8 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
     def _launch(self, requests: Sequence[Request], made: list[list[_Image]]) -> _Launched:
         """Queue all that the GPU has to do for a wave, on a stream of its own; waits for nothing but the threads."""
         images = [image for run in made for image in run]
-        on_gpu = [place for place, image in enumerate(images) if image.prepared is not None]
-        on_cpu = [place for place, image in enumerate(images) if image.pixels is not None]
+        on_gpu = [position for position, image in enumerate(images) if image.prepared is not None]
+        on_cpu = [position for position, image in enumerate(images) if image.pixels is not None]
         shape = (self._image_size, self._image_size)
         with torch.cuda.stream(self._stream):  # None: does nothing
             decoded = torch.empty(len(on_gpu), *shape, dtype=torch.uint8, device=self._device)
@@ -172,10 +172,10 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
             done.synchronize()
         verdicts = launched.verdicts.tolist()
         with torch.cuda.stream(self._stream):
-            for place, verdict in zip(launched.on_gpu, verdicts, strict=True):
+            for position, verdict in zip(launched.on_gpu, verdicts, strict=True):
                 if verdict:
-                    images[place] = again = self._again_by_cpu(images[place].file, verdict)
-                    pixels[place] = self._on_device(again.pixels) if again.pixels is not None else 0
+                    images[position] = again = self._again_by_cpu(images[position].file, verdict)
+                    pixels[position] = self._on_device(again.pixels) if again.pixels is not None else 0
         if done is not None:
             if any(verdicts):
                 done.record(self._stream)
@@ -186,8 +186,8 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
         for request in launched.requests:
             end = start + len(request)
             unreadable = (
-                (place - start, image.reason)
-                for place, image in enumerate(images[start:end], start)
+                (position - start, image.reason)
+                for position, image in enumerate(images[start:end], start)
                 if image.reason is not None
             )
             answers.append(Pixels(pixels[start:end, None], tuple(unreadable)))

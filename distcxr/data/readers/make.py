@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distcxr.data.cache import cache_folder, open_cache, stage
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader, Pixels, Request
-from distcxr.data.pack import Pack, open_pack, pack_folder
 from distcxr.data.pixels.files import Locate
 from distcxr.data.pixels.htj2k import check_available
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.cache_reader import CacheReader
 from distcxr.data.readers.torch_reader import TorchReader
+from distcxr.data.store.cache_format import cache_folder, open_cache
+from distcxr.data.store.cache_staging import stage
+from distcxr.data.store.pack_format import Pack, open_pack, pack_folder
 from distcxr.recipe.data import Data
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Rank:
         return self._gpu(kind) if kind in WAVES else makers[kind]()
 
     def check_cache(self) -> None:
-        """CacheError unless the cache is whole and made from the files that are there now."""
+        """StoreError unless the cache is whole and made from the files that are there now."""
         with closing(open_cache(self.cache_folder, self.index, self.data.image_size)) as cache:
             cache.check_sources()
 
@@ -92,7 +93,7 @@ class Rank:
         return open_pack(pack_folder(self.data, self.index.root), self.index)
 
     def check_pack(self) -> None:
-        """PackError unless the pack is whole and made from the files that are there now, if any are."""
+        """StoreError unless the pack is whole and made from the files that are there now, if any are."""
         with closing(self.open_pack()) as pack:
             pack.check_sources()
 
@@ -172,7 +173,7 @@ class PackReader:
             inner: finds images by `pack.parts`.
         """
         self._inner, self._pack = inner, pack
-        num = len(pack.shards)
+        num = len(pack.files)
         self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:

@@ -36,7 +36,7 @@ class Job(NamedTuple, Generic[Made]):
 
 
 class PrefetchingReader(ABC, Generic[Made, Launched]):
-    """A `PixelReader` whose threads work a few jobs ahead; a subclass defines what a job is, and what follows on it.
+    """A `PixelReader` with threads that work a few jobs ahead; a subclass defines a job, and what follows on it.
 
     All but the work of a job runs in the thread that reads.
     """

@@ -43,12 +43,12 @@ def readable(rows: NDArray[np.int64], locate: Locate) -> NDArray[np.int64]:
     """Those of `rows` with images that can be decoded, each now in the page cache."""
     load_kernels()
     good = np.zeros(len(rows), dtype=bool)
-    for place, file in enumerate(locate(rows)):
+    for position, file in enumerate(locate(rows)):
         try:
             decode_grey(read_file(file)[0])
         except UnreadableImage:
             continue
-        good[place] = True
+        good[position] = True
     return rows[good]
 
 

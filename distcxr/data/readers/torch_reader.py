@@ -153,7 +153,7 @@ class TorchReader:
                 persistent_workers=True,
                 collate_fn=_as_it_is,
                 worker_init_fn=_prepare_worker,
-                generator=torch.Generator(),  # of its own: the loader draws a seed, and dropout's must not move
+                generator=torch.Generator(),  # of its own: the loader takes a seed from it, and dropout's must not move
             )
         with _job_signals_held():  # the fork server inherits this
             self._batches = iter(self._loader)
@@ -197,13 +197,13 @@ class _Decoder(Dataset[_Answer]):
         pixels = torch.zeros(len(files), 1, self.image_size, self.image_size, dtype=torch.uint8)
         pixels_BHW = pixels.numpy()[:, 0]
         unreadable = []
-        for place, file in enumerate(files):
+        for position, file in enumerate(files):
             if int(self.wanted) != wanted_by:
                 return pixels[:0], []
             try:
-                pixels_BHW[place] = resize_grey(decode_grey(read_file(file)[0]), self.image_size)
+                pixels_BHW[position] = resize_grey(decode_grey(read_file(file)[0]), self.image_size)
             except UnreadableImage as error:
-                unreadable.append((place, str(error)))
+                unreadable.append((position, str(error)))
         return pixels, unreadable
 
 

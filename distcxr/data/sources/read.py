@@ -6,7 +6,6 @@ from pathlib import Path
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
-from distcxr.data.pack.listing import pack_lister
 from distcxr.data.sources.any_csv import read_csv
 from distcxr.data.sources.chestmnist import read_chestmnist
 from distcxr.data.sources.chexpert import read_chexpert
@@ -14,6 +13,7 @@ from distcxr.data.sources.folders import read_folders
 from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.data.sources.mimic import read_mimic
 from distcxr.data.sources.nih import read_nih
+from distcxr.data.store.pack_listing import pack_lister
 from distcxr.recipe.data import Data
 
 
@@ -25,7 +25,7 @@ def read_index(data: Data, root: Path, lister: Lister | None = None) -> SampleIn
         lister: tells which images are there; without one the pack does or the folders do, as `data.source` says.
 
     Raises:
-        PackError: `data.source` is `pack`, and there is none that can be used.
+        StoreError: `data.source` is `pack`, and there is none that can be used.
         MissingDataError: there is no such dataset at `root`, or images without a file and `data.missing` is `error`.
         ValueError: what is there can't be right; names the file, the line, the column and the value.
     """

@@ -1,4 +1,4 @@
-"""Which files a dataset has, told by its pack."""
+"""Which files a dataset has, as its pack lists them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,40 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from distcxr.data.pack.files import PackError, pack_folder
-from distcxr.data.pack.read import Pack
 from distcxr.data.sources.listing import FileListing, Lister, Listing
+from distcxr.data.store.pack_format import Pack, pack_folder
+from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data
 
 
 class PackListing:
-    """The images of a pack in the place of folders that need not be there."""
+    """The images of a pack instead of folders that need not be there."""
 
     def __init__(self, folder: Path) -> None:
         """List the pack in `folder`.
 
         Raises:
-            PackError: there is no whole pack.
+            StoreError: there is no whole pack.
         """
         pack = Pack(folder)
         pack.close()
-        self._names: defaultdict[str, list[str]] = defaultdict(list)
-        self._folders: defaultdict[str, set[str]] = defaultdict(set)
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
         for path in map(os.fsdecode, pack.entries["path"].tolist()):
-            parent, _, name = path.rpartition("/")
-            self._names[parent].append(name)
-            while parent and parent.rpartition("/")[2] not in self._folders[parent.rpartition("/")[0]]:
-                above, _, name = parent.rpartition("/")
-                self._folders[above].add(name)
-                parent = above
+            while path:  # up to a folder that is known
+                path, _, name = path.rpartition("/")
+                if name in self._names[path]:
+                    break
+                self._names[path].add(name)
 
     def is_folder(self, folder: str) -> bool:
-        return folder in self._names or folder in self._folders or not folder
+        return folder in self._names or not folder
 
     def names(self, folder: str) -> list[str]:
-        return [*self._names.get(folder, ()), *self._folders.get(folder, ())]
+        return list(self._names.get(folder, ()))
 
     def folders(self, folder: str) -> list[str]:
-        return sorted(self._folders.get(folder, ()))
+        prefix = f"{folder}/" if folder else ""
+        return sorted(name for name in self.names(folder) if prefix + name in self._names)
 
 
 class Both:
@@ -60,7 +59,7 @@ class Both:
 
 
 def pack_lister(data: Data) -> Lister:
-    """The images of a recipe's pack; calling it raises PackError when there is none that can be used."""
+    """The images of a recipe's pack; calling it raises StoreError when there is none that can be used."""
     return lambda root: PackListing(pack_folder(data, root))
 
 
@@ -70,7 +69,7 @@ def pack_and_files(data: Data) -> Lister:
     def lister(root: Path) -> Listing:
         try:
             return Both(FileListing(root), PackListing(pack_folder(data, root)))
-        except PackError:
+        except StoreError:
             return FileListing(root)
 
     return lister

@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +13,9 @@ import numpy as np
 import pytest
 from caches import SIZE
 
-from distcxr.data.cache import CacheError, open_cache
-from distcxr.data.cache.build import build_cache
-from distcxr.data.cache.read import DecodedCache
 from distcxr.data.index import SampleIndex
+from distcxr.data.store.cache_format import open_cache
+from distcxr.data.store.store_files import StoreError
 
 MANY = 80
 
@@ -26,7 +23,7 @@ BUILD = """
 import os, resource, signal, sys
 from pathlib import Path
 import caches, numpy as np
-from distcxr.data.cache.build import build_cache
+from distcxr.data.store.cache_building import build_cache
 
 root, folder, kill_after, max_file, num = Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:])
 index = caches.index_of(root, [f"images/{number:02d}.png" for number in range(num)])
@@ -40,21 +37,8 @@ build_cache(index, folder, caches.SIZE, workers=2, report=report)
 """
 
 
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> SampleIndex:
-    root = tmp_path_factory.mktemp("many")
-    (root / "images").mkdir()
-    for number in range(MANY):
-        (root / f"images/{number:02d}.png").write_bytes(caches.png(number) if number % 9 else b"broken")
-    return caches.index_of(root, [f"images/{number:02d}.png" for number in range(MANY)])
-
-
 def in_process(index: SampleIndex, folder: Path, kill_after: int = 10**6, max_file: int = 10**9) -> tuple[int, str]:
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    arguments = [str(index.root), str(folder), str(kill_after), str(max_file), str(MANY)]
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, *arguments], env=environ, capture_output=True, text=True, timeout=120
-    )
+    done = caches.run_python(BUILD, index.root, folder, kill_after, max_file, MANY)
     return done.returncode, done.stderr
 
 
@@ -70,7 +54,7 @@ def same(first: Path, second: Path) -> bool:
 def straight(many: SampleIndex, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("straight") / "cache"
     built = caches.build(many, folder)
-    assert (built.num_images, built.num_decoded, built.num_resumed) == (MANY, MANY, 0)
+    assert (built.num_images, built.num_made, built.num_resumed) == (MANY, MANY, 0)
     assert len(built.unreadable) == 9
     return folder
 
@@ -79,13 +63,13 @@ def test_killed_in_the_middle_and_resumed_is_the_same_cache(many: SampleIndex, s
     folder = tmp_path / "cache"
     for kill_after in (32, 16):
         assert in_process(many, folder, kill_after)[0] == -signal.SIGKILL
-        with pytest.raises(CacheError, match="not finished"):
+        with pytest.raises(StoreError, match="not finished"):
             open_cache(folder, many, SIZE)
     # What a power cut may leave besides: pixels that never reached the disk, and an entry that did not.
     with caches.pixels_file(folder).open("r+b") as pixels:
         pixels.write(bytes(3 * SIZE * SIZE))
     built = caches.build(many, folder)
-    assert 0 < built.num_resumed < MANY and built.num_resumed + built.num_decoded == MANY
+    assert 0 < built.num_resumed < MANY and built.num_resumed + built.num_made == MANY
     assert same(folder, straight)
 
 
@@ -117,19 +101,19 @@ def test_a_damaged_unfinished_build_starts_anew(many: SampleIndex, straight: Pat
     assert same(folder, straight)
 
 
-def test_another_size_does_not_go_on_with_it(many: SampleIndex, tmp_path: Path) -> None:
+def test_another_size_does_not_resume_it(many: SampleIndex, tmp_path: Path) -> None:
     assert in_process(many, tmp_path / "cache", 32)[0] == -signal.SIGKILL
     assert caches.build(many, tmp_path / "cache", size=16).num_resumed == 0
     assert len(open_cache(tmp_path / "cache", many, 16).entries) == MANY
 
 
-def test_a_full_disk_is_said_at_once_and_leaves_nothing(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_at_once_and_leaves_nothing(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cache"
-    code, said = in_process(many, folder, max_file=MANY * SIZE * SIZE - 1)
-    assert code == 1 and "CacheError" in said.splitlines()[-1]
-    assert "File too large. It takes 0.05 MB and" in said and "data.cache.path" in said
+    code, output = in_process(many, folder, max_file=MANY * SIZE * SIZE - 1)
+    assert code == 1 and "StoreError" in output.splitlines()[-1]
+    assert "File too large. It takes 0.05 MB and" in output and "data.cache.path" in output
     assert list(folder.glob("pixels-*")) == []
-    with pytest.raises(CacheError, match="there is no decoded cache"):
+    with pytest.raises(StoreError, match="there is no decoded cache"):
         open_cache(folder, many, SIZE)
     assert caches.build(many, folder).num_resumed == 0
     assert same(folder, straight)
@@ -137,8 +121,8 @@ def test_a_full_disk_is_said_at_once_and_leaves_nothing(many: SampleIndex, strai
 
 def test_too_little_space_names_both_sizes(many: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 10_000_000})()
-    monkeypatch.setattr("distcxr.data.cache.unfinished.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(CacheError, match=r"takes 20\.97 MB and 10\.00 MB is free"):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    with pytest.raises(StoreError, match=r"takes 20\.97 MB and 10\.00 MB is free"):
         caches.build(many, tmp_path / "cache", size=512)
 
 
@@ -161,9 +145,9 @@ def test_a_disk_that_runs_full_on_the_way(
     with monkeypatch.context() as patch:
         patch.setattr(os, "pwrite", pwrite)
         patch.setattr(os, "posix_fallocate", no_promise)
-        with pytest.raises(CacheError, match=f"{os.strerror(number)}.*what is done is kept"):
+        with pytest.raises(StoreError, match=f"{os.strerror(number)}.*what is done is kept"):
             caches.build(many, folder)
-    with pytest.raises(CacheError, match="not finished"):
+    with pytest.raises(StoreError, match="not finished"):
         open_cache(folder, many, SIZE)
     assert caches.build(many, folder).num_resumed > 0
     assert same(folder, straight)
@@ -177,29 +161,9 @@ def test_no_step_may_fail_silently(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, call, fail)
-    with pytest.raises(CacheError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left"):
         caches.build(many, tmp_path / "cache")
     assert not (tmp_path / "cache" / "cache.json").exists()
-
-
-def test_a_folder_that_can_not_be_written(many: SampleIndex, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"can't be written: Not a directory\. It takes"):
-        caches.build(many, tmp_path / "file" / "cache")
-
-
-def test_two_builders_do_not_meet(many: SampleIndex, straight: Path, tmp_path: Path) -> None:
-    refused = 0
-
-    def second(*_: object) -> None:
-        nonlocal refused
-        with pytest.raises(CacheError, match="another process is building this cache"):
-            caches.build(many, tmp_path / "cache")
-        refused += 1
-
-    build_cache(many, tmp_path / "cache", SIZE, workers=1, report=second)
-    assert refused == 5
-    assert same(tmp_path / "cache", straight)
 
 
 # An earlier cache brought up to date.
@@ -236,18 +200,18 @@ CHANGES: dict[Callable[[SampleIndex], None], tuple[int, int]] = {
 
 
 @pytest.mark.parametrize("alter", CHANGES)
-def test_only_what_changed_is_read_again(tmp_path: Path, alter: Callable[[SampleIndex], None]) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
+def test_only_what_changed_is_read_again(
+    index: SampleIndex, folder: Path, alter: Callable[[SampleIndex], None]
+) -> None:
     before = caches.content(folder)
     held = open_cache(folder, index, SIZE)
     alter(index)
-    with pytest.raises(CacheError, match="changed"):
+    with pytest.raises(StoreError, match="changed"):
         held.check_sources()
     built = caches.build(index, folder)
     num_changed, num_unreadable = CHANGES[alter]
     assert (built.num_changed, built.num_damaged, built.num_new) == (num_changed, 0, 0)
-    assert built.num_decoded == num_changed and len(built.unreadable) == num_unreadable
+    assert built.num_made == num_changed and len(built.unreadable) == num_unreadable
     cache = open_cache(folder, index, SIZE)
     cache.check_sources()
     out = np.empty((len(index), SIZE * SIZE), dtype=np.uint8)
@@ -259,36 +223,14 @@ def test_only_what_changed_is_read_again(tmp_path: Path, alter: Callable[[Sample
     assert len(caches.content(folder)) == 4
 
 
-def test_a_second_run_with_nothing_to_do_writes_nothing(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
-    before = caches.content(folder)
-    for part in (index, index.take([4, 2])):  # a cache may hold more than is asked for
-        built = caches.build(part, folder)
-        assert (built.num_images, built.num_decoded, len(built.unreadable)) == (16, 0, 3)
-        assert caches.content(folder) == before
-
-
-def test_damaged_pixels_and_new_images_are_made(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
+def test_damaged_pixels_and_new_images_are_made(index: SampleIndex, tmp_path: Path) -> None:
+    folder = tmp_path / "less"
     caches.build(index.take(np.flatnonzero(index.path != b"images/04.png")), folder)
     file = caches.pixels_file(folder)
     data = bytearray(file.read_bytes())
     data[3 * SIZE * SIZE] ^= 1
     file.write_bytes(data)
     built = caches.build(index, folder)
-    assert (built.num_changed, built.num_damaged, built.num_new, built.num_decoded) == (0, 1, 1, 2)
+    assert (built.num_changed, built.num_damaged, built.num_new, built.num_made) == (0, 1, 1, 2)
     caches.build(index, tmp_path / "straight")
     assert same(folder, tmp_path / "straight")
-
-
-def test_leftovers_go_and_other_files_stay(tmp_path: Path) -> None:
-    index, folder = caches.dataset(tmp_path / "data"), tmp_path / "cache"
-    caches.build(index, folder)
-    (folder / "pixels-00000000.u8").write_bytes(b"of a build that was given up")
-    mine = {"mine.txt": b"precious", "images_003.tar.gz.part": b"half a download", "building.txt": b"where"}
-    for name, data in mine.items():
-        (folder / name).write_bytes(data)
-    caches.build(index, folder)
-    assert not (folder / "pixels-00000000.u8").exists() and mine.items() <= caches.content(folder).items()
-    assert DecodedCache(folder, SIZE).meta["num_images"] == 16

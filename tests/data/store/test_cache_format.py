@@ -1,9 +1,7 @@
-"""Opening a decoded cache: what it gives is what the files hold, and whatever is wrong with it is said."""
+"""Opening a decoded cache: what it gives is what the files hold, and whatever is wrong with it is an error."""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -15,25 +13,12 @@ import numpy as np
 import pytest
 from caches import SIZE
 
-from distcxr.data import built
-from distcxr.data.built import write_json
-from distcxr.data.cache import CacheError, cache_folder, open_cache
-from distcxr.data.cache import files as cache_files
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.store.cache_format import cache_folder, open_cache
+from distcxr.data.store.store_files import CACHE, StoreError, read_json, write_json
 from distcxr.recipe.data import Cache, Data
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> SampleIndex:
-    return caches.dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, index: SampleIndex) -> Path:
-    caches.build(index, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def gather(index: SampleIndex, folder: Path, rows: np.ndarray) -> np.ndarray:
@@ -74,7 +59,7 @@ def test_a_part_of_the_index_opens_too(index: SampleIndex, folder: Path) -> None
 
 
 def refused(index: SampleIndex, folder: Path, reason: str, size: int = SIZE) -> None:
-    with pytest.raises(CacheError, match=f"(?s){re.escape(str(folder))}.*{reason}.*`distcxr cache RECIPE`"):
+    with pytest.raises(StoreError, match=f"(?s){re.escape(str(folder))}.*{reason}.*`distcxr cache RECIPE`"):
         open_cache(folder, index, size)
 
 
@@ -91,9 +76,9 @@ def test_another_size(index: SampleIndex, folder: Path) -> None:
     refused(index, folder, "24 pixels a side and data.image_size=32", size=32)
 
 
-@pytest.mark.parametrize("version", ["FORMAT", "CODEC"])
+@pytest.mark.parametrize("version", ["version", "codec"])
 def test_another_version(index: SampleIndex, folder: Path, version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache_files, version, 99)
+    monkeypatch.setattr(CACHE, version, 99)
     refused(index, folder, "another version")
 
 
@@ -116,13 +101,13 @@ def test_every_flipped_bit_of_the_small_files_is_noticed(index: SampleIndex, fol
     rng = np.random.default_rng(2)
     for file in (folder / "cache.json", next(folder.glob("entries-*.npy"))):
         whole = file.read_bytes()
-        for place in rng.integers(0, len(whole), 60).tolist():
+        for position in rng.integers(0, len(whole), 60).tolist():
             flipped = bytearray(whole)
-            flipped[place] ^= 1 << int(rng.integers(8))
+            flipped[position] ^= 1 << int(rng.integers(8))
             file.write_bytes(flipped)
             try:
                 open_cache(folder, index, SIZE).close()
-            except CacheError:
+            except StoreError:
                 continue
             before, after = json.loads(whole), json.loads(flipped)  # white space, or a capital in an escape
             assert before == after
@@ -156,16 +141,16 @@ def test_changed_sources_are_named(index: SampleIndex, folder: Path) -> None:
     file = index.root / "images/03.png"
     state = file.stat()
     os.utime(file, ns=(0, state.st_mtime_ns + 1))
-    with pytest.raises(CacheError, match=r"1 of 16 images have changed .*images/03\.png\. .*`distcxr cache RECIPE`"):
+    with pytest.raises(StoreError, match=r"1 of 16 images have changed .*images/03\.png\. .*`distcxr cache RECIPE`"):
         cache.check_sources()
     os.utime(file, ns=(0, state.st_mtime_ns))
     cache.check_sources()
     file.write_bytes(file.read_bytes() + b"x")
     os.utime(file, ns=(0, state.st_mtime_ns))
-    with pytest.raises(CacheError, match="images/03"):
+    with pytest.raises(StoreError, match="images/03"):
         cache.check_sources()
     file.unlink()
-    with pytest.raises(CacheError, match="images/03"):
+    with pytest.raises(StoreError, match="images/03"):
         cache.check_sources()
 
 
@@ -185,28 +170,16 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
 def test_json_is_replaced_or_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"a": 1})
-    monkeypatch.setattr("distcxr.data.built.flush", lambda _: (_ for _ in ()).throw(OSError("no power")))
+    monkeypatch.setattr("distcxr.runfolder.whole.flush", lambda _: (_ for _ in ()).throw(OSError("no power")))
     with pytest.raises(OSError, match="no power"):
         write_json(file, {"a": 2})
-    assert built.read_json(file) == {"a": 1}
+    assert read_json(file) == {"a": 1}
 
 
 def test_pixels_are_those_of_this_codec() -> None:
     """If this fails and the change is meant, raise `CODEC`, so that older caches are refused, and write it here."""
     digest = hashlib.sha256()
-    for file in sorted((Path(__file__).parents[1] / "fixtures" / "nih").glob("*.png")):
+    for file in sorted((Path(__file__).parents[2] / "fixtures" / "nih").glob("*.png")):
         for size in (224, 96):
             digest.update(resize_grey(decode_grey(file.read_bytes()), size).tobytes())
-    assert (cache_files.CODEC, digest.hexdigest()[:16]) == (1, "34f77c4de26df8fc")
-
-
-def test_a_file_system_without_locks_is_warned_of(
-    index: SampleIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    caches.build(index, tmp_path / "cache")
-    assert "let one process alone use this folder" in caplog.text
-    assert len(gather(index, tmp_path / "cache", np.arange(3))) == 3
+    assert (CACHE.codec, digest.hexdigest()[:16]) == (1, "34f77c4de26df8fc")

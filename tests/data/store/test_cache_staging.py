@@ -16,31 +16,22 @@ import numpy as np
 import pytest
 from caches import SIZE
 
-from distcxr.data.cache import CacheError, open_cache, stage
 from distcxr.data.index import SampleIndex
+from distcxr.data.store.cache_format import open_cache
+from distcxr.data.store.cache_staging import stage
+from distcxr.data.store.store_files import StoreError
 
 RANK = """
 import logging, sys, time
 from pathlib import Path
-from distcxr.data.cache import stage
-import distcxr.data.cache.staging as module
+from distcxr.data.store.cache_staging import stage
+import distcxr.data.store.cache_staging as module
 
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
 copy = module.shutil.copyfile
 module.shutil.copyfile = lambda *files: (time.sleep(0.2), copy(*files))
 print("staged", stage(Path(sys.argv[1]), Path(sys.argv[2])))
 """
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> SampleIndex:
-    return caches.dataset(tmp_path / "data")
-
-
-@pytest.fixture
-def folder(tmp_path: Path, index: SampleIndex) -> Path:
-    caches.build(index, tmp_path / "cache")
-    return tmp_path / "cache"
 
 
 def whole(index: SampleIndex, folder: Path) -> bool:
@@ -54,11 +45,11 @@ def test_four_ranks_copy_once(index: SampleIndex, folder: Path, tmp_path: Path) 
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     command = [sys.executable, "-c", RANK, str(folder), str(tmp_path / "local")]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environ, text=True) for _ in range(4)]
-    said = [rank.communicate(timeout=60)[0] for rank in ranks]
+    output = [rank.communicate(timeout=60)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [0] * 4
-    assert sum(": copied 0.01 MB from " in text for text in said) == 1
-    assert sum("the copy of" in text for text in said) == 3
-    (target,) = {text.split("staged ")[1].strip() for text in said}
+    assert sum(": copied 0.01 MB from " in text for text in output) == 1
+    assert sum("the copy of" in text for text in output) == 3
+    (target,) = {text.split("staged ")[1].strip() for text in output}
     assert whole(index, Path(target)) and Path(target).parent == tmp_path / "local"
 
 
@@ -92,11 +83,11 @@ def test_a_copy_that_is_not_whole_is_made_again(index: SampleIndex, folder: Path
     assert whole(index, stage(folder, tmp_path / "local"))
 
 
-def test_no_room(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_space(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 4_000})()
-    monkeypatch.setattr("distcxr.data.cache.staging.shutil.disk_usage", lambda _: usage)
-    said = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
-    with pytest.raises(CacheError, match=said):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    message = rf"stage_to=.*local: the cache in .*cache takes 0\.01 MB and 0\.00 MB is free in .* on {platform.node()};"
+    with pytest.raises(StoreError, match=message):
         stage(folder, tmp_path / "local")
 
 
@@ -105,7 +96,7 @@ def test_variables_are_filled_in_on_each_node(folder: Path, tmp_path: Path, monk
     monkeypatch.setenv("JOB", "7")
     assert stage(folder, Path("$NODE_DISK/${JOB}x")).parent == tmp_path / "own" / "7x"
     monkeypatch.setenv("JOB", "")
-    with pytest.raises(CacheError, match=rf"stage_to=.*: \$JOB is not set on {platform.node()}"):
+    with pytest.raises(StoreError, match=rf"stage_to=.*: \$JOB is not set on {platform.node()}"):
         stage(folder, Path("$NODE_DISK/$JOB"))
 
 
@@ -117,18 +108,18 @@ def test_a_disk_that_runs_full_leaves_no_copy(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("distcxr.data.cache.staging.shutil.copyfile", full)
-        with pytest.raises(CacheError, match=r"can't be copied to .*local.*: No space left"):
+        patch.setattr("shutil.copyfile", full)
+        with pytest.raises(StoreError, match=r"can't be copied to .*local.*: No space left"):
             stage(folder, tmp_path / "local")
     assert whole(index, stage(folder, tmp_path / "local"))
 
 
 def test_a_place_that_can_not_be_written_and_a_cache_that_is_not_there(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CacheError, match=r"can't be copied to .*Not a directory"):
+    with pytest.raises(StoreError, match=r"can't be copied to .*Not a directory"):
         stage(folder, tmp_path / "file")
-    with pytest.raises(CacheError, match=r"there is no decoded cache in .*nowhere"):
+    with pytest.raises(StoreError, match=r"there is no decoded cache in .*nowhere"):
         stage(tmp_path / "nowhere", tmp_path / "local")
     caches.pixels_file(folder).unlink()
-    with pytest.raises(CacheError, match="No such file"):
+    with pytest.raises(StoreError, match="No such file"):
         stage(folder, tmp_path / "local")

@@ -1,4 +1,7 @@
-"""A build that is under way or was cut short: what can be gone on with after a kill or a power cut."""
+"""A cache that is being built: what a later call can take over after a kill or a power cut.
+
+Shapes: N images, S side.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import errno
 import hashlib
 import os
 import secrets
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,54 +17,53 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
-from distcxr.data.built import look, read_json, shown_size, write_json
-from distcxr.data.cache.files import CODEC, DECODED, FORMAT, CacheError, entry_type, remove_files
+from distcxr.data.store.store_building import check_space
+from distcxr.data.store.store_files import CACHE, MADE, look, read_json, write_json
 
 
-class Unfinished:
+class UnfinishedCache:
     """Rows that are written one by one, in any order, from several threads.
 
     Pixels and entries reach the disk in whatever order the system likes. So a row of an earlier call counts as done
-    only if its entry says so, its pixels have the checksum that the entry has, and its file is still the same.
+    only if its entry has it so, its pixels have the checksum that the entry has, and its file is still the same.
 
     Attributes:
-        entries: `entry_type` [N], sorted by path.
-        done: bool [N]; at first the rows that an earlier call's entries say are done, for `recheck` to confirm.
+        entries: `Format.entry_type` [N], sorted by path.
+        done: bool [N]; at first the rows that are done by an earlier call's entries, for `recheck` to confirm.
         pixels_name: name of the pixel file, which is its name in the whole cache, too.
     """
 
-    def __init__(self, folder: Path, names: NDArray[np.bytes_], image_size: int, keep: tuple[str, ...]) -> None:
-        """Go on with the build in `folder` if it was started for the same images and settings, or start one.
+    def __init__(self, folder: Path, names: NDArray[np.bytes_], image_size: int) -> None:
+        """Resume the build in `folder` if it was started for the same images and settings, or start one.
 
         Args:
             names: paths of the images, sorted.
-            keep: files of a whole cache, which must stay.
 
         Raises:
-            CacheError: too little space is free.
+            StoreError: too little space is free.
             OSError: the folder can't be written.
         """
         self._row_bytes = image_size**2
-        self.entries = np.zeros(len(names), dtype=entry_type(names.dtype.itemsize))
+        self.entries = np.zeros(len(names), dtype=CACHE.entry_type(names.dtype.itemsize))
         self.entries["path"] = names
         settings = {
-            "format": FORMAT, "codec": CODEC, "image_size": image_size,
+            "format": CACHE.version, "codec": CACHE.codec, "image_size": image_size,
             "names_sha256": hashlib.sha256(self.entries["path"].tobytes()).hexdigest(),
         }  # fmt: skip
-        if not self._go_on(folder, settings):
-            remove_files(folder, keep)
+        if not self._resume(folder, settings):
+            CACHE.remove_files(folder, keep=CACHE.whole_files(folder))
             self._start(folder, settings)
-        self.done: NDArray[np.bool_] = self.entries["state"] == DECODED  # what can't be read is tried again
+        self.done: NDArray[np.bool_] = self.entries["state"] == MADE  # what can't be read is tried again
 
-    def recheck(self, row: int, file: str) -> None:
+    def recheck(self, row: int, file: bytes) -> None:
         """Clear `done` of a row that can't be trusted."""
         pixels, entry = np.empty(self._row_bytes, dtype=np.uint8), self.entries[row]
         got = os.preadv(self._pixels, [pixels.data], row * self._row_bytes)
         whole = got == self._row_bytes and isal_zlib.crc32(pixels) == entry["pixels_crc"]
         self.done[row] = whole and look(file) == [entry["size"], entry["mtime_ns"]]
 
-    def put(self, row: int, entry: Any, pixels: NDArray[np.uint8]) -> None:
-        """Write a row: its entry, without the path and the checksum of its pixels uint8 [S*S], and those."""
+    def put(self, row: int, entry: Sequence[int], pixels: NDArray[np.uint8]) -> None:
+        """Write a row: size, mtime_ns, source_crc and state of its entry, and its pixels uint8 [S*S]."""
         size, mtime_ns, source_crc, state = entry
         _write(self._pixels, pixels, row * self._row_bytes)
         path, pixels_crc = self.entries["path"][row], isal_zlib.crc32(pixels)
@@ -77,7 +79,7 @@ class Unfinished:
         os.close(self._pixels)
         os.close(self._stored)
 
-    def _go_on(self, folder: Path, settings: dict[str, Any]) -> bool:
+    def _resume(self, folder: Path, settings: dict[str, Any]) -> bool:
         try:
             found = read_json(folder / "building.json")
             stored: NDArray[Any] = np.fromfile(folder / "building.entries", dtype=self.entries.dtype)
@@ -91,12 +93,7 @@ class Unfinished:
 
     def _start(self, folder: Path, settings: dict[str, Any]) -> None:
         num_bytes = len(self.entries) * self._row_bytes
-        free = shutil.disk_usage(folder).free
-        if num_bytes > free:
-            raise CacheError(
-                f"{folder}: the cache takes {shown_size(num_bytes)} and {shown_size(free)} is free there: make room, "
-                "or set data.cache.path to another folder"
-            )
+        check_space(folder, CACHE, num_bytes)
         (folder / "building.entries").write_bytes(self.entries.tobytes())
         self._open(folder, f"pixels-{secrets.token_hex(4)}.u8", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
@@ -121,7 +118,7 @@ def _write(fd: int, content: NDArray[np.uint8], offset: int) -> None:
 
 
 def _reserve(fd: int, num_bytes: int) -> None:
-    """Take the space now: a full disk is said before the decoding, not after."""
+    """Take the space now: a full disk is an error before the decoding, not after."""
     try:
         os.posix_fallocate(fd, 0, num_bytes)
     except OSError as error:

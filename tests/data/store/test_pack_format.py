@@ -1,4 +1,4 @@
-"""Opening a pack: what is refused, what is not looked for, and a dataset whose folders are not there."""
+"""Opening a pack: what is refused, what is not looked for, and a dataset without its folders."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import numpy as np
 import packs
 import pytest
 
-from distcxr.data.built import read_json, write_json
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
-from distcxr.data.pack import PackError, open_pack, pack_folder
-from distcxr.data.pack.listing import Both, PackListing, pack_and_files
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.pixels.files import Part, UnreadableImage, read_file
 from distcxr.data.sources.listing import FileListing, Listing
 from distcxr.data.sources.read import read_index
+from distcxr.data.store.pack_format import open_pack, pack_folder
+from distcxr.data.store.pack_listing import Both, PackListing, pack_and_files
+from distcxr.data.store.store_files import StoreError, read_json, write_json
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Data
 
@@ -89,7 +89,7 @@ def test_a_damaged_image_is_named_and_the_others_are_read(index: SampleIndex, fo
     what = "damaged" if at == "pread" else "cut short"
     assert bad[-1] == f"{shard} is {what} there; `distcxr pack RECIPE` repairs it"
     pack.close()
-    again = open_pack(folder, index)  # opening it says nothing: training names the image and goes on
+    again = open_pack(folder, index)  # opening it is no error: training names the image and continues
     assert read(again.parts_of_rows(np.arange(16))) == bad
     again.close()
 
@@ -127,7 +127,7 @@ def test_where_a_process_may_not_be_looked_into_the_name_serves(index: SampleInd
 def test_what_can_not_be_used_is_refused_with_the_way_out(index: SampleIndex, folder: Path, tmp_path: Path) -> None:
     def refused(match: str, other: SampleIndex = index) -> None:
         before = len(os.listdir("/proc/self/fd"))
-        with pytest.raises(PackError, match=match) as error:
+        with pytest.raises(StoreError, match=match) as error:
             open_pack(folder, other)
         assert "distcxr pack RECIPE" in str(error.value) and len(os.listdir("/proc/self/fd")) == before
 
@@ -156,7 +156,7 @@ def test_too_many_files_are_another_matter(index: SampleIndex, folder: Path, mon
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(PackError, match=r"has 2 files, more than this process may open.*ulimit -n"):
+    with pytest.raises(StoreError, match=r"has 2 files, more than this process may open.*ulimit -n"):
         open_pack(folder, index)
 
 
@@ -169,7 +169,7 @@ def test_files_that_are_there_are_compared_and_others_not_looked_for(folder: Pat
     shutil.rmtree(index.root / "images_2")
     pack.check_sources()
     os.utime(index.root / "images/01.png", ns=(0, 5))
-    with pytest.raises(PackError, match=r"1 of 16 images have changed .*, such as images/01\.png\. Bring"):
+    with pytest.raises(StoreError, match=r"1 of 16 images have changed .*, such as images/01\.png\. Bring"):
         pack.check_sources()
     shutil.rmtree(index.root / "images")
     pack.check_sources()
@@ -193,7 +193,7 @@ def test_every_dataset_reads_the_same_without_its_images(dataset: str, tmp_path:
     files = Data.model_validate({"dataset": dataset, "findings": "all"})
     with_pack = files.model_copy(update={"source": "pack"})
     whole = read_index(files, root)
-    with pytest.raises(PackError, match=r"there is no pack in .*distcxr pack RECIPE"):
+    with pytest.raises(StoreError, match=r"there is no pack in .*distcxr pack RECIPE"):
         read_index(with_pack, root)
     packs.build(whole, pack_folder(files, whole.root))
     for name in {path.split(b"/")[0] for path in whole.path.tolist()}:
