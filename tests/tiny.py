@@ -70,7 +70,7 @@ def train(folder: Path, *overrides: str) -> None:
     """A whole launch: build, train, score."""
     run = build(folder, *overrides)
     fit(run)
-    run.reader.close()
+    run.setup.close()
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -17,8 +17,29 @@ from distcxr.recipe.schema import IDENTITY_FREE
 logger = logging.getLogger(__name__)
 
 
+def as_tested(
+    recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, split: str = "test"
+) -> tuple[Recipe, Checkpoint]:
+    """The two as they are, if they go together and the split's patients are new to the checkpoint.
+
+    Raises:
+        ValueError: as `check_testable`, and for the split `test` as `check_unseen`.
+    """
+    check_testable(checkpoint, recipe)
+    if split == "test":
+        check_unseen(checkpoint, dataset)
+    return recipe, checkpoint
+
+
+def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
+    """The recipe with the network, image size, crop and normalisation that a checkpoint was trained with."""
+    theirs = checkpoint.recipe
+    data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
+    return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
+
+
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ.
+    """Refuse to resume training from a checkpoint of another recipe, naming the keys that differ.
 
     With `train.stage` the stages from there on may differ, if the checkpoint has not begun them.
     """
@@ -28,7 +49,7 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
     begun = checkpoint.meta["state"]["stage"]
     later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
-    free = [f"train.stages.{place}" for place in later] if recipe.train.stage == begun + 1 else []
+    free = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
     lines = [
         f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
         for key in ours | theirs
@@ -62,7 +83,7 @@ def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 
 def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
-    """Refuse to go on with other labels or other images in a split: the order would change in mid-epoch, and patients
+    """Refuse to resume with other labels or other images in a split: the order would change in mid-epoch, and patients
     trained on could come to validate.
     """
     theirs = checkpoint.meta["hashes"]
@@ -127,7 +148,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            value = {str(place): entry for place, entry in enumerate(value)}
+            value = {str(number): entry for number, entry in enumerate(value)}
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 

@@ -107,7 +107,7 @@ class StopRequest:
         fitting = int(_CHECK_EVERY_S * self._passed / elapsed_s)
         return max(1, min(fitting, 2 * self._every, _MOST_PLACES))
 
-    def say_saved(self) -> None:
+    def log_saved(self) -> None:
         """Leave the mark that this run is saved and can go on; on one rank, after the others have arrived."""
         (self._folder / RESUME).touch()
         logger.info(f"asked to stop ({self._reason()}): saved; the same command goes on from here")

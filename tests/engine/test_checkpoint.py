@@ -171,7 +171,7 @@ def test_a_run_killed_before_its_scores_gets_them(tmp_path: Path, monkeypatch: p
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    next(run.module.parameters()).data[0] = float("nan")
+    next(run.setup.module.parameters()).data[0] = float("nan")
     with pytest.raises(ValueError, match=r"the weights are not finite after step 0"):
         save_last(run)
     assert not list((tmp_path / "run" / "checkpoints").glob("last-*"))

@@ -48,7 +48,7 @@ def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, valid
         else:
             patch.setattr(fitting, "train_step", asking)
         fitting.fit(run)
-    run.reader.close()
+    run.setup.close()
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:

@@ -23,9 +23,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each call of `predict` was asked for."""
     sizes: list[int] = []
 
-    def predict(run: Any, rows: Any, tta: Any) -> Predicted:
+    def predict(setup: Any, rows: Any, tta: Any) -> Predicted:
         sizes.append(len(rows))
-        return original(run, rows, tta)
+        return original(setup, rows, tta)
 
     original = testing.predict
     monkeypatch.setattr(testing, "predict", predict)
@@ -108,7 +108,7 @@ def test_heat_maps_have_colours(other: Path) -> None:
 def test_checkpoints_that_make_no_ensemble(finished: Path, other: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several checkpoints have no run folder in common: .*output=FOLDER"):
         score(finished, [finished, other], None)
-    with pytest.raises(ValueError, match=r"other is the run folder of .*other/checkpoints/best, whose own results"):
+    with pytest.raises(ValueError, match=r"other is the run folder of .*other/checkpoints/best, and would lose its own results"):
         score(finished, [finished, other], other)
     with pytest.raises(CheckpointError, match="best: named twice"):
         score(finished, [finished, finished / "checkpoints" / "best"], tmp_path / "out")

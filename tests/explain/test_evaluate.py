@@ -148,7 +148,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     data = tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
     checkpoint.save_best(run)
-    run.reader.close()
+    run.setup.close()
     assert run.tracker is not None
     run.tracker.close()
     tested = (data / "test_list.txt").read_text().split()
@@ -158,6 +158,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         csv.writer(file).writerows([header, *entries, ["elsewhere.png", "Mass", "1", "2", "3", "4"]])
     arguments = ["distcxr", "explain", str(tmp_path / "tiny.yaml"), str(tmp_path / "run/checkpoints/best")]
     options = ["--json", str(tmp_path / "found.json"), "--pictures", str(tmp_path / "pictures")]
+    monkeypatch.setattr("distcxr.engine.opening.start_logging", lambda console: None)  # it would take pytest's handlers
     monkeypatch.setattr("sys.argv", [*arguments, f"data.root={data}", *options])
     assert main() == 0
     out = capsys.readouterr().out

@@ -22,9 +22,9 @@ def test_views_and_files_are_the_cpus(
     tiny.phantom(tmp_path)
     views, same = ["flip", "zoom", "rotate_left"], ("train.tf32=false", "data.loader=torch")
     run = tiny.build(tmp_path, f"output={tmp_path / 'a'}", f"eval.tta=[{', '.join(views)}]", *same)
-    assert run.runtime.device.type == "cuda"
-    on_gpu = score_splits(run, run.folder, Weights(0, None, run.hashes), ["val", "test"])["test"]
-    run.reader.close()
+    assert run.setup.runtime.device.type == "cuda"
+    on_gpu = score_splits(run.setup, run.folder, Weights(0, None), ["val", "test"])["test"]
+    run.setup.close()
     assert len(json.loads((run.folder / "pictures" / "pictures.json").read_text())) == 4, caplog.text
 
     leave_gpu()
