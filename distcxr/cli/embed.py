@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         found = embed(setup, np.concatenate([setup.splits.rows(split) for split in dict.fromkeys(args.split)]))
         if setup.runtime.is_main:
             write_embedded(args.out, setup, found, checkpoint)
-            num, width = found.features_ND.shape
+            num, width = found.values_NK.shape
             print(f"{args.out}: {num:,} images of {', '.join(args.split)}, {width:,} features each")
             for row, reason in found.unreadable:
                 print(f"left out {setup.index.file_name(row)}: {reason}")

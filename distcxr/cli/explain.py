@@ -40,8 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.engine.compatible import as_tested
     from distcxr.engine.opening import opened
     from distcxr.engine.pictures import localise_rows
+    from distcxr.explain.localisation import table_rows
     from distcxr.recipe import load_recipe
     from distcxr.runfolder.whole import write_json
+    from distcxr.tracking.terminal import table_text
 
     if args.json and not args.json.absolute().parent.is_dir():  # now, not after the work
         raise ValueError(f"{args.json} can't be written: the folder {args.json.parent} is not there")
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             pictures=4 if args.pictures else 0,
         )  # fmt: skip
     print(f"{checkpoint.path}, step {checkpoint.step}: {len(rows):,} images of {args.split} with boxes")
-    print(found.table())
+    print(table_text(table_rows(found.findings), width=None))
     for sample_id, reason in found.unreadable:
         print(f"left out {index.file_name(sample_id)}: {reason}")
     if args.pictures:

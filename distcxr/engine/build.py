@@ -18,7 +18,7 @@ from distcxr.engine.opening import batch_plan, build_setup, log_start
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.state import Run, StepLog, TrainState
-from distcxr.engine.step import made_up_batch, warm_up
+from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
 from distcxr.engine.tuning import check_mode, choose_mode, set_mode
 from distcxr.models.ema import Ema
@@ -30,7 +30,7 @@ from distcxr.runfolder.history import rewind_steps
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.progress import Progress
-from distcxr.tracking.tracker import Tracker, open_tracker
+from distcxr.tracking.tracker import open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         setup = replace(setup, module=sync_batchnorm(setup.module))
     state = _state(recipe, folder, checkpoint)
     earlier = run_folder_of(checkpoint.path) if checkpoint else None
-    mode = choose_mode(setup, stages[state.stage - 1], lambda: made_up_batch(setup), folder, earlier)
+    mode = choose_mode(setup, stages[state.stage - 1], folder, earlier)
     set_mode(setup.module, mode)
     setup = replace(setup, mode=mode)
     ema = None if recipe.train.ema is None else Ema(setup.module, recipe.train.ema)  # begins with evaluated weights
@@ -72,12 +72,17 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         state.best_score = state.best_step = None
     run = Run(
         setup=setup, folder=folder, stages=stages, training=Training(setup, stages[state.stage - 1]), ema=ema,
-        state=state, steps=StepLog(), stop=StopRequest(folder, runtime),
-        tracker=_tracker(recipe, folder, state.step) if runtime.is_main else None, progress=None,
+        state=state, steps=StepLog(), stop=StopRequest(folder, runtime), tracker=None, progress=None,
     )  # fmt: skip
     _check_begin(run)
     if runtime.is_main:
-        run = replace(run, progress=Progress(console, total_steps=run.last_step, done_steps=state.step))
+        tracker = open_tracker(
+            folder, purge_step=state.step + 1, services=recipe.logging.trackers, project=recipe.logging.project,
+            config=recipe.model_dump(mode="json"),
+        )  # fmt: skip
+        run = replace(
+            run, tracker=tracker, progress=Progress(console, total_steps=run.last_step, done_steps=state.step)
+        )
     warm_up(setup, run.training)
     if checkpoint is not None:
         checkpoints.load_training(checkpoint, run)
@@ -93,7 +98,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
 def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> TrainState:
     """The checkpoint's state, or that of a beginning."""
     if checkpoint is not None:
-        return checkpoints.stored_state(checkpoint)
+        return TrainState(**checkpoint.meta["state"])
     stage = recipe.train.stage or 1
     if stage > 1:
         left = stage_folder(folder, stage - 1)
@@ -118,13 +123,6 @@ def _check_begin(run: Run) -> None:
             f"train.stage={wanted}, but the run to resume is at step {run.state.step}, in stage {stage}: leave out "
             f"train.stage to resume it, or give another output=FOLDER to begin stage {wanted} with model.weights"
         )
-
-
-def _tracker(recipe: Recipe, folder: Path, step: int) -> Tracker:
-    return open_tracker(
-        folder, purge_step=step + 1, services=recipe.logging.trackers, project=recipe.logging.project,
-        config=recipe.model_dump(mode="json"),
-    )  # fmt: skip
 
 
 def _log_start(recipe: Recipe, runtime: Runtime, dataset: Dataset, plan: BatchPlan, folder: Path) -> None:

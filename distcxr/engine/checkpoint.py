@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not whole or does not go with the recipe; the message names it and says what to do."""
+    """A checkpoint that is not whole or does not go with the recipe; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ def save(run: Run, folder: Path) -> None:
         "std": list(setup.transform.std),
         "world_size": setup.runtime.world_size,
         "recipe": setup.recipe.model_dump(mode="json"),
-        "state": run.state.to_dict(),
-        "hashes": setup.dataset.hashes,
+        "state": asdict(run.state),
+        "hashes": setup.hashes,
     }
     scaler = setup.runtime.accelerator.scaler
     training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
@@ -129,7 +129,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Check that a checkpoint is whole, to the last bit.
 
     Args:
-        path: a checkpoint folder, or a run folder, whose `best` is then meant.
+        path: a checkpoint folder, or a run folder for its `best`.
 
     Raises:
         CheckpointError: naming the file that is missing, damaged or of another format.
@@ -233,8 +233,3 @@ def load_training(checkpoint: Checkpoint, run: Run) -> None:
     scaler = run.setup.runtime.accelerator.scaler
     if scaler is not None and stored["scaler"]:
         scaler.load_state_dict(stored["scaler"])
-
-
-def stored_state(checkpoint: Checkpoint) -> TrainState:
-    """Where the checkpointed run stood."""
-    return TrainState(**checkpoint.meta["state"])

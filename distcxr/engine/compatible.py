@@ -108,7 +108,7 @@ def check_findings(checkpoint: Checkpoint, findings: Sequence[str]) -> None:
 
 def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
-    seen = _shared(checkpoint, dataset, ("train", "val"), "test")
+    seen = shared_patients(checkpoint, dataset, ("train", "val"), "test")
     if seen is None:
         logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
     elif len(seen):
@@ -121,12 +121,12 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
 def check_beginnings(weights: str, dataset: Dataset) -> None:
     """`check_unseen` for the run whose weights `model.weights` names, the run which that began with, and so on.
 
-    Validation on patients that one of them was trained on is no error: the log says that it is flattered.
+    Validation on patients that one of them was trained on is no error: the log warns that it is flattered.
     """
     checkpoint = begun_from(weights)
     while checkpoint is not None:
         check_unseen(checkpoint, dataset)
-        seen = _shared(checkpoint, dataset, ("train",), "val")
+        seen = shared_patients(checkpoint, dataset, ("train",), "val")
         if seen is not None and len(seen):
             logger.warning(
                 f"{checkpoint.path}, which this run begins with, was trained on {len(seen):,} patients of this val "
@@ -135,7 +135,9 @@ def check_beginnings(weights: str, dataset: Dataset) -> None:
         checkpoint = begun_from(checkpoint.meta["recipe"]["model"]["weights"])
 
 
-def _shared(checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str) -> NDArray[np.int64] | None:
+def shared_patients(
+    checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str
+) -> NDArray[np.int64] | None:
     """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others."""
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         return None

@@ -1,12 +1,11 @@
 """What a network makes of images before its head: a row of features each, for other methods to work with.
 
-Shapes: B batch, N samples, D features, C findings.
+Shapes: N samples, D features, C findings.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from distcxr.data.augment import input_side
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.compatible import as_trained
-from distcxr.engine.evaluate import compute
+from distcxr.engine.evaluate import Outputs, compute
 from distcxr.engine.setup import Setup
 from distcxr.models.fusion import pooled_features
 from distcxr.recipe import Recipe
@@ -27,21 +26,6 @@ from distcxr.runfolder.whole import being_written
 
 _BLOCK = 16_384
 """Rows that are gathered at once: 134 MB of 2,048 features on each rank, whatever the dataset's size."""
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Features of a dataset's images; on rank 0 alone, the others keep none.
-
-    Attributes:
-        rows: int64 [N], index rows in ascending order, files that can't be read left out.
-        features_ND: float32.
-        unreadable: (index row, reason) of the files left out.
-    """
-
-    rows: NDArray[np.int64]
-    features_ND: NDArray[np.float32]
-    unreadable: tuple[tuple[int, str], ...]
 
 
 def as_embedder(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset) -> tuple[Recipe, Checkpoint | None]:
@@ -66,47 +50,48 @@ def as_embedder(recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset) -> tup
     return own.model_copy(update=update), None
 
 
-def embed(setup: Setup, rows: NDArray[np.int64]) -> Embedded:
-    """Pooled features of the index rows `rows`, computed as validation computes logits; all ranks call it."""
+def embed(setup: Setup, rows: NDArray[np.int64]) -> Outputs:
+    """Pooled features of the index rows `rows`, computed as validation computes logits; all ranks call it.
+
+    Only rank 0 keeps them: the others return no row.
+    """
     rows = np.sort(rows)
-    kept_rows: list[NDArray[np.int64]] = []
-    kept: list[NDArray[np.float32]] = []
+    kept: list[Outputs] = []
     unreadable: list[tuple[int, str]] = []
     for start in range(0, len(rows), _BLOCK):
-        block, features_ND, bad = compute(setup, rows[start : start + _BLOCK], setup.features, lambda: _width(setup))
-        unreadable += bad
+        block = compute(setup, rows[start : start + _BLOCK], setup.features, lambda: _width(setup))
+        unreadable += block.unreadable
         if setup.runtime.is_main:
-            kept_rows.append(block)
-            kept.append(features_ND)
+            kept.append(block)
     if not kept:
-        return Embedded(np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32), tuple(unreadable))
-    return Embedded(np.concatenate(kept_rows), np.concatenate(kept), tuple(unreadable))
+        return Outputs(rows[:0], np.empty((0, 0), dtype=np.float32), tuple(unreadable))
+    features_ND = np.concatenate([block.values_NK for block in kept])
+    return Outputs(np.concatenate([block.rows for block in kept]), features_ND, tuple(unreadable))
 
 
-def write_embedded(path: Path, setup: Setup, found: Embedded, checkpoint: Checkpoint) -> None:
+def write_embedded(path: Path, setup: Setup, found: Outputs, checkpoint: Checkpoint) -> None:
     """Write an npz file, whole or not at all; `numpy.load` reads it without pickles.
 
     Its arrays are `features` [N, D] and beside it [N]: `sample_id` (ascending), `file_name`, `patient_id`, `split`;
     [N, C]: `targets`, `mask` (1 = label known); [C]: `findings`; `unreadable_file_name`, `unreadable_reason`; and
     `about`, JSON: checkpoint, its step, network, image size, hashes of labels, lists and splits.
     """
-    dataset, rows = setup.dataset, found.rows
-    index = dataset.index
+    index, rows = setup.index, found.rows
     split_of = np.full(len(index), "", dtype="U5")
     for name in ("train", "val", "test"):
-        split_of[dataset.splits.rows(name)] = name
+        split_of[setup.splits.rows(name)] = name
     about = {
         "checkpoint": str(checkpoint.path),
         "step": checkpoint.step,
         "model": setup.recipe.model.name,
         "library": setup.recipe.model.library,
         "image_size": setup.recipe.data.image_size,
-        "hashes": dataset.hashes,
+        "hashes": setup.hashes,
     }
     with being_written(path) as part, part.open("wb") as stream:
         np.savez(
             stream,
-            features=found.features_ND,
+            features=found.values_NK,
             sample_id=rows,
             file_name=np.array(index.file_names(rows), dtype=np.str_),
             patient_id=index.patient_id[rows],

@@ -1,6 +1,6 @@
 """Scoring a split: every readable sample exactly once, whatever the number of ranks.
 
-Shapes: B batch, N samples, C findings.
+Shapes: B batch, N samples, C findings, K values of a sample.
 """
 
 from __future__ import annotations
@@ -29,17 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What a network predicts for a split; the same on every rank.
+class Outputs:
+    """What a network makes of samples.
 
     Attributes:
         rows: int64 [N], index rows in ascending order, files that can't be read left out.
-        logits_NC: float32, `losses.binary_logits`: their sigmoid is the predicted probability, whatever the loss.
+        values_NK: float32. Of `predict` K is C: logits as of `losses.binary_logits`, so their sigmoid is the predicted
+            probability, whatever the loss.
         unreadable: (index row, reason) of the files left out.
     """
 
     rows: NDArray[np.int64]
-    logits_NC: NDArray[np.float32]
+    values_NK: NDArray[np.float32]
     unreadable: tuple[tuple[int, str], ...]
 
 
@@ -48,7 +49,7 @@ class Scores:
     """Logits of a split and what was made of them; the same on every rank.
 
     Attributes:
-        rows, logits_NC: as in `Predicted`.
+        rows, logits_NC: as `predict` gives them.
         loss: the loss that training minimises, its mean over known labels (`cross_entropy`: samples), float64 summed;
             None where it is undefined or not finite.
     """
@@ -68,7 +69,7 @@ def evaluate(
     return score_predicted(setup, split, predicted)
 
 
-def log_unreadable(setup: Setup, split: str, predicted: Predicted) -> None:
+def log_unreadable(setup: Setup, split: str, predicted: Outputs) -> None:
     """Name in the log what is left out."""
     for row, reason in predicted.unreadable:
         logger.warning(f"{split}: left out {setup.index.file_name(row)}: {reason}")
@@ -76,7 +77,7 @@ def log_unreadable(setup: Setup, split: str, predicted: Predicted) -> None:
 
 def predict(
     setup: Setup, rows: NDArray[np.int64], tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
-) -> Predicted:
+) -> Outputs:
     """Logits of the index rows `rows`, as `compute` makes them.
 
     Args:
@@ -92,27 +93,23 @@ def predict(
             logits_BC = logits_BC + setup.logits(setup.module, batch, view)
         return binary_logits(setup.loss.spec.name, logits_BC / (1 + len(tta)))
 
-    return Predicted(*compute(setup, rows, logits, lambda: len(setup.index.findings), stop))
+    return compute(setup, rows, logits, lambda: len(setup.index.findings), stop)
 
 
 @torch.no_grad()
 def compute(
     setup: Setup, rows: NDArray[np.int64], values: Callable[[Batch], Tensor], width: Callable[[], int],
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[NDArray[np.int64], NDArray[np.float32], tuple[tuple[int, str], ...]]:  # fmt: skip
-    """What the network makes of the plain images of the index rows `rows`; all ranks call it.
+) -> Outputs:  # fmt: skip
+    """What the network makes of the plain images of the index rows `rows`; all ranks call it, and get the same.
 
     The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
     batches. The BatchNorm statistics are rank 0's on every rank.
 
     Args:
-        values: float32 [B, width] of a batch on the device, the network in evaluation mode.
-        width: called where this rank has no batch.
+        values: float32 [B, K] of a batch on the device, the network in evaluation mode.
+        width: K; called where this rank has no batch.
         stop: called before every batch that all ranks have; the same answer on each of them.
-
-    Returns:
-        The same on every rank: rows in ascending order without those of files that can't be read, their values
-        [N, width], and (row, reason) of the others.
 
     Raises:
         Interrupted: `stop` was true.
@@ -140,12 +137,12 @@ def compute(
     unreadable = gather_unreadable(unreadable)
     expected = np.setdiff1d(rows, [row for row, _ in unreadable])
     gathered, _ = gather_by_sample_id(torch.cat(parts)[kept], torch.cat(ids)[kept], expected)
-    return expected, gathered.numpy(), tuple(unreadable)
+    return Outputs(expected, gathered.numpy(), tuple(unreadable))
 
 
-def score_predicted(setup: Setup, split: str, predicted: Predicted) -> Scores:
+def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
     """Compare a split's logits with its labels."""
-    rows, logits_NC = predicted.rows, predicted.logits_NC
+    rows, logits_NC = predicted.rows, predicted.values_NK
     targets, mask = setup.index.targets_NC[rows], setup.index.mask_NC[rows]
     report = build_report(
         split, setup.index.findings, logits_NC, targets, mask, setup.recipe.eval.macro_findings,
@@ -159,7 +156,7 @@ def score_predicted(setup: Setup, split: str, predicted: Predicted) -> Scores:
     return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report)
 
 
-def average(members: Sequence[Predicted], loss_name: str) -> Predicted:
+def average(members: Sequence[Outputs], loss_name: str) -> Outputs:
     """The mean of several networks, float64 summed, over the samples that all of them could read: of their logits, or
     after `cross_entropy` of their log probabilities, so that the mean's probabilities sum to 1 as theirs do.
     """
@@ -168,9 +165,9 @@ def average(members: Sequence[Predicted], loss_name: str) -> Predicted:
     rows = members[0].rows
     for member in members[1:]:
         rows = np.intersect1d(rows, member.rows)
-    logits = [member.logits_NC[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
+    logits = [member.values_NK[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
     unreadable = {row: reason for member in reversed(members) for row, reason in member.unreadable}
     # What is the same for all classes of a sample makes no difference to a softmax: views' logits are averaged alike.
     mean_NC = torch.stack([loss_logits(loss_name, torch.from_numpy(one)) for one in logits]).mean(dim=0)
     binary_NC = binary_logits(loss_name, mean_NC).numpy().astype(np.float32)
-    return Predicted(rows, binary_NC, tuple(sorted(unreadable.items())))
+    return Outputs(rows, binary_NC, tuple(sorted(unreadable.items())))

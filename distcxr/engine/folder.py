@@ -46,8 +46,7 @@ _PACKAGES = (
 
 
 def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | None]:
-    """The run folder and the checkpoint to go on from, as `output`, `train.resume` and `train.stage` say. Rank 0 alone
-    asks.
+    """The run folder and the checkpoint to resume, by `output`, `train.resume` and `train.stage`. Rank 0 alone asks.
 
     Raises:
         ValueError: the folder can't be written, or holds a run that would be lost.
@@ -67,7 +66,7 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         if resume == "never" and holds_checkpoints(folder) and checkpoint is None:
             raise ValueError(
                 f"{folder} holds a run, and train.resume=never would overwrite it: "
-                "choose another output=FOLDER, or train.resume=auto to go on"
+                "choose another output=FOLDER, or train.resume=auto to resume it"
             )
     else:
         if resume == "auto":
@@ -93,10 +92,10 @@ def _left_for(stage: int, folder: Path, found: Checkpoint | None) -> Checkpoint 
 
 
 def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
-    """Checkpoints newer than the one to go on from: they would be taken for this run's own later on.
+    """Checkpoints newer than the one to resume: they would be taken for this run's own later on.
 
     `auto` passed over them because they are damaged, all of them perhaps: they are renamed. Whoever names an older
-    one has to say where the branch goes.
+    one has to name a folder for the branch.
     """
     reached = checkpoint.step if checkpoint else -1
     newer = [path for path in last_folders(folder) if step_of(path) > reached]
@@ -186,13 +185,13 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        said = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return described.stdout.strip()
 
 
 def _versions() -> dict[str, str]:

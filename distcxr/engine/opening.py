@@ -118,7 +118,8 @@ def build_setup(recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime,
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
     return Setup(
-        recipe=recipe, runtime=runtime, dataset=dataset, reader=reader, plan=plan, loss=loss.to(runtime.device),
+        recipe=recipe, runtime=runtime, index=index, splits=dataset.splits, hashes=dataset.hashes,
+        reader=reader, plan=plan, loss=loss.to(runtime.device),
         module=module.to(runtime.device).to(memory_format=memory_format(recipe)),  # type: ignore[call-overload]
         transform=DeviceTransform(without_augmentation(recipe.augment), mean, std),
     )  # fmt: skip

@@ -25,6 +25,8 @@ from distcxr.metrics.full_report import FROM_ITSELF, FullReport, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
 from distcxr.recipe import Recipe
+from distcxr.report.drawing import write_curves
+from distcxr.report.page import write_report
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_operating
 from distcxr.runfolder.whole import write_json
@@ -42,7 +44,7 @@ class Weights:
 
     Attributes:
         step: updates behind them; None for several checkpoints at once.
-        chosen_on: the split whose scores chose them among others; None where none did.
+        chosen_on: the split that was scored to choose them among others; None where none was.
     """
 
     step: int | None
@@ -70,8 +72,8 @@ def score_splits(setup: Setup, folder: Path, weights: Weights, splits: Sequence[
             write_operating(setup, folder, operating, weights)
         if split in splits:
             scores[split] = found
-            made_with = trained_with(setup.recipe)
-            reports[split] = write_scores(setup, folder, split, found, weights, operating, trained_with=made_with)
+            made = trained_with(setup.recipe)
+            reports[split] = write_scores(setup, folder, split, found, weights, operating, trained_with=made)
     illustrate(setup, folder, scores.get("test"))
     show_results(folder, reports, weights)
     return scores
@@ -109,7 +111,7 @@ def stored_operating(setup: Setup, folder: Path, weights: Weights) -> Operating 
 
 def _made_with(setup: Setup, weights: Weights) -> dict[str, Any]:
     """All that thresholds depend on."""
-    hashes = setup.dataset.hashes
+    hashes = setup.hashes
     return {
         "step": weights.step,
         "tta": setup.recipe.eval.tta,
@@ -137,7 +139,7 @@ def write_scores(
     Args:
         notes: sentences that belong beside the figures.
         entries: more of the JSON's top level, beside the weights' step, the loss, and for classes that exclude each
-            other the accuracy: the share of samples whose likeliest class is theirs.
+            other the accuracy: the share of samples for which the likeliest class is right.
 
     Returns:
         The report of the split; None on the other ranks.
@@ -173,7 +175,7 @@ def write_scores(
 def _accuracy(
     logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
 ) -> float | None:
-    """Share of the samples with known labels whose likeliest class is theirs."""
+    """Share of the samples with known labels for which the likeliest class is right."""
     known_N = mask_NC.all(axis=1)
     if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
         return None
@@ -187,14 +189,14 @@ def illustrate(setup: Setup, folder: Path, test: Scores | None) -> None:
     """
     if not setup.runtime.is_main or test is None:
         return
-    try:
-        write_pictures(setup, folder, "test", test)
-    except Exception as error:
-        logger.warning(f"no pictures of the worst cases: {error}")
-    try:
-        write_localisation(setup, folder, "test", test)
-    except Exception as error:
-        logger.warning(f"heat maps were not compared with boxes: {error}")
+    for write, failure in (
+        (write_pictures, "no pictures of the worst cases"),
+        (write_localisation, "heat maps were not compared with boxes"),
+    ):
+        try:
+            write(setup, folder, "test", test)
+        except Exception as error:
+            logger.warning(f"{failure}: {error}")
 
 
 def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights: Weights) -> None:
@@ -223,8 +225,6 @@ def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights
 def draw_curves(folder: Path) -> None:
     """Draw `curves.svg` of a run that is being trained, on rank 0; a failure is logged."""
     try:
-        from distcxr.report.drawing import write_curves
-
         write_curves(folder)
     except Exception as error:
         logger.warning(f"no {filenames.CURVES}: {error!r}")
@@ -233,8 +233,6 @@ def draw_curves(folder: Path) -> None:
 def write_page(folder: Path) -> Path | None:
     """Draw the report page of a run folder; its file, or None after a failure, which is logged."""
     try:
-        from distcxr.report.page import write_report
-
         return write_report(folder)
     except Exception as error:
         logger.warning(f"no report page: {error!r}. Try again with: distcxr report {folder}")

@@ -1,24 +1,26 @@
-"""What evaluates a model, and what a training run has that never changes: data, network, reader and precision."""
+"""What evaluates a model, and what a training run has that never changes: data, network, reader and precision.
+
+A view of test-time augmentation is made as training's augmentation is, on the device and after loading, so it is the
+same with every loader.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distcxr.data.augment import DeviceTransform, identity_parameters
+from distcxr.data.augment import DeviceTransform, fixed_parameters, identity_parameters
 from distcxr.data.batch import Batch
-from distcxr.data.dataset import Dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Loader, PixelReader
 from distcxr.data.order import BatchPlan, EvalOrder
 from distcxr.data.splits import Splits
-from distcxr.engine.views import through
 from distcxr.losses import LossFunction
 from distcxr.models.fusion import pooled_features
 from distcxr.recipe import Recipe
@@ -33,11 +35,41 @@ def memory_format(recipe: Recipe) -> torch.memory_format:
     return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
 
 
+class View(NamedTuple):
+    """What a view changes: keys of the recipe's `augment` that switch it on, and the parameter that it sets."""
+
+    spec: dict[str, Any]
+    column: str
+    value: float
+
+
+VIEWS = {
+    "flip": View({"flip": 1.0}, "flip", 1.0),
+    "zoom": View({"scale": (1.1, 1.1)}, "scale", 1.1),
+    "rotate_left": View({"rotate_deg": 5.0}, "rotate_deg", 5.0),
+    "rotate_right": View({"rotate_deg": 5.0}, "rotate_deg", -5.0),
+}
+"""By the names of `eval.tta`."""
+
+
+def through(view: str, transform: DeviceTransform, parameters: Tensor) -> tuple[DeviceTransform, Tensor]:
+    """The transform and parameters, float32 [B, P], that show the images of a batch through a view.
+
+    Args:
+        transform: of the plain image; whether training flips or turns makes no difference to the view.
+        parameters: the identity's.
+    """
+    spec, column, value = VIEWS[view]
+    changed = fixed_parameters(1, **{column: value}).to(parameters.device, non_blocking=True)
+    return replace(transform, spec=transform.spec.model_copy(update=spec)), changed.expand(len(parameters), -1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What it takes to evaluate a model: shared by a training run, `--test` and the verbs.
 
     Attributes:
+        hashes: sha256 of labels, lists and splits by name.
         module: the bare network, without DDP.
         transform: uint8 batch to the network's input, without augmentation.
         plan: how batches are shared out among the ranks.
@@ -47,23 +79,15 @@ class Setup:
 
     recipe: Recipe
     runtime: Runtime
-    dataset: Dataset
+    index: SampleIndex
+    splits: Splits
+    hashes: dict[str, str]
     module: nn.Module
     transform: DeviceTransform
     reader: PixelReader
     plan: BatchPlan
     loss: LossFunction
     mode: Mode = "eager"
-
-    @property
-    def index(self) -> SampleIndex:
-        """Every image of the dataset."""
-        return self.dataset.index
-
-    @property
-    def splits(self) -> Splits:
-        """Rows of the index."""
-        return self.dataset.splits
 
     def close(self) -> None:
         """End the reader's workers."""

@@ -6,16 +6,15 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from distcxr.engine.early_stop import stops_early
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.setup import Setup
-from distcxr.engine.stages import Horizon, Stage
+from distcxr.engine.stages import Horizon, Stage, stops_early
 from distcxr.engine.training import Training
 from distcxr.models.ema import Ema
 from distcxr.tracking.progress import Progress
@@ -73,10 +72,6 @@ class TrainState:
             self.epoch += 1
         self.stage, self.stage_step, self.batch, self.validations = self.stage + 1, self.step, 0, []
         self.epoch_loss, self.epoch_train_s, self.num_unreadable = 0.0, 0.0, 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)

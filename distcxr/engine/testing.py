@@ -8,12 +8,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from distcxr.engine.compatible import as_trained, check_testable, check_unseen
-from distcxr.engine.evaluate import Predicted, Scores, average, log_unreadable, predict, score_predicted
+from distcxr.engine.compatible import as_trained, check_testable, check_unseen, shared_patients
+from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
 from distcxr.engine.folder import describe, folder_for
 from distcxr.engine.opening import build_setup, log_start
 from distcxr.engine.score import (
@@ -66,10 +64,10 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     def build(checkpoint: Checkpoint) -> Setup:
         return build_setup(recipe if alone else as_trained(recipe, checkpoint), checkpoint, runtime, dataset)
 
-    def ask(setup: Setup) -> dict[str, Predicted]:
+    def ask(setup: Setup) -> dict[str, Outputs]:
         return {split: predict(setup, dataset.splits.rows(split), recipe.eval.tta) for split in splits}
 
-    def ask_another(checkpoint: Checkpoint) -> dict[str, Predicted]:
+    def ask_another(checkpoint: Checkpoint) -> dict[str, Outputs]:
         with closing(build(checkpoint)) as another:  # freed before the next: two networks at most are on the device
             return ask(another)
 
@@ -86,7 +84,8 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
             write_operating(first, folder, operating, weights)
         log_unreadable(first, "test", means["test"])
         test = score_predicted(first, "test", means["test"])
-        notes, entries = _not_known(checkpoints, dataset), _made_with(checkpoints[0])
+        notes = _not_known(checkpoints, dataset)
+        entries: dict[str, Any] = {"trained_with": trained_with(checkpoints[0].recipe)}
         if not alone:
             of = "log probabilities" if recipe.loss.name == "cross_entropy" else "logits"
             notes = [*notes, f"Ensemble: mean of the {of} of {len(checkpoints)} checkpoints."]
@@ -173,20 +172,15 @@ def _kept(setup: Setup, checkpoint: Checkpoint, weights: Weights) -> Operating |
 
 def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
     """Whether thresholds may be chosen on the validation split: not on patients that the weights were trained on."""
-    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
+    seen = shared_patients(checkpoint, dataset, ("train",), "val")
+    if seen is None:
         return True  # not known; `check_unseen` warns of it
-    theirs = dataset.patients_of(checkpoint.recipe.data, ("train",))
-    seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.val])
     if len(seen):
         logger.warning(f"{checkpoint.path} was trained on {len(seen):,} patients of this val split: no thresholds")
     return not len(seen)
 
 
-def _made_with(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"trained_with": trained_with(checkpoint.recipe)}
-
-
-def _members(setup: Setup, checkpoints: Sequence[Checkpoint], tests: list[Predicted]) -> list[dict[str, Any]]:
+def _members(setup: Setup, checkpoints: Sequence[Checkpoint], tests: list[Outputs]) -> list[dict[str, Any]]:
     """What each network of an ensemble scores alone, for the JSON; logged, too."""
     found: list[dict[str, Any]] = []
     for checkpoint, test in zip(checkpoints, tests, strict=True):
@@ -195,5 +189,5 @@ def _members(setup: Setup, checkpoints: Sequence[Checkpoint], tests: list[Predic
         shown = "undefined" if auroc is None else f"{auroc:.4f}"
         logger.info(f"{checkpoint.path} alone ({model}, step {checkpoint.step}): macro AUROC {shown}")
         named = {"checkpoint": str(checkpoint.path), "model": model, "step": checkpoint.step, "auroc": auroc}
-        found.append(named | _made_with(checkpoint))
+        found.append(named | {"trained_with": trained_with(checkpoint.recipe)})
     return found

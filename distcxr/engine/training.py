@@ -29,7 +29,7 @@ class Training:
         stage: the one that is being trained.
         model: the bare network as Accelerate prepared it; DDP with several ranks.
         optimizer: over the stage's parameters, as Accelerate prepared it.
-        loader: the stage's images, augmented as it says.
+        loader: the stage's images, augmented as it defines.
         loss: what the stage minimises; validation reports the recipe's own.
         transform: the stage's augmentation.
         batch_counts: of the network's BatchNorm layers.
@@ -49,7 +49,7 @@ class Training:
         self._enter(stage, {})
 
     def begin(self, stage: Stage) -> None:
-        """Leave the stage so far and enter the next, which keeps its parameters' moments if the recipe says so."""
+        """Leave the stage so far and enter the next, which keeps its parameters' moments if the recipe asks for it."""
         moments = dict(self.optimizer.state) if stage.carry else {}
         accelerator = self._setup.runtime.accelerator
         if self.model is not self._setup.module:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from distcxr.data.batch import Batch
 from distcxr.engine.setup import Mode, Setup
 from distcxr.engine.stages import Stage
+from distcxr.engine.step import made_up_batch
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_autotune
@@ -29,7 +30,7 @@ from distcxr.runtime import device_name
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 2.0
-"""A way is left out whose logits or gradients are further from float32's than this many times the eager network's
+"""A way is left out if its logits or gradients are further from float32's than this many times the eager network's
 distance, `FLOOR` added."""
 FLOOR = 1e-3
 """Relative distance that rounding in another order may make in float32 itself."""
@@ -63,7 +64,7 @@ def check_mode(compile_key: bool | str, device: torch.device, accumulation: int)
     """Refuse CUDA graphs where they can't run.
 
     Raises:
-        ValueError: says what to set instead.
+        ValueError: with what to set instead.
     """
     if compile_key != "graphs":
         return
@@ -90,13 +91,10 @@ def set_mode(module: nn.Module, mode: Mode) -> None:
         module.compile(dynamic=False, mode="reduce-overhead")
 
 
-def choose_mode(
-    setup: Setup, stage: Stage, make_batch: Callable[[], Batch], folder: Path, earlier: Path | None
-) -> Mode:
+def choose_mode(setup: Setup, stage: Stage, folder: Path, earlier: Path | None) -> Mode:
     """As the recipe's `train.compile` asks, or with `train.autotune` as was chosen before, or is found to be fastest.
 
     Args:
-        make_batch: as `autotune` takes it.
         folder: the run's; gets `autotune.json`.
         earlier: folder of the run that this one resumes, if it does.
     """
@@ -108,7 +106,7 @@ def choose_mode(
         if kept is not None:
             logger.info(f"train.autotune: the network runs {kept}, as was chosen when the run began")
             return cast(Mode, kept)
-        mode, trials = autotune(setup, stage, make_batch())
+        mode, trials = autotune(setup, stage, made_up_batch(setup))
         logger.info(describe_trials(mode, trials))
         write_json(folder / filenames.AUTOTUNE, to_json(mode, trials, device_name(setup.runtime.device)))
         return mode
@@ -214,7 +212,7 @@ def _median_ms(setup: Setup, batch: Batch, forward: Callable[[], Tensor]) -> flo
 
 
 def _logits_and_gradients(setup: Setup, batch: Batch, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits and all gradients as two float64 vectors, without dropout, whose draws differ between the ways."""
+    """Logits and all gradients as two float64 vectors, without dropout, which differs between the ways."""
     setup.module.zero_grad(set_to_none=True)
     with _without_dropout(setup.module):
         logits = _forward_backward(setup, batch, forward).double().flatten()
@@ -236,7 +234,7 @@ def _wait(setup: Setup) -> None:
 
 @contextmanager
 def _without_dropout(module: nn.Module) -> Iterator[None]:
-    """Dropout and drop path (timm's and torchvision's), told by their names, off within the block."""
+    """Dropout and drop path (timm's and torchvision's), known by their names, off within the block."""
     dropping = [layer for layer in module.modules() if layer.training and _drops(layer)]
     for layer in dropping:
         layer.training = False

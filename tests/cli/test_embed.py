@@ -50,7 +50,7 @@ def test_features_are_the_input_of_the_head(place: Path, monkeypatch: pytest.Mon
     assert found.rows.tolist() == dataset.splits.test.tolist()
     setup.close()
     of_test = held["split"] == "test"
-    np.testing.assert_allclose(held["features"][of_test], found.features_ND, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(held["features"][of_test], found.values_NK, rtol=1e-5, atol=1e-6)
     with torch.no_grad():  # timm's own word for the same
         setup.module.eval()
         pixels = torch.rand(3, 1, 32, 32)
@@ -114,7 +114,7 @@ def test_every_image_once_on_any_number_of_ranks(place: Path, world_size: int) -
     if tiny.on_main(world_size):
         whole = np.load(place / "all.npz")
         assert found.rows.tolist() == list(range(48)) and one.rows.tolist() == [7]
-        np.testing.assert_allclose(found.features_ND, whole["features"], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(one.features_ND[0], whole["features"][7], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.values_NK, whole["features"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.values_NK[0], whole["features"][7], rtol=1e-5, atol=1e-6)
     else:
         assert len(found.rows) == 0

@@ -14,7 +14,7 @@ import torch
 
 from distcxr.data.augment import identity_parameters
 from distcxr.engine import testing
-from distcxr.engine.evaluate import Predicted, average, evaluate
+from distcxr.engine.evaluate import Outputs, average, evaluate
 from distcxr.explain.gradcam import gradcam
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
@@ -93,11 +93,11 @@ def test_the_mean_of_three_classes_sums_to_one() -> None:
     logits_NC = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double() * 5
     rows = np.arange(3)
     members = [
-        Predicted(rows, binary_logits("cross_entropy", part).numpy().astype(np.float32), ())
+        Outputs(rows, binary_logits("cross_entropy", part).numpy().astype(np.float32), ())
         for part in logits_NC.chunk(2)
     ]
     mean = average(members, "cross_entropy")
-    probs = probabilities(mean.logits_NC)
+    probs = probabilities(mean.values_NK)
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-6)
     geometric = torch.stack([torch.log_softmax(part, dim=1) for part in logits_NC.chunk(2)]).mean(dim=0).softmax(dim=1)
     assert np.allclose(probs, geometric.numpy(), atol=1e-6)

@@ -36,7 +36,7 @@ def test_a_run_with_attention_and_metadata_trains_scores_and_draws(tmp_path: Pat
         score_test_split(other, [out / "checkpoints" / "best"], tiny.runtime(other))
 
 
-def test_each_image_is_judged_with_its_own_metadata(tmp_path: Path) -> None:
+def test_each_image_is_evaluated_with_its_own_metadata(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", HEAD)
     assert isinstance(run.setup.module, Headed) and isinstance(run.setup.module.head, AttentionHead)

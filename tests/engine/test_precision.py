@@ -21,13 +21,13 @@ FULL = (
 )
 
 
-def shown(run: tiny.Run, judge: Any) -> Tensor:
-    """What the network is shown while `judge` works, [N, C, T, T]."""
+def shown(run: tiny.Run, compute: Any) -> Tensor:
+    """What the network is shown while `compute` works, [N, C, T, T]."""
     seen: list[Tensor] = []
     first = next(layer for layer in run.setup.module.modules() if isinstance(layer, nn.Conv2d))
     handle = first.register_forward_pre_hook(lambda _, images: seen.append(images[0].clone()))
     try:
-        judge()
+        compute()
     finally:
         handle.remove()
     return torch.cat(seen)
@@ -44,8 +44,8 @@ def test_evaluation_and_embeddings_see_the_pixels_exactly(tmp_path: Path, precis
     rows = run.setup.splits.test[:8]
     pixels = pixels_of(run, rows)
     assert pixels.unique().numel() > 100
-    for judge in (lambda: predict(run.setup, rows), lambda: embed(run.setup, rows)):
-        seen = shown(run, judge)
+    for compute in (lambda: predict(run.setup, rows), lambda: embed(run.setup, rows)):
+        seen = shown(run, compute)
         assert seen.dtype == run.setup.runtime.compute_dtype
         assert torch.equal(seen.float(), pixels.float())
 

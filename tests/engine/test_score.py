@@ -64,7 +64,7 @@ def test_pictures_are_of_errors(finished: Path) -> None:
         with Image.open(finished / "pictures" / entry["heat"]) as heat:
             assert heat.size == (256, 256)
             colours.append(np.ptp(np.asarray(heat.convert("RGB")), axis=2).max())
-    assert max(colours) == 0  # 32 px make a map of one place: nothing is above its own average
+    assert max(colours) == 0  # 32 px make a map of one position: nothing is above its own average
 
 
 def cases(
@@ -122,7 +122,7 @@ def test_what_only_illustrates_cannot_lose_a_run(
     def broken(*_: Any) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("distcxr.report.page.write_report", broken)
+    monkeypatch.setattr("distcxr.engine.score.write_report", broken)
     monkeypatch.setattr(score, "write_pictures", broken)
     monkeypatch.setattr(score, "write_localisation", broken)
     tiny.phantom(tmp_path)

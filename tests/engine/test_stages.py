@@ -134,7 +134,7 @@ def test_carry_keeps_the_moments_of_what_was_trained(tmp_path: Path) -> None:
 
 
 def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    """`train.stage=3` goes on from `stage-2` as the straight run did, and its own keys may be others."""
+    """`train.stage=3` resumes from `stage-2` as the straight run did, and its own keys may be others."""
     tiny.phantom(tmp_path)
     straight, again = tmp_path / "straight", tmp_path / "again"
     tiny.train(tmp_path, STAGES, *CHEAP, f"output={straight}")
@@ -145,7 +145,7 @@ def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
     ends = [weights(folder / "checkpoints" / "stage-3") for folder in (straight, again)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
-    # A crash in stage 3: the same command goes on.
+    # A crash in stage 3: the same command resumes.
     assert tiny.build(tmp_path, STAGES, *CHEAP, f"output={again}", "train.stage=3").state.ended
     shutil.rmtree(again)
     (again / "checkpoints").mkdir(parents=True)
@@ -177,9 +177,7 @@ def test_a_stage_is_not_begun_over_one_that_has_not_ended(tmp_path: Path) -> Non
     tiny.phantom(tmp_path)
     common = (STAGES, *CHEAP, f"output={tmp_path / 'run'}")
     tiny.train(tmp_path, *common, "train.max_steps=2")
-    with pytest.raises(
-        ValueError, match=r"train.stage=2, but the run to go on with is at step 2, in stage 1: leave out"
-    ):
+    with pytest.raises(ValueError, match=r"train.stage=2, but the run to resume is at step 2, in stage 1: leave out"):
         tiny.build(tmp_path, *common, "train.stage=2")
     assert (tmp_path / "run" / "checkpoints" / "last-00000002").exists()
 
@@ -230,7 +228,7 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("train.stages.1.trainable=[layr4]",), r"trainable of stage 2 of 3 \(top\): 'layr4' names no .*layer4"),
         (("train.stages.1.trainable=[layer]",), r"'layer' names no parameter of the network; did you mean"),
@@ -241,14 +239,16 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
         (("train.stages.1.sampling={cap_per_label: 1}",), r"stage 2 of 3 .*cap_per_label=1 leaves 9 of 59 "),
     ],
 )  # fmt: skip
-def test_stages_that_can_not_be_are_refused_at_the_start(tmp_path: Path, overrides: tuple[str, ...], said: str) -> None:
+def test_stages_that_can_not_be_are_refused_at_the_start(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
     tiny.phantom(tmp_path)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         tiny.build(tmp_path, STAGES, *overrides, f"output={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.stage=4", "train.stage=4: train.stages are 1, 2 top, 3"),
         ("train.stages.0.trainable=[]", "train.stages.0.trainable is empty, so nothing would be trained"),
@@ -264,13 +264,13 @@ def test_stages_that_can_not_be_are_refused_at_the_start(tmp_path: Path, overrid
         ("train.stages.3.lr=1", "train.stages has no entry 3; its entries are 0 to 2"),
     ],
 )
-def test_bad_stages_in_a_recipe(tmp_path: Path, override: str, said: str) -> None:
+def test_bad_stages_in_a_recipe(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         tiny.recipe(tmp_path, STAGES, override)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_ema_is_what_is_judged_and_kept(tmp_path: Path) -> None:
+def test_ema_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     common = ("train.ema=0.9", "train.epochs=2", "eval.splits=[val]", f"output={tmp_path / 'run'}")
     run = tiny.build(tmp_path, *common)

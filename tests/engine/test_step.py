@@ -14,7 +14,7 @@ from torchvision.ops import sigmoid_focal_loss
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step
 
-# A ViT has no BatchNorm, whose statistics are each rank's own unless train.sync_bn says otherwise.
+# A ViT has no BatchNorm, the statistics of which are each rank's own without train.sync_bn.
 PLAIN = ("model.name=test_vit", "data.image_size=160", "model.in_chans=1")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.engine.evaluate import predict
-from distcxr.engine.views import VIEWS, through
+from distcxr.engine.setup import VIEWS, through
 from distcxr.recipe.augment import Augment
 from distcxr.recipe.schema import Eval
 
@@ -64,8 +64,8 @@ def test_logits_are_the_mean_over_views(tmp_path: Path, world_size: int) -> None
         transform, parameters = through("rotate_left", run.setup.transform, identity_parameters(7))
         shown = [plain, plain.flip(-1), transform(image, parameters)]
         mean = torch.stack([run.setup.module(one) for one in shown]).mean(0)
-    assert np.allclose(found.logits_NC, mean.numpy(), atol=1e-5)
-    assert not np.allclose(found.logits_NC, predict(run.setup, rows).logits_NC, atol=1e-5)
+    assert np.allclose(found.values_NK, mean.numpy(), atol=1e-5)
+    assert not np.allclose(found.values_NK, predict(run.setup, rows).values_NK, atol=1e-5)
 
 
 def test_a_view_is_named_once() -> None:

@@ -42,7 +42,7 @@ def test_replayed_logits_are_not_overwritten(tmp_path: Path) -> None:
     found = {}
     for key in ("false", "graphs"):
         run = tiny.build(tmp_path, f"output={tmp_path / key}", f"train.compile={key}", "train.tf32=false")
-        found[key] = predict(run.setup, run.setup.splits.train[:37], ["flip", "zoom"]).logits_NC
+        found[key] = predict(run.setup, run.setup.splits.train[:37], ["flip", "zoom"]).values_NK
         run.setup.close()
     assert np.allclose(found["false"], found["graphs"], atol=1e-3)
 
