@@ -46,10 +46,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
     if runtime.is_main:
         log_to_file(folder / filenames.LOG)
-        whole = recipe.model_copy(update={"output": folder, "data": dataset.data})
         total_steps = sum(stage.horizon.total_steps for stage in stages)
         total_steps = min(total_steps, recipe.train.max_steps or total_steps)
-        describe(folder, whole, runtime, dataset.hashes, dataset.counts, total_steps)
+        describe(folder, recipe, runtime, dataset, total_steps)
     _log_start(recipe, runtime, dataset, plan, folder)
     if checkpoint is None:
         check_beginnings(recipe.model.weights, dataset)

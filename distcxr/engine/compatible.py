@@ -49,11 +49,12 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
     begun = checkpoint.meta["state"]["stage"]
     later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
-    free = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
+    new = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
+    free = tuple(f"{section}." for section in (*IDENTITY_FREE, *new))
     lines = [
         f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
         for key in ours | theirs
-        if theirs.get(key) != ours.get(key) and not _is_in(key, (*IDENTITY_FREE, *free))
+        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(free)
     ]
     if not lines:
         return
@@ -153,7 +154,3 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             value = {str(number): entry for number, entry in enumerate(value)}
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _is_in(key: str, sections: Sequence[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -9,16 +9,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from distcxr.data.augment import input_side
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.compatible import as_trained
 from distcxr.engine.evaluate import Outputs, compute
 from distcxr.engine.setup import Setup
-from distcxr.models.fusion import pooled_features
+from distcxr.engine.step import made_up_batch
 from distcxr.recipe import Recipe
 from distcxr.recipe.augment import Statistics
 from distcxr.recipe.loss import Loss
@@ -58,8 +56,12 @@ def embed(setup: Setup, rows: NDArray[np.int64]) -> Outputs:
     rows = np.sort(rows)
     kept: list[Outputs] = []
     unreadable: list[tuple[int, str]] = []
+
+    def width() -> int:
+        return setup.features(made_up_batch(setup)).shape[1]
+
     for start in range(0, len(rows), _BLOCK):
-        block = compute(setup, rows[start : start + _BLOCK], setup.features, lambda: _width(setup))
+        block = compute(setup, rows[start : start + _BLOCK], setup.features, width)
         unreadable += block.unreadable
         if setup.runtime.is_main:
             kept.append(block)
@@ -103,10 +105,3 @@ def write_embedded(path: Path, setup: Setup, found: Outputs, checkpoint: Checkpo
             unreadable_reason=np.array([reason for _, reason in found.unreadable], dtype=np.str_),
             about=np.array(json.dumps(about)),
         )
-
-
-def _width(setup: Setup) -> int:
-    """D, for a rank that has no image to learn it from."""
-    side = input_side(setup.recipe.data.image_size, setup.recipe.augment)
-    image = torch.zeros(1, setup.recipe.model.in_chans, side, side, device=setup.runtime.device)
-    return pooled_features(setup.module, image).shape[1]

@@ -16,11 +16,8 @@ from typing import Any
 import torch
 
 import distcxr
-from distcxr.engine.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    open_checkpoint,
-)
+from distcxr.data.dataset import Dataset
+from distcxr.engine.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
@@ -140,18 +137,14 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     return None
 
 
-def describe(
-    folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str], counts: dict[str, dict[str, int]],
-    total_steps: int | None = None,
-) -> None:  # fmt: skip
+def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, total_steps: int | None = None) -> None:
     """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
 
     Args:
-        hashes: sha256 of the labels and lists by name.
-        counts: images and patients of each split.
         total_steps: updates of the whole run if nothing ends it early; None where nothing is trained.
     """
-    write_whole(folder / filenames.RECIPE, to_yaml(recipe))
+    resolved = recipe.model_copy(update={"output": folder, "data": dataset.data})
+    write_whole(folder / filenames.RECIPE, to_yaml(resolved))
     path = folder / filenames.ENVIRONMENT
     earlier: list[Any] = []
     if path.exists():
@@ -165,15 +158,15 @@ def describe(
         "command": sys.argv,
         "distcxr": distcxr.__version__,
         "commit": _commit(),
-        "identity": recipe.identity(),
+        "identity": resolved.identity(),
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda} | _versions(),
         "hardware": _hardware(runtime),
         "world_size": runtime.world_size,
         "backend": runtime.backend,
         "total_steps": total_steps,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "hashes": hashes,
-        "splits": counts,
+        "hashes": dataset.hashes,
+        "splits": dataset.counts,
         "earlier": earlier,
     }
     write_json(path, environment)

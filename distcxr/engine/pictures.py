@@ -129,8 +129,7 @@ def write_pictures(setup: Setup, folder: Path, split: str, scores: Scores) -> No
                     "image": f"{name}.png",
                     "heat": f"{name}_heat.png",
                 }
-    ordered = [entries[number] for number in sorted(entries)]
-    write_json(pictures / filenames.PICTURES_LIST, ordered)
+    write_json(pictures / filenames.PICTURES_LIST, [entries[number] for number in sorted(entries)])
 
 
 def write_localisation(setup: Setup, folder: Path, split: str, scores: Scores) -> None:

@@ -58,8 +58,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     folder = _apart(folder, checkpoints, dataset)
     runtime.decided_by_main(lambda: make_writable(folder))
     if runtime.is_main and not any(_is_run_folder(folder, one) for one in checkpoints):
-        whole = recipe.model_copy(update={"output": folder, "data": dataset.data})
-        describe(folder, whole, runtime, dataset.hashes, dataset.counts)
+        describe(folder, recipe, runtime, dataset)
 
     def build(checkpoint: Checkpoint) -> Setup:
         return build_setup(recipe if alone else as_trained(recipe, checkpoint), checkpoint, runtime, dataset)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,11 +55,6 @@ class Trial:
     """Why it can't be taken."""
 
 
-def asked_mode(compile_key: bool | str) -> Mode:
-    """What `train.compile` asks for."""
-    return "graphs" if compile_key == "graphs" else "compiled" if compile_key else "eager"
-
-
 def check_mode(compile_key: bool | str, device: torch.device, accumulation: int) -> None:
     """Refuse CUDA graphs where they can't run.
 
@@ -98,8 +93,9 @@ def choose_mode(setup: Setup, stage: Stage, folder: Path, earlier: Path | None) 
         folder: the run's; gets `autotune.json`.
         earlier: folder of the run that this one resumes, if it does.
     """
-    if not setup.recipe.train.autotune:
-        return asked_mode(setup.recipe.train.compile)
+    train = setup.recipe.train
+    if not train.autotune:
+        return "graphs" if train.compile == "graphs" else "compiled" if train.compile else "eager"
 
     def choose() -> Mode:  # on rank 0 alone, while the others wait: all ranks have to run the same way
         kept = read_autotune(earlier) if earlier else None
@@ -108,7 +104,9 @@ def choose_mode(setup: Setup, stage: Stage, folder: Path, earlier: Path | None) 
             return cast(Mode, kept)
         mode, trials = autotune(setup, stage, made_up_batch(setup))
         logger.info(describe_trials(mode, trials))
-        write_json(folder / filenames.AUTOTUNE, to_json(mode, trials, device_name(setup.runtime.device)))
+        about = {"device": device_name(setup.runtime.device), "tolerance": TOLERANCE, "floor": FLOOR}
+        content = {"mode": mode} | about | {"trials": [asdict(trial) for trial in trials]}
+        write_json(folder / filenames.AUTOTUNE, content)
         return mode
 
     return setup.runtime.decided_by_main(choose)
@@ -153,12 +151,6 @@ def describe_trials(mode: Mode, trials: Sequence[Trial]) -> str:
         else f"{trial.mode} left out ({trial.reason})" for trial in trials
     ]  # fmt: skip
     return f"train.autotune: {', '.join(shown)} for forward and backward; the network runs {mode}"
-
-
-def to_json(mode: Mode, trials: Sequence[Trial], device: str) -> dict[str, Any]:
-    """The content of `autotune.json`."""
-    about = {"tolerance": TOLERANCE, "floor": FLOOR}
-    return {"mode": mode, "device": device} | about | {"trials": [asdict(trial) for trial in trials]}
 
 
 def _try(setup: Setup, batch: Batch, mode: Mode, reference: tuple[Tensor, Tensor], eager: Trial | None) -> Trial:
