@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -93,10 +93,10 @@ def test_a_way_that_fails_or_computes_something_else_is_left_out(
         assert mode == "eager" and str(trials[1].reason).startswith(expected)
     assert all(torch.equal(value, before[name]) for name, value in run.setup.module.state_dict().items())
     assert all(parameter.grad is None for parameter in run.setup.module.parameters())
-    json.dumps(tuning.to_json(mode, trials, "a CPU"), allow_nan=False)
+    json.dumps([asdict(trial) for trial in trials], allow_nan=False)
 
 
-def test_the_log_tells_what_was_tried() -> None:
+def test_the_log_names_what_was_tried() -> None:
     trials = [Trial("eager", 12.34), Trial("compiled", 7.0), Trial("graphs", reason="out of memory")]
     assert tuning.describe_trials("compiled", trials) == (
         "train.autotune: eager 12.3 ms, compiled 7.0 ms, graphs left out (out of memory) for forward and backward; "

@@ -29,7 +29,7 @@ def test_views_and_files_are_the_cpus(
 
     leave_gpu()
     other = tiny.build(tmp_path, f"output={tmp_path / 'b'}", *same)
-    assert other.runtime.device.type == "cpu"
-    on_cpu = predict(other, other.splits.test, views)
-    other.reader.close()
-    assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)
+    assert other.setup.runtime.device.type == "cpu"
+    on_cpu = predict(other.setup, other.setup.splits.test, views)
+    other.setup.close()
+    assert np.allclose(on_gpu.logits_NC, on_cpu.values_NK, atol=1e-3)
