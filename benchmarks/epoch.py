@@ -105,20 +105,21 @@ def measure(args: argparse.Namespace, work: Path) -> Row:
         subprocess.run(building, check=True, stdout=subprocess.DEVNULL)
     recipe = load_recipe(args.recipe, overrides)
     run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))
-    if run.runtime.world_size > 1:
+    if run.setup.runtime.world_size > 1:
         raise ValueError("several processes were started, and this measures one: benchmarks/scaling.py measures more")
     row = timed_epochs(run, args.steps)
-    run.reader.close()
+    run.setup.close()
     phantom = root == work / "phantom"
     row["images_of_epoch"] = NIH_TRAIN_IMAGES if phantom else len(run.stage.order.rows)
     seconds = row["images_of_epoch"] / row["img_per_s"] + row["epoch_start_s"]
     facts: Row = {
         "kind": "epoch", "recipe": str(args.recipe), "model": recipe.model.name, "precision": recipe.train.precision,
-        "image_size": recipe.data.image_size, "loader": recipe.data.loader, "reader": type(run.reader).__name__,
-        "batch": recipe.train.global_batch_size, "mode": run.mode, "minutes_10_epochs": round(EPOCHS * seconds / 60, 2),
+        "image_size": recipe.data.image_size, "loader": recipe.data.loader, "reader": type(run.setup.reader).__name__,
+        "batch": recipe.train.global_batch_size, "mode": run.setup.mode,
+        "minutes_10_epochs": round(EPOCHS * seconds / 60, 2),
         "phantom": phantom, "note": f"{row['images_of_epoch']:,} images an epoch, "
         + (f"synthetic ones of {recipe.data.image_size} px stand in for them" if phantom else str(root)),
-        "device": device_name(run.runtime.device), "on_gpu": run.runtime.device.type == "cuda",
+        "device": device_name(run.setup.runtime.device), "on_gpu": run.setup.runtime.device.type == "cuda",
         "torch": torch.__version__, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/epoch.py", *sys.argv[1:]]),
     }  # fmt: skip
@@ -127,7 +128,7 @@ def measure(args: argparse.Namespace, work: Path) -> Row:
 
 def timed_epochs(run: Run, num_steps: int) -> Row:
     """Train over as many epochs as it takes to time `num_steps` updates."""
-    batch = run.recipe.train.global_batch_size
+    batch = run.setup.recipe.train.global_batch_size
     elapsed_s = waited_s = first_s = 0.0
     timed = 0
     last: list[Batch] = []
@@ -169,7 +170,7 @@ def timed_epochs(run: Run, num_steps: int) -> Row:
         "steps": timed, "img_per_s": float(f"{timed * batch / elapsed_s:.4g}"),
         "step_img_per_s": float(f"{batch / alone_s:.4g}"), "starvation_pct": round(100 * waited_s / elapsed_s, 2),
         "host_outside_pct": round(100 * outside_s * timed / elapsed_s, 2), "epoch_start_s": round(first_s, 3),
-        "memory_mb": round(torch.cuda.max_memory_allocated() / 1e6) if run.runtime.device.type == "cuda" else None,
+        "memory_mb": round(torch.cuda.max_memory_allocated() / 1e6) if torch.cuda.is_initialized() else None,
     }  # fmt: skip
 
 
@@ -184,8 +185,8 @@ def _alone_s(run: Run, micro_batches: list[Batch]) -> float:
 
 
 def _wait(run: Run) -> None:
-    if run.runtime.device.type == "cuda":
-        torch.cuda.synchronize(run.runtime.device)
+    if run.setup.runtime.device.type == "cuda":
+        torch.cuda.synchronize(run.setup.runtime.device)
 
 
 def _draw(folder: Path, num: int, size: int) -> None:

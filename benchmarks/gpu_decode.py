@@ -247,7 +247,7 @@ def training(args: argparse.Namespace, files: Sequence[str], place: Path) -> Ite
         recipe = load_recipe(args.recipe, overrides)
         try:
             run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))
-            with closing(run.reader):
+            with closing(run.setup.reader):
                 row |= steps(run, args)
         except (ValueError, RuntimeError) as error:
             row |= {"img_per_s": None, "note": first_line(error)}
@@ -263,7 +263,7 @@ def steps(run: Run, args: argparse.Namespace) -> Row:
         start = time.perf_counter()
         for micro_batches in itertools.islice(batches, args.steps):
             train_step(run, micro_batches)
-        finish(run.runtime.device)
+        finish(run.setup.runtime.device)
         return args.steps * args.batch / (time.perf_counter() - start)
 
     with closing(loaded):

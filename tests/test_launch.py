@@ -75,7 +75,7 @@ def test_train_kill_resume_test(place: Path) -> None:
     steps = f"train.max_steps={reached + 3}"
     resumed = run("tiny.yaml", data, every, steps, "train.epochs=300", f"output={output}", cwd=place)
     assert resumed.returncode == 0, resumed.stderr
-    assert "going on from" in resumed.stderr and "macro of" in resumed.stderr
+    assert "resumed from" in resumed.stderr and "macro of" in resumed.stderr
     straight = run("tiny.yaml", data, every, steps, "train.epochs=300", f"output={place / 'straight'}", cwd=place)
     assert straight.returncode == 0, straight.stderr
     name = f"checkpoints/last-{reached + 3:08d}/model.safetensors"

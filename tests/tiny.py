@@ -72,7 +72,7 @@ def train(folder: Path, *overrides: str) -> None:
     """A whole launch: build, train, score."""
     run = build(folder, *overrides)
     fit(run)
-    run.reader.close()
+    run.setup.close()
 
 
 def command(monkeypatch: pytest.MonkeyPatch, folder: Path, verb: str, *more: str) -> int:

@@ -14,7 +14,8 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import distcxr.engine.fit as fitting
-from distcxr.engine.build import batch_plan, build_run
+from distcxr.engine.build import build_run
+from distcxr.engine.opening import batch_plan
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import Recipe, load_recipe
@@ -76,21 +77,21 @@ def train(run: Run) -> list[Update]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "train_step", watching)
         fitting.fit(run)
-    run.reader.close()
+    run.setup.close()
     return updates
 
 
 def _held(run: Run, micro_batches: Sequence[Any]) -> Update:
-    names = {id(parameter): name for name, parameter in run.module.named_parameters()}
+    names = {id(parameter): name for name, parameter in run.setup.module.named_parameters()}
     groups = run.training.optimizer.param_groups
     return Update(
         stage=run.state.stage,
         epoch=run.state.epoch,
-        trained=frozenset(name for name, parameter in run.module.named_parameters() if parameter.requires_grad),
+        trained=frozenset(name for name, parameter in run.setup.module.named_parameters() if parameter.requires_grad),
         stepped=frozenset(names[id(parameter)] for group in groups for parameter in group["params"]),
         lr=frozenset(group["lr"] for group in groups),
         measuring=frozenset(
-            name for name, m in run.module.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training
+            name for name, m in run.setup.module.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training
         ),
         samples=tuple(row for batch in micro_batches for row in batch.sample_id.tolist()),
     )

@@ -91,7 +91,7 @@ def main() -> None:
         "device": device_name(runtime.device), "backend": runtime.backend, "precision": recipe.train.precision,
         "bucket_mb": recipe.train.bucket_mb, "compressed": recipe.train.compress_gradients != "none",
         "devices": _devices(runtime.device), "on_gpu": runtime.device.type == "cuda", "data_s": data_s,
-        "buffer_bytes": sum(buffer.nbytes for buffer in run.module.buffers()),
+        "buffer_bytes": sum(buffer.nbytes for buffer in run.setup.module.buffers()),
     }  # fmt: skip
     rows = []
     for mode, batch in sizes.items():
@@ -102,7 +102,7 @@ def main() -> None:
         rows += measure_all_reduce(run, args.largest_mb * 2**20, common)
     if runtime.is_main:
         args.json.write_text(json.dumps(rows))
-    run.reader.close()
+    run.setup.close()
     del run  # DDP must be gone before the process group is
     runtime.close()
 
@@ -125,7 +125,7 @@ def measure_data(run: Run, num_steps: int) -> float:
 
     An epoch's first step, for which loaders start, is left out. Work of the host that a GPU's queue would hide counts.
     """
-    clock, waited_s = Clock(run.runtime.device), list[float]()
+    clock, waited_s = Clock(run.setup.runtime.device), list[float]()
     while len(waited_s) < num_steps:
         run.steps.start_window()
         before, seen = 0.0, 0
@@ -145,7 +145,7 @@ def measure_data(run: Run, num_steps: int) -> float:
 
 def measure_step(run: Run, batch: Batch, args: argparse.Namespace) -> Row:
     """Where the time of a step over a batch that is on the device goes, with the exchange of gradients and without."""
-    device, accelerator, model = run.runtime.device, run.runtime.accelerator, run.training.model
+    device, accelerator, model = run.setup.runtime.device, run.setup.runtime.accelerator, run.training.model
     clock = Clock(device)
     windows: dict[str, list[float]] = {
         name: [] for name in ("step_s", "alone_s", "forward_s", "backward_s", "update_s")
@@ -154,7 +154,7 @@ def measure_step(run: Run, batch: Batch, args: argparse.Namespace) -> Row:
     with marked_backward(run, clock) as marks:
         for window in range(args.windows + 1):  # the first warms up
             for name in ("step_s", "alone_s"):
-                run.runtime.wait_for_all()
+                run.setup.runtime.wait_for_all()
                 marks.clear()
                 with accelerator.no_sync(model) if name == "alone_s" else nullcontext():
                     edges = [clock.mark()]
@@ -183,7 +183,7 @@ def measure_step(run: Run, batch: Batch, args: argparse.Namespace) -> Row:
 @contextmanager
 def marked_backward(run: Run, clock: Clock) -> Iterator[list[Mark]]:
     """Have every backward pass leave a mark where it begins and one where it ends, its exchange included."""
-    accelerator, marks = run.runtime.accelerator, []
+    accelerator, marks = run.setup.runtime.accelerator, []
     plain = accelerator.backward
 
     def backward(loss: Tensor, **kwargs: Any) -> None:
@@ -203,10 +203,10 @@ def measure_gradients(run: Run, batch: Batch, clock: Clock) -> list[tuple[float,
     made: list[tuple[Mark, int]] = []
     hooks = [
         parameter.register_post_accumulate_grad_hook(lambda own: made.append((clock.mark(), own.nbytes)))
-        for parameter in run.module.parameters()
+        for parameter in run.setup.module.parameters()
         if parameter.requires_grad
     ]
-    with marked_backward(run, clock) as marks, run.runtime.accelerator.no_sync(run.training.model):
+    with marked_backward(run, clock) as marks, run.setup.runtime.accelerator.no_sync(run.training.model):
         train_step(run, [batch])
     clock.wait()
     for hook in hooks:
@@ -217,7 +217,7 @@ def measure_gradients(run: Run, batch: Batch, clock: Clock) -> list[tuple[float,
 
 def measure_all_reduce(run: Run, largest: int, common: Row) -> list[Row]:
     """Seconds of an all-reduce by its bytes, with nothing beside it."""
-    device, clock, rows = run.runtime.device, Clock(run.runtime.device), []
+    device, clock, rows = run.setup.runtime.device, Clock(run.setup.runtime.device), []
     num_bytes = 1024
     while num_bytes <= largest:
         message = torch.zeros(num_bytes // 4, device=device)
@@ -233,21 +233,21 @@ def measure_exchange(run: Run) -> tuple[float, list[int]]:
     """Seconds of all-reduces over DDP's own buckets with nothing beside them, and the buckets' bytes of float32."""
     said = run.training.model._get_ddp_logging_data()
     sizes = [int(size) for size in said["rebuilt_bucket_sizes"].split(",")]
-    kind = torch.float32 if run.recipe.train.compress_gradients == "none" else torch.bfloat16
-    messages = [torch.zeros(size // 4, dtype=kind, device=run.runtime.device) for size in sizes]
+    kind = torch.float32 if run.setup.recipe.train.compress_gradients == "none" else torch.bfloat16
+    messages = [torch.zeros(size // 4, dtype=kind, device=run.setup.runtime.device) for size in sizes]
 
     def exchange() -> None:
         for message in messages:
             torch.distributed.all_reduce(message)
 
-    return median_s(exchange, 2, Clock(run.runtime.device), run), sizes
+    return median_s(exchange, 2, Clock(run.setup.runtime.device), run), sizes
 
 
 def median_s(call: Callable[[], object], times: int, clock: Clock, run: Run) -> float:
     """Median seconds of a call over windows, the mean of the ranks."""
     windows = []
     for window in range(6):
-        run.runtime.wait_for_all()
+        run.setup.runtime.wait_for_all()
         start = clock.mark()
         for _ in range(times):
             call()
@@ -260,8 +260,10 @@ def median_s(call: Callable[[], object], times: int, clock: Clock, run: Run) -> 
 
 def mean_of_ranks(run: Run, values: list[float]) -> list[float]:
     """The ranks' mean of each value."""
-    summed = run.runtime.sum_over_ranks(torch.tensor(values, dtype=torch.float64, device=run.runtime.device))
-    return (summed / run.runtime.world_size).tolist()
+    summed = run.setup.runtime.sum_over_ranks(
+        torch.tensor(values, dtype=torch.float64, device=run.setup.runtime.device)
+    )
+    return (summed / run.setup.runtime.world_size).tolist()
 
 
 def _deviation(seconds: list[float]) -> float:

@@ -18,7 +18,8 @@ import distcxr
 from distcxr.engine import step as engine_step
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates, write_steps
-from distcxr.engine.state import Evaluation, Run
+from distcxr.engine.setup import Setup
+from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
 from distcxr.runtime import start_runtime
@@ -45,14 +46,14 @@ def train(job: Job, meter: Meter) -> None:
     run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))
     with closing(updates(run)) as from_loader:  # for their augmentation
         drawn = [batch for [batch] in islice(from_loader, NUM_BATCHES)]
-    run.reader.close()
+    run.setup.close()
     own = [
         replace(batch, pixels=pixels, targets=labels, mask=torch.ones_like(labels), unreadable=())
         for batch, (pixels, labels) in zip(drawn, draw(job), strict=True)
     ]
     meter.facts |= {
-        "version": distcxr.__version__, "mode": run.mode,
-        "parameters": sum(parameter.numel() for parameter in run.module.parameters()),
+        "version": distcxr.__version__, "mode": run.setup.mode,
+        "parameters": sum(parameter.numel() for parameter in run.setup.module.parameters()),
     }  # fmt: skip
     meter.host_clock = lambda: host_clock(run)
     run.steps.start_window()
@@ -85,9 +86,9 @@ def host_clock(run: Run) -> Generator[list[float]]:
 
         return wrapper
 
-    accelerator = run.runtime.accelerator
+    accelerator = run.setup.runtime.accelerator
     with (
-        patch.object(Evaluation, "call", timed(Evaluation.call)),
+        patch.object(Setup, "call", timed(Setup.call)),
         patch.object(accelerator, "backward", timed(accelerator.backward)),
         patch.object(engine_step, "update", timed(engine_step.update)),
     ):

@@ -33,34 +33,22 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"--out {args.out}: name an .npz file in a folder that is there")
 
     import numpy as np
-    from rich.console import Console
 
-    from distcxr.data.dataset import open_dataset
-    from distcxr.engine.build import batch_plan, build_evaluation
     from distcxr.engine.checkpoint import open_checkpoint
     from distcxr.engine.embed import as_embedder, embed, write_embedded
+    from distcxr.engine.opening import opened
     from distcxr.recipe import load_recipe
-    from distcxr.runtime import start_logging, start_runtime
 
     checkpoint = open_checkpoint(args.checkpoint)
     recipe = load_recipe(*_recipe_of(checkpoint.path, args.overrides))
-    start_logging(Console(stderr=True))
-    runtime = start_runtime(recipe)
-    dataset = open_dataset(recipe)
-    own, loaded = as_embedder(recipe, checkpoint, dataset.index.findings)
-    run = build_evaluation(own, runtime, dataset, batch_plan(own, runtime), loaded)
-    rows = np.concatenate([dataset.splits.rows(split) for split in dict.fromkeys(args.split)])
-    try:
-        found = embed(run, rows)
-    finally:
-        run.reader.close()
-    if runtime.is_main:
-        write_embedded(args.out, run, found, dataset, checkpoint)
-        num, width = found.features_ND.shape
-        print(f"{args.out}: {num:,} images of {', '.join(args.split)}, {width:,} features each")
-        for row, reason in found.unreadable:
-            print(f"left out {dataset.index.file_name(row)}: {reason}")
-    runtime.close()
+    with opened(recipe, checkpoint, as_embedder) as setup:
+        found = embed(setup, np.concatenate([setup.splits.rows(split) for split in dict.fromkeys(args.split)]))
+        if setup.runtime.is_main:
+            write_embedded(args.out, setup, found, checkpoint)
+            num, width = found.values_NK.shape
+            print(f"{args.out}: {num:,} images of {', '.join(args.split)}, {width:,} features each")
+            for row, reason in found.unreadable:
+                print(f"left out {setup.index.file_name(row)}: {reason}")
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 
@@ -31,22 +30,20 @@ def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
 
 def run(args: argparse.Namespace) -> int:
     """Make the maps and print the figures; a ValueError goes to the caller."""
+    from functools import partial
+
     import numpy as np
     from PIL import Image
 
-    from distcxr.data.augment import identity_parameters
-    from distcxr.data.dataset import open_dataset
-    from distcxr.data.loader import Loader
-    from distcxr.data.order import EvalOrder
     from distcxr.data.sources.nih_boxes import place_boxes, read_boxes
-    from distcxr.engine.build import batch_plan, build_evaluation
     from distcxr.engine.checkpoint import open_checkpoint
-    from distcxr.engine.compatible import check_testable, check_unseen
-    from distcxr.explain.evaluate import localise
-    from distcxr.losses import binary_logits
+    from distcxr.engine.compatible import as_tested
+    from distcxr.engine.opening import opened
+    from distcxr.engine.pictures import localise_rows
+    from distcxr.explain.localisation import table_rows
     from distcxr.recipe import load_recipe
     from distcxr.runfolder.whole import write_json
-    from distcxr.runtime import start_runtime
+    from distcxr.tracking.terminal import table_text
 
     if args.json and not args.json.absolute().parent.is_dir():  # now, not after the work
         raise ValueError(f"{args.json} can't be written: the folder {args.json.parent} is not there")
@@ -54,31 +51,18 @@ def run(args: argparse.Namespace) -> int:
         args.pictures.mkdir(parents=True, exist_ok=True)
     recipe = load_recipe(args.recipe, args.overrides)
     checkpoint = open_checkpoint(args.checkpoint)
-    check_testable(checkpoint, recipe)
-    dataset = open_dataset(recipe)
-    if args.split == "test":
-        check_unseen(checkpoint, dataset)
-    index = dataset.index
-    boxes = place_boxes(read_boxes(args.boxes or index.root), index, recipe.data.image_size, recipe.augment)
-    rows = np.intersect1d(dataset.splits.rows(args.split), boxes.rows)
-    if not len(rows):
-        raise ValueError(f"no image of the {args.split} split has a box of {', '.join(index.findings)}")
-    runtime = start_runtime(recipe)
-    judged = build_evaluation(recipe, runtime, dataset, batch_plan(recipe, runtime), checkpoint)
-    order = EvalOrder(rows, judged.plan)
-    metadata = tuple(recipe.model.head.metadata)
-    batches = Loader(index, order, judged.reader, lambda _, at: identity_parameters(len(at)), metadata).epoch(0)
-    try:
-        found = localise(
-            judged.module, judged.transform, batches, boxes, index.findings, device=runtime.device,
-            explained=partial(binary_logits, recipe.loss.name), layer=args.layer, threshold=args.threshold,
-            tolerance_px=args.tolerance, pictures=4 if args.pictures else 0,
+    with opened(recipe, checkpoint, partial(as_tested, split=args.split)) as setup:
+        index = setup.index
+        boxes = place_boxes(read_boxes(args.boxes or index.root), index, recipe.data.image_size, recipe.augment)
+        rows = np.intersect1d(setup.splits.rows(args.split), boxes.rows)
+        if not len(rows):
+            raise ValueError(f"no image of the {args.split} split has a box of {', '.join(index.findings)}")
+        found = localise_rows(
+            setup, rows, boxes, layer=args.layer, threshold=args.threshold, tolerance_px=args.tolerance,
+            pictures=4 if args.pictures else 0,
         )  # fmt: skip
-    finally:
-        batches.close()
-        judged.reader.close()
     print(f"{checkpoint.path}, step {checkpoint.step}: {len(rows):,} images of {args.split} with boxes")
-    print(found.table())
+    print(table_text(table_rows(found.findings), width=None))
     for sample_id, reason in found.unreadable:
         print(f"left out {index.file_name(sample_id)}: {reason}")
     if args.pictures:

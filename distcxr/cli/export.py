@@ -35,25 +35,17 @@ def run(args: argparse.Namespace) -> int:
     from safetensors.torch import save_file
 
     from distcxr.data.augment import input_side
-    from distcxr.data.metadata import metadata_width
-    from distcxr.engine.checkpoint import load_weights, open_checkpoint
+    from distcxr.engine.checkpoint import open_checkpoint
+    from distcxr.engine.opening import load_network
     from distcxr.models.export import export_weights
-    from distcxr.models.factory import build_model
-    from distcxr.recipe import Recipe
     from distcxr.runfolder.whole import being_written, write_json
 
     checkpoint = open_checkpoint(args.checkpoint)
     meta = checkpoint.meta
-    recipe, findings = Recipe.model_validate(meta["recipe"]), meta["findings"]
+    recipe, findings = checkpoint.recipe, meta["findings"]
     side = input_side(recipe.data.image_size, recipe.augment)
-    module = build_model(
-        recipe.model.name, library=recipe.model.library, num_classes=len(findings), in_chans=recipe.model.in_chans,
-        image_size=side, drop_rate=recipe.model.drop_rate, head=recipe.model.head,
-        num_metadata=metadata_width(recipe.model.head.metadata),
-    )  # fmt: skip
-    load_weights(checkpoint, module)
     plain = args.format == "torchvision"
-    state, about = export_weights(module, recipe, findings, side, plain=plain)
+    state, about = export_weights(load_network(checkpoint), recipe, findings, side, plain=plain)
     read = [f"state = torch.load({args.out.name!r}, weights_only=True)"]
     if plain:
         read = ["import torch", *read]

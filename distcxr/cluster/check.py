@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from distcxr.cluster.grid import Planned
-from distcxr.data.augment import input_side
 from distcxr.data.dataset import open_dataset
-from distcxr.data.metadata import metadata_width
-from distcxr.models.factory import build_model
+from distcxr.engine.opening import build_network
 from distcxr.recipe import Recipe
 from distcxr.tracking.services import check_installed
 
@@ -28,19 +25,19 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
             there. All of them are named.
     """
     mistakes: list[str] = []
-    num_findings: dict[str, int | None] = {}
+    findings: dict[str, Sequence[str]] = {}
     num_parameters: dict[str, int] = {}
     for run in planned:
         recipe = run.recipe
         data = repr((recipe.data, recipe.eval.macro_findings))
-        if data not in num_findings:
+        if data not in findings:
             try:
-                num_findings[data] = len(open_dataset(recipe).index.findings)
+                findings[data] = open_dataset(recipe).index.findings
             except ValueError as error:
-                num_findings[data] = None
+                findings[data] = ("unknown",)
                 mistakes.append(f"{run.name}: {error}")
         try:
-            num_parameters[run.name] = _num_parameters(recipe, num_findings[data] or 1)
+            num_parameters[run.name] = _num_parameters(recipe, findings[data])
             _check_weights(run)
             check_installed(recipe.logging.trackers)
         except ValueError as error:
@@ -50,26 +47,13 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
     return num_parameters
 
 
-def _num_parameters(recipe: Recipe, num_classes: int) -> int:
+def _num_parameters(recipe: Recipe, findings: Sequence[str]) -> int:
     try:
         with torch.device("meta"):
-            module = _network(recipe, num_classes)
+            module = build_network(recipe, findings)
     except NotImplementedError:  # torchvision's RegNets work their widths out with tensors
-        module = _network(recipe, num_classes)
+        module = build_network(recipe, findings)
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _network(recipe: Recipe, num_classes: int) -> nn.Module:
-    return build_model(
-        recipe.model.name,
-        library=recipe.model.library,
-        num_classes=num_classes,
-        in_chans=recipe.model.in_chans,
-        image_size=input_side(recipe.data.image_size, recipe.augment),
-        drop_rate=recipe.model.drop_rate,
-        head=recipe.model.head,
-        num_metadata=metadata_width(recipe.model.head.metadata),
-    )
 
 
 def _check_weights(run: Planned) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,12 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is not whole or does not go with the recipe; the message names it and says what to do."""
+    """A checkpoint that is not whole or does not go with the recipe; the message names it and what to do."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk and what its `checkpoint.json` says."""
+    """A whole checkpoint on disk and the content of its `checkpoint.json`."""
 
     path: Path
     meta: dict[str, Any]
@@ -64,25 +64,26 @@ class Checkpoint:
         return Recipe.model_validate(self.meta["recipe"])
 
 
-def save(run: Run, place: Path) -> None:
-    """Write the checkpoint `place` from rank 0. Called at an update boundary; the other ranks do not wait."""
-    if not run.runtime.is_main:
+def save(run: Run, folder: Path) -> None:
+    """Write the checkpoint `folder` from rank 0. Called at an update boundary; the other ranks do not wait."""
+    setup = run.setup
+    if not setup.runtime.is_main:
         return
     meta = {
-        "findings": list(run.index.findings),
-        "mean": list(run.transform.mean),
-        "std": list(run.transform.std),
-        "world_size": run.runtime.world_size,
-        "recipe": run.recipe.model_dump(mode="json"),
-        "state": run.state.to_dict(),
-        "hashes": run.hashes,
+        "findings": list(setup.index.findings),
+        "mean": list(setup.transform.mean),
+        "std": list(setup.transform.std),
+        "world_size": setup.runtime.world_size,
+        "recipe": setup.recipe.model_dump(mode="json"),
+        "state": asdict(run.state),
+        "hashes": setup.hashes,
     }
-    scaler = run.runtime.accelerator.scaler
+    scaler = setup.runtime.accelerator.scaler
     training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-    with checkpoint_being_written(place, meta) as part:
+    with checkpoint_being_written(folder, meta) as part:
         _save_weights(run, part / (MODEL if run.ema is None else TRAINED))
         if run.ema is not None:
-            with run.judged_weights():
+            with run.evaluated_weights():
                 _save_weights(run, part / MODEL)
         torch.save(training, part / TRAINING)
 
@@ -95,7 +96,7 @@ def save_best(run: Run) -> None:
 def _save_weights(run: Run, path: Path) -> None:
     """Write the network's weights and buffers as they are."""
     # safetensors refuses channels_last tensors, and takes no two that share memory.
-    weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.module.state_dict().items()}
+    weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.setup.module.state_dict().items()}
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError(
             f"the weights are not finite after step {run.state.step}: training has diverged. Lower optim.lr or set "
@@ -107,28 +108,28 @@ def _save_weights(run: Run, path: Path) -> None:
 def save_last(run: Run) -> None:
     """Write `last-<step>` and remove all but the newest `checkpoint.keep` of them."""
     save(run, last_folder(run.folder, run.state.step))
-    if run.runtime.is_main:
-        for old in last_folders(run.folder)[run.recipe.checkpoint.keep :]:
+    if run.setup.runtime.is_main:
+        for old in last_folders(run.folder)[run.setup.recipe.checkpoint.keep :]:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def save_stage(run: Run) -> None:
     """Write `stage-<n>` at the end of stage n, unless a launch before this one has."""
-    place = stage_folder(run.folder, run.stage.number)
-    if run.runtime.is_main:
+    folder = stage_folder(run.folder, run.stage.number)
+    if run.setup.runtime.is_main:
         try:
-            if open_checkpoint(place).step == run.state.step:
+            if open_checkpoint(folder).step == run.state.step:
                 return
         except CheckpointError:
             pass
-    save(run, place)
+    save(run, folder)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check that a checkpoint is whole, to the last bit.
 
     Args:
-        path: a checkpoint folder, or a run folder, whose `best` is then meant.
+        path: a checkpoint folder, or a run folder for its `best`.
 
     Raises:
         CheckpointError: naming the file that is missing, damaged or of another format.
@@ -208,12 +209,12 @@ def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
-    """Load the weights and buffers that are judged into `module`, every key or none."""
+    """Load the weights and buffers that are evaluated into `module`, every key or none."""
     _load(checkpoint.path / MODEL, module)
 
 
 def load_trained_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
-    """Load the weights and buffers that training goes on from, where they are others than those that are judged."""
+    """Load the weights and buffers that training resumes with, where they are others than those evaluated."""
     if TRAINED in checkpoint.meta["crc32"]:
         _load(checkpoint.path / TRAINED, module)
 
@@ -229,10 +230,6 @@ def load_training(checkpoint: Checkpoint, run: Run) -> None:
     """Load the optimiser and GradScaler, on the device of the model."""
     stored = torch.load(checkpoint.path / TRAINING, map_location="cpu", weights_only=True)
     load_optimizer(run.training.optimizer, stored["optimizer"])
-    if run.runtime.accelerator.scaler is not None and stored["scaler"]:
-        run.runtime.accelerator.scaler.load_state_dict(stored["scaler"])
-
-
-def stored_state(checkpoint: Checkpoint) -> TrainState:
-    """Where the checkpointed run stood."""
-    return TrainState(**checkpoint.meta["state"])
+    scaler = run.setup.runtime.accelerator.scaler
+    if scaler is not None and stored["scaler"]:
+        scaler.load_state_dict(stored["scaler"])

@@ -17,8 +17,29 @@ from distcxr.recipe.schema import IDENTITY_FREE
 logger = logging.getLogger(__name__)
 
 
+def as_tested(
+    recipe: Recipe, checkpoint: Checkpoint, dataset: Dataset, split: str = "test"
+) -> tuple[Recipe, Checkpoint]:
+    """The two as they are, if they go together and the split's patients are new to the checkpoint.
+
+    Raises:
+        ValueError: as `check_testable`, and for the split `test` as `check_unseen`.
+    """
+    check_testable(checkpoint, recipe)
+    if split == "test":
+        check_unseen(checkpoint, dataset)
+    return recipe, checkpoint
+
+
+def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
+    """The recipe with the network, image size, crop and normalisation that a checkpoint was trained with."""
+    theirs = checkpoint.recipe
+    data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
+    return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
+
+
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
-    """Refuse to go on training from a checkpoint of another recipe, naming the keys that differ.
+    """Refuse to resume training from a checkpoint of another recipe, naming the keys that differ.
 
     With `train.stage` the stages from there on may differ, if the checkpoint has not begun them.
     """
@@ -28,11 +49,12 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
     begun = checkpoint.meta["state"]["stage"]
     later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
-    free = [f"train.stages.{place}" for place in later] if recipe.train.stage == begun + 1 else []
+    new = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
+    free = tuple(f"{section}." for section in (*IDENTITY_FREE, *new))
     lines = [
         f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
         for key in ours | theirs
-        if theirs.get(key) != ours.get(key) and not _is_in(key, (*IDENTITY_FREE, *free))
+        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(free)
     ]
     if not lines:
         return
@@ -62,7 +84,7 @@ def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 
 def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
-    """Refuse to go on with other labels or other images in a split: the order would change in mid-epoch, and patients
+    """Refuse to resume with other labels or other images in a split: the order would change in mid-epoch, and patients
     trained on could come to validate.
     """
     theirs = checkpoint.meta["hashes"]
@@ -87,7 +109,7 @@ def check_findings(checkpoint: Checkpoint, findings: Sequence[str]) -> None:
 
 def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
-    seen = _shared(checkpoint, dataset, ("train", "val"), "test")
+    seen = shared_patients(checkpoint, dataset, ("train", "val"), "test")
     if seen is None:
         logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
     elif len(seen):
@@ -100,12 +122,12 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
 def check_beginnings(weights: str, dataset: Dataset) -> None:
     """`check_unseen` for the run whose weights `model.weights` names, the run which that began with, and so on.
 
-    Validation on patients that one of them was trained on is no error: the log says that it is flattered.
+    Validation on patients that one of them was trained on is no error: the log warns that it is flattered.
     """
     checkpoint = begun_from(weights)
     while checkpoint is not None:
         check_unseen(checkpoint, dataset)
-        seen = _shared(checkpoint, dataset, ("train",), "val")
+        seen = shared_patients(checkpoint, dataset, ("train",), "val")
         if seen is not None and len(seen):
             logger.warning(
                 f"{checkpoint.path}, which this run begins with, was trained on {len(seen):,} patients of this val "
@@ -114,7 +136,9 @@ def check_beginnings(weights: str, dataset: Dataset) -> None:
         checkpoint = begun_from(checkpoint.meta["recipe"]["model"]["weights"])
 
 
-def _shared(checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str) -> NDArray[np.int64] | None:
+def shared_patients(
+    checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str
+) -> NDArray[np.int64] | None:
     """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others."""
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         return None
@@ -127,10 +151,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value):
-            value = {str(place): entry for place, entry in enumerate(value)}
+            value = {str(number): entry for number, entry in enumerate(value)}
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
-
-
-def _is_in(key: str, sections: Sequence[str]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

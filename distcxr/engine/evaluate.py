@@ -1,6 +1,6 @@
 """Scoring a split: every readable sample exactly once, whatever the number of ranks.
 
-Shapes: B batch, N samples, C findings.
+Shapes: B batch, N samples, C findings, K values of a sample.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from distcxr.data.augment import identity_parameters
-from distcxr.data.loader import Loader
+from distcxr.data.batch import Batch
 from distcxr.data.order import EvalOrder
 from distcxr.engine.preempt import Interrupted
-from distcxr.engine.state import Evaluation
+from distcxr.engine.setup import Setup
 from distcxr.losses import binary_logits, loss_logits
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
 from distcxr.metrics.report import Report, build_report
@@ -29,17 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """What a network says of a split; the same on every rank.
+class Outputs:
+    """What a network makes of samples.
 
     Attributes:
         rows: int64 [N], index rows in ascending order, files that can't be read left out.
-        logits_NC: float32, `losses.binary_logits`: their sigmoid is the predicted probability, whatever the loss.
+        values_NK: float32. Of `predict` K is C: logits as of `losses.binary_logits`, so their sigmoid is the predicted
+            probability, whatever the loss.
         unreadable: (index row, reason) of the files left out.
     """
 
     rows: NDArray[np.int64]
-    logits_NC: NDArray[np.float32]
+    values_NK: NDArray[np.float32]
     unreadable: tuple[tuple[int, str], ...]
 
 
@@ -48,7 +49,7 @@ class Scores:
     """Logits of a split and what was made of them; the same on every rank.
 
     Attributes:
-        rows, logits_NC: as in `Predicted`.
+        rows, logits_NC: as `predict` gives them.
         loss: the loss that training minimises, its mean over known labels (`cross_entropy`: samples), float64 summed;
             None where it is undefined or not finite.
     """
@@ -60,83 +61,102 @@ class Scores:
 
 
 def evaluate(
-    run: Evaluation, split: str, tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
+    setup: Setup, split: str, tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
 ) -> Scores:  # fmt: skip
     """Score `train`, `val` or `test` with the bare module; `tta` and `stop` as for `predict`."""
-    predicted = predict(run, run.splits.rows(split), tta, stop)
-    say_unreadable(run, split, predicted)
-    return judge(run, split, predicted)
+    predicted = predict(setup, setup.splits.rows(split), tta, stop)
+    log_unreadable(setup, split, predicted)
+    return score_predicted(setup, split, predicted)
 
 
-def say_unreadable(run: Evaluation, split: str, predicted: Predicted) -> None:
+def log_unreadable(setup: Setup, split: str, predicted: Outputs) -> None:
     """Name in the log what is left out."""
     for row, reason in predicted.unreadable:
-        logger.warning(f"{split}: left out {run.index.file_name(row)}: {reason}")
+        logger.warning(f"{split}: left out {setup.index.file_name(row)}: {reason}")
 
 
-@torch.no_grad()
 def predict(
-    run: Evaluation, rows: NDArray[np.int64], tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
-) -> Predicted:
-    """Logits of the index rows `rows`; all ranks call it.
-
-    The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
-    batches. The BatchNorm statistics are rank 0's on every rank.
+    setup: Setup, rows: NDArray[np.int64], tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
+) -> Outputs:
+    """Logits of the index rows `rows`, as `compute` makes them.
 
     Args:
         tta: names of views; the mean of their logits and of the plain image's is taken, in this order. A mean of
             logits rather than of probabilities: rare findings live where probabilities are flat, and a temperature
             fitted on it is that of one model.
+        stop: as for `compute`.
+    """
+
+    def logits(batch: Batch) -> Tensor:
+        logits_BC = setup.logits(setup.module, batch)
+        for view in tta:
+            logits_BC = logits_BC + setup.logits(setup.module, batch, view)
+        return binary_logits(setup.loss.spec.name, logits_BC / (1 + len(tta)))
+
+    return compute(setup, rows, logits, lambda: len(setup.index.findings), stop)
+
+
+@torch.no_grad()
+def compute(
+    setup: Setup, rows: NDArray[np.int64], values: Callable[[Batch], Tensor], width: Callable[[], int],
+    stop: Callable[[], bool] = lambda: False,
+) -> Outputs:  # fmt: skip
+    """What the network makes of the plain images of the index rows `rows`; all ranks call it, and get the same.
+
+    The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
+    batches. The BatchNorm statistics are rank 0's on every rank.
+
+    Args:
+        values: float32 [B, K] of a batch on the device, the network in evaluation mode.
+        width: K; called where this rank has no batch.
         stop: called before every batch that all ranks have; the same answer on each of them.
 
     Raises:
-        Interrupted: `stop` said so.
+        Interrupted: `stop` was true.
     """
-    runtime = run.runtime
-    metadata = tuple(run.recipe.model.head.metadata)
-    order = EvalOrder(rows, run.plan)
-    loader = Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at)), metadata)
-    runtime.broadcast_buffers(run.module)
-    logits = [torch.empty(0, len(run.index.findings), device=runtime.device)]
-    ids = [torch.empty(0, dtype=torch.int64, device=runtime.device)]
+    device = setup.runtime.device
+    num_common = EvalOrder(rows, setup.plan).num_common
+    setup.runtime.broadcast_buffers(setup.module)
+    parts: list[Tensor] = []
+    ids: list[Tensor] = []
     unreadable: list[tuple[int, str]] = []
-    with evaluation_mode(run.module), closing(loader.epoch(0)) as batches:
+    with evaluation_mode(setup.module), closing(setup.batches(rows)) as batches:
         for number, batch in enumerate(batches):
-            if number < order.num_common and stop():
+            if number < num_common and stop():
                 raise Interrupted
             unreadable += batch.unreadable
-            on_device = batch.to(runtime.device)
-            logits_BC = run.logits(run.module, on_device)
-            for view in tta:
-                logits_BC = logits_BC + run.logits(run.module, on_device, view)
-            logits.append(binary_logits(run.loss.spec.name, logits_BC / (1 + len(tta))))
+            on_device = batch.to(device)
+            parts.append(values(on_device))
             ids.append(on_device.sample_id)
+        if not parts:  # more ranks than images
+            parts = [torch.empty(0, width(), device=device)]
+            ids = [torch.empty(0, dtype=torch.int64, device=device)]
 
     bad = [row for row, _ in unreadable]
-    kept = torch.isin(torch.cat(ids), torch.tensor(bad, dtype=torch.int64, device=runtime.device), invert=True)
+    kept = torch.isin(torch.cat(ids), torch.tensor(bad, dtype=torch.int64, device=device), invert=True)
     unreadable = gather_unreadable(unreadable)
     expected = np.setdiff1d(rows, [row for row, _ in unreadable])
-    gathered, _ = gather_by_sample_id(torch.cat(logits)[kept], torch.cat(ids)[kept], expected)
-    return Predicted(expected, gathered.numpy(), tuple(unreadable))
+    gathered, _ = gather_by_sample_id(torch.cat(parts)[kept], torch.cat(ids)[kept], expected)
+    return Outputs(expected, gathered.numpy(), tuple(unreadable))
 
 
-def judge(run: Evaluation, split: str, predicted: Predicted) -> Scores:
-    """Hold a split's logits against its labels."""
-    rows, logits_NC = predicted.rows, predicted.logits_NC
-    targets, mask = run.index.targets_NC[rows], run.index.mask_NC[rows]
+def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
+    """Compare a split's logits with its labels."""
+    rows, logits_NC = predicted.rows, predicted.values_NK
+    targets, mask = setup.index.targets_NC[rows], setup.index.mask_NC[rows]
     report = build_report(
-        split, run.index.findings, logits_NC, targets, mask, run.recipe.eval.macro_findings,
-        [(run.index.file_name(row), reason) for row, reason in predicted.unreadable],
+        split, setup.index.findings, logits_NC, targets, mask, setup.recipe.eval.macro_findings,
+        [(setup.index.file_name(row), reason) for row, reason in predicted.unreadable],
     )  # fmt: skip
-    logits = loss_logits(run.loss.spec.name, torch.from_numpy(logits_NC).double())
-    loss = run.loss.to(logits.device)  # float64 is slow on GPUs, and unknown to some
+    logits = loss_logits(setup.loss.spec.name, torch.from_numpy(logits_NC).double())
+    loss = setup.loss.to(logits.device)  # float64 is slow on GPUs, and unknown to some
     known = int(loss.count(torch.from_numpy(mask)))
     summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
     mean = summed / known if known else math.nan
     return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report)
 
 
-def average(members: Sequence[Predicted], loss_name: str) -> Predicted:
+def average(members: Sequence[Outputs], loss_name: str) -> Outputs:
     """The mean of several networks, float64 summed, over the samples that all of them could read: of their logits, or
     after `cross_entropy` of their log probabilities, so that the mean's probabilities sum to 1 as theirs do.
     """
@@ -145,9 +165,9 @@ def average(members: Sequence[Predicted], loss_name: str) -> Predicted:
     rows = members[0].rows
     for member in members[1:]:
         rows = np.intersect1d(rows, member.rows)
-    logits = [member.logits_NC[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
+    logits = [member.values_NK[np.searchsorted(member.rows, rows)].astype(np.float64) for member in members]
     unreadable = {row: reason for member in reversed(members) for row, reason in member.unreadable}
     # What is the same for all classes of a sample makes no difference to a softmax: views' logits are averaged alike.
     mean_NC = torch.stack([loss_logits(loss_name, torch.from_numpy(one)) for one in logits]).mean(dim=0)
     binary_NC = binary_logits(loss_name, mean_NC).numpy().astype(np.float32)
-    return Predicted(rows, binary_NC, tuple(sorted(unreadable.items())))
+    return Outputs(rows, binary_NC, tuple(sorted(unreadable.items())))

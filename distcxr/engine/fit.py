@@ -55,7 +55,7 @@ def train_stage(run: Run) -> None:
     while not run.stopped:
         train_pass(run)
         end_pass(run)
-    if run.stage_ended and run.recipe.train.stages:
+    if run.stage_ended and run.setup.recipe.train.stages:
         checkpoints.save_stage(run)
 
 
@@ -104,44 +104,46 @@ def leave(run: Run) -> NoReturn:
     """Save everything and end the launch, as the run was asked to."""
     write_steps(run)
     checkpoints.save_last(run)
-    run.runtime.wait_for_all()
-    if run.runtime.is_main:
-        run.stop.say_saved()
+    runtime = run.setup.runtime
+    runtime.wait_for_all()
+    if runtime.is_main:
+        run.stop.log_saved()
     if run.tracker:
         run.tracker.close()
     raise Preempted
 
 
 def begin_next_stage(run: Run) -> None:
-    """Go on with the stage after this one."""
+    """Enter the stage after this one."""
     run.state.begin_stage()
     run.training.begin(run.stages[run.state.stage - 1])
-    warm_up(run)
-    run.training.say()
+    warm_up(run.setup, run.training)
+    run.training.log_stage()
 
 
 def updates(run: Run) -> Generator[list[Batch]]:
     """What is left of the cursor's epoch: for each update this rank's micro-batches, on the device."""
-    state, device = run.state, run.runtime.device
+    setup, state = run.setup, run.state
     with closing(run.training.loader.epoch(state.epoch, state.batch)) as batches:
         while True:
             asked_s = time.monotonic()
-            group = list(islice(batches, run.plan.accumulation))
+            group = list(islice(batches, setup.plan.accumulation))
             if not group:
                 return
             for batch in group:
                 _count_unreadable(run, batch)
-            if state.batch == 0 and run.tracker and run.recipe.logging.images:
+            if state.batch == 0 and run.tracker and setup.recipe.logging.images:
                 _show_images(run, group[0])
-            on_device = [batch.to(device) for batch in group]
+            on_device = [batch.to(setup.runtime.device) for batch in group]
             run.steps.data_s += time.monotonic() - asked_s
             yield on_device
 
 
 def _count_unreadable(run: Run, batch: Batch) -> None:
+    setup = run.setup
     for sample_id, reason in batch.unreadable:
-        path = run.index.files([sample_id])[0]
-        if run.recipe.data.on_error == "stop":
+        path = setup.index.files([sample_id])[0]
+        if setup.recipe.data.on_error == "stop":
             raise UnreadableTrainingFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
         logger.error(f"{path} can't be read: {reason}; trained with no known label")  # shown from any rank
     run.steps.num_unreadable += len(batch.unreadable)
@@ -150,23 +152,24 @@ def _count_unreadable(run: Run, batch: Batch) -> None:
 def _show_images(run: Run, batch: Batch) -> None:
     """The epoch's first training images, as the network sees them, with their labels."""
     assert run.tracker is not None
-    num = min(run.recipe.logging.images, len(batch))
+    index = run.setup.index
+    num = min(run.setup.recipe.logging.images, len(batch))
     images = run.training.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
     captions = []
     for row in batch.sample_id[:num].tolist():
-        present = [name for name, on in zip(run.index.findings, run.index.targets_NC[row], strict=True) if on]
+        present = [name for name, on in zip(index.findings, index.targets_NC[row], strict=True) if on]
         captions.append(", ".join(name.replace("_", " ") for name in present) or "none")
     run.tracker.image("train/images", contact_sheet(images, captions), run.state.step)
 
 
 def write_steps(run: Run) -> None:
     """Read the waiting losses from the device and write them: `steps.csv`, TensorBoard, the terminal."""
-    steps, state = run.steps, run.state
+    setup, steps, state = run.setup, run.steps, run.state
     if not steps.pending:
         return
-    counts = torch.tensor([float(steps.num_unreadable)], device=run.runtime.device)
+    counts = torch.tensor([float(steps.num_unreadable)], device=setup.runtime.device)
     losses = torch.stack([loss for _, loss in steps.pending]).float()
-    summed = run.runtime.sum_over_ranks(torch.cat([losses, counts])).tolist()
+    summed = setup.runtime.sum_over_ranks(torch.cat([losses, counts])).tolist()
     for (row, _), loss in zip(steps.pending, summed[:-1], strict=True):
         if not math.isfinite(loss):
             raise ValueError(
@@ -175,15 +178,15 @@ def write_steps(run: Run) -> None:
             )
     elapsed_s = max(time.monotonic() - steps.started_s, 1e-9)
     figures = {
-        "img_per_s": len(steps.pending) * run.plan.global_batch_size / elapsed_s,
+        "img_per_s": len(steps.pending) * setup.plan.global_batch_size / elapsed_s,
         "data_wait_pct": 100 * steps.data_s / elapsed_s,
-        "memory_mb": _memory_mb(run),
+        "memory_mb": _memory_mb(setup.runtime.device),
     }
     rows = [row | {"loss": loss} | figures for (row, _), loss in zip(steps.pending, summed[:-1], strict=True)]
     state.num_unreadable += round(summed[-1])
     state.epoch_loss += sum(row["loss"] for row in rows)
     state.epoch_train_s += elapsed_s
-    if run.runtime.is_main:
+    if setup.runtime.is_main:
         append_steps(run.folder, map(_rounded, rows))
     if run.tracker:
         for row in rows:
@@ -192,10 +195,10 @@ def write_steps(run: Run) -> None:
     if run.progress and run.due(run.horizon.log_every):
         run.progress.show(rows[-1]["step"], rows[-1]["epoch"], rows[-1])
     steps.start_window()
-    if state.num_unreadable > run.recipe.data.max_errors:
+    if state.num_unreadable > setup.recipe.data.max_errors:
         raise ValueError(
             f"{state.num_unreadable} files of one epoch can't be read, more than data.max_errors="
-            f"{run.recipe.data.max_errors}; log.txt and the terminal name them"
+            f"{setup.recipe.data.max_errors}; log.txt and the terminal name them"
         )
 
 
@@ -204,9 +207,9 @@ def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     return row | {name: round(row[name], 1) for name in ("img_per_s", "data_wait_pct", "memory_mb")}
 
 
-def _memory_mb(run: Run) -> float:
+def _memory_mb(device: torch.device) -> float:
     """Peak memory in MB: of the GPU where there is one, of this process otherwise."""
-    if run.runtime.device.type == "cuda":
+    if device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
 
@@ -226,13 +229,13 @@ def close_epoch(run: Run) -> None:
         "val_loss": val.get("val_loss"),
         "val_auroc": val.get("val_auroc"),
         "lr": max(group["lr"] for group in run.training.optimizer.param_groups),
-        "img_per_s": round(num_steps * run.plan.global_batch_size / max(state.epoch_train_s, 1e-9), 1),
+        "img_per_s": round(num_steps * run.setup.plan.global_batch_size / max(state.epoch_train_s, 1e-9), 1),
         "train_s": round(state.epoch_train_s, 1),
     }
     state.history = [*(old for old in state.history if old["epoch"] != epoch), row]
     if whole:
         state.epoch_loss, state.epoch_train_s, state.num_unreadable = 0.0, 0.0, 0
-    if run.runtime.is_main:
+    if run.setup.runtime.is_main:
         write_history(run.folder, state.history)
         draw_curves(run.folder)
 
@@ -241,19 +244,19 @@ def finish(run: Run) -> dict[str, Scores]:
     """Score the weights and splits that the recipe's `eval` names and write their files."""
     if run.progress:
         run.progress.close()
-    wanted, weights = run.recipe.eval, Weights(run.state.step, None, run.hashes)
+    setup, wanted, weights = run.setup, run.setup.recipe.eval, Weights(run.state.step, None)
     if run.ema is not None:
         run.ema.swap()
     if wanted.splits and wanted.weights == "best":
-        run.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
+        setup.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
         if run.state.best_step is None:
             logger.warning(f"no validation gave {wanted.best_metric}: the last weights are scored instead of the best")
         else:
             best = checkpoints.open_checkpoint(best_folder(run.folder))
-            checkpoints.load_weights(best, run.module)
-            weights = Weights(best.step, "val", run.hashes)
+            checkpoints.load_weights(best, setup.module)
+            weights = Weights(best.step, "val")
     with run.stop.leaving_at_once():
-        scores = score_splits(run, run.folder, weights, wanted.splits)
+        scores = score_splits(setup, run.folder, weights, wanted.splits)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
             run.tracker.text(split, f"```\n{found.report.table()}\n```", weights.step or 0)
@@ -264,7 +267,7 @@ def finish(run: Run) -> dict[str, Scores]:
 
 def _shown(run: Run) -> dict[str, Any]:
     """What TensorBoard's HParams tab compares: few columns, or nobody reads them."""
-    recipe = run.recipe
+    recipe = run.setup.recipe
     return {
         "model": recipe.model.name,
         "lr": max(stage.base_lr for stage in run.stages),

@@ -16,11 +16,8 @@ from typing import Any
 import torch
 
 import distcxr
-from distcxr.engine.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    open_checkpoint,
-)
+from distcxr.data.dataset import Dataset
+from distcxr.engine.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
@@ -46,8 +43,7 @@ _PACKAGES = (
 
 
 def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | None]:
-    """The run folder and the checkpoint to go on from, as `output`, `train.resume` and `train.stage` say. Rank 0 alone
-    asks.
+    """The run folder and the checkpoint to resume, by `output`, `train.resume` and `train.stage`. Rank 0 alone asks.
 
     Raises:
         ValueError: the folder can't be written, or holds a run that would be lost.
@@ -67,7 +63,7 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         if resume == "never" and holds_checkpoints(folder) and checkpoint is None:
             raise ValueError(
                 f"{folder} holds a run, and train.resume=never would overwrite it: "
-                "choose another output=FOLDER, or train.resume=auto to go on"
+                "choose another output=FOLDER, or train.resume=auto to resume it"
             )
     else:
         if resume == "auto":
@@ -93,10 +89,10 @@ def _left_for(stage: int, folder: Path, found: Checkpoint | None) -> Checkpoint 
 
 
 def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) -> None:
-    """Checkpoints newer than the one to go on from: they would be taken for this run's own later on.
+    """Checkpoints newer than the one to resume: they would be taken for this run's own later on.
 
     `auto` passed over them because they are damaged, all of them perhaps: they are renamed. Whoever names an older
-    one has to say where the branch goes.
+    one has to name a folder for the branch.
     """
     reached = checkpoint.step if checkpoint else -1
     newer = [path for path in last_folders(folder) if step_of(path) > reached]
@@ -141,18 +137,14 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     return None
 
 
-def describe(
-    folder: Path, recipe: Recipe, runtime: Runtime, hashes: dict[str, str], counts: dict[str, dict[str, int]],
-    total_steps: int | None = None,
-) -> None:  # fmt: skip
+def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, total_steps: int | None = None) -> None:
     """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
 
     Args:
-        hashes: sha256 of the labels and lists by name.
-        counts: images and patients of each split.
         total_steps: updates of the whole run if nothing ends it early; None where nothing is trained.
     """
-    write_whole(folder / filenames.RECIPE, to_yaml(recipe))
+    resolved = recipe.model_copy(update={"output": folder, "data": dataset.data})
+    write_whole(folder / filenames.RECIPE, to_yaml(resolved))
     path = folder / filenames.ENVIRONMENT
     earlier: list[Any] = []
     if path.exists():
@@ -166,15 +158,15 @@ def describe(
         "command": sys.argv,
         "distcxr": distcxr.__version__,
         "commit": _commit(),
-        "identity": recipe.identity(),
+        "identity": resolved.identity(),
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda} | _versions(),
         "hardware": _hardware(runtime),
         "world_size": runtime.world_size,
         "backend": runtime.backend,
         "total_steps": total_steps,
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "hashes": hashes,
-        "splits": counts,
+        "hashes": dataset.hashes,
+        "splits": dataset.counts,
         "earlier": earlier,
     }
     write_json(path, environment)
@@ -186,13 +178,13 @@ def _commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        said = subprocess.run(
+        described = subprocess.run(
             ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty=+changes"],
             capture_output=True, text=True, timeout=10, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return described.stdout.strip()
 
 
 def _versions() -> dict[str, str]:

@@ -41,9 +41,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         return 0
     except UnreadableTrainingFile as error:  # this rank's alone
         return _leave(2, str(error))
-    except (
-        ValueError
-    ) as error:  # most often every rank's: rank 0 gives the reason and the launcher ends the others meanwhile
+    except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
         return _leave(2, str(error))
@@ -67,7 +65,7 @@ def _leave(code: int, message: str) -> int:
 
 @signals_noted()
 def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> None:
-    """Train, score, and say where everything is; or save everything and end early if asked to."""
+    """Train, score, and log where everything is; or save everything and end early if asked to."""
     training = build_run(recipe, recipe_name, runtime, console)
     try:
         fit(training)
@@ -75,10 +73,10 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
         return
     except BaseException:
         if training.tracker:
-            training.tracker.close()  # the last points on the curves tell why
+            training.tracker.close()  # the last points on the curves show why
         raise
     finally:
-        training.reader.close()
+        training.setup.close()
         if training.progress:
             training.progress.close()
     logger.info(f"run folder: {training.folder}")

@@ -1,4 +1,4 @@
-"""Where the network looks, at the end: the worst cases of a split as pictures, and heat maps against NIH's boxes.
+"""Where the network looks, at the end: the worst cases of a split as pictures, and heat maps beside NIH's boxes.
 
 pictures/pictures.json   a list of {split, file, finding, kind, prob, labels, image, heat}; `image`, `heat` are files
 localisation_<split>.json
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,14 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.augment import identity_parameters
-from distcxr.data.batch import Batch
-from distcxr.data.loader import Loader
-from distcxr.data.order import BatchPlan, EvalOrder
-from distcxr.data.sources.nih_boxes import FILE_NAME, place_boxes, read_boxes
+from distcxr.data.sources.nih_boxes import FILE_NAME, InputBoxes, place_boxes, read_boxes
 from distcxr.engine.evaluate import Scores
-from distcxr.engine.state import Evaluation
-from distcxr.explain.evaluate import localise
+from distcxr.engine.setup import Setup
+from distcxr.explain.evaluate import Localisation, localise
 from distcxr.explain.gradcam import gradcam
 from distcxr.explain.overlay import overlay
 from distcxr.losses import binary_logits
@@ -41,10 +37,10 @@ _COLOURS = 256  # of a heat map's file: half the bytes, and no difference that t
 
 
 class Case(NamedTuple):
-    """A sample that the network is wrong about: its place among the N scored, and the finding's column."""
+    """A sample that the network is wrong about: its position among the N scored, and the finding's column."""
 
     kind: Literal["false_positive", "false_negative"]
-    place: int
+    position: int
     column: int
 
 
@@ -66,12 +62,12 @@ def worst_cases(
     )  # fmt: skip
     cases: list[Case] = []
     for kind, target, sign in kinds:
-        queues: dict[int, list[tuple[float, int]]] = {}  # (how wrong, place), the worst last
+        queues: dict[int, list[tuple[float, int]]] = {}  # (how wrong, position), the worst last
         for column in columns:
             logits_N = logits_NC[:, column].astype(np.float64)
             wrong_N = sign * (logits_N - logits_N.mean()) / max(float(logits_N.std()), 1e-12)
-            places = np.flatnonzero((targets_NC[:, column] == target) & (mask_NC[:, column] == 1))
-            worst = places[np.argsort(-wrong_N[places], kind="stable")][:num]
+            positions = np.flatnonzero((targets_NC[:, column] == target) & (mask_NC[:, column] == 1))
+            worst = positions[np.argsort(-wrong_N[positions], kind="stable")][:num]
             queues[column] = list(zip(wrong_N[worst].tolist(), worst.tolist(), strict=True))[::-1]
         taken: set[int] = set()
         while len(taken) < num and any(queues.values()):
@@ -85,7 +81,7 @@ def worst_cases(
     return cases
 
 
-def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
+def write_pictures(setup: Setup, folder: Path, split: str, scores: Scores) -> None:
     """Draw `eval.pictures` cases of each kind into `folder`'s `pictures`, in place of those that were there.
 
     Raises:
@@ -93,10 +89,10 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
     """
     pictures = folder / filenames.PICTURES
     shutil.rmtree(pictures, ignore_errors=True)  # of other weights
-    index, num = run.index, run.recipe.eval.pictures
+    index, num = setup.index, setup.recipe.eval.pictures
     columns = [index.findings.index(name) for name in scores.report.macro_findings]
-    explained = partial(binary_logits, run.recipe.loss.name)
-    if run.recipe.loss.name == "cross_entropy" and len(index.findings) == 2:
+    explained = partial(binary_logits, setup.recipe.loss.name)
+    if setup.recipe.loss.name == "cross_entropy" and len(index.findings) == 2:
         columns = columns[-1:]  # a false positive of one class is a false negative of the other
     targets_NC, mask_NC = index.targets_NC[scores.rows], index.mask_NC[scores.rows]
     cases = worst_cases(scores.logits_NC, targets_NC, mask_NC, columns, num)
@@ -104,14 +100,14 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
         return
     of_row: dict[int, list[int]] = {}
     for number, case in enumerate(cases):
-        of_row.setdefault(int(scores.rows[case.place]), []).append(number)
+        of_row.setdefault(int(scores.rows[case.position]), []).append(number)
     entries: dict[int, dict[str, Any]] = {}
     pictures.mkdir()
-    for batch in _batches(run, np.array(sorted(of_row))):
-        on_device = batch.to(run.runtime.device)
-        images = run.inputs(on_device)
+    for batch in setup.batches(np.array(sorted(of_row)), alone=True):
+        on_device = batch.to(setup.runtime.device)
+        images = setup.inputs(on_device)
         wanted = sorted({cases[number].column for row in batch.sample_id.tolist() for number in of_row[row]})
-        heat = gradcam(run.module, images, wanted, metadata=on_device.metadata, explained=explained, relative=True)
+        heat = gradcam(setup.module, images, wanted, metadata=on_device.metadata, explained=explained, relative=True)
         for at, row in enumerate(batch.sample_id.tolist()):
             for number in of_row[row]:
                 case = cases[number]
@@ -128,16 +124,15 @@ def write_pictures(run: Evaluation, folder: Path, split: str, scores: Scores) ->
                     "file": index.file_name(row),
                     "finding": index.findings[case.column],
                     "kind": case.kind,
-                    "prob": float(probabilities(scores.logits_NC[case.place, case.column])),
+                    "prob": float(probabilities(scores.logits_NC[case.position, case.column])),
                     "labels": [name for name, on in zip(index.findings, present, strict=True) if on],
                     "image": f"{name}.png",
                     "heat": f"{name}_heat.png",
                 }
-    ordered = [entries[number] for number in sorted(entries)]
-    write_json(pictures / filenames.PICTURES_LIST, ordered)
+    write_json(pictures / filenames.PICTURES_LIST, [entries[number] for number in sorted(entries)])
 
 
-def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores) -> None:
+def write_localisation(setup: Setup, folder: Path, split: str, scores: Scores) -> None:
     """Write `localisation_<split>.json` where `eval.localise` asks for it and the data have NIH's boxes.
 
     Raises:
@@ -145,29 +140,26 @@ def write_localisation(run: Evaluation, folder: Path, split: str, scores: Scores
     """
     path = folder / filenames.localisation(split)
     path.unlink(missing_ok=True)  # of other weights
-    if not run.recipe.eval.localise:
+    if not setup.recipe.eval.localise:
         return
-    index, recipe = run.index, run.recipe
+    index, recipe = setup.index, setup.recipe
     if not (index.root / FILE_NAME).is_file():
-        logger.info(f"heat maps are not held against boxes: {index.root} has no {FILE_NAME}")
+        logger.info(f"heat maps are not compared with boxes: {index.root} has no {FILE_NAME}")
         return
     boxes = place_boxes(read_boxes(index.root), index, recipe.data.image_size, recipe.augment)
     rows = np.intersect1d(scores.rows, boxes.rows)
     if not len(rows):
-        logger.info(f"heat maps are not held against boxes: no image of {split} has one")
+        logger.info(f"heat maps are not compared with boxes: no image of {split} has one")
         return
-    found = localise(
-        run.module, run.transform, _batches(run, rows), boxes, index.findings, device=run.runtime.device,
-        explained=partial(binary_logits, recipe.loss.name),
-    )  # fmt: skip
+    found = localise_rows(setup, rows, boxes)
     content = {"split": split, "num_images": len(rows)} | found.to_json()
     write_json(path, content)
     logger.info(f"heat maps and boxes compared on {len(rows):,} images of {split}: {path}")
 
 
-def _batches(run: Evaluation, rows: NDArray[np.int64]) -> Generator[Batch]:
-    """The rows' plain images, all of them on this rank."""
-    size = run.plan.per_device_batch_size
-    order = EvalOrder(rows, BatchPlan(global_batch_size=size, per_device_batch_size=size))
-    metadata = tuple(run.recipe.model.head.metadata)
-    return Loader(run.index, order, run.reader, lambda _, at: identity_parameters(len(at)), metadata).epoch(0)
+def localise_rows(setup: Setup, rows: NDArray[np.int64], boxes: InputBoxes, **options: Any) -> Localisation:
+    """`localise` for the index rows `rows`, all of them on this rank, with its further `options`."""
+    return localise(
+        setup.module, setup.transform, setup.batches(rows, alone=True), boxes, setup.index.findings,
+        device=setup.runtime.device, explained=partial(binary_logits, setup.recipe.loss.name), **options,
+    )  # fmt: skip

@@ -5,7 +5,7 @@
         ──► checkpoint ──► file RESUME ──► exit code 0
 
 Nothing is saved in the signal's handler, which may run in the middle of anything. A validation that is left is made
-anew by the run that goes on. So are the scores at the end, where there is nothing to save: the ranks just leave.
+anew by the run that resumes. So are the scores at the end, where there is nothing to save: the ranks just leave.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STOP_VARIABLE = "DISTCXR_STOP"
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
 
 _CHECK_EVERY_S = 3.0
-_MOST_PLACES = 64  # between two checks: what is fast now may be slow soon
+_MOST_POINTS = 64  # between two checks: what is fast now may be slow soon
 _LOOK_EVERY_S = 0.5
 
 _received: list[str] = []
@@ -66,9 +66,9 @@ def _note(number: int, _: FrameType | None) -> None:
 
 
 class StopRequest:
-    """Whether this run was asked to stop; the same answer on every rank at the same place.
+    """Whether this run was asked to stop; the same answer on every rank at the same point.
 
-    The ranks add up what each has seen at every so many of these places, about every 3 seconds as rank 0 measures
+    The ranks add up what each has seen at every so many of these points, about every 3 seconds as rank 0 measures
     them: one all-reduce of two numbers, and the only wait for the device besides the log's. One rank of every node
     looks for the file: the nodes of a cluster do not see a new file at the same time.
     """
@@ -77,7 +77,7 @@ class StopRequest:
         """Forget what an earlier launch was asked and did."""
         self._folder, self._runtime = folder, runtime
         self._file = Path(os.environ.get(STOP_VARIABLE) or folder / STOP)
-        self._passed, self._every = 0, 1  # places since the last check, and from one check to the next
+        self._passed, self._every = 0, 1  # points since the last check, and from one check to the next
         self._checked_s = time.monotonic()
         if runtime.is_main:
             (folder / RESUME).unlink(missing_ok=True)
@@ -85,7 +85,7 @@ class StopRequest:
                 self._file.unlink(missing_ok=True)
 
     def agreed(self) -> bool:
-        """Whether to stop here. Every rank must ask at the same places: before every update, and in a validation
+        """Whether to stop here. Every rank must ask at the same points: before every update, and in a validation
         before every batch that all of them have.
         """
         self._passed += 1
@@ -93,8 +93,8 @@ class StopRequest:
             return False
         asked = bool(_received) or (self._runtime.local_rank == 0 and self._seen())
         every = self._proposed() if self._runtime.is_main else 0
-        said = torch.tensor([float(asked), float(every)], device=self._runtime.device)
-        num_asked, self._every = (round(number) for number in self._runtime.sum_over_ranks(said).tolist())
+        mine = torch.tensor([float(asked), float(every)], device=self._runtime.device)
+        num_asked, self._every = (round(number) for number in self._runtime.sum_over_ranks(mine).tolist())
         self._passed, self._checked_s = 0, time.monotonic()
         return bool(num_asked)
 
@@ -102,25 +102,25 @@ class StopRequest:
         return self._file.exists()
 
     def _proposed(self) -> int:
-        """Places to the next check, by the speed since the last one; at most twice as many as then."""
+        """Points to the next check, by the speed since the last one; at most twice as many as then."""
         elapsed_s = max(time.monotonic() - self._checked_s, 1e-3)
         fitting = int(_CHECK_EVERY_S * self._passed / elapsed_s)
-        return max(1, min(fitting, 2 * self._every, _MOST_PLACES))
+        return max(1, min(fitting, 2 * self._every, _MOST_POINTS))
 
-    def say_saved(self) -> None:
-        """Leave the mark that this run is saved and can go on; on one rank, after the others have arrived."""
+    def log_saved(self) -> None:
+        """Leave the mark that this run is saved and can resume; on one rank, after the others have arrived."""
         (self._folder / RESUME).touch()
-        logger.info(f"asked to stop ({self._reason()}): saved; the same command goes on from here")
+        logger.info(f"asked to stop ({self._reason()}): saved; the same command resumes from here")
 
     def _reason(self) -> str:
         return _received[0] if _received else self._file.name if self._seen() else "on another rank"
 
     @contextmanager
     def leaving_at_once(self) -> Iterator[None]:
-        """End this process as soon as it is asked to: for what is made again when the run goes on.
+        """End this process as soon as it is asked to: for what is made again when the run resumes.
 
         SIGTERM does not count as being asked: a launcher sends it when another rank has failed, and a failure must not
-        look like something to go on with. It ends the process, as it usually does.
+        look like something to resume. It ends the process, as it usually does.
         """
         done = threading.Event()
         watch = threading.Thread(target=self._watch, args=(done,), daemon=True)

@@ -9,7 +9,6 @@ Ranks gather logits together; rank 0 alone makes figures and files of them, so t
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +20,15 @@ from numpy.typing import NDArray
 
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.pictures import write_localisation, write_pictures
-from distcxr.engine.state import Evaluation
+from distcxr.engine.setup import Setup
 from distcxr.metrics.full_report import FROM_ITSELF, FullReport, full_report
 from distcxr.metrics.operating import Operating, choose_operating
 from distcxr.metrics.predictions import write_predictions
 from distcxr.recipe import Recipe
+from distcxr.report.drawing import write_curves
+from distcxr.report.page import write_report
 from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import read_operating
 from distcxr.runfolder.whole import write_json
 from distcxr.tracking.terminal import table_text
 
@@ -38,20 +40,18 @@ _AGAINST_OTHERS = "The classes exclude each other: every figure is of one class 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights are scored, and of what labels and lists.
+    """Which weights are scored.
 
     Attributes:
         step: updates behind them; None for several checkpoints at once.
-        chosen_on: the split whose scores chose them among others; None where none did.
-        hashes: sha256 of labels, lists and splits by name.
+        chosen_on: the split that was scored to choose them among others; None where none was.
     """
 
     step: int | None
     chosen_on: str | None
-    hashes: dict[str, str]
 
 
-def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequence[str]) -> dict[str, Scores]:
+def score_splits(setup: Setup, folder: Path, weights: Weights, splits: Sequence[str]) -> dict[str, Scores]:
     """Score the splits and write their files into `folder`; all ranks call it.
 
     Validation comes first, even where its scores are not asked for: the others' thresholds are chosen on it.
@@ -66,58 +66,59 @@ def score_splits(run: Evaluation, folder: Path, weights: Weights, splits: Sequen
     if wanted and "val" not in wanted:
         wanted = ["val", *wanted]
     for split in wanted:
-        found = evaluate(run, split, run.recipe.eval.tta)
+        found = evaluate(setup, split, setup.recipe.eval.tta)
         if split == "val":
-            operating = operating_of(run, found)
-            write_operating(run, folder, operating, weights)
+            operating = operating_of(setup, found)
+            write_operating(setup, folder, operating, weights)
         if split in splits:
             scores[split] = found
-            made_with = trained_with(run.recipe)
-            reports[split] = write_scores(run, folder, split, found, weights, operating, trained_with=made_with)
-    illustrate(run, folder, scores.get("test"))
+            made = trained_with(setup.recipe)
+            reports[split] = write_scores(setup, folder, split, found, weights, operating, trained_with=made)
+    illustrate(setup, folder, scores.get("test"))
     show_results(folder, reports, weights)
     return scores
 
 
-def operating_of(run: Evaluation, val: Scores) -> Operating | None:
+def operating_of(setup: Setup, val: Scores) -> Operating | None:
     """Thresholds and temperatures for the scores of validation; None without a readable image, and on ranks that
     write nothing.
     """
-    if not run.runtime.is_main or not len(val.rows):
+    if not setup.runtime.is_main or not len(val.rows):
         return None
-    index, rows = run.index, val.rows
+    index, rows = setup.index, val.rows
     return choose_operating(index.findings, val.logits_NC, index.targets_NC[rows], index.mask_NC[rows])
 
 
-def write_operating(run: Evaluation, folder: Path, operating: Operating | None, weights: Weights) -> None:
+def write_operating(setup: Setup, folder: Path, operating: Operating | None, weights: Weights) -> None:
     """Keep what validation chose, and for which weights, for a later `--test`."""
     if operating is not None:
-        content = _made_with(run, weights) | {"operating": operating.to_json()}
+        content = _made_with(setup, weights) | {"operating": operating.to_json()}
         write_json(folder / filenames.OPERATING, content)
 
 
-def stored_operating(run: Evaluation, folder: Path, weights: Weights) -> Operating | None:
+def stored_operating(setup: Setup, folder: Path, weights: Weights) -> Operating | None:
     """What `folder` keeps, if it was chosen with these weights, views, labels and patients. Rank 0 alone asks."""
     try:
-        content = json.loads((folder / filenames.OPERATING).read_text(encoding="utf-8"))
+        content = read_operating(folder)
+        if content is None:
+            return None
         chosen = Operating.from_json(content.pop("operating"))
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         logger.warning(f"{folder / filenames.OPERATING} can't be read ({error!r}): validation is scored again")
         return None
-    return chosen if content == _made_with(run, weights) else None
+    return chosen if content == _made_with(setup, weights) else None
 
 
-def _made_with(run: Evaluation, weights: Weights) -> dict[str, Any]:
+def _made_with(setup: Setup, weights: Weights) -> dict[str, Any]:
     """All that thresholds depend on."""
+    hashes = setup.hashes
     return {
         "step": weights.step,
-        "tta": run.recipe.eval.tta,
-        "precision": run.recipe.train.precision,
-        "findings": list(run.index.findings),
-        "labels": weights.hashes["labels"],
-        "val": weights.hashes["val"],
+        "tta": setup.recipe.eval.tta,
+        "precision": setup.recipe.train.precision,
+        "findings": list(setup.index.findings),
+        "labels": hashes["labels"],
+        "val": hashes["val"],
     }
 
 
@@ -130,7 +131,7 @@ def trained_with(recipe: Recipe) -> dict[str, Any]:
 
 
 def write_scores(
-    run: Evaluation, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
+    setup: Setup, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
     notes: Sequence[str] = (), **entries: Any,
 ) -> FullReport | None:  # fmt: skip
     """Write `predictions_<split>.csv` and `metrics_<split>.json`; on rank 0 alone.
@@ -138,14 +139,14 @@ def write_scores(
     Args:
         notes: sentences that belong beside the figures.
         entries: more of the JSON's top level, beside the weights' step, the loss, and for classes that exclude each
-            other the accuracy: the share of samples whose likeliest class is theirs.
+            other the accuracy: the share of samples for which the likeliest class is right.
 
     Returns:
         The report of the split; None on the other ranks.
     """
-    if not run.runtime.is_main:
+    if not setup.runtime.is_main:
         return None
-    index, rows, wanted = run.index, scores.rows, run.recipe.eval
+    index, rows, wanted = setup.index, scores.rows, setup.recipe.eval
     targets_NC, mask_NC, patient_id = index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows]
     write_predictions(
         folder / filenames.predictions(split), index.file_names(rows), patient_id.tolist(), index.findings,
@@ -156,7 +157,7 @@ def write_scores(
         notes.append(
             f"Test-time augmentation: mean of the logits of the image as it is and of {', '.join(wanted.tta)}."
         )
-    if run.recipe.loss.name == "cross_entropy":
+    if setup.recipe.loss.name == "cross_entropy":
         notes.append(_ONE_NUMBER if len(index.findings) == 2 else _AGAINST_OTHERS)
         entries["accuracy"] = _accuracy(scores.logits_NC, targets_NC, mask_NC)
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
@@ -174,28 +175,28 @@ def write_scores(
 def _accuracy(
     logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
 ) -> float | None:
-    """Share of the samples with known labels whose likeliest class is theirs."""
+    """Share of the samples with known labels for which the likeliest class is right."""
     known_N = mask_NC.all(axis=1)
     if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
         return None
     return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
 
 
-def illustrate(run: Evaluation, folder: Path, test: Scores | None) -> None:
+def illustrate(setup: Setup, folder: Path, test: Scores | None) -> None:
     """Pictures and localisation of the test split, where it was scored; on rank 0 alone.
 
     Nothing here is worth a run that ended well: what goes wrong is a line of the log.
     """
-    if not run.runtime.is_main or test is None:
+    if not setup.runtime.is_main or test is None:
         return
-    try:
-        write_pictures(run, folder, "test", test)
-    except Exception as error:
-        logger.warning(f"no pictures of the worst cases: {error}")
-    try:
-        write_localisation(run, folder, "test", test)
-    except Exception as error:
-        logger.warning(f"heat maps were not held against boxes: {error}")
+    for write, failure in (
+        (write_pictures, "no pictures of the worst cases"),
+        (write_localisation, "heat maps were not compared with boxes"),
+    ):
+        try:
+            write(setup, folder, "test", test)
+        except Exception as error:
+            logger.warning(f"{failure}: {error}")
 
 
 def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights: Weights) -> None:
@@ -224,8 +225,6 @@ def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights
 def draw_curves(folder: Path) -> None:
     """Draw `curves.svg` of a run that is being trained, on rank 0; a failure is logged."""
     try:
-        from distcxr.report.drawing import write_curves
-
         write_curves(folder)
     except Exception as error:
         logger.warning(f"no {filenames.CURVES}: {error!r}")
@@ -234,8 +233,6 @@ def draw_curves(folder: Path) -> None:
 def write_page(folder: Path) -> Path | None:
     """Draw the report page of a run folder; its file, or None after a failure, which is logged."""
     try:
-        from distcxr.report.page import write_report
-
         return write_report(folder)
     except Exception as error:
         logger.warning(f"no report page: {error!r}. Try again with: distcxr report {folder}")

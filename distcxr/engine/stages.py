@@ -1,7 +1,11 @@
-"""What a run trains, stage by stage: resolved from the recipe once. A recipe without stages has a single one."""
+"""What a run trains, stage by stage: resolved from the recipe once. A recipe without stages has a single one.
+
+`stops_early` is the rule that ends one before its last step.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -67,7 +71,7 @@ class Stage:
         patterns: parameters that are trained, as `train.trainable`.
         parameters: their names, in the network's order; `name_parameters` fills it in.
         carry: whether moments of parameters that the stage before trained, too, are kept.
-        order: what its epochs draw.
+        order: the samples of its epochs.
     """
 
     number: int
@@ -151,3 +155,21 @@ def name_parameters(stages: Sequence[Stage], module: nn.Module) -> tuple[Stage, 
             raise ValueError(f"{key}: {list(stage.patterns or ())} trains nothing: the network holds these fixed")
         named.append(replace(stage, parameters=tuple(names)))
     return tuple(named)
+
+
+def stops_early(scores: Sequence[float | None], *, patience: int | None, min_delta: float) -> bool:
+    """Whether `patience` validations in a row have not been better than the best by more than `min_delta`.
+
+    Args:
+        scores: of a stage's validations so far, the higher the better; None, where it is undefined, is not better.
+        patience: None never stops.
+    """
+    best, waited = -math.inf, 0
+    for score in scores:
+        if score is not None and score > best + min_delta:
+            best, waited = score, 0
+        else:
+            waited += 1
+        if patience is not None and waited >= patience:
+            return True
+    return False

@@ -1,38 +1,24 @@
-"""What a run is made of: what survives a restart (`TrainState`), what judges (`Evaluation`) and trains (`Run`) it."""
+"""What a training run is made of (`Run`), and what of it survives a restart (`TrainState`)."""
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distcxr.data.augment import DeviceTransform
-from distcxr.data.batch import Batch
-from distcxr.data.index import SampleIndex
-from distcxr.data.loader import PixelReader
-from distcxr.data.order import BatchPlan
-from distcxr.data.splits import Splits
-from distcxr.engine.early_stop import stops_early
 from distcxr.engine.preempt import StopRequest
-from distcxr.engine.stages import Horizon, Stage
+from distcxr.engine.setup import Setup
+from distcxr.engine.stages import Horizon, Stage, stops_early
 from distcxr.engine.training import Training
-from distcxr.engine.views import through
-from distcxr.losses import LossFunction
 from distcxr.models.ema import Ema
-from distcxr.recipe import Recipe
-from distcxr.runtime import Runtime
 from distcxr.tracking.progress import Progress
 from distcxr.tracking.tracker import Tracker
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,7 +53,7 @@ class TrainState:
     """The best validation of the run by `eval.best_metric`, the higher the better: AUROC, or the loss negated."""
     best_step: int | None = None
     owes_validation: bool = False
-    """Whether the run was asked to stop in the validation at this step: it comes first when the run goes on."""
+    """Whether the run was asked to stop in the validation at this step: it comes first when the run resumes."""
     last_val: dict[str, Any] = field(default_factory=dict)
     """The newest validation: `step`, `val_loss`, `val_auroc`."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -87,110 +73,28 @@ class TrainState:
         self.stage, self.stage_step, self.batch, self.validations = self.stage + 1, self.step, 0, []
         self.epoch_loss, self.epoch_train_s, self.num_unreadable = 0.0, 0.0, 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain Python values."""
-        return asdict(self)
-
-
-Mode = Literal["eager", "compiled", "graphs"]
-"""How the network's layers run: as written, compiled, or replayed as CUDA graphs."""
-
-
-def memory_format(recipe: Recipe) -> torch.memory_format:
-    """How the network's weights and images lie in memory."""
-    return torch.channels_last if recipe.train.channels_last else torch.contiguous_format
-
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What it takes to judge a model: shared by a training run and `--test`.
-
-    Attributes:
-        module: the bare network, without DDP.
-        transform: uint8 batch to the network's input, without augmentation.
-        loss: the recipe's, which judges.
-        mode: how the network runs, as `tuning.set_mode` has set it.
-    """
-
-    recipe: Recipe
-    runtime: Runtime
-    index: SampleIndex
-    splits: Splits
-    module: nn.Module
-    transform: DeviceTransform
-    reader: PixelReader
-    plan: BatchPlan
-    loss: LossFunction
-    mode: Mode = "eager"
-
-    def inputs(
-        self,
-        batch: Batch,
-        view: str | None = None,
-        transform: DeviceTransform | None = None,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        """The network's input, `dtype` [B, C, T, T], for a batch that is on the device.
-
-        Args:
-            view: a name of `eval.tta`, for a batch with the identity's parameters.
-            transform: in place of evaluation's: a stage's, which augments.
-        """
-        transform, parameters = transform or self.transform, batch.augment
-        if view is not None:
-            transform, parameters = through(view, transform, parameters)
-        return transform(batch.pixels, parameters, dtype, memory_format(self.recipe))
-
-    def logits(
-        self, model: nn.Module, batch: Batch, view: str | None = None, transform: DeviceTransform | None = None
-    ) -> Tensor:
-        """Float32 logits [B, C] of `model`, which is `module` or what wraps it; the rest as for `inputs`.
-
-        Only the network computes with few bits: its input is made in float32 and rounded once, to what the network's
-        first layer would round it to.
-        """
-        images = self.inputs(batch, view, transform, self.runtime.compute_dtype)
-        with self.runtime.accelerator.autocast():
-            if self.mode == "eager":
-                return self.call(model, images, batch)
-            return self._call_compiled(model, images, batch)
-
-    def call(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
-        """Float32 logits [B, C] for images that `inputs` made, in the precision that surrounds the call."""
-        logits: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
-        return logits.float()
-
-    def _call_compiled(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
-        """The same with every batch filled up to one size: another size would be compiled anew."""
-        num, lacking = len(images), self.plan.per_device_batch_size - len(images)
-        if lacking:
-            rows = torch.arange(self.plan.per_device_batch_size, device=images.device).clamp(max=num - 1)
-            images = images[rows].contiguous(memory_format=memory_format(self.recipe))
-            batch = replace(batch, metadata=batch.metadata[rows])
-        if self.mode == "graphs":
-            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        logits = self.call(model, images, batch)[:num]
-        return logits.clone() if self.mode == "graphs" else logits  # the next replay writes into the same memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run(Evaluation):
-    """A training run: everything the loop needs, nothing it has to look up.
+class Run:
+    """A training run: what is fixed, then what moves while it trains, then its ties to the world outside.
 
     Attributes:
         stages: all of them, the first first.
-        training: what the stage trains with; with `state` the only part that changes.
-        ema: the average that is judged in place of the weights that are trained.
+        training: what the stage trains with.
+        ema: the average that is evaluated in place of the weights that are trained.
+        state: where training stands.
+        steps: what waits to be written.
     """
 
+    setup: Setup
     folder: Path
-    hashes: dict[str, str]
-    """sha256 of labels, lists and splits by name."""
     stages: tuple[Stage, ...]
+
     training: Training
     ema: Ema | None
     state: TrainState
     steps: StepLog
+
     stop: StopRequest
     tracker: Tracker | None
     """TensorBoard and services; on rank 0 alone."""
@@ -217,20 +121,20 @@ class Run(Evaluation):
         """Where this launch ends if no stage ends early."""
         left = sum(stage.horizon.total_steps for stage in self.stages[self.stage.number - 1 :])
         last = self.state.stage_step + left
-        return min(last, self.recipe.train.max_steps or last)
+        return min(last, self.setup.recipe.train.max_steps or last)
 
     @property
     def stage_ended(self) -> bool:
         """Whether the stage has no step left, or no longer helps."""
         if self.state.step - self.state.stage_step == self.horizon.total_steps:
             return True
-        rule = self.recipe.train.early_stop
+        rule = self.setup.recipe.train.early_stop
         return stops_early(self.state.validations, patience=rule.patience, min_delta=rule.min_delta)
 
     @property
     def out_of_steps(self) -> bool:
         """Whether `train.max_steps` is reached."""
-        return self.state.step >= (self.recipe.train.max_steps or math.inf)
+        return self.state.step >= (self.setup.recipe.train.max_steps or math.inf)
 
     @property
     def stopped(self) -> bool:
@@ -246,8 +150,8 @@ class Run(Evaluation):
         return self.scheduled(every) or self.out_of_steps
 
     @contextmanager
-    def judged_weights(self) -> Iterator[None]:
-        """Have in `module` the weights that are judged: the average, where the recipe asks for one."""
+    def evaluated_weights(self) -> Iterator[None]:
+        """Have in the network the weights that are evaluated: the average, where the recipe asks for one."""
         if self.ema is not None:
             self.ema.swap()
         try:

@@ -8,14 +8,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from distcxr.data.dataset import Dataset, open_dataset
-from distcxr.engine.build import batch_plan, build_evaluation, world_line
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from distcxr.engine.compatible import check_testable, check_unseen
-from distcxr.engine.evaluate import Predicted, Scores, average, judge, predict, say_unreadable
+from distcxr.engine.compatible import as_trained, check_testable, check_unseen, shared_patients
+from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
 from distcxr.engine.folder import describe, folder_for
+from distcxr.engine.opening import build_setup, log_start
 from distcxr.engine.score import (
     Weights,
     illustrate,
@@ -26,7 +24,7 @@ from distcxr.engine.score import (
     write_operating,
     write_scores,
 )  # fmt: skip
-from distcxr.engine.state import Evaluation
+from distcxr.engine.setup import Setup
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
@@ -51,48 +49,42 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     if alone:
         check_testable(checkpoints[0], recipe)
     folder = _output(recipe, checkpoints)
-    logger.info(world_line(recipe, runtime))
     dataset = open_dataset(recipe)
+    log_start(recipe, runtime, dataset)
     if not alone:
         _check_together(checkpoints, recipe, list(dataset.index.findings))
     for checkpoint in checkpoints:
         check_unseen(checkpoint, dataset)
     folder = _apart(folder, checkpoints, dataset)
     runtime.decided_by_main(lambda: make_writable(folder))
-    for line in dataset.describe():
-        logger.info(line)
     if runtime.is_main and not any(_is_run_folder(folder, one) for one in checkpoints):
-        resolved = recipe.data.model_copy(update={"root": dataset.index.root})
-        whole = recipe.model_copy(update={"output": folder, "data": resolved})
-        describe(folder, whole, runtime, dataset.hashes, dataset.counts)
+        describe(folder, recipe, runtime, dataset)
 
-    def build(checkpoint: Checkpoint) -> Evaluation:
-        own = recipe if alone else _as_trained(recipe, checkpoint)
-        return build_evaluation(own, runtime, dataset, batch_plan(own, runtime), checkpoint)
+    def build(checkpoint: Checkpoint) -> Setup:
+        return build_setup(recipe if alone else as_trained(recipe, checkpoint), checkpoint, runtime, dataset)
 
-    def ask(judged: Evaluation) -> dict[str, Predicted]:
-        return {split: predict(judged, dataset.splits.rows(split), recipe.eval.tta) for split in splits}
+    def ask(setup: Setup) -> dict[str, Outputs]:
+        return {split: predict(setup, dataset.splits.rows(split), recipe.eval.tta) for split in splits}
 
-    def ask_another(checkpoint: Checkpoint) -> dict[str, Predicted]:
-        another = build(checkpoint)  # freed before the next: two networks at most are on the device
-        with closing(another.reader):
+    def ask_another(checkpoint: Checkpoint) -> dict[str, Outputs]:
+        with closing(build(checkpoint)) as another:  # freed before the next: two networks at most are on the device
             return ask(another)
 
     chosen_on = "val" if any(is_best(checkpoint.path) for checkpoint in checkpoints) else None
-    weights = Weights(checkpoints[0].step if alone else None, chosen_on, dataset.hashes)
-    first = build(checkpoints[0])
-    with closing(first.reader):  # it draws the pictures afterwards
+    weights = Weights(checkpoints[0].step if alone else None, chosen_on)
+    with closing(build(checkpoints[0])) as first:  # it makes the pictures afterwards
         operating = runtime.decided_by_main(lambda: _kept(first, checkpoints[0], weights)) if alone else None
         choose = operating is None and all([_may_choose(checkpoint, dataset) for checkpoint in checkpoints])
         splits = ["val", "test"] if choose else ["test"]
         answers = [ask(first), *map(ask_another, checkpoints[1:])]
         means = {split: average([answer[split] for answer in answers], recipe.loss.name) for split in splits}
         if choose:
-            operating = operating_of(first, judge(first, "val", means["val"]))
+            operating = operating_of(first, score_predicted(first, "val", means["val"]))
             write_operating(first, folder, operating, weights)
-        say_unreadable(first, "test", means["test"])
-        test = judge(first, "test", means["test"])
-        notes, entries = _not_known(checkpoints, dataset), _made_with(checkpoints[0])
+        log_unreadable(first, "test", means["test"])
+        test = score_predicted(first, "test", means["test"])
+        notes = _not_known(checkpoints, dataset)
+        entries: dict[str, Any] = {"trained_with": trained_with(checkpoints[0].recipe)}
         if not alone:
             of = "log probabilities" if recipe.loss.name == "cross_entropy" else "logits"
             notes = [*notes, f"Ensemble: mean of the {of} of {len(checkpoints)} checkpoints."]
@@ -109,10 +101,12 @@ def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
     first = checkpoints[0]
     if len(checkpoints) > 1:
         if recipe.output is None:
-            raise ValueError("several checkpoints have no run folder in common: say where results go, output=FOLDER")
+            raise ValueError(
+                "several checkpoints have no run folder in common: give a folder for the results, output=FOLDER"
+            )
         if theirs := [str(one.path) for one in checkpoints if _is_run_folder(recipe.output, one)]:
             raise ValueError(
-                f"output={recipe.output} is the run folder of {theirs[0]}, whose own results would be lost: "
+                f"output={recipe.output} is the run folder of {theirs[0]}, and would lose its own results: "
                 "choose another for the ensemble's"
             )
         return recipe.output
@@ -169,41 +163,30 @@ def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings:
         raise CheckpointError("these checkpoints make no ensemble:\n" + "\n".join(lines))
 
 
-def _as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
-    """The recipe with the network, image size and crop of a member of an ensemble."""
-    theirs = checkpoint.recipe
-    data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
-    return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
-
-
-def _kept(judged: Evaluation, checkpoint: Checkpoint, weights: Weights) -> Operating | None:
+def _kept(setup: Setup, checkpoint: Checkpoint, weights: Weights) -> Operating | None:
     """Thresholds that the checkpoint's run chose with the same weights."""
     folder = run_folder_of(checkpoint.path)
-    return None if folder is None else stored_operating(judged, folder, weights)
+    return None if folder is None else stored_operating(setup, folder, weights)
 
 
 def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:
     """Whether thresholds may be chosen on the validation split: not on patients that the weights were trained on."""
-    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
-        return True  # not known; `check_unseen` says so
-    theirs = dataset.patients_of(checkpoint.recipe.data, ("train",))
-    seen = np.intersect1d(theirs, dataset.index.patient_id[dataset.splits.val])
+    seen = shared_patients(checkpoint, dataset, ("train",), "val")
+    if seen is None:
+        return True  # not known; `check_unseen` warns of it
     if len(seen):
         logger.warning(f"{checkpoint.path} was trained on {len(seen):,} patients of this val split: no thresholds")
     return not len(seen)
 
 
-def _made_with(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {"trained_with": trained_with(checkpoint.recipe)}
-
-
-def _members(judged: Evaluation, checkpoints: Sequence[Checkpoint], tests: list[Predicted]) -> list[dict[str, Any]]:
+def _members(setup: Setup, checkpoints: Sequence[Checkpoint], tests: list[Outputs]) -> list[dict[str, Any]]:
     """What each network of an ensemble scores alone, for the JSON; logged, too."""
     found: list[dict[str, Any]] = []
     for checkpoint, test in zip(checkpoints, tests, strict=True):
-        model, auroc = checkpoint.meta["recipe"]["model"]["name"], judge(judged, "test", test).report.macro_auroc
+        model = checkpoint.recipe.model.name
+        auroc = score_predicted(setup, "test", test).report.macro_auroc
         shown = "undefined" if auroc is None else f"{auroc:.4f}"
         logger.info(f"{checkpoint.path} alone ({model}, step {checkpoint.step}): macro AUROC {shown}")
         named = {"checkpoint": str(checkpoint.path), "model": model, "step": checkpoint.step, "auroc": auroc}
-        found.append(named | _made_with(checkpoint))
+        found.append(named | {"trained_with": trained_with(checkpoint.recipe)})
     return found

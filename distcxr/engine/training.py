@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,13 @@ from torch import Tensor, nn
 
 from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.data.loader import Loader
+from distcxr.engine.setup import Setup
+from distcxr.engine.stages import Stage
 from distcxr.losses import LossFunction, build_loss
 from distcxr.models.batch_counts import BatchCounts
 from distcxr.models.depth import layer_depths
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.optim import build_optimizer
-
-if TYPE_CHECKING:
-    from distcxr.engine.stages import Stage
-    from distcxr.engine.state import Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +29,8 @@ class Training:
         stage: the one that is being trained.
         model: the bare network as Accelerate prepared it; DDP with several ranks.
         optimizer: over the stage's parameters, as Accelerate prepared it.
-        loader: the stage's images, augmented as it says.
-        loss: what the stage minimises; validation is judged by the recipe's own.
+        loader: the stage's images, augmented as it defines.
+        loss: what the stage minimises; validation reports the recipe's own.
         transform: the stage's augmentation.
         batch_counts: of the network's BatchNorm layers.
     """
@@ -45,16 +43,16 @@ class Training:
     transform: DeviceTransform
     batch_counts: BatchCounts
 
-    def __init__(self, base: Evaluation, stage: Stage) -> None:
-        self._base = base
-        self.batch_counts = BatchCounts(base.module)
+    def __init__(self, setup: Setup, stage: Stage) -> None:
+        self._setup = setup
+        self.batch_counts = BatchCounts(setup.module)
         self._enter(stage, {})
 
     def begin(self, stage: Stage) -> None:
-        """Leave the stage so far and enter the next, which keeps its parameters' moments if the recipe says so."""
+        """Leave the stage so far and enter the next, which keeps its parameters' moments if the recipe asks for it."""
         moments = dict(self.optimizer.state) if stage.carry else {}
-        accelerator = self._base.runtime.accelerator
-        if self.model is not self._base.module:
+        accelerator = self._setup.runtime.accelerator
+        if self.model is not self._setup.module:
             # Takes Accelerate's autocast off the bare network, or preparing it again would put a second one around it.
             accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         del self.model, self.optimizer
@@ -62,15 +60,15 @@ class Training:
         self._enter(stage, moments)
 
     def _enter(self, stage: Stage, moments: dict[Tensor, dict[str, Any]]) -> None:
-        base, recipe = self._base, self._base.recipe
-        set_trainable(base.module, stage.parameters)
-        training_mode(base.module, recipe.train.frozen_bn)
+        setup, recipe = self._setup, self._setup.recipe
+        set_trainable(setup.module, stage.parameters)
+        training_mode(setup.module, recipe.train.frozen_bn)
         optim = recipe.optim
         optimizer = build_optimizer(
-            optim.name, base.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
+            optim.name, setup.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
             betas=optim.betas, momentum=optim.momentum, nesterov=optim.nesterov,
             layer_decay=optim.layer_decay or 1.0,
-            depths=None if optim.layer_decay is None else layer_depths(base.module),
+            depths=None if optim.layer_decay is None else layer_depths(setup.module),
         )  # fmt: skip
         for group in optimizer.param_groups:
             for parameter in group["params"]:
@@ -78,24 +76,26 @@ class Training:
                     optimizer.state[parameter] = moments[parameter]
         self.stage = stage
         # Ranks measured statistics of their own so far; layers that are frozen from here on compute with them.
-        base.runtime.broadcast_buffers(base.module)
+        setup.runtime.broadcast_buffers(setup.module)
         # After requires_grad is set: DDP reduces only what requires a gradient when it wraps.
-        self.model, self.optimizer = base.runtime.accelerator.prepare(base.module, optimizer)
-        self.transform = DeviceTransform(stage.augment, base.transform.mean, base.transform.std)
+        self.model, self.optimizer = setup.runtime.accelerator.prepare(setup.module, optimizer)
+        self.transform = DeviceTransform(stage.augment, setup.transform.mean, setup.transform.std)
         metadata = tuple(recipe.model.head.metadata)
-        self.loader = Loader(base.index, stage.order, base.reader, self._draw_parameters, metadata)
-        self.loss = base.loss
+        self.loader = Loader(setup.index, stage.order, setup.reader, self._draw_parameters, metadata)
+        self.loss = setup.loss
         if stage.loss != recipe.loss:
-            train = base.splits.train
-            loss = build_loss(stage.loss, base.index.targets_NC[train], base.index.mask_NC[train], base.index.findings)
-            self.loss = loss.to(base.runtime.device)
+            train = setup.splits.train
+            loss = build_loss(
+                stage.loss, setup.index.targets_NC[train], setup.index.mask_NC[train], setup.index.findings
+            )
+            self.loss = loss.to(setup.runtime.device)
 
     def _draw_parameters(self, epoch: int, positions: NDArray[np.int64]) -> Tensor:
-        return draw_parameters(self.stage.augment, seed=self._base.recipe.seed, epoch=epoch, positions=positions)
+        return draw_parameters(self.stage.augment, seed=self._setup.recipe.seed, epoch=epoch, positions=positions)
 
-    def say(self) -> None:
+    def log_stage(self) -> None:
         """Log which stage it is, how much of the network it trains, on how many images and for how long."""
-        stage, module = self.stage, self._base.module
+        stage, module = self.stage, self._setup.module
         num_all = len(list(module.parameters()))
         values = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
         of = "all" if len(stage.parameters) == num_all else f"{len(stage.parameters)} of"

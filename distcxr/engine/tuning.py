@@ -6,30 +6,31 @@ does not run on this machine, is left out: the eager network is what it is held 
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from distcxr.data.batch import Batch
+from distcxr.engine.setup import Mode, Setup
 from distcxr.engine.stages import Stage
-from distcxr.engine.state import Evaluation, Mode
+from distcxr.engine.step import made_up_batch
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.runfolder import filenames
+from distcxr.runfolder.contents import read_autotune
 from distcxr.runfolder.whole import write_json
 from distcxr.runtime import device_name
 
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 2.0
-"""A way is left out whose logits or gradients are further from float32's than this many times the eager network's
+"""A way is left out if its logits or gradients are further from float32's than this many times the eager network's
 distance, `FLOOR` added."""
 FLOOR = 1e-3
 """Relative distance that rounding in another order may make in float32 itself."""
@@ -54,16 +55,11 @@ class Trial:
     """Why it can't be taken."""
 
 
-def asked_mode(compile_key: bool | str) -> Mode:
-    """What `train.compile` asks for."""
-    return "graphs" if compile_key == "graphs" else "compiled" if compile_key else "eager"
-
-
 def check_mode(compile_key: bool | str, device: torch.device, accumulation: int) -> None:
     """Refuse CUDA graphs where they can't run.
 
     Raises:
-        ValueError: says what to set instead.
+        ValueError: with what to set instead.
     """
     if compile_key != "graphs":
         return
@@ -90,72 +86,58 @@ def set_mode(module: nn.Module, mode: Mode) -> None:
         module.compile(dynamic=False, mode="reduce-overhead")
 
 
-def stored_mode(run_folder: Path) -> Mode | None:
-    """What `train.autotune` chose for the run in this folder; None if it has not."""
-    path = run_folder / filenames.AUTOTUNE
-    try:
-        chosen = json.loads(path.read_text())["mode"]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); remove it, and the run tunes anew") from None
-    if chosen not in ("eager", "compiled", "graphs"):
-        raise ValueError(f"{path} names a mode {chosen!r}; remove it, and the run tunes anew")
-    return cast(Mode, chosen)
-
-
-def choose_mode(
-    base: Evaluation, stage: Stage, make_batch: Callable[[], Batch], folder: Path, earlier: Path | None
-) -> Mode:
+def choose_mode(setup: Setup, stage: Stage, folder: Path, earlier: Path | None) -> Mode:
     """As the recipe's `train.compile` asks, or with `train.autotune` as was chosen before, or is found to be fastest.
 
     Args:
-        make_batch: as `autotune` takes it.
         folder: the run's; gets `autotune.json`.
         earlier: folder of the run that this one resumes, if it does.
     """
-    if not base.recipe.train.autotune:
-        return asked_mode(base.recipe.train.compile)
+    train = setup.recipe.train
+    if not train.autotune:
+        return "graphs" if train.compile == "graphs" else "compiled" if train.compile else "eager"
 
     def choose() -> Mode:  # on rank 0 alone, while the others wait: all ranks have to run the same way
-        kept = stored_mode(earlier) if earlier else None
+        kept = read_autotune(earlier) if earlier else None
         if kept is not None:
             logger.info(f"train.autotune: the network runs {kept}, as was chosen when the run began")
-            return kept
-        mode, trials = autotune(base, stage, make_batch())
+            return cast(Mode, kept)
+        mode, trials = autotune(setup, stage, made_up_batch(setup))
         logger.info(describe_trials(mode, trials))
-        write_json(folder / filenames.AUTOTUNE, to_json(mode, trials, device_name(base.runtime.device)))
+        about = {"device": device_name(setup.runtime.device), "tolerance": TOLERANCE, "floor": FLOOR}
+        content = {"mode": mode} | about | {"trials": [asdict(trial) for trial in trials]}
+        write_json(folder / filenames.AUTOTUNE, content)
         return mode
 
-    return base.runtime.decided_by_main(choose)
+    return setup.runtime.decided_by_main(choose)
 
 
-def autotune(base: Evaluation, stage: Stage, batch: Batch) -> tuple[Mode, list[Trial]]:
+def autotune(setup: Setup, stage: Stage, batch: Batch) -> tuple[Mode, list[Trial]]:
     """Try every way that this device has with the stage's parameters; leaves no trace in the network.
 
     Args:
-        base: not yet wrapped for training.
+        setup: not yet wrapped for training.
         batch: of the real shape, on the device.
 
     Returns:
         The fastest way that agrees with float32, and all that were tried.
     """
-    set_trainable(base.module, stage.parameters)
-    training_mode(base.module, base.recipe.train.frozen_bn)
-    buffers = [buffer.clone() for buffer in base.module.buffers()]
+    set_trainable(setup.module, stage.parameters)
+    training_mode(setup.module, setup.recipe.train.frozen_bn)
+    buffers = [buffer.clone() for buffer in setup.module.buffers()]
     with _no_tf32():
-        reference = _logits_and_gradients(base, batch, lambda: base.call(base.module, base.inputs(batch), batch))
+        reference = _logits_and_gradients(setup, batch, lambda: setup.call(setup.module, setup.inputs(batch), batch))
     modes: list[Mode] = ["eager", "compiled"]
-    if base.runtime.device.type == "cuda" and base.plan.accumulation == 1:
+    if setup.runtime.device.type == "cuda" and setup.plan.accumulation == 1:
         modes.append("graphs")
     trials: list[Trial] = []
     for mode in modes:
         logger.info(f"train.autotune: trying the network {mode}")
-        trials.append(_try(base, batch, mode, reference, trials[0] if trials else None))
+        trials.append(_try(setup, batch, mode, reference, trials[0] if trials else None))
         with torch.no_grad():
-            for buffer, kept in zip(base.module.buffers(), buffers, strict=True):
+            for buffer, kept in zip(setup.module.buffers(), buffers, strict=True):
                 buffer.copy_(kept)
-    set_mode(base.module, "eager")
+    set_mode(setup.module, "eager")
     chosen = min(
         (trial for trial in trials if trial.ms is not None and not trial.reason), key=lambda one: one.ms or 0.0
     )
@@ -171,15 +153,9 @@ def describe_trials(mode: Mode, trials: Sequence[Trial]) -> str:
     return f"train.autotune: {', '.join(shown)} for forward and backward; the network runs {mode}"
 
 
-def to_json(mode: Mode, trials: Sequence[Trial], device: str) -> dict[str, Any]:
-    """The content of `autotune.json`."""
-    about = {"tolerance": TOLERANCE, "floor": FLOOR}
-    return {"mode": mode, "device": device} | about | {"trials": [asdict(trial) for trial in trials]}
-
-
-def _try(base: Evaluation, batch: Batch, mode: Mode, reference: tuple[Tensor, Tensor], eager: Trial | None) -> Trial:
-    set_mode(base.module, mode)
-    tried = replace(base, mode=mode)
+def _try(setup: Setup, batch: Batch, mode: Mode, reference: tuple[Tensor, Tensor], eager: Trial | None) -> Trial:
+    set_mode(setup.module, mode)
+    tried = replace(setup, mode=mode)
 
     def forward() -> Tensor:
         return tried.logits(tried.module, batch)
@@ -188,14 +164,14 @@ def _try(base: Evaluation, batch: Batch, mode: Mode, reference: tuple[Tensor, Te
     try:
         for _ in range(_TRIAL_STEPS):
             _forward_backward(tried, batch, forward)
-        _wait(base)
+        _wait(setup)
         start_s = time.monotonic() - started_s
         ms = _median_ms(tried, batch, forward)
         logits, gradients = _logits_and_gradients(tried, batch, forward)
     except Exception as error:  # whatever a compiler can't do on this machine: the network runs without it
         if eager is None:
             raise
-        base.module.zero_grad(set_to_none=True)
+        setup.module.zero_grad(set_to_none=True)
         lines = str(error).strip().splitlines() or [""]
         return Trial(mode, reason=f"{type(error).__name__}: {lines[0][:200]}")
     gaps = _gap(logits, reference[0]), _gap(gradients, reference[1])
@@ -208,34 +184,34 @@ def _try(base: Evaluation, batch: Batch, mode: Mode, reference: tuple[Tensor, Te
     return Trial(mode, round(ms, 3), round(start_s, 2), *gaps, reason)
 
 
-def _forward_backward(base: Evaluation, batch: Batch, forward: Callable[[], Tensor]) -> Tensor:
-    base.runtime.seed_step(base.recipe.seed, 0, 0)
+def _forward_backward(setup: Setup, batch: Batch, forward: Callable[[], Tensor]) -> Tensor:
+    setup.runtime.seed_step(setup.recipe.seed, 0, 0)
     logits = forward()
-    (base.loss(logits, batch.targets, batch.mask) / batch.mask.numel()).backward()  # type: ignore[no-untyped-call]
+    (setup.loss(logits, batch.targets, batch.mask) / batch.mask.numel()).backward()  # type: ignore[no-untyped-call]
     return logits.detach()
 
 
-def _median_ms(base: Evaluation, batch: Batch, forward: Callable[[], Tensor]) -> float:
+def _median_ms(setup: Setup, batch: Batch, forward: Callable[[], Tensor]) -> float:
     times: list[float] = []
     started_s = time.monotonic()
     while len(times) < _MOST_STEPS and (len(times) < _TRIAL_STEPS or time.monotonic() - started_s < _MEASURE_S):
         begun_s = time.perf_counter()
-        _forward_backward(base, batch, forward)
-        base.module.zero_grad(set_to_none=True)
-        _wait(base)
+        _forward_backward(setup, batch, forward)
+        setup.module.zero_grad(set_to_none=True)
+        _wait(setup)
         times.append(1e3 * (time.perf_counter() - begun_s))
     return sorted(times)[len(times) // 2]
 
 
-def _logits_and_gradients(base: Evaluation, batch: Batch, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
-    """Logits and all gradients as two float64 vectors, without dropout, whose draws differ between the ways."""
-    base.module.zero_grad(set_to_none=True)
-    with _without_dropout(base.module):
-        logits = _forward_backward(base, batch, forward).double().flatten()
+def _logits_and_gradients(setup: Setup, batch: Batch, forward: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
+    """Logits and all gradients as two float64 vectors, without dropout, which differs between the ways."""
+    setup.module.zero_grad(set_to_none=True)
+    with _without_dropout(setup.module):
+        logits = _forward_backward(setup, batch, forward).double().flatten()
     gradients = [
-        parameter.grad.double().flatten() for parameter in base.module.parameters() if parameter.grad is not None
+        parameter.grad.double().flatten() for parameter in setup.module.parameters() if parameter.grad is not None
     ]
-    base.module.zero_grad(set_to_none=True)
+    setup.module.zero_grad(set_to_none=True)
     return logits, torch.cat(gradients)
 
 
@@ -243,14 +219,14 @@ def _gap(ours: Tensor, theirs: Tensor) -> float:
     return float((ours - theirs).norm() / theirs.norm().clamp(min=1e-30))
 
 
-def _wait(base: Evaluation) -> None:
-    if base.runtime.device.type == "cuda":
-        torch.cuda.synchronize(base.runtime.device)
+def _wait(setup: Setup) -> None:
+    if setup.runtime.device.type == "cuda":
+        torch.cuda.synchronize(setup.runtime.device)
 
 
 @contextmanager
 def _without_dropout(module: nn.Module) -> Iterator[None]:
-    """Dropout and drop path (timm's and torchvision's), told by their names, off within the block."""
+    """Dropout and drop path (timm's and torchvision's), known by their names, off within the block."""
     dropping = [layer for layer in module.modules() if layer.training and _drops(layer)]
     for layer in dropping:
         layer.training = False

@@ -1,4 +1,4 @@
-"""Judging the model while it trains: the best so far, and what a validation decides."""
+"""Evaluating the model while it trains: the best so far, and what a validation decides."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def validate(run: Run) -> bool:
         Interrupted: the run was asked to stop meanwhile; its state is as it was before.
     """
     state = run.state
-    with run.judged_weights():
-        scores = evaluate(run, "val", stop=run.stop.agreed)
-    auroc, metric = scores.report.macro_auroc, run.recipe.eval.best_metric
+    with run.evaluated_weights():
+        scores = evaluate(run.setup, "val", stop=run.stop.agreed)
+    auroc, metric = scores.report.macro_auroc, run.setup.recipe.eval.best_metric
     score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
     if run.scheduled(run.horizon.eval_every):
         state.validations.append(score)
@@ -30,7 +30,7 @@ def validate(run: Run) -> bool:
     averaged = "" if run.ema is None else " (of the averaged weights)"
     logger.info(f"step {state.step}: validation{averaged} {shown}{loss}")
     if run.scheduled(run.horizon.eval_every):
-        _say_what_follows(run)
+        _log_what_follows(run)
     improved = score is not None and (state.best_score is None or score > state.best_score)
     if improved:
         state.best_score, state.best_step = score, state.step
@@ -41,14 +41,14 @@ def validate(run: Run) -> bool:
     return improved
 
 
-def _say_what_follows(run: Run) -> None:
+def _log_what_follows(run: Run) -> None:
     """Log what the newest validation has decided: an early end, or a lower rate."""
     state, stage = run.state, run.stage
     step, before = state.step - state.stage_step, state.validations[:-1]
     if step == run.horizon.total_steps:
         return
     if run.stage_ended:
-        waited, metric = run.recipe.train.early_stop.patience, run.recipe.eval.best_metric
+        waited, metric = run.setup.recipe.train.early_stop.patience, run.setup.recipe.eval.best_metric
         logger.info(f"train.early_stop ends {stage.title or 'training'}: no better {metric} in {waited} validations")
     elif stage.lr_at(step, state.validations) < stage.lr_at(step, before):
         logger.info(f"the plateau lowers lr to {run.lr:g}")
@@ -56,5 +56,5 @@ def _say_what_follows(run: Run) -> None:
 
 def best_so_far(run: Run) -> dict[str, float]:
     """The best validation so far by its tag; empty where there is none."""
-    best, metric = run.state.best_score, run.recipe.eval.best_metric
+    best, metric = run.state.best_score, run.setup.recipe.eval.best_metric
     return {} if best is None else {f"val/{metric}/best": best if metric == "auroc" else -best}

@@ -1,4 +1,4 @@
-"""A network's heat maps against NIH's boxes, batch by batch."""
+"""A network's heat maps compared with NIH's boxes, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from distcxr.data.batch import Batch
 from distcxr.data.sources.nih_boxes import InputBoxes
 from distcxr.explain.gradcam import gradcam
-from distcxr.explain.localisation import IOU_THRESHOLD, FindingLocalisation, MapScore, score_map, summarise, table
+from distcxr.explain.localisation import IOU_THRESHOLD, FindingLocalisation, MapScore, score_map, summarise
 from distcxr.explain.overlay import overlay
 
 
@@ -42,7 +42,7 @@ class Localisation:
     Attributes:
         findings: figures by finding.
         maps: what the figures are means of, in the order of the batches.
-        unreadable: (sample_id, reason) of images with a box whose file can't be read; they are left out.
+        unreadable: (sample_id, reason) of images with a box and a file that can't be read; they are left out.
         threshold, tolerance_px: as `score_map` took them.
     """
 
@@ -68,10 +68,6 @@ class Localisation:
                 for name, found in self.findings.items()
             },
         }
-
-    def table(self) -> str:
-        """Aligned plain text for a terminal."""
-        return table(self.findings)
 
 
 def localise(
@@ -115,25 +111,25 @@ def localise(
         unreadable += bad
         skipped = {sample_id for sample_id, _ in bad}
         ids = batch.sample_id.tolist()
-        places = [place for place, one in enumerate(ids) if one in columns_of and one not in skipped]
-        if not places:
+        positions = [position for position, one in enumerate(ids) if one in columns_of and one not in skipped]
+        if not positions:
             continue
-        columns = sorted({column for place in places for column in columns_of[ids[place]]})
+        columns = sorted({column for position in positions for column in columns_of[ids[position]]})
         with torch.no_grad():
-            images = transform(batch.pixels[places].to(device), batch.augment[places].to(device))
+            images = transform(batch.pixels[positions].to(device), batch.augment[positions].to(device))
         if images.shape[-1] != boxes.side:
             raise ValueError(f"the boxes are for an input of {boxes.side} pixels, this one has {images.shape[-1]}")
-        metadata = batch.metadata[places].to(device)
+        metadata = batch.metadata[positions].to(device)
         heat = gradcam(module, images, columns, metadata=metadata, explained=explained, layer=layer, relative=True)
-        for row, place in enumerate(places):
-            for column in sorted(columns_of[ids[place]]):
+        for row, position in enumerate(positions):
+            for column in sorted(columns_of[ids[position]]):
                 heat_HW = heat[row, columns.index(column)].cpu().numpy()
-                corners = boxes.corners[ids[place], column]
+                corners = boxes.corners[ids[position], column]
                 score = score_map(heat_HW, corners, threshold=threshold, tolerance_px=tolerance_px)
-                maps.append(ScoredMap(ids[place], column, score))
+                maps.append(ScoredMap(ids[position], column, score))
                 if num_drawn[column] < pictures:
                     num_drawn[column] += 1
                     pixels = overlay(images[row, 0].cpu().numpy(), heat_HW, corners)
-                    drawn.append(Picture(ids[place], findings[column], pixels))
+                    drawn.append(Picture(ids[position], findings[column], pixels))
     figures = summarise([(one.column, one.score) for one in maps], findings)
     return Localisation(figures, tuple(maps), tuple(drawn), tuple(unreadable), boxes, threshold, tolerance_px)

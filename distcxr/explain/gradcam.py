@@ -32,7 +32,7 @@ _TORCHVISION_LAYERS = {
     "RegNet": "trunk_output", "ResNet": "layer4", "ShuffleNetV2": "conv5", "SqueezeNet": "features",
     "SwinTransformer": "permute", "VGG": "features", "VisionTransformer": "encoder.layers.-1.ln_1",
 }  # fmt: skip
-"""Class to the layer whose output is the last map before pooling; -1 is the last of a list."""
+"""Class to the layer that puts out the last map before pooling; -1 is the last of a list."""
 
 _LAST_TOKENS = "blocks.-1.norm1"
 """The same for timm's networks that read a class token: after the last attention, patches no longer reach it."""
@@ -54,20 +54,20 @@ def gradcam(
     """Heat maps of findings. The module is left as it was: mode, statistics, gradients, hooks.
 
     It runs in evaluation mode and, under autocast too, in the precision of its weights. Where the head is an average
-    and a linear layer, the map is CAM's: the head's weights applied at every place, negative sums set to 0.
+    and a linear layer, the map is CAM's: the head's weights applied at every position, negative sums set to 0.
 
     Args:
         module: torchvision's or timm's, or any other with `layer`; without DDP.
         images: float32 [B, in_chans, H, W], normalised.
         columns: the C findings' columns of the logits, each at most once; all of them by default.
-        metadata: float32 [B, M], of a network that takes it beside the images; what it says of a finding is not in the
+        metadata: float32 [B, M], of a network that takes it beside the images; what it adds to a finding is not in the
             maps.
         explained: what of the logits [B, all findings] is explained, such as `losses.binary_logits` of classes that
             exclude each other, where only differences of logits mean something; by default they as they are.
-        layer: name of the module (`named_modules`, within the backbone of a `fusion.Headed`) whose output is the map,
+        layer: name of the module (`named_modules`, within the backbone of a `fusion.Headed`) that puts out the map,
             [B, K, h, w], [B, h, w, K] or tokens [B, N, K]; by default the last map before the network pools it.
-        relative: evidence above the image's own average instead of above 0. Where a finding is rare, a network may
-            hold every place of every image against it, some places less than others: Grad-CAM as published is then
+        relative: evidence above the image's own average instead of above 0. Where a finding is rare, every
+            position of every image may be evidence against it, some less than others: Grad-CAM as published is then
             empty, and this shows which.
 
     Returns:
@@ -80,13 +80,13 @@ def gradcam(
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with evaluation_mode(module):
             precision = next(module.parameters(), images).dtype
-            place, leaf, logits_BC = _forward(module, images.to(precision), metadata, layer)
+            where, leaf, logits_BC = _forward(module, images.to(precision), metadata, layer)
             if explained is not None:
                 with torch.enable_grad():
                     logits_BC = explained(logits_BC)
             chosen = range(logits_BC.shape[1]) if columns is None else columns
-            prefix = 0 if place == _WEIGHED else _prefix_tokens(_network(module))
-            arrange = _arrangement(leaf, images, prefix, place)
+            prefix = 0 if where == _WEIGHED else _prefix_tokens(_network(module))
+            arrange = _arrangement(leaf, images, prefix, where)
             heat = _heat(leaf, logits_BC, chosen, arrange)
             if relative:
                 heat -= heat.mean((2, 3), keepdim=True)
@@ -97,17 +97,17 @@ def gradcam(
 
 
 def _heat(leaf: Tensor, logits_BC: Tensor, columns: Sequence[int], arrange: Callable[[Tensor], Tensor]) -> Tensor:
-    """Evidence at each place, [B, C, h, w], of either sign and not scaled."""
+    """Evidence at each position, [B, C, h, w], of either sign and not scaled."""
     channels = arrange(leaf.detach()).float()
     heat = torch.empty(len(leaf), len(columns), *channels.shape[2:], device=leaf.device)
-    for place, column in enumerate(columns):
+    for number, column in enumerate(columns):
         with torch.enable_grad():  # no image looks at another in evaluation: the sum's gradient is each logit's own
             logit = logits_BC[:, column].sum()
         (gradient,) = torch.autograd.grad(
-            logit, leaf, retain_graph=place + 1 < len(columns), materialize_grads=True, allow_unused=True
+            logit, leaf, retain_graph=number + 1 < len(columns), materialize_grads=True, allow_unused=True
         )
         weight_BK = arrange(gradient).float().mean((2, 3))
-        heat[:, place] = torch.einsum("bk,bkhw->bhw", weight_BK, channels)
+        heat[:, number] = torch.einsum("bk,bkhw->bhw", weight_BK, channels)
     return heat
 
 
@@ -119,7 +119,7 @@ def _network(module: nn.Module) -> nn.Module:
 def _forward(
     module: nn.Module, images: Tensor, metadata: Tensor | None, layer: str | None
 ) -> tuple[str, Tensor, Tensor]:
-    """Name of the map's place, the map as a leaf of the graph, and logits [B, all findings] that hang on it alone.
+    """Name of the map's layer, the map as a leaf of the graph, and logits [B, all findings] that hang on it alone.
 
     `forward` and not a call: `module.compile()` compiles the call, and compiled code does not see the hook.
     """
@@ -165,7 +165,7 @@ def _forward(
 
 
 def _cut(features: Tensor) -> tuple[Tensor, Tensor]:
-    """A leaf of the graph, and a copy for the network to go on with: it may change that in place (ReLU)."""
+    """A leaf of the graph, and a copy for the network to continue with: it may change that in place (ReLU)."""
     with torch.enable_grad():
         leaf = features.detach().requires_grad_()
         return leaf, leaf.clone()
@@ -213,13 +213,13 @@ def _prefix_tokens(module: nn.Module) -> int:
     return declared if isinstance(declared, int) else int(isinstance(getattr(module, "class_token", None), Tensor))
 
 
-def _arrangement(features: Tensor, images: Tensor, prefix: int, place: str) -> Callable[[Tensor], Tensor]:
+def _arrangement(features: Tensor, images: Tensor, prefix: int, where: str) -> Callable[[Tensor], Tensor]:
     """How to see a tensor of this shape as [B, K, h, w]."""
     height, width = images.shape[-2:]
     aspect = math.log(height / width)
     if features.ndim == 4:
         _, a, b, c = features.shape
-        # The image's shape tells which two of the axes are its own. Swin and others keep channels last.
+        # The image's shape shows which two of the axes are its own. Swin and others keep channels last.
         last = abs(math.log(a / b) - aspect) < abs(math.log(b / c) - aspect)
         return (lambda tensor: tensor.permute(0, 3, 1, 2)) if last else (lambda tensor: tensor)
     if features.ndim == 3:
@@ -229,10 +229,10 @@ def _arrangement(features: Tensor, images: Tensor, prefix: int, place: str) -> C
             if rows and num % rows == 0 and abs(math.log(rows * rows / num) - aspect) < 0.5:
                 return lambda tensor: _grid(tensor[:, skip:], rows)
         raise ValueError(
-            f"{place!r} makes {features.shape[1]} tokens, {prefix} of them no patches: the rest can't be laid out on "
+            f"{where!r} makes {features.shape[1]} tokens, {prefix} of them no patches: the rest can't be laid out on "
             f"an image of {height} x {width} pixels. Name another layer"
         )
-    raise ValueError(f"{place!r} makes a tensor of shape {tuple(features.shape)}, not a map: name another layer")
+    raise ValueError(f"{where!r} makes a tensor of shape {tuple(features.shape)}, not a map: name another layer")
 
 
 def _grid(tokens: Tensor, rows: int) -> Tensor:

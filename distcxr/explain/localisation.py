@@ -5,7 +5,7 @@
     coverage   share of the map's heat that lies in the boxes
 
 Beside them stands the share of the image that the boxes cover: what a point at random hits, and the IoU and coverage
-of a map without any contrast. A figure near it says that the map knows nothing.
+of a map without any contrast. A figure near it means that the map knows nothing.
 
 Shapes: H, W of the map, K boxes of one finding on one image, which count as one region. Boxes are (x0, y0, x1, y1) in
 pixels, half-open.
@@ -56,7 +56,7 @@ class FindingLocalisation:
     num: int
     """Images with a box."""
     num_empty: int
-    """Of these, images whose map is empty."""
+    """Of these, images with an empty map."""
     reason: str | None
     """Why the figures are None; None where they are numbers."""
 
@@ -123,23 +123,19 @@ def summarise(scores: Iterable[tuple[int, MapScore]], findings: Sequence[str]) -
     return {name: _means(name, of_finding) for name, of_finding in zip(findings, rows, strict=True)}
 
 
-def table(found: dict[str, FindingLocalisation]) -> str:
-    """Aligned plain text for a terminal: a row for each finding."""
-    width = max(len("finding"), *map(len, found)) if found else len("finding")
-    lines = [f"{'finding':<{width}}  images  empty  pointing  (chance)    IoU  coverage  box share"]
+def table_rows(found: dict[str, FindingLocalisation]) -> list[tuple[str, ...]]:
+    """A row for each finding below the titles, for a terminal; a reason stands in a column without a title."""
+    titles = ("finding", "images", "empty", "pointing", "(chance)", "IoU", "coverage", "box share", "")
+    rows: list[tuple[str, ...]] = [titles]
     for name, one in found.items():
-        cells = "  ".join(
-            f"{'' if value is None else f'{value:.3f}':>{column}}"
-            for value, column in (
-                (one.pointing, 8), (one.pointing_chance, 8), (one.iou, 5), (one.coverage, 8), (one.box_share, 9),
-            )
-        )  # fmt: skip
-        lines.append(f"{name:<{width}}  {one.num:>6}  {one.num_empty:>5}  {cells}  {one.reason or ''}".rstrip())
-    return "\n".join(lines)
+        values = (one.pointing, one.pointing_chance, one.iou, one.coverage, one.box_share)
+        cells = ["" if value is None else f"{value:.3f}" for value in values]
+        rows.append((name, str(one.num), str(one.num_empty), *cells, one.reason or ""))
+    return rows
 
 
 def whole_pixels(boxes_K4: NDArray[np.float64], height: int, width: int) -> NDArray[np.int64]:
-    """Boxes as the pixels whose centres they hold, cut at the border: int64 [K, 4], half-open.
+    """Boxes as the pixels with their centres inside, cut at the border: int64 [K, 4], half-open.
 
     A box too small to hold a centre takes the pixel it lies in, so that no box vanishes on a small map.
 

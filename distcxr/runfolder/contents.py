@@ -114,6 +114,31 @@ def read_environment(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_operating(folder: Path) -> dict[str, Any] | None:
+    """The content of a folder's `operating.json`; None without it, ValueError where it is damaged."""
+    path = folder / filenames.OPERATING
+    return _json_object(path) if path.exists() else None
+
+
+def read_autotune(folder: Path) -> str | None:
+    """The mode that a folder's `autotune.json` names: `eager`, `compiled` or `graphs`; None without the file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = folder / filenames.AUTOTUNE
+    if not path.exists():
+        return None
+    try:
+        mode = _json_object(path).get("mode")
+    except ValueError as error:
+        raise ValueError(f"{error}; remove it, and the run tunes anew") from None
+    if mode not in ("eager", "compiled", "graphs"):
+        raise ValueError(f"{path} names the mode {mode!r}; remove it, and the run tunes anew")
+    assert isinstance(mode, str)
+    return mode
+
+
 def _metrics(path: Path) -> dict[str, Any]:
     """The report of a split; checked as far as a page would break, or lie, otherwise."""
     found = _json_object(path)

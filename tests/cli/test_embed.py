@@ -13,9 +13,9 @@ import torch
 from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
 from distcxr.engine import checkpoint as checkpoints
-from distcxr.engine.build import batch_plan, build_evaluation
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.embed import as_embedder, embed
+from distcxr.engine.opening import build_setup
 from distcxr.recipe import load_recipe
 
 
@@ -26,13 +26,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.phantom(folder, images=48, size=32)
     run = tiny.build(folder, f"output={folder / 'run'}")
     checkpoints.save_best(run)
-    run.reader.close()
+    run.setup.close()
     return folder
 
 
 def call(monkeypatch: pytest.MonkeyPatch, place: Path, *words: object) -> int:
     monkeypatch.setattr("accelerate.state.AcceleratorState._shared_state", {})
-    monkeypatch.setattr("distcxr.runtime.start_logging", lambda console: None)  # it would take pytest's handlers
+    monkeypatch.setattr("distcxr.engine.opening.start_logging", lambda console: None)  # it would take pytest's handlers
     monkeypatch.setattr("sys.argv", ["distcxr", "embed", str(place / "run"), *map(str, words)])
     return main()
 
@@ -44,19 +44,19 @@ def test_features_are_the_input_of_the_head(place: Path, monkeypatch: pytest.Mon
     checkpoint = open_checkpoint(place / "run")
     recipe = load_recipe(place / "run" / "recipe.yaml")
     dataset = open_dataset(recipe)
-    run = build_evaluation(recipe, tiny.runtime(recipe), dataset, batch_plan(recipe, tiny.runtime(recipe)), checkpoint)
+    setup = build_setup(recipe, checkpoint, tiny.runtime(recipe), dataset)
     monkeypatch.setattr("distcxr.engine.embed._BLOCK", 5)  # several gathers, which may not change the order
-    found = embed(run, dataset.splits.test[::-1].copy())
+    found = embed(setup, dataset.splits.test[::-1].copy())
     assert found.rows.tolist() == dataset.splits.test.tolist()
-    run.reader.close()
+    setup.close()
     of_test = held["split"] == "test"
-    np.testing.assert_allclose(held["features"][of_test], found.features_ND, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(held["features"][of_test], found.values_NK, rtol=1e-5, atol=1e-6)
     with torch.no_grad():  # timm's own word for the same
-        run.module.eval()
+        setup.module.eval()
         pixels = torch.rand(3, 1, 32, 32)
-        head = run.module.get_classifier()  # type: ignore[operator]
-        features = run.module.forward_head(run.module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
-        torch.testing.assert_close(head(features), run.module(pixels))
+        head = setup.module.get_classifier()  # type: ignore[operator]
+        features = setup.module.forward_head(setup.module.forward_features(pixels), pre_logits=True)  # type: ignore[operator]
+        torch.testing.assert_close(head(features), setup.module(pixels))
     assert held["features"].shape == (48, features.shape[1]) and held["features"].dtype == np.float32
     index = dataset.index
     assert held["sample_id"].tolist() == list(range(48))
@@ -107,14 +107,14 @@ def test_every_image_once_on_any_number_of_ranks(place: Path, world_size: int) -
     recipe = tiny.recipe(place)
     runtime = tiny.runtime(recipe)
     dataset, checkpoint = open_dataset(recipe), open_checkpoint(place / "run")
-    own, loaded = as_embedder(recipe, checkpoint, dataset.index.findings)
-    run = build_evaluation(own, runtime, dataset, batch_plan(own, runtime), loaded)
-    found, one = embed(run, np.arange(48)), embed(run, np.array([7]))  # the second leaves a rank without images
-    run.reader.close()
+    own, loaded = as_embedder(recipe, checkpoint, dataset)
+    setup = build_setup(own, loaded, runtime, dataset)
+    found, one = embed(setup, np.arange(48)), embed(setup, np.array([7]))  # the second leaves a rank without images
+    setup.close()
     if tiny.on_main(world_size):
         whole = np.load(place / "all.npz")
         assert found.rows.tolist() == list(range(48)) and one.rows.tolist() == [7]
-        np.testing.assert_allclose(found.features_ND, whole["features"], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(one.features_ND[0], whole["features"][7], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found.values_NK, whole["features"], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(one.values_NK[0], whole["features"][7], rtol=1e-5, atol=1e-6)
     else:
         assert len(found.rows) == 0

@@ -28,12 +28,12 @@ def train(place: Path, name: str, *overrides: str) -> tuple[Path, nn.Module]:
     """A checkpoint and its network; BatchNorm's buffers are no longer those of a new network."""
     run = tiny.build(place, f"output={place / name}", *overrides)
     with torch.no_grad():
-        for key, value in run.module.state_dict().items():
+        for key, value in run.setup.module.state_dict().items():
             if key.endswith(("running_mean", "running_var", "weight")):
                 value.add_(0.1 * (torch.rand_like(value) - 0.5))
     checkpoints.save_best(run)
-    run.reader.close()
-    return place / name, run.module.eval()
+    run.setup.close()
+    return place / name, run.setup.module.eval()
 
 
 def export(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:

@@ -21,8 +21,8 @@ def test_nothing_holds_the_process_group_when_a_run_is_closed(tmp_path: Path) ->
         tiny.phantom(tmp_path)
     torch.distributed.barrier()
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    runtime = run.runtime
-    run.reader.close()
+    runtime = run.setup.runtime
+    run.setup.close()
     del run
     seen: list[int] = []
     destroy = torch.distributed.destroy_process_group

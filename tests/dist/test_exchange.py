@@ -21,12 +21,12 @@ PLAIN_SGD = (
 def one_step(folder: Path, name: str, *overrides: str) -> tuple[dict[str, str], bool, torch.Tensor]:
     """What DDP says of itself, whether its first bucket is PyTorch's own, and the change of the weights."""
     run = tiny.build(folder, f"output={folder / name}", *PLAIN_SGD, *overrides)
-    before = torch.cat([parameter.detach().clone().flatten() for parameter in run.module.parameters()])
+    before = torch.cat([parameter.detach().clone().flatten() for parameter in run.setup.module.parameters()])
     train_step(run, next(updates(run)))
-    after = torch.cat([parameter.detach().flatten() for parameter in run.module.parameters()])
+    after = torch.cat([parameter.detach().flatten() for parameter in run.setup.module.parameters()])
     model = run.training.model
     assert isinstance(model, torch.nn.parallel.DistributedDataParallel)
-    run.reader.close()
+    run.setup.close()
     return model._get_ddp_logging_data(), model.bucket_bytes_cap_default, after - before
 
 

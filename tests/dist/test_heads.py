@@ -25,8 +25,8 @@ def test_a_head_with_metadata_trains_on_two_ranks(tmp_path: Path, world_size: in
         "data.image_size=64",
     )  # fmt: skip
     fit(run)
-    run.reader.close()
-    for name, value in run.module.state_dict().items():
+    run.setup.close()
+    for name, value in run.setup.module.state_dict().items():
         theirs = [torch.zeros_like(value) for _ in range(2)]
         torch.distributed.all_gather(theirs, value)
         assert torch.equal(*theirs), name

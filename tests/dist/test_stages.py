@@ -31,11 +31,11 @@ def test_weights_are_equal_on_all_ranks_after_each_stage(tmp_path: Path, world_s
         tmp_path, f"output={tmp_path / 'run'}", "eval.splits=[]", "eval.every=100ep", "train.ema=0.5", tiny.BF16,
         "train.stages=[{trainable: [fc], epochs: 1}, {trainable: [layer3, layer4, fc], epochs: 1}, {epochs: 1}]",
     )  # fmt: skip
-    before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    before = {name: value.detach().clone() for name, value in run.setup.module.named_parameters()}
     while True:
         train_stage(run)
         assert isinstance(run.training.model, DistributedDataParallel)
-        for name, value in run.module.named_parameters():
+        for name, value in run.setup.module.named_parameters():
             theirs = value.detach().clone()
             torch.distributed.broadcast(theirs, src=0)
             assert torch.equal(value, theirs), f"{name} differs after {run.stage.title}"
@@ -43,7 +43,7 @@ def test_weights_are_equal_on_all_ranks_after_each_stage(tmp_path: Path, world_s
             before[name] = value.detach().clone()
         if run.state.ended:
             break
-        old, num_wrappers = weakref.ref(run.training.model), wrappers(run.module)
+        old, num_wrappers = weakref.ref(run.training.model), wrappers(run.setup.module)
         begin_next_stage(run)
-        assert old() is None and wrappers(run.module) == num_wrappers > 0
+        assert old() is None and wrappers(run.setup.module) == num_wrappers > 0
     torch.distributed.barrier()

@@ -29,15 +29,15 @@ def test_bad_files_are_named_and_the_run_goes_on(tmp_path: Path, loader: str, ca
     data = tiny.phantom(tmp_path)
     probe = tiny.build(tmp_path, f"output={tmp_path / 'probe'}")
     drawn_first = next(probe.training.loader.order.epoch(0))[1]  # an epoch drops its tail: these are read for sure
-    chosen = {"train": drawn_first[:3], "test": probe.splits.test[:3]}
-    bad = {split: probe.index.file_names(rows) for split, rows in chosen.items()}
+    chosen = {"train": drawn_first[:3], "test": probe.setup.splits.test[:3]}
+    bad = {split: probe.setup.index.file_names(rows) for split, rows in chosen.items()}
     break_images(data, bad["train"] + bad["test"])
     tiny.train(tmp_path, f"output={tmp_path / 'run'}", f"data.loader={loader}", "train.epochs=1")
     for name in bad["train"] + bad["test"]:
         assert name in caplog.text
     metrics = json.loads((tmp_path / "run" / "metrics_test.json").read_text())
     assert sorted(entry["file"] for entry in metrics["unreadable"]) == sorted(bad["test"])
-    assert metrics["num_samples"] == len(probe.splits.test) - 3
+    assert metrics["num_samples"] == len(probe.setup.splits.test) - 3
     assert not set(bad["test"]) & set(read_predictions(tmp_path / "run" / "predictions_test.csv").files)
 
     with pytest.raises(UnreadableTrainingFile, match=rf"{bad['train'][0][:4]}.* can't be read: .*data.on_error=mask"):

@@ -116,7 +116,7 @@ def test_without_output_auto_goes_on_with_the_unfinished_run(tmp_path: Path, mon
     cheap = ("eval.splits=[]", "eval.every=100ep")
     tiny.train(tmp_path, *cheap, "train.max_steps=2")
     (first,) = (tmp_path / "runs" / "tiny").iterdir()
-    tiny.train(tmp_path, *cheap, "train.max_steps=4")  # goes on
+    tiny.train(tmp_path, *cheap, "train.max_steps=4")  # resumes
     assert list((tmp_path / "runs" / "tiny").iterdir()) == [first]
     assert len((first / "steps.csv").read_text().splitlines()) == 5
     assert len(json.loads((first / "environment.json").read_text())["earlier"]) == 1
@@ -156,7 +156,7 @@ def test_other_data_is_refused_on_resume(tmp_path: Path) -> None:
     data = tiny.phantom(tmp_path)
     common = (f"output={tmp_path / 'run'}", "eval.splits=[]", "data.missing=skip")
     tiny.train(tmp_path, *common, "train.max_steps=2")
-    gone = Path(tiny.build(tmp_path, *common).index.files([0])[0])
+    gone = Path(tiny.build(tmp_path, *common).setup.index.files([0])[0])
     gone.unlink()
     assert data in gone.parents
     with pytest.raises(ValueError, match=r"was trained on other data: (train|val|test) changed since"):
@@ -176,7 +176,7 @@ def test_a_run_killed_before_its_scores_gets_them(tmp_path: Path, monkeypatch: p
 def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    next(run.module.parameters()).data[0] = float("nan")
+    next(run.setup.module.parameters()).data[0] = float("nan")
     with pytest.raises(ValueError, match=r"the weights are not finite after step 0"):
         save_last(run)
     assert not list((tmp_path / "run" / "checkpoints").glob("last-*"))

@@ -14,7 +14,7 @@ import torch
 
 from distcxr.data.augment import identity_parameters
 from distcxr.engine import testing
-from distcxr.engine.evaluate import Predicted, average, evaluate
+from distcxr.engine.evaluate import Outputs, average, evaluate
 from distcxr.explain.gradcam import gradcam
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
@@ -58,20 +58,20 @@ def test_probabilities_of_both_classes_sum_to_one(trained: Path) -> None:
 
 def test_the_loss_reported_is_the_one_trained_with(trained: Path) -> None:
     run = tiny.build(trained, *CLASSES, f"output={trained / 'again'}")
-    scores = evaluate(run, "val")
+    scores = evaluate(run.setup, "val")
     images, targets = [], []
-    for row in run.splits.val:
-        images.append(next(run.reader.read([np.array([row])])).pixels)
-        targets.append(int(run.index.targets_NC[row].argmax()))
-    run.module.eval()
+    for row in run.setup.splits.val:
+        images.append(next(run.setup.reader.read([np.array([row])])).pixels)
+        targets.append(int(run.setup.index.targets_NC[row].argmax()))
+    run.setup.module.eval()
     with torch.no_grad():
-        logits = run.module(run.transform(torch.cat(images), identity_parameters(len(images)))).double()
-    assert run.loss.weights_C is not None
+        logits = run.setup.module(run.setup.transform(torch.cat(images), identity_parameters(len(images)))).double()
+    assert run.setup.loss.weights_C is not None
     each = torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="none")
-    expected = (each * run.loss.weights_C.double()[targets]).mean().item()
+    expected = (each * run.setup.loss.weights_C.double()[targets]).mean().item()
     assert scores.loss == pytest.approx(expected, rel=1e-5)
     assert np.allclose(scores.logits_NC[:, 1], (logits[:, 1] - logits[:, 0]).numpy(), atol=1e-5)
-    run.reader.close()
+    run.setup.close()
 
 
 def test_an_ensemble_of_classifiers_and_what_is_none(trained: Path) -> None:
@@ -93,11 +93,11 @@ def test_the_mean_of_three_classes_sums_to_one() -> None:
     logits_NC = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).double() * 5
     rows = np.arange(3)
     members = [
-        Predicted(rows, binary_logits("cross_entropy", part).numpy().astype(np.float32), ())
+        Outputs(rows, binary_logits("cross_entropy", part).numpy().astype(np.float32), ())
         for part in logits_NC.chunk(2)
     ]
     mean = average(members, "cross_entropy")
-    probs = probabilities(mean.logits_NC)
+    probs = probabilities(mean.values_NK)
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-6)
     geometric = torch.stack([torch.log_softmax(part, dim=1) for part in logits_NC.chunk(2)]).mean(dim=0).softmax(dim=1)
     assert np.allclose(probs, geometric.numpy(), atol=1e-6)

@@ -20,11 +20,11 @@ def test_batches_hold_what_the_recipe_lets_in(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     output = f"output={tmp_path / 'run'}"
     run = tiny.build(tmp_path, *CHEAP, WHERE, SAMPLING, "data.max_train_samples=40", "data.max_val_samples=6", output)
-    index, order = run.index, run.training.loader.order
+    index, order = run.setup.index, run.training.loader.order
     assert index.findings == ("Infiltration", "Effusion", "Atelectasis") and len(index) == 96
-    assert len(run.splits.train) == 40 and len(run.splits.val) == 6
+    assert len(run.setup.splits.train) == 40 and len(run.setup.splits.val) == 6
     for name in ("train", "val", "test"):
-        rows = run.splits.rows(name)
+        rows = run.setup.splits.rows(name)
         assert np.isin(index.view[rows], ["PA", "AP"]).all() and (index.age[rows] >= 10).all()
     ids = np.concatenate([batch.sample_id.numpy() for batch in run.training.loader.epoch(0)])
     shown = index.targets_NC[order.rows]
@@ -34,7 +34,7 @@ def test_batches_hold_what_the_recipe_lets_in(tmp_path: Path) -> None:
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "data.where: " in log and "data.max_train_samples: 40 of " in log
     assert "data.sampling.cap_per_label=8: " in log and "data.sampling.balance=class: draws that show it" in log
-    run.reader.close()
+    run.setup.close()
 
 
 def test_a_resumed_run_draws_what_a_straight_one_does(tmp_path: Path) -> None:
@@ -56,5 +56,5 @@ def test_scores_are_of_the_images_that_are_left(tmp_path: Path) -> None:
     tiny.train(tmp_path, *keys, f"output={tmp_path / 'run'}")
     run = tiny.build(tmp_path, *keys, f"output={tmp_path / 'again'}")
     found = read_predictions(tmp_path / "run" / "predictions_test.csv")
-    assert sorted(found.files) == sorted(run.index.file_names(run.splits.test)) and len(found.files) == 9
-    run.reader.close()
+    assert sorted(found.files) == sorted(run.setup.index.file_names(run.setup.splits.test)) and len(found.files) == 9
+    run.setup.close()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from distcxr.engine.early_stop import stops_early
+from distcxr.engine.stages import stops_early
 
 
 def steps_until(scores: list[float | None], **rule: float | int | None) -> int | None:
-    """Validations after which training ends; None if it goes on."""
+    """Validations after which training ends; None if it continues."""
     settings = {"patience": 3, "min_delta": 0.0} | rule
     return next((done for done in range(len(scores) + 1) if stops_early(scores[:done], **settings)), None)  # type: ignore[arg-type]
 

@@ -21,18 +21,18 @@ def test_one_image_scores_the_same_on_every_rank(tmp_path: Path, world_size: int
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
     rank = torch.distributed.get_rank()
     with torch.no_grad():
-        for buffer in run.module.buffers():
+        for buffer in run.setup.module.buffers():
             if buffer.is_floating_point():
                 buffer.add_(0.1 * rank)
-    scores = evaluate(run, "val")
+    scores = evaluate(run.setup, "val")
     everyone = [torch.empty(scores.logits_NC.shape) for _ in range(world_size)]
     torch.distributed.all_gather(everyone, torch.from_numpy(scores.logits_NC))
     assert all(torch.equal(logits, everyone[0]) for logits in everyone)
 
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
-    run.module.eval()
+    run.setup.module.eval()
     with torch.no_grad():
-        logits = run.module(image)
+        logits = run.setup.module(image)
     own = [torch.empty_like(logits) for _ in range(world_size)]
     torch.distributed.all_gather(own, logits)
     assert all(torch.equal(one, own[0]) for one in own)
@@ -56,16 +56,16 @@ def test_every_world_scores_every_sample_once(tmp_path: Path, world_size: int, l
         "train.per_device_batch_size=2",
         f"data.loader={loader}",
     )  # fmt: skip
-    scores = evaluate(run, "val")
-    assert scores.rows.tolist() == run.splits.val.tolist() and len(scores.rows) == 5
+    scores = evaluate(run.setup, "val")
+    assert scores.rows.tolist() == run.setup.splits.val.tolist() and len(scores.rows) == 5
 
-    images = [run.reader.read([np.array([row])]) for row in scores.rows]
-    run.module.eval()
+    images = [run.setup.reader.read([np.array([row])]) for row in scores.rows]
+    run.setup.module.eval()
     for at, answer in enumerate(images):
         pixels = next(answer).pixels
         answer.close()
         with torch.no_grad():
-            alone = run.module(run.transform(pixels, _identity()))
+            alone = run.setup.module(run.setup.transform(pixels, _identity()))
         assert np.allclose(alone.numpy()[0], scores.logits_NC[at], atol=1e-5)
 
 
@@ -78,9 +78,9 @@ def _identity() -> torch.Tensor:
 def test_macro_needs_positives(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    run.index.targets_NC[:, 0] = 0
-    report = evaluate(run, "val").report
-    name = run.index.findings[0]
+    run.setup.index.targets_NC[:, 0] = 0
+    report = evaluate(run.setup, "val").report
+    name = run.setup.index.findings[0]
     assert report.findings[name].auroc is None and "no positives" in str(report.findings[name].reason)
     assert name not in report.macro_findings and report.macro_auroc is not None
     assert report.macro_auroc == pytest.approx(np.mean([report.findings[f].auroc for f in report.macro_findings]))

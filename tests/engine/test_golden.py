@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "losses.txt"
 
 
 def test_losses_are_those_written_down(tmp_path: Path) -> None:
-    """To accept a change of training: rewrite the file with what the failure prints, and say why in the commit."""
+    """To accept a change of training: rewrite the file with what the failure prints, with the reason in the commit."""
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.max_steps=9", "eval.every=100ep", "eval.splits=[]")
     fit(run)

@@ -36,22 +36,22 @@ def test_a_run_with_attention_and_metadata_trains_scores_and_draws(tmp_path: Pat
         score_test_split(other, [out / "checkpoints" / "best"], tiny.runtime(other))
 
 
-def test_each_image_is_judged_with_its_own_metadata(tmp_path: Path) -> None:
+def test_each_image_is_evaluated_with_its_own_metadata(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", HEAD)
-    assert isinstance(run.module, Headed) and isinstance(run.module.head, AttentionHead)
+    assert isinstance(run.setup.module, Headed) and isinstance(run.setup.module.head, AttentionHead)
     batch = next(run.training.loader.epoch(0))
-    ages = torch.from_numpy(run.index.age[batch.sample_id.numpy()])
+    ages = torch.from_numpy(run.setup.index.age[batch.sample_id.numpy()])
     torch.testing.assert_close(batch.metadata[:, 0], ages / 100)
     assert batch.metadata.shape == (16, 5) and batch.metadata[:, 1].all()
-    torch.nn.init.normal_(run.module.head.out.weight)
-    run.module.eval()
+    torch.nn.init.normal_(run.setup.module.head.out.weight)
+    run.setup.module.eval()
     with torch.no_grad():
-        logits = run.logits(run.module, batch)
-        turned = run.logits(run.module, replace(batch, metadata=batch.metadata.flip(0)))
+        logits = run.setup.logits(run.setup.module, batch)
+        turned = run.setup.logits(run.setup.module, replace(batch, metadata=batch.metadata.flip(0)))
     differs = (batch.metadata != batch.metadata.flip(0)).any(1)
     assert torch.equal((logits != turned).any(1), differs) and differs.any()
-    run.reader.close()
+    run.setup.close()
 
 
 def test_metadata_that_the_dataset_does_not_have_is_an_error(tmp_path: Path) -> None:
@@ -74,10 +74,10 @@ def test_a_run_begins_with_another_run_s_best_and_a_new_head(finished: Path, tmp
         tiny.build(tmp_path, *other)
     run = tiny.build(tmp_path, *other, "model.new_head=true", "output=" + str(tmp_path / "new"))
     theirs = load_file(finished / "checkpoints" / "best" / "model.safetensors")
-    ours = run.module.state_dict()
+    ours = run.setup.module.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs if not key.startswith("fc."))
     assert ours["fc.weight"].shape == (2, theirs["fc.weight"].shape[1]) and not ours["fc.bias"].any()
-    run.reader.close()
+    run.setup.close()
 
 
 @pytest.mark.parametrize("named", ["", "checkpoints/best", "checkpoints/best/model.safetensors"])
@@ -105,7 +105,7 @@ def test_a_chain_does_not_test_on_patients_of_its_first_run(
     run = tiny.build(tmp_path, *common, *label, *young, f"output={second}", f"model.weights={finished}")
     assert "of this val split: validation, and what is chosen by it, is flattered" in caplog.text
     fit(run)
-    run.reader.close()
+    run.setup.close()
     weights = f"model.weights={second / 'checkpoints' / 'last-00000001'}"
     old = ("data.where={age: [51, 120]}", "data.split=by_patient", "data.ratios=[0.4, 0.2, 0.4]")
     with pytest.raises(ValueError, match=rf"{finished}.*trained or chosen on \d+ patients of this test split"):

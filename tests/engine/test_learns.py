@@ -53,7 +53,7 @@ output: {tmp_path}/run
     run = build_run(loaded, "overfit", tiny.runtime(loaded), tiny.Console(quiet=True))
     torch.set_num_threads(2)
     fit(run)
-    report = evaluate(run, "train").report
-    run.reader.close()
+    report = evaluate(run.setup, "train").report
+    run.setup.close()
     assert report.macro_findings == tuple(findings)
     assert report.macro_auroc is not None and report.macro_auroc > 0.99, report.table()

@@ -21,32 +21,32 @@ FULL = (
 )
 
 
-def shown(run: tiny.Run, judge: Any) -> Tensor:
-    """What the network is shown while `judge` works, [N, C, T, T]."""
+def shown(run: tiny.Run, compute: Any) -> Tensor:
+    """What the network is shown while `compute` works, [N, C, T, T]."""
     seen: list[Tensor] = []
-    first = next(layer for layer in run.module.modules() if isinstance(layer, nn.Conv2d))
+    first = next(layer for layer in run.setup.module.modules() if isinstance(layer, nn.Conv2d))
     handle = first.register_forward_pre_hook(lambda _, images: seen.append(images[0].clone()))
     try:
-        judge()
+        compute()
     finally:
         handle.remove()
     return torch.cat(seen)
 
 
 def pixels_of(run: tiny.Run, rows: np.ndarray) -> Tensor:
-    return torch.cat([answer.pixels for answer in run.reader.read(np.split(rows, len(rows)))])
+    return torch.cat([answer.pixels for answer in run.setup.reader.read(np.split(rows, len(rows)))])
 
 
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_evaluation_and_embeddings_see_the_pixels_exactly(tmp_path: Path, precision: str) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", f"train.precision={precision}", FULL)
-    rows = run.splits.test[:8]
+    rows = run.setup.splits.test[:8]
     pixels = pixels_of(run, rows)
     assert pixels.unique().numel() > 100
-    for judge in (lambda: predict(run, rows), lambda: embed(run, rows)):
-        seen = shown(run, judge)
-        assert seen.dtype == run.runtime.compute_dtype
+    for compute in (lambda: predict(run.setup, rows), lambda: embed(run.setup, rows)):
+        seen = shown(run, compute)
+        assert seen.dtype == run.setup.runtime.compute_dtype
         assert torch.equal(seen.float(), pixels.float())
 
 
@@ -55,8 +55,8 @@ def test_views_see_what_float32_sees(tmp_path: Path) -> None:
     seen = {}
     for precision in ("bf16", "no"):
         run = tiny.build(tmp_path, f"output={tmp_path / precision}", f"train.precision={precision}", FULL)
-        rows = run.splits.test[:8]
-        seen[precision] = shown(run, lambda run=run, rows=rows: predict(run, rows, ["zoom", "rotate_left"]))
+        rows = run.setup.splits.test[:8]
+        seen[precision] = shown(run, lambda run=run, rows=rows: predict(run.setup, rows, ["zoom", "rotate_left"]))
     assert torch.equal(seen["bf16"], seen["no"].bfloat16())
 
 

@@ -1,4 +1,4 @@
-"""A run that is asked to stop saves itself, and goes on to where an undisturbed one ends."""
+"""A run that is asked to stop saves itself, and resumes to where an undisturbed one ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, validating: bool = False) -> None:
     """Train until the run leaves; `ask` is called with the step before every update, or with every batch validated."""
-    run, step, judge = tiny.build(folder, *overrides), fitting.train_step, evaluating.binary_logits
+    run, step, binary_logits = tiny.build(folder, *overrides), fitting.train_step, evaluating.binary_logits
 
     def asking(run: Any, micro_batches: Sequence[Any]) -> torch.Tensor:
         ask(run.state.step)
@@ -39,7 +39,7 @@ def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, valid
 
     def asking_of_validation(*arguments: Any) -> torch.Tensor:
         ask(run.state.step)
-        return judge(*arguments)
+        return binary_logits(*arguments)
 
     with pytest.MonkeyPatch.context() as patch, signals_noted(), pytest.raises(Preempted):
         if validating:
@@ -48,7 +48,7 @@ def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, valid
         else:
             patch.setattr(fitting, "train_step", asking)
         fitting.fit(run)
-    run.reader.close()
+    run.setup.close()
 
 
 def weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
@@ -195,7 +195,7 @@ def test_ranks_are_asked_about_every_three_seconds(
 
 
 def test_who_sets_the_variable_clears_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A job script may be told to stop before the run has begun: the run must not lose that."""
+    """A job script may be asked to stop before the run has begun: the run must not lose that."""
     (tmp_path / STOP).touch()
     (tmp_path / RESUME).touch()
     monkeypatch.setenv(STOP_VARIABLE, str(tmp_path / STOP))
@@ -250,21 +250,21 @@ def test_sigterm_to_the_launcher_saves_the_run(place: Path, launcher: str) -> No
     steps = output / "steps.csv"
     wait_for(lambda: steps.exists() and len(steps.read_text().splitlines()) > 2, process)
     process.send_signal(signal.SIGTERM)
-    said = process.communicate(timeout=60)[0]
+    output_text = process.communicate(timeout=60)[0]
     deadline = time.monotonic() + 20  # a launcher of one process dies before its process has saved
     while not (output / RESUME).exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert (output / RESUME).exists(), said
+    assert (output / RESUME).exists(), output_text
     newest = last_folders(output)[0]
     assert json.loads((newest / "checkpoint.json").read_text())["state"]["step"] >= 2
     assert not (output / "metrics_val.json").exists()
     if launcher == "alone":
-        assert process.returncode == 0 and "asked to stop (SIGTERM): saved" in said
+        assert process.returncode == 0 and "asked to stop (SIGTERM): saved" in output_text
 
 
 @pytest.mark.parametrize(("by", "exit_code"), [("STOP", 0), ("SIGUSR1", 0), ("SIGTERM", 143)])
 def test_scoring_is_left_at_once(place: Path, by: str, exit_code: int) -> None:
-    """Scores are made anew by the run that goes on. A launcher sends SIGTERM when another rank has failed."""
+    """Scores are made anew by the run that resumes. A launcher sends SIGTERM when another rank has failed."""
     output = place / f"scoring-{by}"
     process = started(
         place, output.name, (), "train.max_steps=1", "eval.every=900ep", "eval.splits=[val]", "eval.replicates=3000000"
@@ -275,6 +275,6 @@ def test_scoring_is_left_at_once(place: Path, by: str, exit_code: int) -> None:
         (output / STOP).touch()
     else:
         process.send_signal(getattr(signal, by))
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == exit_code and "while scoring" in said, said
+    output_text = process.communicate(timeout=60)[0]
+    assert process.returncode == exit_code and "while scoring" in output_text, output_text
     assert (output / RESUME).exists() == (exit_code == 0) and not (output / "metrics_val.json").exists()

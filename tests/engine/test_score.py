@@ -64,7 +64,7 @@ def test_pictures_are_of_errors(finished: Path) -> None:
         with Image.open(finished / "pictures" / entry["heat"]) as heat:
             assert heat.size == (256, 256)
             colours.append(np.ptp(np.asarray(heat.convert("RGB")), axis=2).max())
-    assert max(colours) == 0  # 32 px make a map of one place: nothing is above its own average
+    assert max(colours) == 0  # 32 px make a map of one position: nothing is above its own average
 
 
 def cases(
@@ -75,7 +75,7 @@ def cases(
     logits_NC, targets_NC = np.array(logits, dtype=np.float32), np.array(targets, dtype=np.uint8)
     mask_NC = np.ones_like(targets_NC) if mask is None else np.array(mask, dtype=np.uint8)
     found = worst_cases(logits_NC, targets_NC, mask_NC, range(logits_NC.shape[1]), num)
-    return [(case.kind[6:], case.place, case.column) for case in found]
+    return [(case.kind[6:], case.position, case.column) for case in found]
 
 
 def test_findings_take_turns_in_the_worst_cases() -> None:
@@ -98,10 +98,10 @@ def test_worst_cases_leave_out_unknown_labels() -> None:
 def test_localisation_where_there_are_boxes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.max_steps=1", "eval.splits=[test]")
-    row = run.splits.test[np.flatnonzero(run.index.targets_NC[run.splits.test, 4])[0]]
-    assert run.index.findings[4] == "Mass"
+    row = run.setup.splits.test[np.flatnonzero(run.setup.index.targets_NC[run.setup.splits.test, 4])[0]]
+    assert run.setup.index.findings[4] == "Mass"
     header = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
-    (data / "BBox_List_2017.csv").write_text(f"{header}{run.index.file_name(row)},Mass,100,200,300,400,,,\n")
+    (data / "BBox_List_2017.csv").write_text(f"{header}{run.setup.index.file_name(row)},Mass,100,200,300,400,,,\n")
     fit(run)
     found = read(tmp_path / "run" / "localisation_test.json")
     assert found["num_images"] == 1 and found["findings"]["Mass"]["num"] == 1
@@ -111,9 +111,9 @@ def test_localisation_where_there_are_boxes(tmp_path: Path, caplog: pytest.LogCa
 
     (data / "BBox_List_2017.csv").write_text("Image Index\n00000001_000.png\n")
     finish(run)
-    assert "not held against boxes" in caplog.text and "line 1: columns" in caplog.text
+    assert "not compared with boxes" in caplog.text and "line 1: columns" in caplog.text
     assert not (tmp_path / "run" / "localisation_test.json").exists()  # of other weights
-    run.reader.close()
+    run.setup.close()
 
 
 def test_what_only_illustrates_cannot_lose_a_run(
@@ -122,7 +122,7 @@ def test_what_only_illustrates_cannot_lose_a_run(
     def broken(*_: Any) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("distcxr.report.page.write_report", broken)
+    monkeypatch.setattr("distcxr.engine.score.write_report", broken)
     monkeypatch.setattr(score, "write_pictures", broken)
     monkeypatch.setattr(score, "write_localisation", broken)
     tiny.phantom(tmp_path)
@@ -134,10 +134,10 @@ def test_what_only_illustrates_cannot_lose_a_run(
 def test_without_pictures_or_a_readable_validation(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.max_steps=1", "eval.pictures=0")
-    for path in run.index.files(run.splits.val):
+    for path in run.setup.index.files(run.setup.splits.val):
         Path(path).write_bytes(b"")
     fit(run)
-    run.reader.close()
+    run.setup.close()
     metrics = read(tmp_path / "run" / "metrics_test.json")
     assert metrics["operating_points_from"] is None and metrics["findings"]["Mass"]["operating_points"] == {}
     assert not (tmp_path / "run" / "pictures").exists() and not (tmp_path / "run" / "operating.json").exists()
@@ -169,9 +169,9 @@ def test_files_are_the_same_bytes_on_any_world(tmp_path: Path, world_size: int) 
         tmp_path, f"output={tmp_path / 'run'}", "data.split=lists", "train.global_batch_size=12", "augment={flip: 0.5}",
         "augment.normalize=half", "data.lists={train: train_val_list.txt, test: test.txt}", "eval.pictures=0",
     )  # fmt: skip
-    run.__dict__["module"] = Exact(len(run.index.findings))
-    weights = Weights(1, None, run.hashes)
-    scores = score_splits(run, run.folder, weights, ["val", "test"])
+    run.setup.__dict__["module"] = Exact(len(run.setup.index.findings))
+    weights = Weights(1, None)
+    scores = score_splits(run.setup, run.folder, weights, ["val", "test"])
     assert len(scores["test"].rows) == 3
     if is_main:
         alone = tmp_path / "alone"
@@ -181,12 +181,12 @@ def test_files_are_the_same_bytes_on_any_world(tmp_path: Path, world_size: int) 
             rows, logits = scores[split].rows, []
             for row in rows.tolist():  # one by one, without any world
                 pixels = torch.from_numpy(_decoded(run, row))
-                logits.append(run.module((pixels[None, None] / 255 - 0.5) / 0.5))
+                logits.append(run.setup.module((pixels[None, None] / 255 - 0.5) / 0.5))
             again = Scores(rows, torch.cat(logits).numpy(), scores[split].loss, scores[split].report)
             assert np.array_equal(again.logits_NC, scores[split].logits_NC)
-            operating = operating_of(run, again) if split == "val" else operating
-            made = trained_with(run.recipe)
-            write_scores(run, alone, split, again, weights, operating, trained_with=made)
+            operating = operating_of(run.setup, again) if split == "val" else operating
+            made = trained_with(run.setup.recipe)
+            write_scores(run.setup, alone, split, again, weights, operating, trained_with=made)
             for file in (f"metrics_{split}.json", f"predictions_{split}.csv"):
                 assert (alone / file).read_bytes() == (run.folder / file).read_bytes()
 
@@ -195,19 +195,19 @@ def _decoded(run: tiny.Run, row: int) -> Any:
     from distcxr.data.pixels.decode import decode_grey
     from distcxr.data.pixels.resize import resize_grey
 
-    return resize_grey(decode_grey(Path(run.index.files([row])[0]).read_bytes()), 32)
+    return resize_grey(decode_grey(Path(run.setup.index.files([row])[0]).read_bytes()), 32)
 
 
 def test_pictures_of_other_weights_go(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "eval.pictures=3")
-    scores = evaluate(run, "val")
+    scores = evaluate(run.setup, "val")
     (run.folder / "pictures").mkdir()
     (run.folder / "pictures" / "val_false_positive_09.png").touch()
-    write_pictures(run, run.folder, "val", scores)
+    write_pictures(run.setup, run.folder, "val", scores)
     names = {path.name for path in (run.folder / "pictures").iterdir()}
     assert "val_false_positive_09.png" not in names and "val_false_positive_03_heat.png" in names
-    run.reader.close()
+    run.setup.close()
 
 
 def test_a_run_ends_with_one_screen(finished: Path) -> None:

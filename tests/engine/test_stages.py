@@ -30,7 +30,7 @@ CHEAP = ("eval.splits=[]", "checkpoint.every=100ep", "train.global_batch_size=8"
 
 def trained(run: tiny.Run) -> set[str]:
     """First parts of the names of what requires a gradient."""
-    return {name.split(".")[0] for name, parameter in run.module.named_parameters() if parameter.requires_grad}
+    return {name.split(".")[0] for name, parameter in run.setup.module.named_parameters() if parameter.requires_grad}
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -40,7 +40,7 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
 def test_each_stage_holds_what_the_recipe_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, STAGES, *CHEAP, f"output={tmp_path / 'run'}")
-    num_train = len(run.splits.train)
+    num_train = len(run.setup.splits.train)
     assert trained(run) == {"layer3", "layer4", "fc"} and run.lr == pytest.approx(1e-4 / 2)
     assert run.training.loss.spec.name == "bce" and run.training.transform.spec.flip == 0.5
     assert len(run.training.loader.order.rows) == num_train and run.horizon.total_steps == num_train // 8
@@ -48,17 +48,17 @@ def test_each_stage_holds_what_the_recipe_says(tmp_path: Path, caplog: pytest.Lo
 
     begin_next_stage(run)
     assert trained(run) == {"layer4", "fc"} and run.lr == 3e-3
-    assert run.training.loss.spec.name == "focal" and run.loss.spec.name == "bce"
+    assert run.training.loss.spec.name == "focal" and run.setup.loss.spec.name == "bce"
     assert run.training.transform.spec.flip == 0 and run.training.transform.spec.rotate_deg == 5  # inherited
     capped = len(run.training.loader.order.rows)
     assert capped < num_train and run.horizon.total_steps == 2 * (capped // 8)
     assert "stage 2 of 3 (top): " in caplog.text
     held = {id(p) for group in run.training.optimizer.param_groups for p in group["params"]}
-    assert held == {id(p) for p in run.module.parameters() if p.requires_grad}
+    assert held == {id(p) for p in run.setup.module.parameters() if p.requires_grad}
 
     begin_next_stage(run)
-    assert [name for name, p in run.module.named_parameters() if p.requires_grad] == ["fc.weight"]
-    assert run.stage.base_lr == run.recipe.optim.lr == 1e-3
+    assert [name for name, p in run.setup.module.named_parameters() if p.requires_grad] == ["fc.weight"]
+    assert run.stage.base_lr == run.setup.recipe.optim.lr == 1e-3
 
 
 def test_only_what_a_stage_trains_changes(tmp_path: Path) -> None:
@@ -109,11 +109,11 @@ def test_frozen_batchnorm(tmp_path: Path, frozen_bn: str) -> None:
         tmp_path, "train.trainable=[layer4, fc]", f"train.frozen_bn={frozen_bn}", *CHEAP, f"output={tmp_path / 'run'}",
         "eval.every=2st",
     )  # fmt: skip
-    before = {name: buffer.clone() for name, buffer in run.module.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in run.setup.module.named_buffers()}
     train_stage(run)
     assert len(run.state.validations) > 2
     changed = {
-        name.split(".")[0] for name, buffer in run.module.named_buffers() if not torch.equal(buffer, before[name])
+        name.split(".")[0] for name, buffer in run.setup.module.named_buffers() if not torch.equal(buffer, before[name])
     }
     assert changed == ({"layer4"} if frozen_bn == "eval" else {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4"})
 
@@ -122,7 +122,7 @@ def test_carry_keeps_the_moments_of_what_was_trained(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, STAGES, *CHEAP, "train.stages.2.trainable=[fc]", "train.stages.2.optimizer=carry",
                      "train.stages.1.trainable=[fc.weight]", f"output={tmp_path / 'run'}")  # fmt: skip
-    weight, bias = run.module.get_parameter("fc.weight"), run.module.get_parameter("fc.bias")
+    weight, bias = run.setup.module.get_parameter("fc.weight"), run.setup.module.get_parameter("fc.bias")
     train_stage(run)
     begin_next_stage(run)
     assert not run.training.optimizer.state  # new
@@ -134,7 +134,7 @@ def test_carry_keeps_the_moments_of_what_was_trained(tmp_path: Path) -> None:
 
 
 def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
-    """`train.stage=3` goes on from `stage-2` as the straight run did, and its own keys may be others."""
+    """`train.stage=3` resumes from `stage-2` as the straight run did, and its own keys may be others."""
     tiny.phantom(tmp_path)
     straight, again = tmp_path / "straight", tmp_path / "again"
     tiny.train(tmp_path, STAGES, *CHEAP, f"output={straight}")
@@ -145,7 +145,7 @@ def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
     ends = [weights(folder / "checkpoints" / "stage-3") for folder in (straight, again)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
-    # A crash in stage 3: the same command goes on.
+    # A crash in stage 3: the same command resumes.
     assert tiny.build(tmp_path, STAGES, *CHEAP, f"output={again}", "train.stage=3").state.ended
     shutil.rmtree(again)
     (again / "checkpoints").mkdir(parents=True)
@@ -177,9 +177,7 @@ def test_a_stage_is_not_begun_over_one_that_has_not_ended(tmp_path: Path) -> Non
     tiny.phantom(tmp_path)
     common = (STAGES, *CHEAP, f"output={tmp_path / 'run'}")
     tiny.train(tmp_path, *common, "train.max_steps=2")
-    with pytest.raises(
-        ValueError, match=r"train.stage=2, but the run to go on with is at step 2, in stage 1: leave out"
-    ):
+    with pytest.raises(ValueError, match=r"train.stage=2, but the run to resume is at step 2, in stage 1: leave out"):
         tiny.build(tmp_path, *common, "train.stage=2")
     assert (tmp_path / "run" / "checkpoints" / "last-00000002").exists()
 
@@ -222,7 +220,7 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
                      "train.max_steps=1")  # fmt: skip
     fit(run)
     rate_of = {id(p): group["lr"] for group in run.training.optimizer.param_groups for p in group["params"]}
-    rates = {name.split(".")[0]: rate_of[id(p)] for name, p in run.module.named_parameters()}
+    rates = {name.split(".")[0]: rate_of[id(p)] for name, p in run.setup.module.named_parameters()}
     assert [rates[name] for name in ("fc", "layer4", "layer3", "layer2", "layer1", "conv1")] == [
         1e-3 * 0.5**depth for depth in range(6)
     ]
@@ -230,7 +228,7 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (("train.stages.1.trainable=[layr4]",), r"trainable of stage 2 of 3 \(top\): 'layr4' names no .*layer4"),
         (("train.stages.1.trainable=[layer]",), r"'layer' names no parameter of the network; did you mean"),
@@ -241,14 +239,16 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
         (("train.stages.1.sampling={cap_per_label: 1}",), r"stage 2 of 3 .*cap_per_label=1 leaves 9 of 59 "),
     ],
 )  # fmt: skip
-def test_stages_that_can_not_be_are_refused_at_the_start(tmp_path: Path, overrides: tuple[str, ...], said: str) -> None:
+def test_stages_that_can_not_be_are_refused_at_the_start(
+    tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
     tiny.phantom(tmp_path)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         tiny.build(tmp_path, STAGES, *overrides, f"output={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.stage=4", "train.stage=4: train.stages are 1, 2 top, 3"),
         ("train.stages.0.trainable=[]", "train.stages.0.trainable is empty, so nothing would be trained"),
@@ -264,21 +264,21 @@ def test_stages_that_can_not_be_are_refused_at_the_start(tmp_path: Path, overrid
         ("train.stages.3.lr=1", "train.stages has no entry 3; its entries are 0 to 2"),
     ],
 )
-def test_bad_stages_in_a_recipe(tmp_path: Path, override: str, said: str) -> None:
+def test_bad_stages_in_a_recipe(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         tiny.recipe(tmp_path, STAGES, override)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_ema_is_what_is_judged_and_kept(tmp_path: Path) -> None:
+def test_ema_is_what_is_evaluated_and_kept(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     common = ("train.ema=0.9", "train.epochs=2", "eval.splits=[val]", f"output={tmp_path / 'run'}")
     run = tiny.build(tmp_path, *common)
-    average = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    average = {name: value.detach().clone() for name, value in run.setup.module.named_parameters()}
     for step, micro_batches in enumerate(updates(run)):
         train_step(run, micro_batches)
         decay = min(0.9, (1 + step) / (10 + step))
-        for name, value in run.module.named_parameters():
+        for name, value in run.setup.module.named_parameters():
             average[name] = decay * average[name] + (1 - decay) * value.detach()
         run.state.advance(run.horizon.steps_per_epoch)
     save_last(run)
@@ -286,7 +286,7 @@ def test_ema_is_what_is_judged_and_kept(tmp_path: Path) -> None:
     for name, value in weights(saved).items():
         assert name not in average or torch.allclose(value, average[name], atol=1e-6), name
     now = dict(load_file(saved / "trained.safetensors"))
-    assert all(torch.equal(now[name], value) for name, value in run.module.state_dict().items())
+    assert all(torch.equal(now[name], value) for name, value in run.setup.module.state_dict().items())
     assert not torch.equal(now["fc.weight"], weights(saved)["fc.weight"])
 
     tiny.train(tmp_path, *common)
@@ -299,5 +299,5 @@ def test_ema_is_what_is_judged_and_kept(tmp_path: Path) -> None:
     tested = tiny.recipe(tmp_path, "train.ema=0.9", "train.epochs=2", f"output={tmp_path / 'test'}")
     scores = score_test_split(tested, [folder], tiny.runtime(tested))
     run = tiny.build(tmp_path, *common)
-    load_weights(open_checkpoint(folder), run.module)
-    assert evaluate(run, "test").report.macro_auroc == scores.report.macro_auroc
+    load_weights(open_checkpoint(folder), run.setup.module)
+    assert evaluate(run.setup, "test").report.macro_auroc == scores.report.macro_auroc

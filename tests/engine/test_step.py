@@ -14,15 +14,15 @@ from torchvision.ops import sigmoid_focal_loss
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step
 
-# A ViT has no BatchNorm, whose statistics are each rank's own unless train.sync_bn says otherwise.
+# A ViT has no BatchNorm, the statistics of which are each rank's own without train.sync_bn.
 PLAIN = ("model.name=test_vit", "data.image_size=160", "model.in_chans=1")
 
 
 def skew(run: tiny.Run) -> None:
     """Labels known very unevenly: the mean of the ranks' means would be far from the mean."""
-    rows = np.arange(len(run.index))
-    unknown = np.random.default_rng(0).random(run.index.mask_NC.shape) < (rows % 10 / 10)[:, None]
-    run.index.mask_NC[unknown] = 0
+    rows = np.arange(len(run.setup.index))
+    unknown = np.random.default_rng(0).random(run.setup.index.mask_NC.shape) < (rows % 10 / 10)[:, None]
+    run.setup.index.mask_NC[unknown] = 0
 
 
 def mean_loss(name: str, logits: torch.Tensor, targets: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -68,19 +68,19 @@ def check_gradient(tmp_path: Path, world_size: int, per_device: int, name: str) 
         "train.clip_norm=null", "train.global_batch_size=16", *LOSSES[name],
     )  # fmt: skip
     skew(run)
-    before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    before = {name: value.detach().clone() for name, value in run.setup.module.named_parameters()}
     micro_batches = next(updates(run))
     assert len(micro_batches) * per_device * world_size == 16
     share = train_step(run, micro_batches)
-    stepped = {name: before[name] - value.detach() for name, value in run.module.named_parameters()}
+    stepped = {name: before[name] - value.detach() for name, value in run.setup.module.named_parameters()}
 
     # The whole global batch at once, by plain torch.
     with torch.no_grad():
-        for parameter, value in run.module.named_parameters():
+        for parameter, value in run.setup.module.named_parameters():
             value.copy_(before[parameter])
     parts: list[list[torch.Tensor]] = []
     for batch in micro_batches:
-        parts.append([run.inputs(batch, transform=run.training.transform), batch.targets, batch.mask])
+        parts.append([run.setup.inputs(batch, transform=run.training.transform), batch.targets, batch.mask])
     mine = [torch.cat(column) for column in zip(*parts, strict=True)]
     gathered = []
     for column in mine:
@@ -89,11 +89,11 @@ def check_gradient(tmp_path: Path, world_size: int, per_device: int, name: str) 
         gathered.append(torch.cat(pieces))
     inputs, targets, mask = gathered
     assert len(inputs) == 16 and 0 < mask.sum() < mask.numel()
-    loss = mean_loss(name, run.module(inputs), targets, mask)
-    gradient = torch.autograd.grad(loss, list(run.module.parameters()))
-    for (parameter, _), expected in zip(run.module.named_parameters(), gradient, strict=True):
+    loss = mean_loss(name, run.setup.module(inputs), targets, mask)
+    gradient = torch.autograd.grad(loss, list(run.setup.module.parameters()))
+    for (parameter, _), expected in zip(run.setup.module.named_parameters(), gradient, strict=True):
         assert torch.allclose(stepped[parameter], expected, rtol=0, atol=1e-6), parameter
-    total = run.runtime.sum_over_ranks(share)
+    total = run.setup.runtime.sum_over_ranks(share)
     assert abs(total.item() - loss.item()) < 1e-6
     torch.distributed.barrier()
 
@@ -115,11 +115,11 @@ def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
     from distcxr.models.factory import build_model
 
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    torch.manual_seed(run.recipe.seed)
+    torch.manual_seed(run.setup.recipe.seed)
     fresh = build_model("test_resnet", library="timm", num_classes=14, in_chans=1, weights="none")
-    for name, value in run.module.state_dict().items():
+    for name, value in run.setup.module.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name
-    assert all(parameter.grad is None for parameter in run.module.parameters())
+    assert all(parameter.grad is None for parameter in run.setup.module.parameters())
 
 
 @tiny.worlds(2)

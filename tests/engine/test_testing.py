@@ -14,7 +14,7 @@ from PIL import Image
 
 from distcxr.engine import testing
 from distcxr.engine.checkpoint import CheckpointError
-from distcxr.engine.evaluate import Predicted, average
+from distcxr.engine.evaluate import Outputs, average
 from distcxr.metrics.predictions import read_predictions
 from distcxr.runfolder.layout import best_folder, read_meta, write_meta
 
@@ -24,9 +24,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each call of `predict` was asked for."""
     sizes: list[int] = []
 
-    def predict(run: Any, rows: Any, tta: Any) -> Predicted:
+    def predict(setup: Any, rows: Any, tta: Any) -> Outputs:
         sizes.append(len(rows))
-        return original(run, rows, tta)
+        return original(setup, rows, tta)
 
     original = testing.predict
     monkeypatch.setattr(testing, "predict", predict)
@@ -98,7 +98,7 @@ def test_an_ensemble_of_two_architectures(finished: Path, other: Path, tmp_path:
 
 
 def test_heat_maps_have_colours(other: Path) -> None:
-    """Where the network's last map has more than one place."""
+    """Where the network's last map has more than one position."""
     colours = []
     for path in (other / "pictures").glob("*_heat.png"):
         with Image.open(path) as heat:
@@ -109,7 +109,9 @@ def test_heat_maps_have_colours(other: Path) -> None:
 def test_checkpoints_that_make_no_ensemble(finished: Path, other: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"several checkpoints have no run folder in common: .*output=FOLDER"):
         score(finished, [finished, other], None)
-    with pytest.raises(ValueError, match=r"other is the run folder of .*other/checkpoints/best, whose own results"):
+    with pytest.raises(
+        ValueError, match=r"other is the run folder of .*other/checkpoints/best, and would lose its own results"
+    ):
         score(finished, [finished, other], other)
     with pytest.raises(CheckpointError, match="best: named twice"):
         score(finished, [finished, finished / "checkpoints" / "best"], tmp_path / "out")
@@ -161,12 +163,12 @@ def test_the_report_says_when_seen_patients_could_not_be_looked_for(finished: Pa
 
 
 def test_the_average_is_of_what_all_could_read() -> None:
-    one = Predicted(np.array([1, 4, 6]), np.array([[1], [2], [3]], dtype=np.float32), ((9, "torn"),))
-    two = Predicted(np.array([4, 6, 9]), np.array([[4], [5], [6]], dtype=np.float32), ((1, "empty"),))
+    one = Outputs(np.array([1, 4, 6]), np.array([[1], [2], [3]], dtype=np.float32), ((9, "torn"),))
+    two = Outputs(np.array([4, 6, 9]), np.array([[4], [5], [6]], dtype=np.float32), ((1, "empty"),))
     mean = average([one, two], "bce")
-    assert mean.rows.tolist() == [4, 6] and mean.logits_NC.ravel().tolist() == [3, 4]
-    assert mean.logits_NC.dtype == np.float32 and mean.unreadable == ((1, "empty"), (9, "torn"))
-    assert average([one], "focal").logits_NC.tolist() == one.logits_NC.tolist()
+    assert mean.rows.tolist() == [4, 6] and mean.values_NK.ravel().tolist() == [3, 4]
+    assert mean.values_NK.dtype == np.float32 and mean.unreadable == ((1, "empty"), (9, "torn"))
+    assert average([one], "focal").values_NK.tolist() == one.values_NK.tolist()
 
 
 def test_overrides_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:

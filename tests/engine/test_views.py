@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.engine.evaluate import predict
-from distcxr.engine.views import VIEWS, through
+from distcxr.engine.setup import VIEWS, through
 from distcxr.recipe.augment import Augment
 from distcxr.recipe.schema import Eval
 
@@ -53,19 +53,19 @@ def test_logits_are_the_mean_over_views(tmp_path: Path, world_size: int) -> None
     run = tiny.build(
         tmp_path, f"output={tmp_path / 'run'}", f"data.loader={loader}", "train.global_batch_size=12", "augment.flip=0"
     )
-    rows = run.splits.val[:7]  # with three ranks, uneven shards
-    found = predict(run, rows, ["flip", "rotate_left"])
+    rows = run.setup.splits.val[:7]  # with three ranks, uneven shards
+    found = predict(run.setup, rows, ["flip", "rotate_left"])
     assert found.rows.tolist() == rows.tolist()
-    answer = run.reader.read(np.split(rows, 7))
+    answer = run.setup.reader.read(np.split(rows, 7))
     image = torch.cat([one.pixels for one in answer])
-    run.module.eval()
+    run.setup.module.eval()
     with torch.no_grad():
-        plain = run.transform(image, identity_parameters(7))
-        transform, parameters = through("rotate_left", run.transform, identity_parameters(7))
+        plain = run.setup.transform(image, identity_parameters(7))
+        transform, parameters = through("rotate_left", run.setup.transform, identity_parameters(7))
         shown = [plain, plain.flip(-1), transform(image, parameters)]
-        mean = torch.stack([run.module(one) for one in shown]).mean(0)
-    assert np.allclose(found.logits_NC, mean.numpy(), atol=1e-5)
-    assert not np.allclose(found.logits_NC, predict(run, rows).logits_NC, atol=1e-5)
+        mean = torch.stack([run.setup.module(one) for one in shown]).mean(0)
+    assert np.allclose(found.values_NK, mean.numpy(), atol=1e-5)
+    assert not np.allclose(found.values_NK, predict(run.setup, rows).values_NK, atol=1e-5)
 
 
 def test_a_view_is_named_once() -> None:

@@ -97,7 +97,7 @@ def test_before_an_average_and_a_linear_layer_it_is_cam(name: str) -> None:
 
 
 def test_relative_heat_is_evidence_above_the_image_s_own_average() -> None:
-    """By hand; and what holds every place against a finding empties the plain map alone."""
+    """By hand; and evidence against a finding at every position empties the plain map alone."""
     build, features, head = CAM["resnet18"]
     model = lively(build()).eval()
     linear: Any = model.get_submodule(head)
@@ -291,7 +291,7 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "message"),
     [
         (None, r"Odd: where its last map.*layer='features.norm5'.*pair, vector, unused, tokens.*named_modules"),
         ("vectors", "Odd has no layer 'vectors'; nearest: vector"),
@@ -302,8 +302,8 @@ class Odd(nn.Module):
         ("tokens", "'tokens' makes 7 tokens, 0 of them no patches.*64 x 64"),
     ],
 )
-def test_a_layer_that_does_not_do_is_named(layer: str | None, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_layer_that_does_not_do_is_named(layer: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         gradcam(Odd(), colour(), layer=layer)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of heat: grey stays grey, heat is coloured, boxes are where they are said to be."""
+"""Pictures of heat: grey stays grey, heat is coloured, boxes are where the list has them."""
 
 from __future__ import annotations
 

@@ -22,14 +22,14 @@ def test_views_and_files_are_the_cpus(
     tiny.phantom(tmp_path)
     views, same = ["flip", "zoom", "rotate_left"], ("train.tf32=false", "data.loader=torch")
     run = tiny.build(tmp_path, f"output={tmp_path / 'a'}", f"eval.tta=[{', '.join(views)}]", *same)
-    assert run.runtime.device.type == "cuda"
-    on_gpu = score_splits(run, run.folder, Weights(0, None, run.hashes), ["val", "test"])["test"]
-    run.reader.close()
+    assert run.setup.runtime.device.type == "cuda"
+    on_gpu = score_splits(run.setup, run.folder, Weights(0, None), ["val", "test"])["test"]
+    run.setup.close()
     assert len(json.loads((run.folder / "pictures" / "pictures.json").read_text())) == 4, caplog.text
 
     leave_gpu()
     other = tiny.build(tmp_path, f"output={tmp_path / 'b'}", *same)
-    assert other.runtime.device.type == "cpu"
-    on_cpu = predict(other, other.splits.test, views)
-    other.reader.close()
-    assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)
+    assert other.setup.runtime.device.type == "cpu"
+    on_cpu = predict(other.setup, other.setup.splits.test, views)
+    other.setup.close()
+    assert np.allclose(on_gpu.logits_NC, on_cpu.values_NK, atol=1e-3)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.gpu
 def test_a_run_in_every_precision(tmp_path: Path, precision: str) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", f"train.precision={precision}", "train.epochs=1")
-    assert run.runtime.device.type == "cuda"
+    assert run.setup.runtime.device.type == "cuda"
     fit(run)
     rows = list(csv.DictReader((tmp_path / "run" / "steps.csv").read_text().splitlines()))
     assert rows and all(math.isfinite(float(row["loss"])) for row in rows)
@@ -57,14 +57,14 @@ def test_stages_with_scaler_and_compiler(tmp_path: Path, how: str) -> None:
     stages = "train.stages=[{trainable: [fc], epochs: 1}, {epochs: 1, optimizer: carry}]"
     run = tiny.build(tmp_path, stages, how, f"output={tmp_path / 'run'}", "eval.splits=[]")
     train_stage(run)
-    scaler = run.runtime.accelerator.scaler
+    scaler = run.setup.runtime.accelerator.scaler
     scale = scaler.get_scale() if scaler else None
-    before = {name: value.detach().clone() for name, value in run.module.named_parameters()}
+    before = {name: value.detach().clone() for name, value in run.setup.module.named_parameters()}
     begin_next_stage(run)
     assert (scaler.get_scale() if scaler else None) == scale
     train_stage(run)
-    assert not any(torch.equal(value, before[name]) for name, value in run.module.named_parameters())
-    assert run.state.ended and all(value.isfinite().all() for value in run.module.parameters())
+    assert not any(torch.equal(value, before[name]) for name, value in run.setup.module.named_parameters())
+    assert run.state.ended and all(value.isfinite().all() for value in run.setup.module.parameters())
 
 
 def test_the_transform_is_the_cpus() -> None:
@@ -79,10 +79,10 @@ def test_the_transform_is_the_cpus() -> None:
 def test_evaluation_is_the_cpus(tmp_path: Path, leave_gpu: Callable[[], None]) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'a'}", "train.tf32=false", "data.loader=torch")
-    assert run.runtime.device.type == "cuda"
-    on_gpu = evaluate(run, "test")
+    assert run.setup.runtime.device.type == "cuda"
+    on_gpu = evaluate(run.setup, "test")
     leave_gpu()
     run = tiny.build(tmp_path, f"output={tmp_path / 'b'}", "data.loader=torch")
-    assert run.runtime.device.type == "cpu"
-    on_cpu = evaluate(run, "test")
+    assert run.setup.runtime.device.type == "cpu"
+    on_cpu = evaluate(run.setup, "test")
     assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)

@@ -31,7 +31,7 @@ def test_losses_are_those_of_the_eager_network(tmp_path: Path, compile_key: str)
             steps.append(train_step(run, micro_batches))
             run.state.advance(run.horizon.steps_per_epoch)
         losses[key] = torch.stack(steps).cpu()
-        run.reader.close()
+        run.setup.close()
     assert len(losses["false"]) == 3
     assert torch.allclose(losses["false"], losses[compile_key], rtol=1e-3)
 
@@ -42,8 +42,8 @@ def test_replayed_logits_are_not_overwritten(tmp_path: Path) -> None:
     found = {}
     for key in ("false", "graphs"):
         run = tiny.build(tmp_path, f"output={tmp_path / key}", f"train.compile={key}", "train.tf32=false")
-        found[key] = predict(run, run.splits.train[:37], ["flip", "zoom"]).logits_NC
-        run.reader.close()
+        found[key] = predict(run.setup, run.setup.splits.train[:37], ["flip", "zoom"]).values_NK
+        run.setup.close()
     assert np.allclose(found["false"], found["graphs"], atol=1e-3)
 
 
@@ -51,7 +51,7 @@ def test_a_tuned_run_ends_well_and_keeps_what_was_tried(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.autotune=true", tiny.BF16, "train.epochs=1")
     fit(run)
-    run.reader.close()
+    run.setup.close()
     content = json.loads((tmp_path / "run" / "autotune.json").read_text())
     assert [trial["mode"] for trial in content["trials"]] == ["eager", "compiled", "graphs"]
-    assert content["mode"] == run.mode
+    assert content["mode"] == run.setup.mode

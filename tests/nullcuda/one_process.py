@@ -68,16 +68,16 @@ def fit_and_resume(folder: Path) -> dict[str, Any]:
     )
     first = build(folder, *common, "train.max_steps=4")
     fit(first)
-    first.reader.close()
+    first.setup.close()
     checkpoint = newest_checkpoint(first.folder)
     assert checkpoint is not None
     second = build(folder, *common)
-    with second.judged_weights():
+    with second.evaluated_weights():
         averaged = _differing(second, load_file(checkpoint.path / "model.safetensors"))
     trained = _differing(second, load_file(checkpoint.path / "trained.safetensors"))
     begun_at = second.state.step
     fit(second)
-    second.reader.close()
+    second.setup.close()
     steps = [row["step"] for row in tiny.rows(second.folder / "steps.csv")]
     return {
         "begun_at": begun_at, "ended_at": second.state.step, "expected_end": second.last_step, "steps": steps,
@@ -91,10 +91,10 @@ def evaluated(folder: Path) -> dict[str, Any]:
     found = {}
     for split in ("val", "train", "val", "train"):
         counts.reset()
-        rows = evaluate(run, split, ("flip", "zoom")).rows.tolist()
+        rows = evaluate(run.setup, split, ("flip", "zoom")).rows.tolist()
         seen = counts.read()
         found[split] = {
-            "is_whole": rows == sorted(run.splits.rows(split).tolist()), "num_samples": len(rows),
+            "is_whole": rows == sorted(run.setup.splits.rows(split).tolist()), "num_samples": len(rows),
             "syncs": seen.total("syncs"), "copies_to_host": seen.total("copies", "D2H"),
         }  # fmt: skip
     return found
@@ -126,11 +126,11 @@ class _ReusingReader:
 def planted_reuse(folder: Path) -> dict[str, Any]:
     """What is found of a reader that uses pinned memory again too early, by the check that the real ones pass."""
     run = build(folder, *READERS["cache_on_host"], "train.global_batch_size=4", "logging.images=0")
-    run.training.loader = replace(run.training.loader, reader=_ReusingReader(run.reader))
+    run.training.loader = replace(run.training.loader, reader=_ReusingReader(run.setup.reader))
     try:
         return arrived(run)
     finally:
-        run.reader.close()
+        run.setup.close()
 
 
 def calls(_: Path) -> dict[str, int]:
@@ -140,7 +140,7 @@ def calls(_: Path) -> dict[str, int]:
 
 def _differing(run: tiny.Run, stored: dict[str, torch.Tensor]) -> list[str]:
     """Tensors of the network on the device that are not those of a checkpoint."""
-    ours = {name: tensor.cpu() for name, tensor in run.module.state_dict().items()}
+    ours = {name: tensor.cpu() for name, tensor in run.setup.module.state_dict().items()}
     return [name for name in ours.keys() | stored.keys() if not torch.equal(ours[name], stored[name])]
 
 

@@ -45,13 +45,13 @@ def fitted(folder: Path) -> dict[str, int]:
     moves.carry_out()
     run = build(folder, tiny.BF16, "train.ema=0.9", "eval.splits=[val]", "eval.pictures=0", "eval.weights=last")
     fit(run)
-    run.reader.close()
+    run.setup.close()
     return {"step": run.state.step, "expected": run.last_step}
 
 
 def evaluated(folder: Path) -> dict[str, int]:
     run = build(folder, tiny.BF16)
-    return {"num_scored": len(evaluate(run, "test", ("flip",)).rows), "expected": len(run.splits.test)}
+    return {"num_scored": len(evaluate(run.setup, "test", ("flip",)).rows), "expected": len(run.setup.splits.test)}
 
 
 def readers(folder: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def arrived(run: Run) -> dict[str, Any]:
             rows = sample_id.cpu().numpy()
             seen_ids += rows.tolist()
             wrong_pixels += _num_different(pixels.cpu().numpy(), _pixels(run, rows))
-            wrong_labels += _num_different(targets.cpu().numpy(), run.index.targets_NC[rows])
+            wrong_labels += _num_different(targets.cpu().numpy(), run.setup.index.targets_NC[rows])
     return {
         "num_batches": num_batches,
         "num_wrong_pixels": wrong_pixels,
@@ -128,7 +128,7 @@ def read_with(folder: Path, reader: str, *overrides: str) -> dict[str, Any]:
         try:
             return arrived(run) | {"warnings": messages}
         finally:
-            run.reader.close()
+            run.setup.close()
 
 
 @contextmanager
@@ -146,8 +146,8 @@ def warnings_logged() -> Iterator[list[str]]:
 
 def _pixels(run: Run, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """uint8 [B, 1, S, S] of rows of the index, from their files."""
-    size = run.recipe.data.image_size
-    return np.stack([resize_grey(decode_grey(read_file(file)[0]), size)[None] for file in run.index.files(rows)])
+    size = run.setup.recipe.data.image_size
+    return np.stack([resize_grey(decode_grey(read_file(file)[0]), size)[None] for file in run.setup.index.files(rows)])
 
 
 def _num_different(ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any]) -> int:

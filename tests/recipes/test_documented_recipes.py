@@ -87,9 +87,9 @@ def test_every_dataset_is_shown() -> None:
 def test_the_recipe_shown_trains(name: str, tmp_path: Path) -> None:
     run = build(name, tmp_path)
     (update,) = watched.train(run)
-    assert len(update.samples) == 4 and run.recipe.data.dataset == name
+    assert len(update.samples) == 4 and run.setup.recipe.data.dataset == name
     expected = {"csv": 2, "folders": 2, "chexpert": 5, "mimic": 14, "chestmnist": 14}
-    assert len(run.index.findings) == expected[name]
+    assert len(run.setup.index.findings) == expected[name]
 
 
 def test_a_recipe_of_ones_own_loads(tmp_path: Path) -> None:

@@ -38,13 +38,13 @@ def test_the_study_trains_everything_alike_for_50_epochs(tmp_path: Path, nih: Pa
         "data.max_train_samples=90", "data.max_test_samples=16", "train.max_steps=2",
     )  # fmt: skip
     assert watched.published_batch("study/resnet18") == 64
-    assert (len(run.splits.train), len(run.splits.test)) == (90, 16)
+    assert (len(run.setup.splits.train), len(run.setup.splits.test)) == (90, 16)
     (stage,) = run.stages
     assert stage.horizon.total_steps == 50 * len(stage.order) and len(stage.order.rows) < 90
-    no_finding = ~run.index.targets_NC[stage.order.rows].any(axis=1)
+    no_finding = ~run.setup.index.targets_NC[stage.order.rows].any(axis=1)
     assert no_finding.sum() == cap
     updates = watched.train(run)
-    everything = frozenset(name for name, _ in run.module.named_parameters())
+    everything = frozenset(name for name, _ in run.setup.module.named_parameters())
     assert [(update.trained, update.lr) for update in updates] == [(everything, frozenset({1e-5}))] * 2
     assert stage.lr_at(stage.horizon.total_steps - 1, [0.5] * 49) == 1e-5
     optimizer = run.training.optimizer.optimizer
@@ -67,19 +67,19 @@ def test_chexnet_takes_its_classes_from_the_csv(tmp_path: Path, nih: Path) -> No
     table = data / "Data_Entry_2017_v2020.csv"
     table.write_text(table.read_text().replace(",Mass,", ",Mass|Other,"))
     run = watched.build("chexnet", tmp_path / "run", data, *BRIEF)
-    run.reader.close()
+    run.setup.close()
     named = {name for row in tiny.rows(table) for name in row["Finding Labels"].split("|")}
-    assert run.index.findings == tuple(sorted(named)) and {"No Finding", "Other"} <= named
-    assert run.module(torch.zeros(2, 3, 64, 64)).shape == (2, len(named))
+    assert run.setup.index.findings == tuple(sorted(named)) and {"No Finding", "Other"} <= named
+    assert run.setup.module(torch.zeros(2, 3, 64, 64)).shape == (2, len(named))
 
 
 def test_chexnet_shows_its_network_256_px_of_the_centre(tmp_path: Path, nih: Path) -> None:
     own = watched.load("chexnet").data.image_size
     run = watched.build("chexnet", tmp_path / "run", nih, f"data.image_size={own}", "train.global_batch_size=2")
-    run.reader.close()
+    run.setup.close()
     pixels = torch.zeros(1, 1, own, own, dtype=torch.uint8)
     pixels[..., own // 10 : -own // 10, own // 10 : -own // 10] = 255
-    seen = run.transform(pixels, identity_parameters(1))
+    seen = run.setup.transform(pixels, identity_parameters(1))
     assert seen.shape == (1, 3, 256, 256)
     assert (seen[0, 0] > 0).float().mean() > 0.75  # the dark rim is cut away by half
     assert watched.published_batch("chexnet") == 12
@@ -105,7 +105,7 @@ def test_chexnet_goes_on_by_itself_and_prints_a_row_per_class(
         updates = watched.train(run)
     assert len(updates) == 3 and run.state.step == 5
     said = caplog.text[caplog.text.rindex("AUROC", 0, caplog.text.rindex("Pneumothorax")) - 2000 :]
-    assert all(name.replace("_", " ") in said or name in said for name in run.index.findings)
+    assert all(name.replace("_", " ") in said or name in said for name in run.setup.index.findings)
 
 
 # --- efficientnet -------------------------------------------------------------------------------------------------
@@ -114,14 +114,14 @@ def test_chexnet_goes_on_by_itself_and_prints_a_row_per_class(
 @pytest.mark.parametrize("recipe", ["efficientnet_b4", "efficientnet_b4_metadata"])
 def test_the_trunk_is_frozen_and_nobody_is_healthy(recipe: str, tmp_path: Path, nih: Path) -> None:
     run = watched.build(recipe, tmp_path / "run", nih, *BRIEF)
-    rows = np.concatenate([run.splits.train, run.splits.val, run.splits.test])
-    sick = np.asarray(run.index.targets_NC.any(axis=1))
-    assert run.index.targets_NC[rows].any(axis=1).all() and len(rows) == sick.sum() < len(sick)
-    before = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
+    rows = np.concatenate([run.setup.splits.train, run.setup.splits.val, run.setup.splits.test])
+    sick = np.asarray(run.setup.index.targets_NC.any(axis=1))
+    assert run.setup.index.targets_NC[rows].any(axis=1).all() and len(rows) == sick.sum() < len(sick)
+    before = {name: tensor.clone() for name, tensor in run.setup.module.state_dict().items()}
     (update,) = watched.train(run)
-    changed = {name for name, tensor in run.module.state_dict().items() if not torch.equal(tensor, before[name])}
+    changed = {name for name, tensor in run.setup.module.state_dict().items() if not torch.equal(tensor, before[name])}
     assert update.stepped == update.trained == changed
-    assert not update.measuring and batch_norms(run.module) > 50
+    assert not update.measuring and batch_norms(run.setup.module) > 50
     widths = sorted(tensor.shape[0] for name, tensor in before.items() if name in changed and tensor.ndim == 2)
     assert widths[0] == 14 and 512 in widths
     assert update.lr == {1e-3} and watched.published_batch(recipe) == 32
@@ -130,7 +130,7 @@ def test_the_trunk_is_frozen_and_nobody_is_healthy(recipe: str, tmp_path: Path, 
 def test_it_crops_turns_shifts_and_zooms(tmp_path: Path, nih: Path) -> None:
     run = watched.build("efficientnet_b4", tmp_path / "run", nih, *BRIEF, "model.name=efficientnet_b0")
     batch = next(iter(run.training.loader.epoch(0, 0)))
-    run.reader.close()
+    run.setup.close()
     assert run.training.transform(batch.pixels, batch.augment).shape[-1] == round(32 * 0.875)
     column = dict(zip(COLUMNS, batch.augment.T, strict=True))
     assert all(column[name].unique().numel() > 1 for name in ("rotate_deg", "translate_x", "translate_y", "scale"))
@@ -141,11 +141,11 @@ def test_it_crops_turns_shifts_and_zooms(tmp_path: Path, nih: Path) -> None:
 def test_age_sex_and_view_reach_the_head(tmp_path: Path, nih: Path) -> None:
     run = watched.build("efficientnet_b4_metadata", tmp_path / "run", nih, *BRIEF)
     batch = next(iter(run.training.loader.epoch(0, 0)))
-    run.reader.close()
-    run.module.eval()
+    run.setup.close()
+    run.setup.module.eval()
     with torch.no_grad():
-        logits = run.logits(run.module, batch)
-        other = run.logits(run.module, replace(batch, metadata=1 - batch.metadata))
+        logits = run.setup.logits(run.setup.module, batch)
+        other = run.setup.logits(run.setup.module, replace(batch, metadata=1 - batch.metadata))
     assert batch.metadata.shape[1] > 3 and (logits != other).any(dim=1).all()
 
 
@@ -174,7 +174,7 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
         "data.findings=[Infiltration]", "data.max_train_samples=24", "data.max_val_samples=16",
         "data.max_test_samples=16",
     )  # fmt: skip
-    assert [len(run.splits.rows(split)) for split in ("train", "test")] == [24, 16]
+    assert [len(run.setup.splits.rows(split)) for split in ("train", "test")] == [24, 16]
     assert watched.published_batch("convnext_base") == 32
     first: list[Scores] = []
 
@@ -194,7 +194,7 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
 
 def test_convnext_minimises_focal_loss_with_alpha(tmp_path: Path, nih: Path) -> None:
     run = watched.build("convnext_base", tmp_path / "run", nih, *BRIEF, "model.name=test_convnext")
-    run.reader.close()
+    run.setup.close()
     logits, targets = torch.randn(5, 14), (torch.rand(5, 14) < 0.3).byte()
     known = torch.ones_like(targets)
     p = torch.where(targets > 0, logits.sigmoid(), 1 - logits.sigmoid())
@@ -212,17 +212,17 @@ def test_two_classes_by_patient_with_a_rate_that_falls_every_7_epochs(tmp_path: 
         "cardiomegaly_binary", tmp_path / "run", heart, *HEART, "train.epochs=8", "data.max_train_samples=16",
         "eval.splits=[test]",
     )  # fmt: skip
-    assert run.index.findings == ("abnormal", "normal") and run.module.get_submodule("fc").out_features == 2
-    patients = [set(run.index.patient_id[run.splits.rows(split)]) for split in ("train", "val", "test")]
+    assert run.setup.index.findings == ("abnormal", "normal") and run.setup.module.get_submodule("fc").out_features == 2
+    patients = [set(run.setup.index.patient_id[run.setup.splits.rows(split)]) for split in ("train", "val", "test")]
     assert not (patients[0] & patients[1] or patients[0] & patients[2] or patients[1] & patients[2])
-    assert run.transform.mean == run.transform.std == (0.5, 0.5, 0.5)
+    assert run.setup.transform.mean == run.setup.transform.std == (0.5, 0.5, 0.5)
     updates = watched.train(run)
     assert [max(update.lr) for update in updates] == pytest.approx([1e-5] * 14 + [1e-6] * 2)
     scores = json.loads((tmp_path / "run" / "metrics_test.json").read_text())
     assert {"auroc", "accuracy"} <= flat_keys(scores["findings"]["abnormal"])
     logits, targets = torch.randn(6, 2), torch.eye(2)[torch.randint(2, (6,))].byte()
     expected = nn.functional.cross_entropy(logits, targets.argmax(1), reduction="sum")
-    torch.testing.assert_close(run.loss(logits, targets, torch.ones_like(targets)), expected)
+    torch.testing.assert_close(run.setup.loss(logits, targets, torch.ones_like(targets)), expected)
 
 
 def flat_keys(values: object) -> set[str]:
@@ -233,8 +233,8 @@ def flat_keys(values: object) -> set[str]:
 
 def test_two_classes_split_7_1_2(tmp_path: Path, heart: Path) -> None:
     run = watched.build("cardiomegaly_binary", tmp_path / "run", heart, *HEART[1:])  # an image is a patient
-    run.reader.close()
-    shares = np.array([len(run.splits.rows(split)) for split in ("train", "val", "test")]) / len(run.index)
+    run.setup.close()
+    shares = np.array([len(run.setup.splits.rows(split)) for split in ("train", "val", "test")]) / len(run.setup.index)
     assert np.abs(shares - (0.7, 0.1, 0.2)).max() < 0.1  # drawn for each patient, so they are met on average
 
 
@@ -254,6 +254,6 @@ def test_two_classes_from_a_csv_and_one_logit(logits: int, tmp_path: Path, heart
     more = ("train.max_steps=1", "eval.splits=[test]")
     run = watched.build("cardiomegaly_binary", tmp_path / "run", heart, *columns, *HEART[1:], *one, *more)
     watched.train(run)
-    assert run.module.get_submodule("fc").out_features == logits
+    assert run.setup.module.get_submodule("fc").out_features == logits
     scores = json.loads((tmp_path / "run" / "metrics_test.json").read_text())
     assert scores["findings"]["abnormal"]["auroc"] is not None

@@ -41,15 +41,15 @@ def test_it_trains_and_scores(recipe: str, tmp_path: Path, nih: Path, heart: Pat
     assert update.trained == update.stepped and len(update.samples) == 4
     assert run.state.step == 1 and (tmp_path / "run" / "checkpoints" / "last-00000001").is_dir()
     scores = json.loads((tmp_path / "run" / "metrics_test.json").read_text())
-    assert set(scores["findings"]) == set(run.index.findings)
+    assert set(scores["findings"]) == set(run.setup.index.findings)
 
 
 @pytest.mark.slow
 def test_the_largest_network_is_built_and_can_take_a_step(tmp_path: Path, nih: Path) -> None:
     run = watched.build("convnext_base", tmp_path / "run", nih, "train.global_batch_size=2")  # warms up: two backwards
-    run.reader.close()
-    assert sum(parameter.numel() for parameter in run.module.parameters()) > 80e6
-    assert run.index.findings and all(torch.isfinite(p).all() for p in run.module.parameters())
+    run.setup.close()
+    assert sum(parameter.numel() for parameter in run.setup.module.parameters()) > 80e6
+    assert run.setup.index.findings and all(torch.isfinite(p).all() for p in run.setup.module.parameters())
 
 
 @pytest.mark.parametrize("start", ["nothing", "imagenet"])
@@ -67,11 +67,11 @@ def test_a_chain_begins_where_the_one_before_it_was_best(
 
     weights = watched.load(second).model.weights
     run = watched.build(second, watched.load(second).output, heart, HEART, *small, f"model.weights={weights}")
-    begun = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
+    begun = {name: tensor.clone() for name, tensor in run.setup.module.state_dict().items()}
     assert begun["fc.weight"].shape[0] == 2 and best["fc.weight"].shape[0] == 14
     assert all(torch.equal(tensor, best[name]) for name, tensor in begun.items() if not name.startswith("fc."))
     (update, _) = watched.train(run)
-    assert update.trained == {name for name, _ in run.module.named_parameters()}  # not the head alone
+    assert update.trained == {name for name, _ in run.setup.module.named_parameters()}  # not the head alone
     assert (Path("runs") / second / "checkpoints" / "best").is_dir()
 
 

@@ -35,9 +35,9 @@ def staged(tmp_path_factory: pytest.TempPathFactory, nih: Path) -> tuple[Path, l
     """The run folder, what every update held, and which tensors changed over the whole run."""
     folder = tmp_path_factory.mktemp("staged") / "run"
     run = watched.build("resnet50_staged", folder, nih, *OVERRIDES)
-    before = {name: tensor.clone() for name, tensor in run.module.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in run.setup.module.state_dict().items()}
     updates = watched.train(run)
-    changed = {name: not torch.equal(tensor, before[name]) for name, tensor in run.module.state_dict().items()}
+    changed = {name: not torch.equal(tensor, before[name]) for name, tensor in run.setup.module.state_dict().items()}
     return folder, updates, changed
 
 
@@ -69,8 +69,8 @@ def test_frozen_layers_go_on_measuring_as_in_the_original(
 
 def test_every_stage_draws_its_own_capped_images_and_keeps_each_hernia(tmp_path: Path, nih: Path) -> None:
     run = watched.build("resnet50_staged", tmp_path / "run", nih, *OVERRIDES)
-    run.reader.close()
-    index, train = run.index, run.splits.train
+    run.setup.close()
+    index, train = run.setup.index, run.setup.splits.train
     assert list(index.findings)[-1] == "No Finding" and len(index.findings) == 15
     num_L = index.targets_NC[train].sum(axis=0)
     assert num_L.max() > CAP > num_L.min()  # the cap does something, and not to all
@@ -98,6 +98,6 @@ def test_a_run_can_begin_again_at_a_stage(
 def test_its_own_network_batch_and_loss(tmp_path: Path, nih: Path) -> None:
     assert watched.published_batch("resnet50_staged") == 128
     run = watched.build("resnet50_staged", tmp_path / "run", nih, "data.image_size=32", "train.global_batch_size=2")
-    run.reader.close()
+    run.setup.close()
     assert [len(stage.parameters) for stage in run.stages] == [128, 89, 32, 2]
     assert [group["weight_decay"] for group in run.training.optimizer.param_groups] == [0, 0]

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from distcxr.compiled import compiled
 from distcxr.data.phantom.png import SIGNATURE
-from distcxr.data.pixels.files import MAX_PIXELS
-from distcxr.data.pixels.png import HARMLESS
+from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS
 
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")

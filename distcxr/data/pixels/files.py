@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
+HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
+"""Kinds of a PNG's chunks that change no pixel of a grey image."""
 
 
 class UnreadableImage(ValueError):

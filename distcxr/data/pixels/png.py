@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.phantom.png import SIGNATURE
-from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
+from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, UnreadableImage
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
 _PIECE_BYTES = 1 << 20
 
 
