@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcxr.failure import is_shown_by_launcher, leave_reason
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
@@ -35,8 +34,7 @@ def main() -> int:
     try:
         recipe = load_recipe(args.recipe, overrides)
     except RecipeError as error:
-        leave_reason(str(error))
-        parser.exit(2, f"error: {error}\n" if speaks and not is_shown_by_launcher() else None)
+        parser.exit(2, f"error: {error}\n" if speaks else None)
     for line in idle_overrides(recipe, overrides) if speaks else ():
         print(f"warning: {line}", file=sys.stderr)
     if args.print:
@@ -48,7 +46,10 @@ def main() -> int:
 
 
 def _recipe_first(words: Sequence[str]) -> list[str]:
-    """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint."""
+    """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
+
+    argparse says what is wrong with a command that has none, or several.
+    """
     recipes = [word for word in words if is_recipe(word)]
     others = [word for word in words if word not in recipes]
     return [*recipes, *others] if len(recipes) == 1 else list(words)

@@ -298,13 +298,6 @@ def log_to_file(path: Path) -> None:
     logging.getLogger().addHandler(handler)
 
 
-def keep_log_file_alone() -> None:
-    """Log no more to the terminal."""
-    root = logging.getLogger()
-    root.handlers[:] = [handler for handler in root.handlers if isinstance(handler, logging.FileHandler)]
-    root.addHandler(logging.NullHandler())  # else Python's last resort prints errors to stderr
-
-
 def _formatter(rank: int) -> logging.Formatter:
     who = f"[rank {rank}] " if rank else ""
     return logging.Formatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S")

@@ -19,7 +19,6 @@ ALLOWED = {
     "compiled": set(),
     "tables": set(),
     "process_group": set(),
-    "failure": set(),
     "data": {"recipe", "compiled", "runfolder", "tables"},
     "models": {"recipe", "runfolder"},
     "losses": {"recipe"},
@@ -30,16 +29,16 @@ ALLOWED = {
     "runtime": {"recipe", "data", "process_group"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder", "failure",
+        "explain", "report", "runfolder",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking"},
-    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch", "failure"},
+    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch"},
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
         "runtime", "cluster",
     },
-    "launch": {"recipe", "engine", "runtime", "failure"},
+    "launch": {"recipe", "engine", "runtime"},
 }  # fmt: skip
 HEAVY = {
     "nvidia",

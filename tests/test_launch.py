@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -105,7 +104,6 @@ def test_a_mistake_is_said_once_without_a_traceback_of_ours(place: Path) -> None
     assert failed.returncode != 0
     assert failed.stderr.count("error: ") == 1 and "nowhere" in failed.stderr and "images_001" in failed.stderr
     assert "distcxr/engine" not in failed.stderr
-    assert re.search(r"traceback : \S*nowhere is not a folder", failed.stderr)  # the launcher's summary, its last lines
 
     failed = run("tiny.yaml", "train.epoch=3", cwd=place, processes=1)
     assert failed.returncode != 0 and failed.stderr.count("did you mean 'epochs'?") == 1

@@ -20,8 +20,6 @@ from distcxr.cli import (
     status,
     submit,
     sweep,
-    test,
-    train,
 )
 
 
@@ -43,8 +41,6 @@ def main() -> int:
         status,
         submit,
         sweep,
-        test,
-        train,
     ):
         verb.add_parser(verbs)
     args, late = parser.parse_known_args()

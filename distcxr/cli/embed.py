@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distcxr.runfolder import filenames
+
 
 def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     """The recipe that the command names, or the one in the checkpoint's run folder; and the overrides."""
-    from distcxr.runfolder.layout import recipe_beside
+    from distcxr.runfolder.layout import run_folder_of
 
     named = [word for word in words if "=" not in word or Path(word).is_file()]
     overrides = [word for word in words if word not in named]
@@ -62,4 +64,9 @@ def _recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
         raise ValueError(f"one recipe at a time, not {', '.join(named)}")
     if named:
         return Path(named[0]), overrides
-    return recipe_beside(checkpoint), overrides
+    folder = run_folder_of(checkpoint)
+    if folder is None or not (kept := folder / filenames.RECIPE).is_file():
+        raise ValueError(
+            f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name the recipe whose images to take"
+        )
+    return kept, overrides

@@ -10,8 +10,6 @@ import os
 import signal
 import sys
 
-from distcxr.cluster.ranks import train_on
-
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
@@ -27,7 +25,18 @@ def main() -> None:
         sys.exit(1)
     if cores != "all":
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    sys.exit(train_on(int(processes), command))
+    if processes == "1":
+        from distcxr.launch import main as train
+
+        sys.argv = ["launch.py", *command]
+        sys.exit(train())
+    from accelerate.commands.launch import main as launch
+
+    sys.argv = [
+        "accelerate", "--multi_gpu", "--num_processes", processes, "--num_machines", "1", "--mixed_precision", "no",
+        "--dynamo_backend", "no", "--main_process_port", "0", "--module", "distcxr.launch", *command,
+    ]  # fmt: skip
+    launch()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,9 @@ from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, signals_noted
 from distcxr.engine.testing import score_test_split
-from distcxr.failure import is_shown_by_launcher, leave_reason
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
-from distcxr.runtime import Runtime, keep_log_file_alone, start_logging, start_runtime
+from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)
 
@@ -40,22 +39,19 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         runtime.close()
         return 0
     except UnreadableTrainingFile as error:  # this rank's alone
-        return _leave(2, str(error))
+        return _leave(2, f"error: {error}")
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
-        return _leave(2, str(error))
-    except Exception as error:
+        return _leave(2, f"error: {error}")
+    except Exception:
         logger.exception("not expected:")
-        return _leave(1, f"not expected: {type(error).__name__}: {error}; the traceback is above")
+        return _leave(1, "this process failed, see above")
 
 
 def _leave(code: int, message: str) -> int:
     """End a failed process. With several ranks at once: a tidy exit would wait for collectives that never come."""
-    leave_reason(message)
-    if is_shown_by_launcher():
-        keep_log_file_alone()
-    logger.error(f"error: {message}")
+    logger.error(message)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()

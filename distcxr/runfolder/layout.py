@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distcxr.runfolder.filenames import RECIPE
 from distcxr.runfolder.whole import flush
 
 CHECKPOINTS, BEST = "checkpoints", "best"
@@ -72,18 +71,6 @@ def holds_checkpoints(run_folder: Path) -> bool:
 def run_folder_of(checkpoint: Path) -> Path | None:
     """The run folder that a checkpoint lies in; None for one that was copied elsewhere."""
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else None
-
-
-def recipe_beside(checkpoint: Path) -> Path:
-    """The resolved recipe in the run folder that a checkpoint, or the run folder itself, is given by.
-
-    Raises:
-        ValueError: there is none.
-    """
-    folder = checkpoint if checkpoints_of(checkpoint).is_dir() else run_folder_of(checkpoint)
-    if folder is None or not (recipe := folder / RECIPE).is_file():
-        raise ValueError(f"{checkpoint} is not in a run folder that has a {RECIPE}: name the recipe, too")
-    return recipe
 
 
 def is_best(checkpoint: Path) -> bool:
