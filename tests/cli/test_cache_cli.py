@@ -69,7 +69,7 @@ def test_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     with monkeypatch.context() as patch:
         patch.setattr("distcxr.data.cache.build.resize_grey", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert call(monkeypatch, tmp_path) == 130
-    assert "the same command goes on with" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert call(monkeypatch, tmp_path, "--workers", "2") == 0
 
 
