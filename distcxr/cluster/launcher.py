@@ -62,7 +62,7 @@ def launch(words: Sequence[str], processes: int) -> int:
     try:
         launch_command(args)
     except ChildFailedError as error:
-        code, message = _first_failure(error)
+        code, message = first_failure(error)
         sys.stderr.write(f"error: {message}\n")
         return code
     except SignalException as error:
@@ -70,7 +70,7 @@ def launch(words: Sequence[str], processes: int) -> int:
     return 0
 
 
-def _first_failure(error: ChildFailedError) -> tuple[int, str]:
+def first_failure(error: ChildFailedError) -> tuple[int, str]:
     """Exit code and message of the rank that failed first.
 
     A user's mistake comes before the failures of others: ranks that lose their peer fail in the same second.

@@ -9,6 +9,8 @@ import pytest
 
 from distcxr.cli import main
 from distcxr.cli.options import complete_recipe, repeat_options
+from distcxr.recipe import load_recipe
+from distcxr.recipe.load import to_yaml
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -46,9 +48,9 @@ def test_overrides_may_follow_an_option(
     for wrong, problem in (
         (("cache", recipe, "--workers", "1", "words"), "words"),
         (("cache", recipe, "--wrong=1"), "No such option: --wrong; see distcxr cache --help"),
-        (("schema", "a=b"), "Got unexpected extra argument (a=b)"),
+        (("schema", "a=b"), "Got unexpected extra argument(s) (a=b)"),
         (("cahce", recipe), "No such command 'cahce'"),
-        (("cache", recipe, "--workers", "two"), "'two' is not a valid int"),
+        (("cache", recipe, "--workers", "two"), "Invalid value for '--workers'"),
     ):
         assert call(monkeypatch, *wrong) == 2
         said = capsys.readouterr().err
@@ -107,7 +109,7 @@ def test_test_takes_the_recipe_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("distcxr.cluster.launcher.launch", lambda words, processes: started.append((words, processes)))
     run = tmp_path / "run"
     (run / "checkpoints" / "best").mkdir(parents=True)
-    (run / "recipe.yaml").write_text(Path("recipes/quickstart.yaml").read_text())
+    (run / "recipe.yaml").write_text(to_yaml(load_recipe(Path("quickstart"))))
     assert call(monkeypatch, "test", str(run), "seed=3", "--processes", "2") == 0
     assert call(monkeypatch, "test", str(run), "quickstart", "--processes", "1") == 0
     assert started == [
