@@ -49,7 +49,7 @@ def test_overrides_may_follow_an_option(
         (("cache", recipe, "--workers", "1", "words"), "words"),
         (("cache", recipe, "--wrong=1"), "No such option: --wrong; see distcxr cache --help"),
         (("schema", "a=b"), "Got unexpected extra argument(s) (a=b)"),
-        (("cahce", recipe), "No such command 'cahce'"),
+        (("caches", recipe), "No such command 'caches'"),
         (("cache", recipe, "--workers", "two"), "Invalid value for '--workers'"),
     ):
         assert call(monkeypatch, *wrong) == 2
