@@ -11,14 +11,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from distcxr.error_file import write_error_file
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
 from distcxr.recipe.shipped import is_recipe
 
 
-def main() -> int:
-    """Read the command, load the recipe, hand over to the engine; 2 is the exit code of a user's mistake."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Load the recipe of the command `words` and hand over to the engine; 2 is the exit code of a user's mistake."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
@@ -27,32 +28,31 @@ def main() -> int:
         "--test", nargs="+", default=[], metavar="CHECKPOINT",
         help="score the test split with these weights; several are averaged",
     )  # fmt: skip
-    args = parser.parse_intermixed_args(_recipe_first(sys.argv[1:]))
+    args = parser.parse_intermixed_args(_recipe_first(sys.argv[1:] if words is None else words))
     late = [word for word in args.test if "=" in word and not Path(word).exists()]  # overrides, too
-    tested = [Path(word) for word in args.test if word not in late]
-    overrides, speaks = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
+    overrides, is_main = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
     try:
         recipe = load_recipe(args.recipe, overrides)
     except RecipeError as error:
-        parser.exit(2, f"error: {error}\n" if speaks else None)
-    for line in idle_overrides(recipe, overrides) if speaks else ():
+        write_error_file(str(error))  # `distcxr train` has loaded the recipe before: no rank fails here under it
+        parser.exit(2, f"error: {error}\n" if is_main else None)
+    for line in idle_overrides(recipe, overrides) if is_main else ():
         print(f"warning: {line}", file=sys.stderr)
     if args.print:
         print(to_yaml(recipe), end="")
         return 0
     from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
 
-    return run(recipe, args.recipe.stem, tested)
+    return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
 
 
 def _recipe_first(words: Sequence[str]) -> list[str]:
     """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
 
-    argparse says what is wrong with a command that has none, or several.
+    argparse names what is wrong with a command that has none, or several.
     """
     recipes = [word for word in words if is_recipe(word)]
-    others = [word for word in words if word not in recipes]
-    return [*recipes, *others] if len(recipes) == 1 else list(words)
+    return [*recipes, *(word for word in words if word not in recipes)] if len(recipes) == 1 else list(words)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from distcxr import process_group
 from distcxr.data.order import hash64
 from distcxr.data.readers.budget import thread_budget
+from distcxr.error_file import is_reported_by_launcher
 from distcxr.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -284,6 +285,8 @@ def start_logging(console: Console) -> None:
         handler.setFormatter(_formatter(rank))
     if rank > 0:
         handler.addFilter(lambda record: record.levelno >= logging.ERROR or hasattr(record, "from_any_rank"))
+    if is_reported_by_launcher():
+        handler.addFilter(lambda record: not hasattr(record, "is_in_error_file"))
     handler.setLevel(logging.INFO)
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -19,6 +19,7 @@ ALLOWED = {
     "compiled": set(),
     "tables": set(),
     "process_group": set(),
+    "error_file": set(),
     "data": {"recipe", "compiled", "runfolder", "tables"},
     "models": {"recipe", "runfolder"},
     "losses": {"recipe"},
@@ -26,19 +27,19 @@ ALLOWED = {
     "schedule": {"recipe"},
     "metrics": {"recipe", "compiled", "runfolder", "tables"},
     "tracking": {"recipe", "runfolder"},
-    "runtime": {"recipe", "data", "process_group"},
+    "runtime": {"recipe", "data", "process_group", "error_file"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder",
+        "explain", "report", "runfolder", "error_file",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking"},
-    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch"},
+    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch", "error_file"},
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
         "runtime", "cluster",
     },
-    "launch": {"recipe", "engine", "runtime"},
+    "launch": {"recipe", "engine", "runtime", "error_file"},
 }  # fmt: skip
 HEAVY = {
     "nvidia",

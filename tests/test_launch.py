@@ -99,11 +99,15 @@ def test_the_recipe_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) 
     assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 4
 
 
-def test_a_mistake_is_said_once_without_a_traceback_of_ours(place: Path) -> None:
+def test_a_mistake_is_reported_once_without_a_traceback_of_ours(place: Path) -> None:
     failed = run("tiny.yaml", "data.root=nowhere", cwd=place)
     assert failed.returncode != 0
     assert failed.stderr.count("error: ") == 1 and "nowhere" in failed.stderr and "images_001" in failed.stderr
     assert "distcxr/engine" not in failed.stderr
+    assert "nowhere is not a folder" in failed.stderr.partition("Root Cause")[2], (
+        "the launcher's summary has the reason"
+    )
+    assert "To enable traceback" not in failed.stderr
 
     failed = run("tiny.yaml", "train.epoch=3", cwd=place, processes=1)
     assert failed.returncode != 0 and failed.stderr.count("did you mean 'epochs'?") == 1

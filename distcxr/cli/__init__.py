@@ -1,10 +1,10 @@
-"""The `distcxr` command: one verb a file, thin."""
+"""The `distcxr` command: one verb a file, thin. A verb imports what it needs when it runs, so that --help is fast."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
+
+import typer
 
 from distcxr.cli import (
     cache,
@@ -17,42 +17,38 @@ from distcxr.cli import (
     report,
     schema,
     score,
+    start_training,
     status,
     submit,
     sweep,
+    test_split,
 )
+from distcxr.cli.options import SeveralWords
+
+app = typer.Typer(
+    name="distcxr", help="Training, and tools beside it.", no_args_is_help=True, pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)  # fmt: skip
+for _name, _verb in {
+    "train": start_training, "test": test_split, "cache": cache, "embed": embed, "explain": explain, "export": export,
+    "import": import_weights, "pack": pack, "phantom": phantom, "report": report, "schema": schema, "score": score,
+    "status": status,
+}.items():  # fmt: skip
+    app.command(_name, cls=SeveralWords)(_verb.run)
+app.command("submit", cls=SeveralWords)(submit.run)
+app.command("sweep", cls=sweep.NumberMayBeLeftOut)(sweep.run)
 
 
 def main() -> int:
-    """Run one verb; 2 is the exit code of a user's mistake."""
-    parser = argparse.ArgumentParser(prog="distcxr", description="Tools beside training.")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (
-        cache,
-        embed,
-        explain,
-        export,
-        import_weights,
-        pack,
-        phantom,
-        report,
-        schema,
-        score,
-        status,
-        submit,
-        sweep,
-    ):
-        verb.add_parser(verbs)
-    args, late = parser.parse_known_args()
-    if late and (not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in late)):
-        parser.error(f"unrecognized arguments: {' '.join(late)}")
-    if late:  # key=value after an option: argparse takes one run of them alone
-        args.overrides += late
+    """Run one verb and return its exit code: 2 for a user's mistake, which is reported in one sentence."""
     try:
-        return int(args.run(args))
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return int(app(prog_name="distcxr", standalone_mode=False) or 0)
+    except typer.TyperException as error:  # of the command line itself
+        message = " ".join(error.format_message().split()).rstrip(".")
+        context = getattr(error, "ctx", None)
+        see = f"; see {context.command_path} --help" if context else ""
+        print(f"error: {message}{see}", file=sys.stderr)
+        return error.exit_code
     except OSError as error:  # a full disk, a folder that can't be written
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
@@ -60,6 +56,3 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,6 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-def add_arguments(parser: argparse.ArgumentParser, example: str) -> None:
-    """The recipe, its overrides and the number of threads."""
-    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=f"for example {example}")
-    parser.add_argument("--workers", type=int, default=None, help="threads (default: one per core)")
 
 
 def num_workers(asked: int | None) -> int:
@@ -29,7 +23,7 @@ def num_workers(asked: int | None) -> int:
     return workers
 
 
-def say_made(built: Built, num_made: int, how: str, seconds: float, workers: int) -> None:
+def report_made(built: Built, num_made: int, how: str, seconds: float, workers: int) -> None:
     """How many images were made, and why those."""
     if not num_made and not built.num_resumed:
         print(f"nothing to do: every image was checked in {seconds:.1f} s")
@@ -42,7 +36,7 @@ def say_made(built: Built, num_made: int, how: str, seconds: float, workers: int
     print(f"{images(num_made)} {how} in {seconds:.1f} s with {workers} threads{detail}")
 
 
-def say_unreadable(built: Built, listed_in: Path) -> None:
+def report_unreadable(built: Built, listed_in: Path) -> None:
     """The first images that can't be read, and where all of them are listed."""
     if not built.unreadable:
         return
@@ -59,7 +53,7 @@ def images(num: int) -> str:
 
 
 class Bar:
-    """A progress bar with img/s and the time left; nothing where stderr is no terminal."""
+    """A progress bar with img/s and the time left; nothing where stderr is not a terminal."""
 
     def __enter__(self) -> Bar:
         from rich.console import Console

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 
-from distcxr.cli.building import Bar, add_arguments, images, num_workers, say_made, say_unreadable
+from distcxr.cli.building import Bar, images, num_workers, report_made, report_unreadable
+from distcxr.cli.options import Overrides, Recipe, Workers
 
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "cache",
-        help="decode a recipe's images once, or bring such a cache up to date",
-        description="Writes all images of a recipe, decoded and resized to data.image_size, into one file. Run again, "
-        "it goes on where it was stopped, or checks every image and makes again what has changed or is damaged.",
-    )
-    add_arguments(parser, "data.image_size=256")
-    parser.set_defaults(run=run)
+def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = None) -> int:
+    """Decode a recipe's images once, or bring such a cache up to date.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Build the cache and say what was done; a ValueError goes to the caller."""
+    Writes all images of a recipe, decoded and resized to data.image_size, into one file. Run again, it resumes where it
+    was stopped, or checks every image and makes again what has changed or is damaged.
+    """
     from distcxr.data.dataset import open_dataset
     from distcxr.data.store.cache_building import build_cache
     from distcxr.data.store.cache_format import cache_folder
     from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 
-    recipe = load_recipe(args.recipe, args.overrides)
-    workers = num_workers(args.workers)
+    recipe = load_recipe(recipe_path, overrides or ())
+    threads = num_workers(workers)
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is decoded already: there is nothing to cache")
     if recipe.data.source == "pack":
@@ -40,12 +32,12 @@ def run(args: argparse.Namespace) -> int:
     started_s = time.monotonic()
     try:
         with Bar() as bar:
-            built = build_cache(index, folder, size, workers=workers, report=bar.show)
+            built = build_cache(index, folder, size, workers=threads, report=bar.show)
     except KeyboardInterrupt:
-        print(f"stopped; the same command goes on with {folder}", file=sys.stderr)
+        print(f"stopped; the same command resumes {folder}", file=sys.stderr)
         return 130
     seconds = time.monotonic() - started_s
     print(f"{folder}: {images(built.num_images)} of {size} x {size} pixels, {shown_size(built.num_bytes)}")
-    say_made(built, built.num_made, "decoded", seconds, workers)
-    say_unreadable(built, folder / "cache.json")
+    report_made(built, built.num_made, "decoded", seconds, threads)
+    report_unreadable(built, folder / "cache.json")
     return 0

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
+import typer
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "export",
-        help="write a checkpoint's weights for others to load",
-        description="Writes the weights as a plain state dict with the names that torchvision or timm give them, and "
-        "beside it a JSON file: findings in order, size, mean and std, and the lines of Python that load it.",
-    )
-    parser.add_argument("checkpoint", type=Path, help="folder, for example runs/NAME/checkpoints/best, or a run folder")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the file to write, for example densenet121.pth")
-    parser.add_argument(
-        "--format", choices=("torchvision", "safetensors"), default="torchvision",
+from distcxr.cli.options import Checkpoint
+
+_Out = Annotated[
+    Path, typer.Argument(metavar="OUT", show_default=False, help="the file to write, for example densenet121.pth")
+]
+_Format = Annotated[
+    Literal["torchvision", "safetensors"],
+    typer.Option(
+        "--format",
         help="torchvision: torch.save of a state dict, names of torchvision or timm; safetensors: the same tensors "
-        "with distcxr's names where the head is not the library's own (default %(default)s)",
-    )  # fmt: skip
-    parser.set_defaults(run=run)
+        "with distcxr's names where the head is not the library's own",
+    ),
+]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Write the two files; a ValueError goes to the caller."""
-    if args.out.suffix == ".json" or args.out.is_dir():
-        raise ValueError(f"{args.out}: name a file for the weights, such as model.pth; the JSON is written beside it")
-    if not args.out.absolute().parent.is_dir():
-        raise ValueError(f"{args.out} can't be written: the folder {args.out.parent} is not there")
+def run(path: Checkpoint, out: _Out, format_: _Format = "torchvision") -> int:
+    """Write a checkpoint's weights for others to load.
+
+    Writes the weights as a plain state dict with the names that torchvision or timm give them, and beside it a JSON
+    file: findings in order, size, mean and std, and the lines of Python that load it.
+    """
+    if out.suffix == ".json" or out.is_dir():
+        raise ValueError(f"{out}: name a file for the weights, such as model.pth; the JSON is written beside it")
+    if not out.absolute().parent.is_dir():
+        raise ValueError(f"{out} can't be written: the folder {out.parent} is not there")
 
     import torch
     from safetensors.torch import save_file
@@ -40,17 +42,17 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.models.export import export_weights
     from distcxr.runfolder.whole import being_written, write_json
 
-    checkpoint = open_checkpoint(args.checkpoint)
+    checkpoint = open_checkpoint(path)
     meta = checkpoint.meta
     recipe, findings = checkpoint.recipe, meta["findings"]
     side = input_side(recipe.data.image_size, recipe.augment)
-    plain = args.format == "torchvision"
+    plain = format_ == "torchvision"
     state, about = export_weights(load_network(checkpoint), recipe, findings, side, plain=plain)
-    read = [f"state = torch.load({args.out.name!r}, weights_only=True)"]
+    read = [f"state = torch.load({out.name!r}, weights_only=True)"]
     if plain:
         read = ["import torch", *read]
     else:
-        read = ["from safetensors.torch import load_file", f"state = load_file({args.out.name!r})"]
+        read = ["from safetensors.torch import load_file", f"state = load_file({out.name!r})"]
     mean, std = ([*meta[key], *meta[key] * 2][: about["in_chans"]] for key in ("mean", "std"))
     softmax = recipe.loss.name == "cross_entropy"
     content = about | {
@@ -66,13 +68,11 @@ def run(args: argparse.Namespace) -> int:
         "step": checkpoint.step,
         "hashes": meta["hashes"],
     }
-    with being_written(args.out) as part:
+    with being_written(out) as part:
         torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
-    beside = args.out.with_suffix(".json")
+    beside = out.with_suffix(".json")
     write_json(beside, content)
-    print(
-        f"{args.out}: {len(state)} tensors of {recipe.model.name}, step {checkpoint.step}; {beside} says how to load it"
-    )
+    print(f"{out}: {len(state)} tensors of {recipe.model.name}, step {checkpoint.step}; how to load it is in {beside}")
     for note in about["notes"]:
         print(f"note: {note}")
     return 0
@@ -84,10 +84,10 @@ def _prepared(recipe: object) -> str:
 
     assert isinstance(recipe, Recipe)
     size = recipe.data.image_size
-    said = f"the image in grey, resized to {size} x {size} (bilinear with antialiasing, as Pillow does), in 0 to 1"
+    image = f"the image in grey, resized to {size} x {size} (bilinear with antialiasing, as Pillow does), in 0 to 1"
     crops = []
     if recipe.augment.center_crop < 1:
         crops.append(f"{round(size * recipe.augment.center_crop)} px around the centre")
     if recipe.augment.crop is not None:
         crops.append(f"{recipe.augment.crop} px around the centre")
-    return said + (f", cut to {', then '.join(crops)}" if crops else "")
+    return image + (f", cut to {', then '.join(crops)}" if crops else "")

@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
 
+import typer
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "import",
-        help="turn somebody's weights into a safetensors file for model.weights",
-        description="Takes the weights out of a PyTorch file (.pth, .pt, .tar, .ckpt) and writes them as safetensors, "
-        "by the names they have. State dicts need no import: model.weights reads them as they are. Whole pickled "
-        "models (torchxrayvision's files, torch.save(model)) do, and --trust with it.",
-    )
-    parser.add_argument("source", type=Path, metavar="SRC", help="the PyTorch file")
-    parser.add_argument("destination", type=Path, metavar="DST", help="the file to write, NAME.safetensors")
-    parser.add_argument(
-        "--trust", action="store_true",
+_Source = Annotated[Path, typer.Argument(metavar="SRC", show_default=False, help="the PyTorch file")]
+_Destination = Annotated[
+    Path, typer.Argument(metavar="DST", show_default=False, help="the file to write, NAME.safetensors")
+]
+_Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
         help="unpickle it: this runs whatever code the file holds, in a process of its own but with your rights "
         "to your files and network. Only for files of people you trust",
-    )  # fmt: skip
-    parser.set_defaults(run=run)
+    ),
+]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Import the file; a ValueError goes to the caller."""
+def run(source: _Source, destination: _Destination, trust: _Trust = False) -> int:
+    """Turn somebody's weights into a safetensors file for model.weights.
+
+    Takes the weights out of a PyTorch file (.pth, .pt, .tar, .ckpt) and writes them as safetensors, by the names they
+    have. State dicts need no import: model.weights reads them as they are. Whole pickled models (torchxrayvision's
+    files, torch.save(model)) do, and --trust with it.
+    """
     from distcxr.models.unpickle import import_weights
 
-    num_tensors = import_weights(args.source, args.destination, trust=args.trust)
-    print(f"{num_tensors:,} tensors: {args.destination}; use it with model.weights={args.destination}")
+    num_tensors = import_weights(source, destination, trust=trust)
+    print(f"{num_tensors:,} tensors: {destination}; use it with model.weights={destination}")
     return 0

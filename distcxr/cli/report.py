@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_Folder = Annotated[
+    Path,
+    typer.Argument(metavar="FOLDER", show_default=False, help="for example runs/densenet121/TIME, or runs/sweeps/NAME"),
+]
 
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "report",
-        help="make a run's report page again, or compare the runs of an array",
-        description="Writes report.html (one page that needs no network), report.md and report.json into a run folder, "
-        "from the files that are in it. A run makes them itself when it ends. Of the folder of an array or a sweep it "
-        "makes sweep.html, .md, .csv, .json and .svg, with all runs that have ended beside each other.",
-    )
-    parser.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="for example runs/densenet121/TIME, or runs/sweeps/NAME"
-    )
-    parser.set_defaults(run=run)
+def run(folder: _Folder) -> int:
+    """Make a run's report page again, or compare the runs of an array or a sweep.
 
-
-def run(args: argparse.Namespace) -> int:
-    """Write the files and say where; a ValueError goes to the caller."""
+    Writes report.html (one page that needs no network), report.md and report.json into a run folder, from the files
+    that are in it. A run makes them itself when it ends. Of the folder of an array or a sweep it makes sweep.html, .md,
+    .csv, .json and .svg, with all runs that have ended beside each other.
+    """
     from distcxr.report.page import write_report
     from distcxr.runfolder import filenames
 
-    if (args.folder / filenames.LISTING).exists():
-        _compare(args.folder)
-        print(f"{args.folder / filenames.SWEEP}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
+    if (folder / filenames.LISTING).exists():
+        _compare(folder)
+        print(f"{folder / filenames.SWEEP}, and the same as sweep.md, sweep.csv, sweep.json and sweep.svg")
     else:
-        print(f"{write_report(args.folder)}, and the same as report.md and report.json")
+        print(f"{write_report(folder)}, and the same as report.md and report.json")
     return 0
 
 

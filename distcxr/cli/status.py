@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from distcxr.runfolder import filenames
 
-
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "status",
-        help="list runs with their progress",
-        description="Progress and time left from the run folders; where SLURM is, what became of their jobs.",
-    )
-    parser.add_argument(
-        "folders", nargs="*", type=Path, default=[filenames.RUNS], metavar="FOLDER",
-        help="run folders, or folders that hold some (default: runs)",
-    )  # fmt: skip
-    parser.set_defaults(run=run)
+_Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="FOLDER", show_default=False, help="run folders, or folders that hold some (default: runs)"),
+]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print a line for every run, the newest last; a ValueError goes to the caller."""
+def run(folders: _Folders = None) -> int:
+    """List runs with their progress, the newest last.
+
+    Progress and time left come from the run folders; where SLURM is, what became of their jobs.
+    """
     from distcxr.cluster.status import job_states, read_status, run_folders, slurm_jobs
     from distcxr.tracking.progress import clock
+    from distcxr.tracking.terminal import table_text
 
-    folders = run_folders(args.folders)
-    if not folders:
-        print(f"no runs in {', '.join(map(str, args.folders))}")
+    places = folders or [filenames.RUNS]
+    found = run_folders(places)
+    if not found:
+        print(f"no runs in {', '.join(map(str, places))}")
         return 0
-    jobs = job_states(slurm_jobs(folders))
+    jobs = job_states(slurm_jobs(found))
     rows = [("run", "state", "step", "of", "best val AUROC", "img/s", "time left", "last figures")]
-    for status in (read_status(folder, jobs) for folder in folders):
+    for status in (read_status(folder, jobs) for folder in found):
         rows.append(
             (
                 str(status.folder),
@@ -46,11 +44,5 @@ def run(args: argparse.Namespace) -> int:
                 "" if status.changed_s is None else f"{clock(status.changed_s)} ago",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(cells))
+    print(table_text(rows, width=None, num_text=2))
     return 0

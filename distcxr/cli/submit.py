@@ -2,44 +2,63 @@
 
 from __future__ import annotations
 
-import argparse
 import shlex
-from pathlib import Path
+from typing import Annotated
 
+import typer
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "submit",
-        help="check a recipe and hand it to SLURM, one run or an array",
-        description="Checks the recipe, its data and its network here, then submits slurm/train.sbatch.",
-    )
-    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
-    parser.add_argument(
-        "--array", nargs="+", action="extend", default=[], metavar="key=a,b",
+from distcxr.cli.options import DryRun, Overrides, Recipe
+
+_Grid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--array", metavar="key=a,b", show_default=False,
         help="a run for every combination: --array optim.lr=1e-4,1e-3 seed=0,1,2",
-    )  # fmt: skip
-    parser.add_argument("--at-once", type=int, metavar="K", help="at most K runs of the array at a time")
-    parser.add_argument("--nodes", type=int, default=1, metavar="N", help="nodes of each run (default: 1)")
-    parser.add_argument("--gpus", type=int, default=1, metavar="M", help="GPUs of each node (default: 1); 0 for none")
-    parser.add_argument("--cpus", type=int, metavar="C", help="CPUs of each node")
-    parser.add_argument("--time", metavar="T", help="time limit, after which a run goes on by itself: 12:00:00")
-    parser.add_argument("--partition", metavar="P", help="partition")
-    parser.add_argument(
-        "--sbatch", default="", metavar="FLAGS", help="other flags of sbatch: --sbatch='--account=lab --mem=64G'"
-    )
-    parser.add_argument(
-        "--then-test", action="store_true",
+    ),
+]  # fmt: skip
+_AtOnce = Annotated[
+    int | None, typer.Option(metavar="K", show_default=False, help="at most K runs of the array at a time")
+]
+_Nodes = Annotated[int, typer.Option(metavar="N", help="nodes of each run")]
+_Gpus = Annotated[int, typer.Option(metavar="M", help="GPUs of each node; 0 for none")]
+_Cpus = Annotated[int | None, typer.Option(metavar="C", show_default=False, help="CPUs of each node")]
+_Time = Annotated[
+    str | None,
+    typer.Option(metavar="T", show_default=False, help="time limit, after which a run resumes by itself: 12:00:00"),
+]
+_Partition = Annotated[str | None, typer.Option(metavar="P", show_default=False, help="partition")]
+_Sbatch = Annotated[
+    str,
+    typer.Option(metavar="FLAGS", show_default=False, help="other flags of sbatch: --sbatch='--account=lab --mem=64G'"),
+]
+_ThenTest = Annotated[
+    bool,
+    typer.Option(
+        "--then-test",
         help="train and validate, then test the best weights in a job of one GPU that ends with the report; after an "
         "array also a job that compares its runs",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="check everything, show the commands and stop")
-    parser.set_defaults(run=run)
+    ),
+]
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, submit and say how to watch; a ValueError goes to the caller before anything was submitted."""
+def run(
+    recipe_path: Recipe,
+    overrides: Overrides = None,
+    array: _Grid = None,
+    at_once: _AtOnce = None,
+    nodes: _Nodes = 1,
+    gpus: _Gpus = 1,
+    cpus: _Cpus = None,
+    time: _Time = None,
+    partition: _Partition = None,
+    sbatch: _Sbatch = "",
+    then_test: _ThenTest = False,
+    dry_run: DryRun = False,
+) -> int:
+    """Check a recipe and hand it to SLURM, one run or an array.
+
+    Checks the recipe, its data and its network here, then submits slurm/train.sbatch.
+    """
     import shutil
     from dataclasses import replace
 
@@ -55,19 +74,19 @@ def run(args: argparse.Namespace) -> int:
     )
     from distcxr.runfolder import filenames
 
-    resources = Resources(args.nodes, args.gpus, args.cpus, args.time, args.partition, tuple(shlex.split(args.sbatch)))
-    overrides = [*args.overrides, *(["eval.splits=[val]"] if args.then_test else [])]
-    submission = plan_submission(args.recipe, overrides, args.array, resources, args.at_once)
+    resources = Resources(nodes, gpus, cpus, time, partition, tuple(shlex.split(sbatch)))
+    words = [*(overrides or ()), *(["eval.splits=[val]"] if then_test else [])]
+    submission = plan_submission(recipe_path, words, array or [], resources, at_once)
     num_parameters = check_runs(submission.runs)
     runs = submission.runs
-    on = f"--nodes {args.nodes} --gpus {args.gpus}"
-    print(f"{args.recipe}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} on {on}")
+    on = f"--nodes {nodes} --gpus {gpus}"
+    print(f"{recipe_path}: {len(runs)} {'run' if len(runs) == 1 else 'runs'} on {on}")
     for one in runs:
         print(f"  {one.name}: {num_parameters[one.name]:,} parameters")
-    tested = replace(submission, resources=replace(resources, nodes=1, gpus=min(1, args.gpus)))
-    if args.dry_run:
+    tested = replace(submission, resources=replace(resources, nodes=1, gpus=min(1, gpus)))
+    if dry_run:
         print(shlex.join(submission.command()))
-        if args.then_test:
+        if then_test:
             shown = tested if submission.is_array else with_folder(tested, "JOB")
             print(shlex.join(shown.command(after="JOB", test=True)))
             if submission.is_array:
@@ -86,8 +105,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"run folder  {one.folder}")
     print(f"log         {str(submission.log).replace('%j', job).replace('%A', job).replace('%a', '*')}")
     print(f"watch       distcxr status {submission.folder}")
-    print(f"end it      scancel {job}    (saved; the same command with output=FOLDER goes on)")
-    if args.then_test:
+    print(f"end it      scancel {job}    (saved; the same command with output=FOLDER resumes)")
+    if then_test:
         test = submit(tested, after=job, test=True)
         print(f"test        job {test}, after it; ends with report.html")
         if submission.is_array:

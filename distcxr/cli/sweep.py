@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from distcxr.cli.options import DryRun, Processes, complete_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,43 +20,65 @@ if TYPE_CHECKING:
     from distcxr.cluster.slots import Slot
     from distcxr.cluster.sweep import Job, State
 
-_SAY_EVERY_S = 60.0
+_LOG_EVERY_S = 60.0
 _MARKS: dict[State, str] = {
     "waiting": "·", "running": "▸", "finished": "✓", "finished before": "✓", "failed": "✗",
 }  # fmt: skip
 
 
-def add_parser(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    parser = verbs.add_parser(
-        "sweep",
-        help="run a grid of recipes and values, and compare the results",
-        description="Runs every recipe with every combination of the values, each in a folder of its own, and ends "
-        "with one table and picture of the results. The same command goes on where it was stopped: finished runs are "
-        "not run again. A run that fails is named, the others go on.",
-    )
-    parser.add_argument(
-        "words", nargs="+", metavar="RECIPE | key=a,b",
+_Words = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE|key=a,b", show_default=False, autocompletion=complete_recipe,
         help="YAML files or names of recipes, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2",
-    )  # fmt: skip
-    parser.add_argument(
-        "--parallel", nargs="?", type=_count, const=0, default=None, metavar="N",
-        help="N runs at once (default: one per GPU), with one GPU and a share of the cores each",
-    )  # fmt: skip
-    parser.add_argument("--processes", type=int, metavar="N", help="processes of each run (default: one per GPU)")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="default: runs/sweeps/<recipe>-<hash>")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, show the runs and stop")
-    parser.set_defaults(run=run, overrides=[])
+    ),
+]  # fmt: skip
+_Parallel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="[N]", show_default=False,
+        help="N runs at once (without N: one per GPU), with one GPU and a share of the cores each",
+    ),
+]  # fmt: skip
+_Output = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", show_default=False, help="default: runs/sweeps/<recipe>-<hash>")
+]
+_PER_GPU = "per-gpu"
 
 
-def _count(word: str) -> int:
+class NumberMayBeLeftOut(TyperCommand):
+    """The verb with a `--parallel` that takes a number or nothing."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Write out the value that is left out."""
+        written = []
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            is_bare = word == "--parallel" and not following.isdigit()
+            written.append(f"{word}={_PER_GPU}" if is_bare else word)
+        return super().parse_args(ctx, written)
+
+
+def _count(word: str) -> int | None:
+    if word == _PER_GPU:
+        return None
     if not word.isascii() or not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is no number of runs: write --parallel last, or --parallel=2")
+        raise ValueError(f"--parallel {word}: give the number of runs at once, at least 1, or no number: one per GPU")
     return int(word)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the grid; 1 if a run failed. A ValueError goes to the caller before anything was started."""
+def run(
+    words: _Words,
+    parallel: _Parallel = None,
+    processes: Processes = None,
+    output: _Output = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Run a grid of recipes and values, and compare the results.
+
+    Runs every recipe with every combination of the values, each in a folder of its own, and ends with one table and
+    picture of the results. The same command resumes where it was stopped: finished runs are not run again. A run that
+    fails is named, the others continue.
+    """
     from rich.console import Console
 
     from distcxr.cluster.check import check_runs
@@ -63,17 +89,16 @@ def run(args: argparse.Namespace) -> int:
     from distcxr.runfolder import filenames
     from distcxr.runfolder.lock import claim
 
-    words = [*args.words, *args.overrides]
     recipes = [Path(word) for word in words if "=" not in word or Path(word).is_file()]
     assignments = [word for word in words if Path(word) not in recipes]
     if not recipes:
         raise ValueError("name at least one recipe, for example recipes/densenet121.yaml")
-    folder = args.output or default_folder(recipes, assignments)
+    folder = output or default_folder(recipes, assignments)
     planned = plan(recipes, assignments, folder)
-    slots = _slots(args)
+    slots = _slots(parallel, processes)
     num_parameters = check_runs(planned)
     print(f"{folder}: {len(planned)} runs, {_how(slots)}")
-    if args.dry_run:
+    if dry_run:
         for one in planned:
             note = ", finished before" if is_finished(one) else f", after {one.after}" if one.after else ""
             print(f"  {one.name}: {num_parameters[one.name]:,} parameters{note}")
@@ -87,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         with _Screen(console) as screen:
             sweep.run(screen.show)
     except KeyboardInterrupt:
-        print(f"stopped, and all runs with it; the same command goes on with {folder}", file=sys.stderr)
+        print(f"stopped, and all runs with it; the same command resumes {folder}", file=sys.stderr)
         return 130
     entries = [
         Entry(
@@ -107,14 +132,14 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _slots(args: argparse.Namespace) -> list[Slot]:
+def _slots(parallel: str | None, processes: int | None) -> list[Slot]:
     from distcxr.cluster.slots import shared_machine, usable_cores, visible_gpus, whole_machine
 
-    if args.parallel is None:
-        return whole_machine(args.processes, visible_gpus())
-    if args.processes is not None:
+    if parallel is None:
+        return whole_machine(processes, visible_gpus())
+    if processes is not None:
         raise ValueError("--parallel gives each run one process: leave out --processes")
-    return shared_machine(args.parallel or None, visible_gpus(), usable_cores())
+    return shared_machine(_count(parallel), visible_gpus(), usable_cores())
 
 
 def _how(slots: Sequence[Slot]) -> str:
@@ -133,7 +158,7 @@ class _Screen:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._said: dict[str, tuple[State, float]] = {}
+        self._logged: dict[str, tuple[State, float]] = {}
 
     def __enter__(self) -> _Screen:
         from rich.live import Live
@@ -152,14 +177,14 @@ class _Screen:
         if self._console.is_terminal:
             self._live.update(self._table(jobs), refresh=True)
         for job in jobs:
-            self._say(job)
+            self._log(job)
 
-    def _say(self, job: Job) -> None:
+    def _log(self, job: Job) -> None:
         now, name = time.monotonic(), job.planned.name
-        state, said_s = self._said.get(name, ("waiting", now))
-        if job.state == state and not (job.state == "running" and now - said_s > _SAY_EVERY_S):
+        state, logged_s = self._logged.get(name, ("waiting", now))
+        if job.state == state and not (job.state == "running" and now - logged_s > _LOG_EVERY_S):
             return
-        self._said[name] = (job.state, now)
+        self._logged[name] = (job.state, now)
         on_terminal = self._console.is_terminal
         if not on_terminal or job.state == "failed":  # what the live table drops is kept in the terminal's history
             figures = job.shown()

@@ -25,18 +25,9 @@ def main() -> None:
         sys.exit(1)
     if cores != "all":
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    if processes == "1":
-        from distcxr.launch import main as train
+    from distcxr.cluster.launcher import launch
 
-        sys.argv = ["launch.py", *command]
-        sys.exit(train())
-    from accelerate.commands.launch import main as launch
-
-    sys.argv = [
-        "accelerate", "--multi_gpu", "--num_processes", processes, "--num_machines", "1", "--mixed_precision", "no",
-        "--dynamo_backend", "no", "--main_process_port", "0", "--module", "distcxr.launch", *command,
-    ]  # fmt: skip
-    launch()
+    sys.exit(launch(command, int(processes)))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, signals_noted
 from distcxr.engine.testing import score_test_split
+from distcxr.error_file import write_error_file
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runtime import Runtime, start_logging, start_runtime
@@ -38,20 +39,21 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             train(recipe, recipe_name, runtime, console)
         runtime.close()
         return 0
-    except UnreadableTrainingFile as error:  # this rank's alone
-        return _leave(2, f"error: {error}")
+    except UnreadableTrainingFile as error:  # on this rank alone
+        return _leave(2, str(error))
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
-        return _leave(2, f"error: {error}")
-    except Exception:
-        logger.exception("not expected:")
-        return _leave(1, "this process failed, see above")
+        return _leave(2, str(error))
+    except Exception as error:
+        logger.exception("unexpected failure:")
+        return _leave(1, f"{type(error).__name__}: {error}; the traceback is above")
 
 
 def _leave(code: int, message: str) -> int:
     """End a failed process. With several ranks at once: a tidy exit would wait for collectives that never come."""
-    logger.error(message)
+    logger.error(f"error: {message}", extra={"is_in_error_file": True})
+    write_error_file(message)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         logging.shutdown()
         sys.stdout.flush()

@@ -14,11 +14,11 @@ LOG_WIDTH = 71
 _UNBOUNDED = 10_000
 
 
-def table_text(rows: Sequence[Sequence[str]], width: int | None = LOG_WIDTH) -> str:
+def table_text(rows: Sequence[Sequence[str]], width: int | None = LOG_WIDTH, num_text: int = 1) -> str:
     """Rows of cells as aligned lines, the first row the titles; without colours, boxes and blanks at the ends of lines.
 
-    The first column and columns without a title are text: to the left, and folded where the table would be too wide.
-    The others are figures: to the right, and whole.
+    The first `num_text` columns and those without a title are text: to the left, and folded where the table would
+    be too wide. The others are figures: to the right, and whole.
 
     Args:
         width: most columns of the terminal; None for as many as it takes.
@@ -26,7 +26,7 @@ def table_text(rows: Sequence[Sequence[str]], width: int | None = LOG_WIDTH) -> 
     titles, *body = rows
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for number, title in enumerate(titles):
-        is_text = number == 0 or not title
+        is_text = number < num_text or not title
         table.add_column(
             Text(title), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold",
         )  # fmt: skip

@@ -173,7 +173,7 @@ def test_absent_class_and_one_patient_are_told(
     assert call(monkeypatch, "p.csv", "--labels", "labels.csv", "--json", "out.json") == 0
     said = capsys.readouterr().out
     assert "warning: All images are of one patient" in said and "No areas" in said
-    assert f"{len(own)} of the {NUM} labelled images are scored; --list says which are due" in said
+    assert f"{len(own)} of the {NUM} labelled images are scored; --list names those that are due" in said
     assert all(entry["auroc_low"] is None and entry["reason"] for entry in stored(folder)["findings"].values())
 
 

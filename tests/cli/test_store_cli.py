@@ -80,7 +80,7 @@ def test_interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(f"distcxr.data.store.{MADE_BY[verb]}", Mock(side_effect=KeyboardInterrupt))
         assert tiny.command(monkeypatch, tmp_path, verb) == 130
-    assert "the same command goes on with" in capsys.readouterr().err
+    assert "the same command resumes" in capsys.readouterr().err
     assert tiny.command(monkeypatch, tmp_path, verb, "--workers", "2") == 0
 
 

@@ -1,0 +1,88 @@
+"""Starts the ranks of a run: one in this process, several through Accelerate's launcher.
+
+With several ranks, a failure ends with one line on the terminal, the message of the rank that failed first, and with
+that rank's exit code; `accelerate launch` ends with a traceback of its own and exit code 1.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from distcxr.cluster.slots import usable_cores, visible_gpus, whole_machine
+from distcxr.error_file import REPORTED_VARIABLE
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+_CPU_PROCESSES = 2
+_USER_MISTAKE = 2
+
+
+def num_processes(asked: int | None) -> int:
+    """Ranks to start: `asked`, else one per GPU, else two on a CPU that has two cores or more.
+
+    Raises:
+        ValueError: fewer than one process, or more than there are GPUs.
+    """
+    gpus = visible_gpus()
+    if asked is None and not gpus:
+        return min(_CPU_PROCESSES, len(usable_cores()))
+    return whole_machine(asked, gpus)[0].processes
+
+
+def launch(words: Sequence[str], processes: int) -> int:
+    """Run the command `words` of `launch.py` in `processes` ranks of this machine.
+
+    SIGTERM and Ctrl-C are handed on to the ranks, which then have 30 s.
+
+    Returns:
+        The exit code: 0, that of the rank that failed first, or 128 plus the signal that ended the launcher.
+    """
+    if processes == 1:
+        from distcxr.launch import main
+
+        return main(words)
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    args = launch_command_parser().parse_args(
+        [
+            "--multi_gpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no",
+            "--dynamo_backend", "no", "--main_process_port", "0", "--module", "distcxr.launch", *words,
+        ]
+    )  # fmt: skip
+    os.environ[REPORTED_VARIABLE] = "1"
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs each rank that it ends
+    try:
+        launch_command(args)
+    except ChildFailedError as error:
+        code, message = first_failure(error)
+        sys.stderr.write(f"error: {message}\n")
+        return code
+    except SignalException as error:
+        return 128 + int(error.sigval)
+    return 0
+
+
+def first_failure(error: ChildFailedError) -> tuple[int, str]:
+    """Exit code and message of the rank that failed first.
+
+    A user's mistake comes before the failures of others: ranks that lose their peer fail in the same second.
+    """
+    mistakes = [one for one in error.failures.items() if one[1].exitcode == _USER_MISTAKE]
+    rank, failure = mistakes[0] if mistakes else error.get_first_failure()
+    message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+    if failure.exitcode == _USER_MISTAKE:
+        return _USER_MISTAKE, message
+    if failure.exitcode < 0:
+        name = signal.Signals(-failure.exitcode).name
+        return 128 - failure.exitcode, f"rank {rank} was ended by {name}" + (
+            ", out of memory perhaps" if name == "SIGKILL" else ""
+        )
+    return failure.exitcode, f"rank {rank} failed with exit code {failure.exitcode}: {message}"

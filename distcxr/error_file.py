@@ -1,0 +1,36 @@
+"""The error file of a rank: what torchrun, `accelerate launch` and `distcxr train` report of a process that failed.
+
+    a rank fails ──► error file ──► launcher: its summary, or with `distcxr train` the last line on the screen
+
+Without the file the launchers' summary has a link to PyTorch's documentation in place of the reason. The format is the
+one of `torch.distributed.elastic.multiprocessing.errors`; a wrong recipe is reported before torch is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+REPORTED_VARIABLE = "DISTCXR_ERRORS_REPORTED"
+"""In the environment of ranks: their launcher prints the error file's message last, so they leave it out themselves."""
+
+_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+
+
+def write_error_file(message: str) -> None:
+    """Leave `message` for the launcher, if it has named a file for it."""
+    path = os.environ.get(_FILE_VARIABLE)
+    if not path:
+        return
+    content = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
+    try:
+        Path(path).write_text(json.dumps(content), encoding="utf-8")
+    except OSError:  # a full disk may be the very failure that is being reported
+        return
+
+
+def is_reported_by_launcher() -> bool:
+    """Whether the launcher prints the message itself."""
+    return bool(os.environ.get(REPORTED_VARIABLE)) and bool(os.environ.get(_FILE_VARIABLE))

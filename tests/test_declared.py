@@ -1,0 +1,64 @@
+"""setup.cfg names every distribution that the package imports, and no other."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cuda": "cuda-bindings", "huggingface_hub": "huggingface-hub"}
+NVIDIA = {"dali": "nvidia-dali-cuda130", "libnvcomp": "nvidia-libnvcomp-cu13"}
+UNIMPORTED = {  # declared for what they do without being imported by name
+    "mlflow": "imported by the name in logging.trackers",
+    "tensorboard": "imported by torch.utils.tensorboard",
+}
+OF_DEVELOPMENT = "dev"  # its distributions are for tests, benchmarks and linting
+
+
+def declared(*, development: bool) -> dict[str, set[str]]:
+    """Names of distributions by where setup.cfg has them: `install_requires`, or an extra."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lists = {"install_requires": config["options"]["install_requires"], **config["options.extras_require"]}
+    names = {
+        key: {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in text.split("\n") if line.strip()}
+        for key, text in lists.items()
+    }
+    return {key: found for key, found in names.items() if (key == OF_DEVELOPMENT) == development}
+
+
+def imported() -> dict[str, str]:
+    """Distributions that a file of the package imports, with one such file each."""
+    found = {}
+    for path in [ROOT / "launch.py", *(ROOT / "distcxr").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                modules += [f"{node.module}.{alias.name}" for alias in node.names]
+            for module in modules:
+                top, _, rest = module.partition(".")
+                if top not in sys.stdlib_module_names and top != "distcxr":
+                    nvidia = NVIDIA.get(rest.partition(".")[0], module)
+                    found[nvidia if top == "nvidia" else DISTRIBUTIONS.get(top, top)] = str(path.relative_to(ROOT))
+    return found
+
+
+def test_what_is_imported_is_declared() -> None:
+    names = set().union(*declared(development=False).values())
+    missing = {name: path for name, path in imported().items() if name not in names}
+    assert not missing, f"add to install_requires or to an extra in setup.cfg: {missing}"
+
+
+def test_what_is_declared_is_imported() -> None:
+    unused = set().union(*declared(development=False).values()) - set(imported()) - set(UNIMPORTED)
+    assert not unused, f"declared in setup.cfg, and imported nowhere: {unused}"
+
+
+@pytest.mark.parametrize("name", UNIMPORTED)
+def test_exceptions_are_still_exceptions(name: str) -> None:
+    assert name not in imported(), f"{name} is imported now: remove it from UNIMPORTED"
