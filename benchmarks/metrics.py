@@ -27,11 +27,12 @@ from metrics_bench.table import Claim, Row, claims_table, table, take_turns
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples, area_estimates
-from distcxr.metrics.calibration import calibration_estimates, fit_temperatures
-from distcxr.metrics.compare import compare_models
+from distcxr.metrics.calibration import calibration_estimates, fit_temperature
 from distcxr.metrics.delong import delong_interval
-from distcxr.metrics.ranking import auroc, auroc_per_finding
+from distcxr.metrics.paired_tests import compare_models
+from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import by_age, by_images_per_patient, by_name, score_subgroups
+from distcxr.metrics.summary import summarise
 from distcxr.metrics.threshold import Rule, choose_threshold, rate_estimates
 
 # Of the 14 findings in the official test, by frequency: as many positives make the same work.
@@ -103,7 +104,8 @@ def draw(num: int, patients: int, seed: int = 0) -> Data:
 def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Every row, and what they were measured on."""
     small = draw(args.samples, args.patients)
-    area_estimates(PatientResamples(small.patient_id[:64], 2), *(part[:64] for part in small[:3]))  # compiles
+    few = scored(Data(*(part[:64] for part in small)))
+    area_estimates(PatientResamples(few.num_patients, 2), few)  # compiles
     rows = _areas(small, args.windows)
     large = draw(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
     rows += _areas(large, 1 if args.quick else 3)
@@ -132,7 +134,7 @@ def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
 def _areas(data: Data, windows: int) -> list[Row]:
     ways: dict[str, Callable[[], object]] = {
         "scikit-learn loop": lambda: sklearn_areas(data),
-        "distcxr": lambda: auroc_per_finding(*data[:3]),
+        "distcxr": lambda: summarise("test", scored(data)),  # checks and average precision with it
     }
     note = ""
     try:
@@ -150,12 +152,13 @@ def _areas(data: Data, windows: int) -> list[Row]:
 def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
     """The loops draw patients as ours does, gather their rows, and score every finding anew."""
     few = min(args.replicates, LOOP_REPLICATES[args.quick])
-    resamples = PatientResamples(data.patient_id, args.replicates)
+    held = scored(data)
+    resamples = PatientResamples(held.num_patients, args.replicates)
 
     def loop(areas: Callable[[Data], object]) -> Callable[[], object]:
         def run() -> None:
             for replicate in range(few):
-                row = np.repeat(np.arange(len(data.logits_NC)), resamples.weights(replicate)[resamples.patient_N])
+                row = np.repeat(np.arange(len(data.logits_NC)), resamples.weights(replicate)[held.patient_N])
                 areas(Data(*(part[row] for part in data)))
 
         return run
@@ -165,9 +168,9 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
         len(data.logits_NC),
         {
             "scikit-learn loop": loop(sklearn_areas),
-            "loop of distcxr's exact AUROC": loop(lambda drawn: auroc_per_finding(*drawn[:3])),
+            "loop of distcxr's exact AUROC": loop(lambda drawn: summarise("test", scored(drawn))),
             "distcxr (average precision with it)": lambda: area_estimates(
-                PatientResamples(data.patient_id, args.replicates), *data[:3]
+                PatientResamples(held.num_patients, args.replicates), scored(data)
             ),
         },
         args.windows,
@@ -188,36 +191,41 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
         by_name("view", rng.choice(np.array(["AP", "PA"]), size=num)),
         by_images_per_patient(data.patient_id),
     ]
-    names = [str(column) for column in range(len(PREVALENCE))]
+    held = scored(data)
     other_NC = (data.logits_NC + rng.normal(size=data.logits_NC.shape)).astype(np.float32)
-    pairs = [(data.logits_NC[:, c], data.targets_NC[:, c]) for c in range(len(PREVALENCE))]
+    other = scored(data._replace(logits_NC=other_NC))
     parts: dict[str, Callable[[PatientResamples], object]] = {
-        "AUROC and average precision": lambda draws: area_estimates(draws, *data[:3]),
+        "AUROC and average precision": lambda draws: area_estimates(draws, held),
         "thresholds by 4 rules": lambda draws: [
-            choose_threshold(*pair, rule)
-            for pair in pairs
+            choose_threshold(known, rule)
+            for known in held.known
             for rule in (Rule("youden"), Rule("max_f1"), Rule("recall", 0.9), Rule("specificity", 0.9))
         ],
-        "6 rates at a threshold": lambda draws: rate_estimates(draws, *data[:3], [-2.0] * len(pairs)),
-        "Brier score and ECE": lambda draws: calibration_estimates(draws, *data[:3]),
-        "temperatures": lambda draws: fit_temperatures(*data[:3]),
-        "DeLong's intervals": lambda draws: [delong_interval(*pair) for pair in pairs],
-        "AUROC in subgroups": lambda draws: score_subgroups(draws, groupings, names, *data[:3]),
-        "two models compared": lambda draws: compare_models(draws, data.logits_NC, other_NC, *data[1:3]),
+        "6 rates at a threshold": lambda draws: rate_estimates(draws, held, [-2.0] * len(PREVALENCE)),
+        "Brier score and ECE": lambda draws: calibration_estimates(draws, held),
+        "temperatures": lambda draws: [fit_temperature(known) for known in held.known],
+        "DeLong's intervals": lambda draws: [delong_interval(known) for known in held.known],
+        "AUROC in subgroups": lambda draws: score_subgroups(draws, held, groupings),
+        "two models compared": lambda draws: compare_models(draws, held, other),
     }
     ways: dict[str, Callable[[], object]] = {
-        name: lambda part=part: part(PatientResamples(data.patient_id, args.replicates))  # type: ignore[misc]
+        name: lambda part=part: part(PatientResamples(held.num_patients, args.replicates))  # type: ignore[misc]
         for name, part in parts.items()
     }
 
     def everything() -> None:
-        draws = PatientResamples(data.patient_id, args.replicates)
+        draws = PatientResamples(held.num_patients, args.replicates)
         for part in parts.values():
             part(draws)
 
     ways["all of these"] = everything
     rows = take_turns("", num, ways, args.windows)
     return [Row(row.way, "distcxr", num, row.wall_s, row.cpu_s) for row in rows]
+
+
+def scored(data: Data) -> Scored:
+    """Checked and sliced: a part of every measurement of areas."""
+    return Scored.of([str(column) for column in range(len(PREVALENCE))], *data)
 
 
 def sklearn_areas(data: Data) -> list[float]:
@@ -229,28 +237,27 @@ def sklearn_areas(data: Data) -> list[float]:
 
 def _largest_gap(data: Data) -> float:
     """Between scikit-learn's areas and ours."""
-    ours = [
-        auroc(np.ascontiguousarray(s), np.ascontiguousarray(t))
-        for s, t in zip(data.logits_NC.T, data.targets_NC.T, strict=True)
-    ]
+    ours = [found.auroc for found in summarise("test", scored(data)).findings.values()]
     return float(np.abs(np.array(ours) - sklearn_areas(data)).max())
 
 
 def _peak_mb(num: int, replicates: int) -> float:
     """Peak memory of this process, libraries and all, after every figure of `num` samples."""
     data = draw(num, max(2, round(num / LARGE_IMAGES_PER_PATIENT)))
-    draws = PatientResamples(data.patient_id, replicates)
-    auroc_per_finding(*data[:3])
-    area_estimates(draws, *data[:3])
-    rate_estimates(draws, *data[:3], [-2.0] * len(PREVALENCE))
-    calibration_estimates(draws, *data[:3])
-    fit_temperatures(*data[:3])
+    held = scored(data)
+    draws = PatientResamples(held.num_patients, replicates)
+    summarise("test", held)
+    area_estimates(draws, held)
+    rate_estimates(draws, held, [-2.0] * len(PREVALENCE))
+    calibration_estimates(draws, held)
+    for known in held.known:
+        fit_temperature(known)
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory before the exec
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1e3, 1)
 
 
 def claims(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any]) -> list[Claim]:
-    """What distcxr promises, and what these rows say."""
+    """What distcxr promises, and what these rows show."""
 
     def row(figure: str, samples: int) -> Row:
         return next(r for r in rows if (r.figure, r.samples) == (figure, samples) and r.way.startswith("distcxr"))

@@ -61,17 +61,19 @@ class Table:
             f"its columns: {', '.join(self.header)}"
         )
 
-    def numbers(self, position: int) -> NDArray[np.float64]:
+    def numbers(self, position: int, *, empty: str = "") -> NDArray[np.float64]:
         """The column at `position` as float64 [N], each the double nearest to its decimals.
 
-        Raises ValueError, with line and column, for a cell that is not a number. NaN and infinity are numbers.
+        `empty` is what an empty cell stands for. Raises ValueError, with line and column, for a cell that is not a
+        number. NaN and infinity are numbers.
         """
-        cells = self.columns[position]
+        held = self.columns[position]
+        cells = [cell or empty for cell in held] if empty else held
         try:
             return np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
         except ValueError:
             row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
-            raise ValueError(f"{self.cell_at(position, row)} is no number") from None
+            raise ValueError(f"{self.cell_at(position, row)} is not a number") from None
 
     def codes(self, position: int, code_of: Mapping[str, int]) -> NDArray[np.int8]:
         """The column at `position` as int8 [N] by `code_of`; ValueError, with line and column, for other cells."""
@@ -154,11 +156,12 @@ def _text(path: Path, content: bytes, verbatim: bool) -> bytes:
         raise ValueError(f"{path} is empty")
     if content.startswith(_ZIP):
         raise ValueError(f"{path} is a spreadsheet or an archive: save it as CSV, UTF-8")
+    is_utf16 = content.startswith(_UTF16)
     try:
-        content.decode(errors="surrogateescape" if verbatim else "strict")
+        content.decode(errors="surrogateescape" if verbatim and not is_utf16 else "strict")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        encoding = "UTF-16" if content.startswith(_UTF16) else "not UTF-8"
+        encoding = "UTF-16" if is_utf16 else "not UTF-8"
         raise ValueError(f"{path}, line {line}: {encoding}: save it as UTF-8, it is not readable as CSV") from error
     if b"\r" in content and b'"' not in content:  # within quotes they belong to a cell
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

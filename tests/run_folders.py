@@ -8,15 +8,18 @@ import math
 from pathlib import Path
 from typing import Any
 
+import cohort
 import numpy as np
 from PIL import Image
 
 from distcxr.data.labels import NIH14
-from distcxr.metrics.full_report import choose_operating, full_report
-from distcxr.metrics.predictions import write_predictions
-from distcxr.metrics.report import write_json
+from distcxr.metrics.evaluation import full_report
+from distcxr.metrics.figures_json import full_json
+from distcxr.metrics.operating import choose_operating
 from distcxr.recipe import load_recipe
 from distcxr.recipe.load import to_yaml
+from distcxr.runfolder.predictions import write_predictions
+from distcxr.runfolder.whole import write_json
 
 ROOT = Path(__file__).parents[1]
 OFFICIAL = {
@@ -41,19 +44,20 @@ def write_run(
     operating = None
     for seed, (split, num) in enumerate((("val", images // 2), ("test", images))):
         held = simulate(num, patients, seed)
+        scored = cohort.scored(held["logits"], held["targets"], held["mask"], held["patient_id"], NIH14)
         if operating is None:
-            operating = choose_operating(NIH14, held["logits"], held["targets"], held["mask"])
+            operating = choose_operating(scored)
         report = full_report(
-            split, NIH14, held["logits"], held["targets"], held["mask"], patient_id=held["patient_id"],
-            sex=held["sex"], age=held["age"], view=held["view"], operating=operating, operating_from="val",
-            checkpoint_from="val", replicates=replicates,
+            split, scored, sex=held["sex"], age=held["age"], view=held["view"], operating=operating,
+            operating_from="val", checkpoint_from="val", replicates=replicates,
         )  # fmt: skip
-        write_json(report, folder / f"metrics_{split}.json", step=steps, loss=0.1525 + 0.01 * seed)
+        content = full_json(report) | {"step": steps, "loss": 0.1525 + 0.01 * seed}
+        write_json(folder / f"metrics_{split}.json", content, indent=2)
         files = [f"{patient:08d}_{number:03d}.png" for number, patient in enumerate(held["patient_id"].tolist())]
-        write_predictions(
-            folder / f"predictions_{split}.csv", files, held["patient_id"].tolist(), NIH14, held["logits"],
-            held["targets"], held["mask"],
-        )  # fmt: skip
+        kept = cohort.predictions(
+            files, held["patient_id"].tolist(), NIH14, held["logits"], held["targets"], held["mask"]
+        )
+        write_predictions(folder / f"predictions_{split}.csv", *kept)
     write_pictures(folder / "pictures", pictures)
     (folder / "localisation_test.json").write_text(json.dumps(localisation()))
     return folder

@@ -53,7 +53,7 @@ def test_numbers_are_the_nearest_doubles(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal(1000) * 10.0 ** np.arange(-300, 300, 0.6)
     table = read(tmp_path, "n\n" + "\n".join(map(repr, values.tolist())) + "\n")
     np.testing.assert_array_equal(table.numbers(0), values)
-    with pytest.raises(ValueError, match=r"t\.csv, column n, line 4: 'one' is no number"):
+    with pytest.raises(ValueError, match=r"t\.csv, column n, line 4: 'one' is not a number"):
         read(tmp_path, "n\n1\n\none\n").numbers(0)
 
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 _SHOWN = 5
 
 
-
-
 def num_workers(asked: int | None) -> int:
     """Threads to build with; ValueError for fewer than one."""
     from distcxr.data.readers.budget import thread_budget

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distcxr.cli.scored_files import Scale, Scored
+    from distcxr.cli.scored_files import Joined, Scale
     from distcxr.metrics.bootstrap import PatientResamples
+    from distcxr.metrics.figures import FullReport
     from distcxr.metrics.foreign import ForeignScores
-    from distcxr.metrics.full_report import FullReport
 
 _NUM_DIFFERENCES_SHOWN = 12
 
@@ -75,36 +75,37 @@ def run(
     from distcxr.cli.scored_files import calibrate, read_other, read_scored
     from distcxr.data.sources.label_table import read_labels
     from distcxr.metrics.bootstrap import PatientResamples
-    from distcxr.metrics.full_report import FROM_ITSELF, choose_operating, full_report
-    from distcxr.metrics.report import write_json
+    from distcxr.metrics.evaluation import full_report
+    from distcxr.metrics.figures_json import full_json
+    from distcxr.metrics.operating import FROM_ITSELF, choose_operating
+    from distcxr.runfolder.whole import write_json
 
     check_writable(json)
     if probabilities and logits:
         raise ValueError("--probabilities and --logits exclude each other")
     scale: Scale = "probability" if probabilities else "logit" if logits else None
     known = read_labels(labels) if labels else None
-    scored, name, source = read_scored(predictions, known, images, scale, labels)
-    other = read_other(against, predictions, known, scored, scale) if against else None
+    joined, name, source = read_scored(predictions, known, images, scale, labels)
+    other = read_other(against, predictions, known, joined, scale) if against else None
     operating, operating_from = None, FROM_ITSELF
     if calibrate_on:
-        operating, notes = calibrate(calibrate_on, known, scored, scale)
+        operating, notes = calibrate(calibrate_on, known, joined, scale)
         operating_from = "val"
-        scored.notes.extend(notes)
-    scores, index = scored.scores, scored.index
-    arrays = (scores.findings, scored.scores_NC, scored.targets_NC, scored.mask_NC)
+        joined.notes.extend(notes)
+    index, scored = joined.index, joined.of(joined.scores.findings)
     full = full_report(
-        split or name, *arrays, patient_id=index.patient_id, sex=index.sex, age=index.age, view=index.view,
-        operating=operating or choose_operating(*arrays, scale=scores.scale), operating_from=operating_from,
-        replicates=replicates, seed=seed, scale=scores.scale, notes=scored.notes,
+        split or name, scored, sex=index.sex, age=index.age, view=index.view,
+        operating=operating or choose_operating(scored), operating_from=operating_from,
+        replicates=replicates, seed=seed, notes=joined.notes,
     )  # fmt: skip
-    _print(full, scored.log)
-    more: dict[str, Any] = {"source": source | {"said": scored.log}}
+    _print(full, joined.log)
+    more: dict[str, Any] = {"source": source | {"said": joined.log}}
     if against and other is not None:
-        resamples = PatientResamples(index.patient_id, replicates, seed)
-        more["against"] = _compare(against, scored, resamples, *other)
+        resamples = PatientResamples(scored.num_patients, replicates, seed)
+        more["against"] = _compare(against, joined, resamples, *other)
     if json:
         try:
-            write_json(full, json, **more)
+            write_json(json, full_json(full) | more, indent=2)
         except OSError as error:
             raise ValueError(f"{json} can't be written: {error.strerror}") from error
         print(f"written: {json}")
@@ -113,33 +114,24 @@ def run(
 
 def _compare(
     against: Path,
-    scored: Scored,
+    joined: Joined,
     resamples: PatientResamples,
     other: ForeignScores,
     at: NDArray[np.int64],
     log: list[str],
     findings: list[str],
 ) -> dict[str, Any]:
-    """Hold the scored model against another on the same images, print the differences, and return them for JSON."""
-    from distcxr.metrics.compare import compare_models
-    from distcxr.metrics.foreign import columns_of
-    from distcxr.metrics.full_json import comparison_json
-    from distcxr.metrics.operating import rank
-    from distcxr.metrics.report import NO_FINDING
+    """Compare the scored model with another on the same images, print the differences, and return them for JSON."""
+    from distcxr.metrics.figures_json import comparison_json
+    from distcxr.metrics.paired_tests import compare_models
+    from distcxr.metrics.summary import NO_FINDING
     from distcxr.tracking.terminal import table_text
 
-    columns = columns_of(scored.scores, findings)
-    compared = compare_models(
-        resamples,
-        rank(scored.scores_NC[:, columns]).scores_NC,
-        rank(other.scores_NC[at][:, columns_of(other, findings)]).scores_NC,
-        scored.targets_NC[:, columns],
-        scored.mask_NC[:, columns],
-        [column for column, name in enumerate(findings) if name != NO_FINDING],
-    )
+    macro = [name for name in findings if name != NO_FINDING]
+    compared = compare_models(resamples, joined.of(findings), joined.of(findings, other, at), macro)
     entry = {"predictions": against.name, "said": log, **comparison_json(compared, findings)}
     rows: list[tuple[str, ...]] = [("AUROC", "this", "other", "difference", "interval", "p", "p DeLong", "")]
-    named = {**entry["findings"], f"macro of {len(compared.macro_columns)}": entry["macro"]}
+    named = {**entry["findings"], f"macro of {len(compared.macro_findings)}": entry["macro"]}
     for name, found in named.items():
         low, high = found["difference_low"], found["difference_high"]
         interval = "-" if low is None else f"{low:+.4f} to {high:+.4f}"
@@ -154,6 +146,7 @@ def _compare(
 
 
 def _print(full: FullReport, log: list[str]) -> None:
+    from distcxr.metrics.caveats import caveats
     from distcxr.tracking.terminal import table_text
 
     for sentence in log:
@@ -170,7 +163,7 @@ def _print(full: FullReport, log: list[str]) -> None:
         print(f"  {found.attribute}, {found.finding}: {low} < {high}")
     if len(differences) > _NUM_DIFFERENCES_SHOWN:
         print(f"  and {len(differences) - _NUM_DIFFERENCES_SHOWN} more: --json writes all")
-    for warning in full.warnings:
+    for warning in caveats(full):
         print(f"warning: {warning}")
 
 

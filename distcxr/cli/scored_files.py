@@ -1,13 +1,14 @@
 """Predictions from a CSV joined with labels of the same images: what `distcxr score` scores, reads and compares.
 
 predictions ─► scores ──┐
-labels, list ─► index ──┴─► Scored: rows in the order of the list, columns in the order of the predictions
+labels, list ─► index ──┴─► Joined: rows in the order of the list, columns in the order of the predictions
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,16 +18,16 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from distcxr.data.index import SampleIndex
-    from distcxr.metrics.calibration import Logits
     from distcxr.metrics.foreign import ForeignScores
-    from distcxr.metrics.full_report import Operating
+    from distcxr.metrics.operating import Operating
+    from distcxr.metrics.scored import Floats, Scored
 
 Scale = Literal["probability", "logit"] | None
 """Of the scores; None to tell by their range."""
 
 
 @dataclass(frozen=True)
-class Scored:
+class Joined:
     """Scores and labels of the same images and findings; `notes` are warnings for the report, `log` how they were read.
 
     The index has the images scored, in the order of the label file or list.
@@ -34,16 +35,28 @@ class Scored:
 
     scores: ForeignScores
     index: SampleIndex
-    scores_NC: Logits
+    scores_NC: Floats
     targets_NC: NDArray[np.uint8]
     mask_NC: NDArray[np.uint8]
     notes: list[str]
     log: list[str]
 
+    def of(
+        self, findings: Sequence[str], other: ForeignScores | None = None, at: NDArray[np.int64] | None = None
+    ) -> Scored:
+        """These findings' scores and labels, as all figures take them; with the scores in rows `at` of another file."""
+        from distcxr.metrics.foreign import columns_of
+        from distcxr.metrics.scored import Scored
+
+        own = columns_of(self.scores, findings)
+        scores_NC = self.scores_NC[:, own] if other is None else other.scores_NC[at][:, columns_of(other, findings)]
+        labels = (self.targets_NC[:, own], self.mask_NC[:, own], self.index.patient_id)
+        return Scored.of(findings, scores_NC, *labels, (other or self.scores).scale)
+
 
 def read_scored(
     predictions: Path, labels: SampleIndex | None, images: Path | None, scale: Scale, labels_file: Path | None
-) -> tuple[Scored, str, dict[str, Any]]:
+) -> tuple[Joined, str, dict[str, Any]]:
     """What is to be scored, what the split is called, and where it is from.
 
     Args:
@@ -56,7 +69,7 @@ def read_scored(
     from distcxr.data.sources.nih import KNOWN_HASHES
     from distcxr.data.splits import read_list
     from distcxr.metrics.foreign import read_foreign
-    from distcxr.metrics.report import NO_FINDING
+    from distcxr.metrics.summary import NO_FINDING
 
     scores = read_foreign(predictions, labels.findings if labels else None, scale)
     known = labels or _own_labels(scores)
@@ -68,16 +81,16 @@ def read_scored(
         split = images.stem.removesuffix("_list")
     else:
         rows = _rows_of(scores, row_of)
-    scored = _join(scores, known, rows, str(images or labels_file or predictions))
+    joined = _join(scores, known, rows, str(images or labels_file or predictions))
     if not images and len(rows) < len(known):
-        scored.log.append(
+        joined.log.append(
             f"{len(rows):,} of the {len(known):,} labelled images are scored; --list names those that are due"
         )
     absent = [name for name in known.findings if name not in scores.findings and name != NO_FINDING]
     if absent:
-        scored.notes.append(f"Not predicted, and not in the macro average: {', '.join(absent)}.")
+        joined.notes.append(f"Not predicted, and not in the macro average: {', '.join(absent)}.")
     if KNOWN_HASHES.get(digest or "") != "NIH test_list.txt" or KNOWN_HASHES.get(known.label_hash) != "NIH v2020":
-        scored.notes.append(
+        joined.notes.append(
             "These are not NIH's test list and its labels of 2020, as far as their hashes tell: the figures do not "
             "compare with published ones of the official split."
         )
@@ -88,7 +101,7 @@ def read_scored(
         "labels_sha256": known.label_hash or None,
         "list_sha256": digest,
     }
-    return scored, split, source
+    return joined, split, source
 
 
 def _rows_of(scores: ForeignScores, row_of: dict[str, int]) -> NDArray[np.int64]:
@@ -112,7 +125,7 @@ def _rows_of(scores: ForeignScores, row_of: dict[str, int]) -> NDArray[np.int64]
     return np.unique(np.array([row for row in found if row is not None], dtype=np.int64))
 
 
-def _join(scores: ForeignScores, labels: SampleIndex, rows: NDArray[np.int64], of: str) -> Scored:
+def _join(scores: ForeignScores, labels: SampleIndex, rows: NDArray[np.int64], of: str) -> Joined:
     from distcxr.metrics.foreign import align
 
     index = labels.take(rows)
@@ -126,7 +139,7 @@ def _join(scores: ForeignScores, labels: SampleIndex, rows: NDArray[np.int64], o
             notes.append(
                 f"{num:,} labels differ from those that {scores.path.name} holds: it was made with another label file."
             )
-    return Scored(scores, index, scores.scores_NC[at], targets_NC, mask_NC, notes, [*scores.said, *log])
+    return Joined(scores, index, scores.scores_NC[at], targets_NC, mask_NC, notes, [*scores.notes, *log])
 
 
 def _own_labels(scores: ForeignScores) -> SampleIndex:
@@ -157,23 +170,19 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
 
 
 def calibrate(
-    predictions: Path, labels: SampleIndex | None, scored: Scored, scale: Scale
+    predictions: Path, labels: SampleIndex | None, joined: Joined, scale: Scale
 ) -> tuple[Operating, list[str]]:
     """Thresholds and temperatures from other images than the scored ones, and what is wrong with them."""
-    from distcxr.metrics.foreign import columns_of, read_foreign
-    from distcxr.metrics.full_report import choose_operating
+    from distcxr.metrics.foreign import read_foreign
+    from distcxr.metrics.operating import choose_operating
 
     scores = read_foreign(predictions, labels.findings if labels else None, scale)
     known = labels or _own_labels(scores)
     row_of = {name: row for row, name in enumerate(known.file_names(np.arange(len(known))))}
     val = _join(scores, known, _rows_of(scores, row_of), str(predictions))
-    scored.log.extend(val.log)
-    findings = scored.scores.findings
-    at = columns_of(scores, findings)
-    operating = choose_operating(
-        findings, val.scores_NC[:, at], val.targets_NC[:, at], val.mask_NC[:, at], scale=scores.scale
-    )
-    num_both = len(np.intersect1d(val.index.patient_id, scored.index.patient_id))
+    joined.log.extend(val.log)
+    operating = choose_operating(val.of(joined.scores.findings))
+    num_both = len(np.intersect1d(val.index.patient_id, joined.index.patient_id))
     if not num_both:
         return operating, val.notes
     return operating, [
@@ -183,15 +192,15 @@ def calibrate(
 
 
 def read_other(
-    path: Path, predictions: Path, labels: SampleIndex | None, scored: Scored, scale: Scale
+    path: Path, predictions: Path, labels: SampleIndex | None, joined: Joined, scale: Scale
 ) -> tuple[ForeignScores, NDArray[np.int64], list[str], list[str]]:
     """The other model's scores, the rows of the images scored, how they were read, and the findings both have."""
     from distcxr.metrics.foreign import align, read_foreign
 
-    index = scored.index
+    index = joined.index
     other = read_foreign(path, labels.findings if labels else None, scale)
     at, log = align(other, index.file_names(np.arange(len(index))), str(predictions))
-    findings = [name for name in scored.scores.findings if name in other.findings]
+    findings = [name for name in joined.scores.findings if name in other.findings]
     if not findings:
         raise ValueError(f"{path} and {predictions} have no finding in common")
-    return other, at, [*other.said, *log], findings
+    return other, at, [*other.notes, *log], findings

@@ -22,7 +22,8 @@ from distcxr.engine.preempt import Interrupted
 from distcxr.engine.setup import Setup
 from distcxr.losses import binary_logits, loss_logits
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
-from distcxr.metrics.report import Report, build_report
+from distcxr.metrics.scored import Scored
+from distcxr.metrics.summary import Summary, summarise
 from distcxr.models.freeze import evaluation_mode
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Scores:
 
     Attributes:
         rows, logits_NC: as `predict` gives them.
+        scored: logits and labels, for every figure.
         loss: the loss that training minimises, its mean over known labels (`cross_entropy`: samples), float64 summed;
             None where it is undefined or not finite.
     """
@@ -57,7 +59,8 @@ class Scores:
     rows: NDArray[np.int64]
     logits_NC: NDArray[np.float32]
     loss: float | None
-    report: Report
+    report: Summary
+    scored: Scored
 
 
 def evaluate(
@@ -144,16 +147,15 @@ def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
     """Compare a split's logits with its labels."""
     rows, logits_NC = predicted.rows, predicted.values_NK
     targets, mask = setup.index.targets_NC[rows], setup.index.mask_NC[rows]
-    report = build_report(
-        split, setup.index.findings, logits_NC, targets, mask, setup.recipe.eval.macro_findings,
-        [(setup.index.file_name(row), reason) for row, reason in predicted.unreadable],
-    )  # fmt: skip
+    scored = Scored.of(setup.index.findings, logits_NC, targets, mask, setup.index.patient_id[rows])
+    unreadable = [(setup.index.file_name(row), reason) for row, reason in predicted.unreadable]
+    report = summarise(split, scored, setup.recipe.eval.macro_findings, unreadable)
     logits = loss_logits(setup.loss.spec.name, torch.from_numpy(logits_NC).double())
     loss = setup.loss.to(logits.device)  # float64 is slow on GPUs, and unknown to some
     known = int(loss.count(torch.from_numpy(mask)))
     summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
     mean = summed / known if known else math.nan
-    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report)
+    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored)
 
 
 def average(members: Sequence[Outputs], loss_name: str) -> Outputs:

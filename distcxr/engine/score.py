@@ -21,14 +21,18 @@ from numpy.typing import NDArray
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.setup import Setup
-from distcxr.metrics.full_report import FROM_ITSELF, FullReport, full_report
-from distcxr.metrics.operating import Operating, choose_operating
-from distcxr.metrics.predictions import write_predictions
+from distcxr.metrics.calibration import probabilities
+from distcxr.metrics.caveats import caveats
+from distcxr.metrics.evaluation import full_report
+from distcxr.metrics.figures import FullReport
+from distcxr.metrics.figures_json import full_json
+from distcxr.metrics.operating import FROM_ITSELF, Operating, choose_operating
 from distcxr.recipe import Recipe
 from distcxr.report.drawing import write_curves
 from distcxr.report.page import write_report
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_operating
+from distcxr.runfolder.predictions import Predictions, write_predictions
 from distcxr.runfolder.whole import write_json
 from distcxr.tracking.terminal import table_text
 
@@ -85,8 +89,7 @@ def operating_of(setup: Setup, val: Scores) -> Operating | None:
     """
     if not setup.runtime.is_main or not len(val.rows):
         return None
-    index, rows = setup.index, val.rows
-    return choose_operating(index.findings, val.logits_NC, index.targets_NC[rows], index.mask_NC[rows])
+    return choose_operating(val.scored)
 
 
 def write_operating(setup: Setup, folder: Path, operating: Operating | None, weights: Weights) -> None:
@@ -147,11 +150,11 @@ def write_scores(
     if not setup.runtime.is_main:
         return None
     index, rows, wanted = setup.index, scores.rows, setup.recipe.eval
-    targets_NC, mask_NC, patient_id = index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows]
-    write_predictions(
-        folder / filenames.predictions(split), index.file_names(rows), patient_id.tolist(), index.findings,
-        scores.logits_NC, targets_NC, mask_NC,
+    held = Predictions(
+        index.file_names(rows), list(map(str, index.patient_id[rows].tolist())), index.findings, scores.logits_NC,
+        index.targets_NC[rows], index.mask_NC[rows],
     )  # fmt: skip
+    write_predictions(folder / filenames.predictions(split), held, probabilities(scores.logits_NC))
     notes = list(notes)
     if wanted.tta:
         notes.append(
@@ -159,15 +162,15 @@ def write_scores(
         )
     if setup.recipe.loss.name == "cross_entropy":
         notes.append(_ONE_NUMBER if len(index.findings) == 2 else _AGAINST_OTHERS)
-        entries["accuracy"] = _accuracy(scores.logits_NC, targets_NC, mask_NC)
+        entries["accuracy"] = _accuracy(held.logits_NC, held.targets_NC, held.mask_NC)
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
     full = full_report(
-        split, index.findings, scores.logits_NC, targets_NC, mask_NC, patient_id=patient_id, sex=index.sex[rows],
-        age=index.age[rows], view=index.view[rows], macro_findings=wanted.macro_findings,
+        split, scores.scored, sex=index.sex[rows], age=index.age[rows], view=index.view[rows],
+        macro_findings=wanted.macro_findings,
         unreadable=scores.report.unreadable, operating=operating, operating_from=operating_from,
         checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
     )  # fmt: skip
-    content = full.to_json() | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
+    content = full_json(full) | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
     write_json(folder / filenames.metrics(split), content, indent=2)
     return full
 
@@ -216,7 +219,7 @@ def show_results(folder: Path, reports: Mapping[str, FullReport | None], weights
         name, _, auroc, interval, _ = full.table_rows()[-1]
         lines.append(f"{full.report.split} split: {name}, AUROC {auroc} ({interval})")
     logger.info("\n".join(lines))
-    for warning in last.warnings:
+    for warning in caveats(last):
         logger.warning(f"warning: {warning}")
     if page is not None:
         logger.info(f"report: {page}")

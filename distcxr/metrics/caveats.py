@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from distcxr.metrics.figures import FullReport
 from distcxr.metrics.operating import FROM_ITSELF
-
-if TYPE_CHECKING:
-    from distcxr.metrics.full_report import FullReport
 
 FEW_POSITIVES = 20
 """With fewer, one image moves recall by more than .05."""
@@ -17,8 +14,8 @@ _NUM_SHOWN = 5
 
 
 def caveats(full: FullReport) -> list[str]:
-    """The sentences that hold of this report; none where nothing is to be said."""
-    return [*_choices(full), *_patients(full), *_findings(full)]
+    """The sentences that hold of this report, its notes first."""
+    return [*full.notes, *_choices(full), *_patients(full), *_findings(full)]
 
 
 def first_few(names: Sequence[str], shown: int = _NUM_SHOWN) -> str:
@@ -29,53 +26,53 @@ def first_few(names: Sequence[str], shown: int = _NUM_SHOWN) -> str:
 
 def _choices(full: FullReport) -> list[str]:
     split, source, chooser = full.report.split, full.operating_from, full.checkpoint_from
-    said = []
+    found = []
     if chooser == split:
-        said.append(f"The {split} split chose the checkpoint: every figure here is optimistic.")
+        found.append(f"The {split} split chose the checkpoint: every figure here is optimistic.")
     if source in (split, FROM_ITSELF):
-        said.append(
+        found.append(
             f"Thresholds and temperatures were chosen on the {split} split itself: recall, precision, specificity, "
             "NPV, accuracy and F1 at them, and calibrated errors, are optimistic. AUROC and average precision need "
             "neither."
         )
     elif source is not None and source == chooser:
-        said.append(
+        found.append(
             f"The {source} split chose both the checkpoint and the thresholds: its own figures are optimistic, and "
             f"the recall or specificity that was asked for on it may be missed on {split}."
         )
-    return said
+    return found
 
 
 def _patients(full: FullReport) -> list[str]:
-    said = []
+    found = []
     if full.num_patients == 1:
-        said.append("All images are of one patient: patients can't be resampled, so there are no intervals.")
+        found.append("All images are of one patient: patients can't be resampled, so there are no intervals.")
     if unreadable := full.report.unreadable:
         files = first_few([entry.file for entry in unreadable])
-        said.append(f"{len(unreadable):,} files could not be read and were left out: {files}.")
-    return said
+        found.append(f"{len(unreadable):,} files could not be read and were left out: {files}.")
+    return found
 
 
 def _findings(full: FullReport) -> list[str]:
-    report, said = full.report, []
+    report, found = full.report, []
     undefined = {name: score.reason for name, score in report.findings.items() if score.reason}
     if undefined:
         reasons = "; ".join(f"{name} ({reason})" for name, reason in undefined.items())
-        said.append(f"No areas, and no part in the macro average: {reasons}.")
+        found.append(f"No areas, and no part in the macro average: {reasons}.")
     few = [
         f"{name} ({score.num_positive})"
         for name, score in report.findings.items()
         if 0 < score.num_positive < FEW_POSITIVES
     ]
     if few:
-        said.append(f"Fewer than {FEW_POSITIVES} positives, so a few images decide the figures: {', '.join(few)}.")
+        found.append(f"Fewer than {FEW_POSITIVES} positives, so a few images decide the figures: {', '.join(few)}.")
     reversed_ = [
         name
         for name, auroc in zip(report.findings, full.areas.auroc, strict=True)
         if auroc.high is not None and auroc.high < 0.5
     ]
     if reversed_:
-        said.append(
+        found.append(
             f"Worse than chance, the whole interval below 0.5: {', '.join(reversed_)}. Are columns swapped, or scores "
             "those of the finding's absence?"
         )
@@ -87,15 +84,15 @@ def _findings(full: FullReport) -> list[str]:
         if auprc.value is not None and auprc.low is not None and auprc.value < auprc.low
     ]
     if above:
-        said.append(
+        found.append(
             f"Average precision below its own interval: {', '.join(above)}. With few positives a resample, where some "
             "positives come twice, scores higher than its source: read neither the figure nor the interval as exact."
         )
     constant = [
         name
-        for name, auroc, curve in zip(report.findings, full.areas.auroc, full.calibration, strict=True)
-        if auroc.value == auroc.low == auroc.high == 0.5 and len(curve.plain_curve.count_B) == 1
+        for name, auroc, calibration in zip(report.findings, full.areas.auroc, full.calibration, strict=True)
+        if auroc.value == auroc.low == auroc.high == 0.5 and len(calibration.curve.count_B) == 1
     ]
     if constant:
-        said.append(f"The same score for every image: {', '.join(constant)}.")
-    return said
+        found.append(f"The same score for every image: {', '.join(constant)}.")
+    return found

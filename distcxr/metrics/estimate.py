@@ -1,6 +1,6 @@
 """A figure, its interval, and the reason where one of them can't be had. None where undefined, never NaN.
 
-Shape suffixes: N samples, C findings, K replicates.
+Shape suffixes: C findings, K replicates.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_DEFINED = 0.9  # of the replicates; with fewer, an interval would speak of the lucky draws alone
+MIN_DEFINED = 0.9  # of the replicates; with fewer, an interval would be that of the lucky draws alone
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,3 @@ def average_replicates(figure_CK: NDArray[np.float64]) -> NDArray[np.float64]:
     num_K = np.asarray(np.count_nonzero(~np.isnan(figure_CK), axis=0))
     mean_K: NDArray[np.float64] = np.nansum(figure_CK, axis=0) / np.where(num_K > 0, num_K, np.nan)
     return mean_K
-
-
-def absent_class(targets_N: NDArray[np.uint8]) -> str | None:
-    """Why no area can be had from these known targets; None where both classes are there."""
-    num, num_positive = len(targets_N), int(np.count_nonzero(targets_N))
-    if num == 0:
-        return "no known labels"
-    if num_positive in (0, num):
-        return f"no {'negatives' if num_positive else 'positives'} among {num} known labels"
-    return None

@@ -1,13 +1,13 @@
-"""Anyone's predictions as arrays: a CSV whose first column is the image file, then a column per finding.
+"""Anyone's predictions as arrays: a CSV with the image file in its first column, then a column per finding.
 
-Nothing is guessed silently: what was read how is told in `said`, a sentence each, and what can't be told is refused.
+Nothing is guessed silently: `notes` has how the file was read, a sentence each, and what can't be known is refused.
 Shape suffixes: N samples, C findings.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.calibration import Logits
 from distcxr.metrics.caveats import first_few
-from distcxr.metrics.operating import Scale
-from distcxr.metrics.predictions import Predictions, read_predictions
+from distcxr.metrics.scored import Floats, Scale, scores_of
+from distcxr.runfolder import predictions
+from distcxr.runfolder.predictions import Predictions
 from distcxr.tables import Table, read_table
 
 MIN_OUTSIDE = 0.01
@@ -36,16 +36,16 @@ class ForeignScores:
         scores_NC: float64 as written; float32 logits from our own file.
         scale: what the scores are.
         ours: our own file, with its labels.
-        said: how the file was read.
+        notes: how the file was read.
     """
 
     path: Path
     files: list[str]
     findings: tuple[str, ...]
-    scores_NC: Logits
+    scores_NC: Floats
     scale: Scale
     ours: Predictions | None
-    said: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def read_foreign(path: Path, known_findings: Sequence[str] | None, scale: Scale | None = None) -> ForeignScores:
@@ -54,44 +54,42 @@ def read_foreign(path: Path, known_findings: Sequence[str] | None, scale: Scale 
     Without `known_findings`, the names that the labels use, our own file alone can be read.
 
     All values in [0, 1]: probabilities. Some below 0, and 1 % or more outside [0, 1]: logits. Anything else is refused
-    until the user says what it is. Our own file is read as it is, by its logits.
+    until the user gives the scale. Our own file is read as it is, by its logits.
     Raises ValueError as `read_table`, and naming the line and column of an image twice or without a name, a cell that
-    is no number, is NaN or infinite, or is no probability where probabilities were asked for; a column whose name is
-    nearly that of a finding; two columns of one finding.
+    is not a number, is NaN or infinite, or is not a probability where probabilities were asked for; a column with
+    nearly the name of a finding; two columns of one finding.
     """
     table = read_table(path)
     if any(name.startswith(_OURS) for name in table.header):
-        return _read_ours(path, table.lines, known_findings, scale)
+        return _read_ours(table, known_findings, scale)
     if known_findings is None:
-        raise ValueError(
-            f"{path} holds no labels: say which are right with --labels, for example NIH's Data_Entry file"
-        )
-    said: list[str] = []
-    column_of = _match(path, table.header, known_findings, said)
-    files = _file_names(table, said)
-    scores_NC = np.stack([table.numbers(place) for place in column_of.values()], axis=1)
-    names = [table.header[place] for place in column_of.values()]
+        raise ValueError(f"{path} holds no labels: give them with --labels, for example NIH's Data_Entry file")
+    notes: list[str] = []
+    column_of = _match(path, table.header, known_findings, notes)
+    files = _file_names(table, notes)
+    scores_NC = np.stack([table.numbers(position) for position in column_of.values()], axis=1)
+    names = [table.header[position] for position in column_of.values()]
     _check_finite(path, scores_NC, names, table.lines)
-    scale = _told(path, scores_NC, scale, said) or _guess(path, scores_NC, said)
+    scale = _given(path, scores_NC, scale, notes) or _guess(path, scores_NC, notes)
     if scale == "probability":
         _check_probabilities(path, scores_NC, names, table.lines)
-    return ForeignScores(path, files, tuple(column_of), scores_NC, scale, None, tuple(said))
+    return ForeignScores(path, files, tuple(column_of), scores_NC, scale, None, tuple(notes))
 
 
 def align(scores: ForeignScores, wanted: Sequence[str], of: str) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Rows of the wanted images in their order, int64 `[N]`, and what is to be said of it; `of` names the list.
+    """Rows of the wanted images in their order, int64 `[N]`, and what is to be notes of it; `of` names the list.
 
     Names that differ by their extension alone are taken for the same, if no other image could be meant.
     Raises ValueError when an image is missing, with the counts and first names.
     """
-    said = []
+    notes = []
     row_of = {name: row for row, name in enumerate(scores.files)}
     names = list(wanted)
     if not row_of.keys() & set(names):
         by_stem = {_stem(name): row for row, name in enumerate(scores.files)}
         stems = [_stem(name) for name in names]
         if by_stem.keys() & set(stems) and len(by_stem) == len(row_of) and len(set(stems)) == len(names):
-            said.append(f"{scores.path}: names are matched without their extensions ({scores.files[0]}, {names[0]})")
+            notes.append(f"{scores.path}: names are matched without their extensions ({scores.files[0]}, {names[0]})")
             row_of, names = by_stem, stems
     missing = [name for name in names if name not in row_of]
     num_extra = len(row_of) - (len(names) - len(missing))
@@ -106,8 +104,8 @@ def align(scores: ForeignScores, wanted: Sequence[str], of: str) -> tuple[NDArra
     if num_extra:
         known = set(names)
         extra = [name for name in row_of if name not in known]
-        said.append(f"{scores.path}: {num_extra:,} images that are not of {of} are left out: {first_few(extra, 3)}")
-    return np.array([row_of[name] for name in names], dtype=np.int64), tuple(said)
+        notes.append(f"{scores.path}: {num_extra:,} images that are not of {of} are left out: {first_few(extra, 3)}")
+    return np.array([row_of[name] for name in names], dtype=np.int64), tuple(notes)
 
 
 def columns_of(scores: ForeignScores, findings: Sequence[str]) -> list[int]:
@@ -117,37 +115,37 @@ def columns_of(scores: ForeignScores, findings: Sequence[str]) -> list[int]:
     return [scores.findings.index(name) for name in findings]
 
 
-def _match(path: Path, header: Sequence[str], known: Sequence[str], said: list[str]) -> dict[str, int]:
+def _match(path: Path, header: Sequence[str], known: Sequence[str], notes: list[str]) -> dict[str, int]:
     """The column of each finding, in the order of `known`. Whole names match; case, spaces and `_` do not count."""
     finding_of = {_plain(name): name for name in known}
     found: dict[str, int] = {}
     ignored = []
-    for place, name in enumerate(header[1:], start=1):
+    for position, name in enumerate(header[1:], start=1):
         finding = finding_of.get(_plain(name))
         if finding is None:
             if near := get_close_matches(_plain(name), finding_of, n=1, cutoff=0.8):
                 raise ValueError(
-                    f"{path}: column {name!r} is no finding of the labels, but nearly {finding_of[near[0]]!r}: rename "
-                    "the column, or remove it"
+                    f"{path}: column {name!r} is not a finding of the labels, but nearly {finding_of[near[0]]!r}: "
+                    "rename the column, or remove it"
                 )
             ignored.append(name)
             continue
         if finding in found:
             raise ValueError(f"{path}: columns {header[found[finding]]!r} and {name!r} are both {finding}: remove one")
         if name != finding:
-            said.append(f"{path}: column {name!r} is taken as {finding!r}")
-        found[finding] = place
+            notes.append(f"{path}: column {name!r} is taken as {finding!r}")
+        found[finding] = position
     if not found:
         raise ValueError(
             f"{path}: no column after the first is named as a finding. Columns: {first_few(header, 20)}. Findings: "
             f"{', '.join(known)}"
         )
     if ignored:
-        said.append(f"{path}: columns that are no findings are ignored: {', '.join(map(repr, ignored))}")
+        notes.append(f"{path}: columns that are not findings are ignored: {', '.join(map(repr, ignored))}")
     return {name: found[name] for name in known if name in found}
 
 
-def _file_names(table: Table, said: list[str]) -> list[str]:
+def _file_names(table: Table, notes: list[str]) -> list[str]:
     cells, lines = table.columns[0], table.lines.tolist()
     files = [cell.replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
     if "" in files:
@@ -160,11 +158,11 @@ def _file_names(table: Table, said: list[str]) -> list[str]:
         shown = first_few([f"{name} (lines {_some(at)})" for name, at in repeated.items()], 3)
         raise ValueError(f"{table.path} names {len(repeated):,} images more than once: {shown}")
     if any("/" in cell or "\\" in cell for cell in cells):
-        said.append(f"{table.path}: folders before the image names are ignored ({cells[0]})")
+        notes.append(f"{table.path}: folders before the image names are ignored ({cells[0]})")
     return files
 
 
-def _check_finite(path: Path, scores_NC: Logits, names: Sequence[str], lines: NDArray[np.int64]) -> None:
+def _check_finite(path: Path, scores_NC: Floats, names: Sequence[str], lines: NDArray[np.int64]) -> None:
     bad_NC = ~np.isfinite(scores_NC)
     if not bad_NC.any():
         return
@@ -175,54 +173,51 @@ def _check_finite(path: Path, scores_NC: Logits, names: Sequence[str], lines: ND
     raise ValueError(f"{path}, column {names[column]}: {len(at):,} scores are NaN or infinite: lines {_some(at)}{more}")
 
 
-def _told(path: Path, scores_NC: NDArray[np.float64], scale: Scale | None, said: list[str]) -> Scale | None:
+def _given(path: Path, scores_NC: NDArray[np.float64], scale: Scale | None, notes: list[str]) -> Scale | None:
     if scale is not None:
         doubt = ""
         if scale == "logit" and not np.any((scores_NC < 0) | (scores_NC > 1)):
             doubt = ", though all lie in [0, 1] as probabilities do"
-        said.append(f"{path}: scores are {_PLURAL[scale]}, as asked{doubt}")
+        notes.append(f"{path}: scores are {scores_of(scale)}, as asked{doubt}")
     return scale
 
 
-def _guess(path: Path, scores_NC: NDArray[np.float64], said: list[str]) -> Scale:
+def _guess(path: Path, scores_NC: NDArray[np.float64], notes: list[str]) -> Scale:
     low, high = float(scores_NC.min()), float(scores_NC.max())
     outside = float(np.mean((scores_NC < 0) | (scores_NC > 1)))
     if outside == 0:
-        said.append(f"{path}: scores are taken as probabilities, all lie in [0, 1]; if they are logits: --logits")
+        notes.append(f"{path}: scores are taken as probabilities, all lie in [0, 1]; if they are logits: --logits")
         return "probability"
     if low < 0 and outside >= MIN_OUTSIDE:
-        said.append(f"{path}: scores are taken as logits, they go from {low:g} to {high:g}")
+        notes.append(f"{path}: scores are taken as logits, they go from {low:g} to {high:g}")
         return "logit"
     raise ValueError(
         f"{path}: scores go from {low:g} to {high:g}, {outside:.2%} of them outside [0, 1]: neither plainly "
-        "probabilities nor plainly logits. Say --probabilities or --logits"
+        "probabilities nor plainly logits. Give --probabilities or --logits"
     )
 
 
-def _check_probabilities(path: Path, scores_NC: Logits, names: Sequence[str], lines: NDArray[np.int64]) -> None:
+def _check_probabilities(path: Path, scores_NC: Floats, names: Sequence[str], lines: NDArray[np.int64]) -> None:
     bad_NC = (scores_NC < 0) | (scores_NC > 1)
     if bad_NC.any():
         row, column = np.argwhere(bad_NC)[0].tolist()
         raise ValueError(
-            f"{path}, line {lines[row]}, column {names[column]}: {scores_NC[row, column]:g} is no probability, nor are "
-            f"{int(bad_NC.sum()) - 1:,} others. If these are logits: --logits"
+            f"{path}, line {lines[row]}, column {names[column]}: {scores_NC[row, column]:g} is not a probability, "
+            f"nor are {int(bad_NC.sum()) - 1:,} others. If these are logits: --logits"
         )
 
 
-_PLURAL: Mapping[Scale, str] = {"logit": "logits", "probability": "probabilities"}
-
-
-def _read_ours(path: Path, lines: NDArray[np.int64], known: Sequence[str] | None, scale: Scale | None) -> ForeignScores:
-    ours = read_predictions(path)
+def _read_ours(table: Table, known: Sequence[str] | None, scale: Scale | None) -> ForeignScores:
+    path, ours = table.path, predictions.parse(table)
     if known is not None and (strangers := [name for name in ours.findings if name not in known]):
         raise ValueError(f"{path}: the labels do not know {', '.join(strangers)}; they know {', '.join(known)}")
     if repeated := [name for name, count in Counter(ours.files).items() if count > 1]:
         raise ValueError(f"{path} names {len(repeated):,} images more than once: {first_few(repeated, 3)}")
-    _check_finite(path, ours.logits_NC, [f"{_OURS}{name}" for name in ours.findings], lines)
-    said = (
+    _check_finite(path, ours.logits_NC, [f"{_OURS}{name}" for name in ours.findings], table.lines)
+    notes = (
         f"{path}: distcxr's own file, read by its logits" + ("" if scale != "probability" else ", whatever was asked"),
     )
-    return ForeignScores(path, ours.files, tuple(ours.findings), ours.logits_NC, "logit", ours, said)
+    return ForeignScores(path, ours.files, tuple(ours.findings), ours.logits_NC, "logit", ours, notes)
 
 
 def _plain(name: str) -> str:

@@ -1,8 +1,8 @@
-"""Every rank's logits in one place: ordered by sample id, each id exactly once.
+"""All ranks' logits in one table: ordered by sample id, each id exactly once.
 
 Shape suffixes: B samples of this rank, N samples of all ranks, C findings.
 
-Every function here is collective: all ranks call it, a rank without samples too. Ranks first tell each other
+Every function here is collective: all ranks call it, a rank without samples too. Ranks first exchange
 how much they bring; what is wrong anywhere is then raised everywhere, so no rank is left waiting for one that
 stopped.
 """
@@ -81,7 +81,7 @@ def gather_unreadable(unreadable: list[tuple[int, str]]) -> list[tuple[int, str]
 
 
 def _check_ids(ids_N: NDArray[np.int64], expected_ids: NDArray[np.int64]) -> None:
-    """`ids_N` is sorted. Every rank holds the same ids and so comes to the same verdict."""
+    """`ids_N` is sorted. Every rank holds the same ids and so comes to the same result."""
     expected, num_expected = np.unique(expected_ids, return_counts=True)
     if (num_expected > 1).any():
         raise ValueError(f"expected ids hold an id twice: {_first_few(expected[num_expected > 1])}")
@@ -105,7 +105,7 @@ def _first_few(ids: NDArray[np.int64]) -> str:
 
 
 def _gather_rows(rows: Tensor, num_rows: list[int]) -> Tensor:
-    """Concatenate the ranks' rows in rank order, on the CPU; `num_rows` says how many each rank brings.
+    """Concatenate the ranks' rows in rank order, on the CPU; `num_rows` is how many each rank brings.
 
     all_gather wants equal shapes, so rows are padded to the longest rank: memory is world size times that.
     """

@@ -1,10 +1,10 @@
 """AUROC by sex, age band, view and images per patient, and which groups differ beyond their intervals.
 
-Shape suffixes: N samples, C findings.
+Shape suffixes: N samples.
 
 Every sample is in one group of each attribute; "unknown" is a group like any other. The draws of patients are the
 same in all groups. Disjoint intervals are a cautious sign of a difference and prove no cause: groups differ in how ill
-they are, too. Among many pairs a few come up by chance, so the number of pairs looked at is told as well.
+they are, too. Among many pairs a few come up by chance, so the number of pairs compared is given as well.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates, check
+from distcxr.metrics.bootstrap import PatientResamples, area_estimates
 from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.scored import Scored, count_patients
 
 UNKNOWN = "unknown"
 MACRO = "macro"
@@ -33,7 +35,7 @@ far too narrow, a point at worst."""
 
 @dataclass(frozen=True)
 class Grouping:
-    """One attribute: the names of its groups that hold samples, and each sample's place among them, int64 `[N]`."""
+    """One attribute: the names of its groups that hold samples, and each sample's position among them, int64 `[N]`."""
 
     attribute: str
     groups: tuple[str, ...]
@@ -58,7 +60,7 @@ class GroupScore:
 
 @dataclass(frozen=True)
 class Difference:
-    """Two groups whose intervals don't meet; `lower` has the smaller AUROC."""
+    """Two groups with intervals that don't meet; `lower` has the smaller AUROC."""
 
     attribute: str
     finding: str
@@ -89,62 +91,53 @@ def by_age(age_years: NDArray[np.float32]) -> Grouping:
     return _grouping("age", (*AGE_BANDS, UNKNOWN), np.where(age_years >= 0, band_N, len(AGE_BANDS)))
 
 
-def by_images_per_patient(patient_id: NDArray[np.int64]) -> Grouping:
+def by_images_per_patient(patient_N: NDArray[np.integer[Any]]) -> Grouping:
     """How many of these `[N]` samples a sample's patient has: 1, 2 to 5, 6 or more."""
-    _, row_N, count_P = np.unique(patient_id, return_inverse=True, return_counts=True)
+    _, row_N, count_P = np.unique(patient_N, return_inverse=True, return_counts=True)
     band_N = np.searchsorted(np.array(_IMAGE_STARTS), count_P[row_N], side="right")
     return _grouping("images per patient", IMAGE_BANDS, band_N)
 
 
 def score_subgroups(
     resamples: PatientResamples,
+    scored: Scored,
     groupings: Sequence[Grouping],
-    findings: Sequence[str],
-    logits_NC: NDArray[np.float32],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-    macro_columns: Sequence[int] | None = None,
+    macro_findings: Sequence[str] | None = None,
     level: float = 0.95,
 ) -> Subgroups:
     """AUROC with patient-level intervals in every group, for each finding and on average, and where groups differ.
 
     Two averages are compared only where they are of the same findings, and no group with fewer than `MIN_CASES`
     patients, positives or negatives is compared at all.
-    Raises ValueError as `bootstrap.area_estimates` does, and for groupings or names of other lengths.
+    Raises ValueError as `bootstrap.area_estimates` does, and for groupings of other lengths.
     """
-    check(resamples, logits_NC, targets_NC, mask_NC)
-    if len(findings) != logits_NC.shape[1]:
-        raise ValueError(f"{len(findings)} findings are named, but the logits have {logits_NC.shape[1]} columns")
     scores: list[GroupScore] = []
     differences: list[Difference] = []
     num_pairs = 0
     for grouping in groupings:
-        if len(grouping.group_N) != len(logits_NC):
-            raise ValueError(f"{grouping.attribute}: {len(grouping.group_N)} values for {len(logits_NC)} samples")
+        if len(grouping.group_N) != len(scored):
+            raise ValueError(f"{grouping.attribute}: {len(grouping.group_N)} values for {len(scored)} samples")
         here: list[GroupScore] = []
         for number, group in enumerate(grouping.groups):
-            inside_N = grouping.group_N == number
-            inside_NC = mask_NC.astype(np.uint8) * inside_N[:, None].astype(np.uint8)
-            areas = area_estimates(resamples, logits_NC, targets_NC, inside_NC, macro_columns, level)
-            for column, finding in enumerate(findings):
-                known_N = inside_NC[:, column].astype(bool)
-                num_positive = int(np.count_nonzero(targets_NC[known_N, column]))
-                num_patients = resamples.num_patients_of(known_N)
-                num = int(np.count_nonzero(known_N))
-                area = areas.auroc[column]
-                here.append(GroupScore(grouping.attribute, group, finding, area, num, num_positive, num_patients))
-            averaged_NC = inside_NC[:, list(areas.macro_columns)].astype(bool)
-            num_positive = int(np.count_nonzero(averaged_NC & (targets_NC[:, list(areas.macro_columns)] == 1)))
+            inside = scored.within(grouping.group_N == number)
+            areas = area_estimates(resamples, inside, macro_findings, level)
+            here += [
+                GroupScore(
+                    grouping.attribute, group, known.name, area, known.num, known.num_positive, known.num_patients
+                )
+                for known, area in zip(inside.known, areas.auroc, strict=True)
+            ]
+            averaged = [inside.known[column] for column in inside.columns(areas.macro_findings)]
             here.append(
                 GroupScore(
                     attribute=grouping.attribute,
                     group=group,
                     finding=MACRO,
                     auroc=areas.macro_auroc,
-                    num=int(np.count_nonzero(inside_N)),
-                    num_positive=num_positive,
-                    num_patients=resamples.num_patients_of(inside_N),
-                    macro_findings=tuple(findings[column] for column in areas.macro_columns),
+                    num=len(inside),
+                    num_positive=sum(known.num_positive for known in averaged),
+                    num_patients=count_patients(inside.patient_N),
+                    macro_findings=areas.macro_findings,
                 )
             )
         looked_at, found = _differences(here)

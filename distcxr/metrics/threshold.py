@@ -1,6 +1,6 @@
 """Thresholds, chosen on validation and applied elsewhere as they are; a sample is called positive at score >= t.
 
-Shape suffixes: N samples, C findings, T thresholds from the highest to the lowest.
+Shape suffixes: M samples with a known label, C findings, K replicates, T thresholds from the highest to the lowest.
 
 Only scores that validation holds are chosen: one between two of them calls the same samples, and "nobody" is not a
 threshold. Equal scores are called together. A threshold is rounded to float32, as the scores are.
@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, check, entries_by_patient, sum_replicates
-from distcxr.metrics.estimate import Estimate, absent_class, estimate
-from distcxr.metrics.ranking import check_arrays, known
+from distcxr.metrics.bootstrap import PatientResamples, entries_by_patient, sum_replicates
+from distcxr.metrics.estimate import Estimate, estimate
+from distcxr.metrics.scored import Known, Scored
 
 RATES = ("recall", "precision", "specificity", "npv", "accuracy", "f1")
 _UNDEFINED = {
@@ -36,8 +36,8 @@ class Rule:
 
     `youden`: the largest recall + specificity - 1. `max_f1`: the largest F1. Of several as good, the lowest
     threshold, which misses the fewest.
-    `recall`: the highest threshold whose recall is `at` or more; there always is one.
-    `specificity`: the lowest threshold whose specificity is `at` or more; there is none where too many negatives
+    `recall`: the highest threshold with a recall of `at` or more; there always is one.
+    `specificity`: the lowest threshold with a specificity of `at` or more; there is none where too many negatives
     share the highest score.
     `probability`: `at` itself, whatever the samples are.
     Raises ValueError for another kind, and where `at` is absent, beyond 0 to 1, or not asked for.
@@ -104,31 +104,26 @@ class Curve(NamedTuple):
     num_negative: int
 
 
-def curve(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> Curve:
-    """Exact counts at every threshold that the scores allow. Samples with unknown labels are to be left out.
-
-    Raises ValueError as `ranking.check_arrays` does.
-    """
-    _check_known(scores_N, targets_N)
-    order_N = np.argsort(scores_N)[::-1]
-    sorted_N = scores_N[order_N]
-    last_T = np.flatnonzero(np.concatenate((sorted_N[1:] != sorted_N[:-1], [True]))) if len(sorted_N) else order_N
-    true_T = np.cumsum(targets_N[order_N], dtype=np.int64)[last_T]
-    num_positive = int(np.count_nonzero(targets_N))
-    return Curve(sorted_N[last_T], true_T, last_T + 1 - true_T, num_positive, len(targets_N) - num_positive)
+def curve(known: Known) -> Curve:
+    """Exact counts at every threshold that the scores allow."""
+    scores_M, targets_M = known.scores_M, known.targets_M
+    order_M = np.argsort(scores_M)[::-1]
+    sorted_M = scores_M[order_M]
+    last_T = np.flatnonzero(np.concatenate((sorted_M[1:] != sorted_M[:-1], [True]))) if len(sorted_M) else order_M
+    true_T = np.cumsum(targets_M[order_M], dtype=np.int64)[last_T]
+    num_positive = int(np.count_nonzero(targets_M))
+    return Curve(sorted_M[last_T], true_T, last_T + 1 - true_T, num_positive, len(targets_M) - num_positive)
 
 
-def choose_threshold(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], rule: Rule) -> Threshold:
+def choose_threshold(known: Known, rule: Rule) -> Threshold:
     """The threshold that the rule picks on these samples, which should be those of validation.
 
-    Args: float32 scores and uint8 targets `[N]` of known labels; a rule that looks at them, so not `probability`.
-    Errors as for `curve`.
+    It is a value of `scores_M`. A rule that looks at them, so not `probability`.
     """
     assert rule.kind != "probability", "scores may be logits here: see operating.choose_operating"
-    if reason := absent_class(targets_N):
-        _check_known(scores_N, targets_N)
-        return Threshold(None, rule, reason)
-    found = curve(scores_N, targets_N)
+    if known.reason:
+        return Threshold(None, rule, known.reason)
+    found = curve(known)
     at = rule.at or 0.0
     recall_T = found.true_positive_T / found.num_positive
     specificity_T = (found.num_negative - found.false_positive_T) / found.num_negative
@@ -150,41 +145,31 @@ def choose_threshold(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]
     return Threshold(float(found.threshold_T[chosen]), rule, None)
 
 
-def count_cells(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], threshold: float) -> Confusion:
-    """Confusion counts of samples with known labels at score >= threshold. Errors as for `curve`."""
-    _check_known(scores_N, targets_N)
-    return Confusion(*np.bincount(_cells(scores_N, targets_N, threshold), minlength=4).tolist())
+def count_cells(known: Known, threshold: float) -> Confusion:
+    """Confusion counts at `scores_M` >= threshold. Raises ValueError for a threshold that is not a finite float32."""
+    return Confusion(*np.bincount(_cells(known, threshold), minlength=4).tolist())
 
 
 def rate_estimates(
-    resamples: PatientResamples,
-    logits_NC: NDArray[np.float32],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-    threshold_C: Sequence[float | None],
-    level: float = 0.95,
+    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None], level: float = 0.95
 ) -> list[dict[str, Estimate]]:
     """`RATES` of each finding at its given threshold, with patient-level intervals.
 
     The threshold is held: how it would vary with other validation data is not in the interval. Where it is None,
     so is every rate.
-    Raises ValueError as `bootstrap.area_estimates` does, and for another number of thresholds.
+    Raises ValueError as `bootstrap.area_estimates` does, for another number of thresholds, and as `count_cells`.
     """
-    check(resamples, logits_NC, targets_NC, mask_NC)
-    if len(threshold_C) != logits_NC.shape[1]:
-        raise ValueError(f"{len(threshold_C)} thresholds for {logits_NC.shape[1]} findings: give one each")
-    columns = [column for column, threshold in enumerate(threshold_C) if threshold is not None]
-    entries, confusions = [], []
-    for column in columns:
-        scores_N, targets_N = known(logits_NC[:, column], targets_NC[:, column], mask_NC[:, column])
-        patient_N = resamples.patient_N[mask_NC[:, column].astype(bool)]
-        cell_N = _cells(scores_N, targets_N, threshold_C[column])
-        entries.append(entries_by_patient(patient_N, cell_N, np.ones(len(cell_N)), 4))
-        confusions.append(Confusion(*np.bincount(cell_N, minlength=4).tolist()))
-    sums = sum_replicates(resamples, entries)
+    if len(threshold_C) != len(scored.known):
+        raise ValueError(f"{len(threshold_C)} thresholds for {len(scored.known)} findings: give one each")
+    cells = {column: _cells(scored.known[column], at) for column, at in enumerate(threshold_C) if at is not None}
+    entries = [
+        entries_by_patient(scored.known[column].patient_M, cell_M, np.ones(len(cell_M)), 4)
+        for column, cell_M in cells.items()
+    ]
     found = [dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")) for _ in threshold_C]
-    for column, confusion, counts_4K in zip(columns, confusions, sums, strict=True):
-        num_patients = resamples.num_patients_of(mask_NC[:, column])
+    for (column, cell_M), counts_4K in zip(cells.items(), sum_replicates(resamples, scored, entries), strict=True):
+        confusion = Confusion(*np.bincount(cell_M, minlength=4).tolist())
+        num_patients = scored.known[column].num_patients
         values, rates_K = confusion.rates(), _rates(*counts_4K)
         for name in RATES:
             reason = confusion.undefined_rate(name)
@@ -192,12 +177,12 @@ def rate_estimates(
     return found
 
 
-def _cells(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8], threshold: float | None) -> NDArray[np.int64]:
-    """0 true positive, 1 false positive, 2 false negative, 3 true negative."""
-    if threshold is None or not abs(threshold) <= float(np.finfo(np.float32).max):
+def _cells(known: Known, threshold: float) -> NDArray[np.int64]:
+    """0 true positive, 1 false positive, 2 false negative, 3 true negative, `[M]`."""
+    if not abs(threshold) <= float(np.finfo(np.float32).max):
         raise ValueError(f"a threshold must be a finite float32 number, got {threshold}")
-    called_N = scores_N >= np.float32(threshold)
-    return np.where(called_N, 1 - targets_N.astype(np.int64), 3 - targets_N.astype(np.int64))
+    called_M = known.scores_M >= np.float32(threshold)
+    return np.where(called_M, 1 - known.targets_M.astype(np.int64), 3 - known.targets_M.astype(np.int64))
 
 
 def _rates(true_positive: Any, false_positive: Any, false_negative: Any, true_negative: Any) -> dict[str, Any]:
@@ -213,9 +198,3 @@ def _rates(true_positive: Any, false_positive: Any, false_negative: Any, true_ne
     }
     with np.errstate(invalid="ignore"):
         return {name: part / whole for name, (part, whole) in shares.items()}
-
-
-def _check_known(scores_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> None:
-    if scores_N.ndim != 1:
-        raise ValueError(f"scores must be [N], got {scores_N.shape}")
-    check_arrays(scores_N[:, None], targets_N[:, None], np.ones_like(targets_N)[:, None])

@@ -1,6 +1,6 @@
 """What a page is made of, before it is HTML or markdown: sections of texts, tables, charts and pictures.
 
-A figure is a `Part` that knows its place in report.json, so that what is printed can be held against it.
+A figure is a `Part` that knows its path in report.json, so that what is printed can be compared with it.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Content:
         self.values = values
 
     def get(self, *path: str | int) -> Any:
-        """What stands at the path; None where nothing does."""
+        """What is at the path; None where nothing is."""
         here: Any = self.values
         for step in path:
             try:
@@ -187,7 +187,7 @@ def words(text: object) -> Cell:
     return Cell((Part(str(text)),))
 
 
-def say(*parts: str | Part, kind: str = "plain") -> Text:
+def paragraph(*parts: str | Part, kind: str = "plain") -> Text:
     """A paragraph of words and figures."""
     return Text(tuple(Part(part) if isinstance(part, str) else part for part in parts), kind)
 

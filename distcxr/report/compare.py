@@ -19,15 +19,16 @@ from typing import Any
 import numpy as np
 
 from distcxr.metrics.bootstrap import PatientResamples
-from distcxr.metrics.compare import compare_models
-from distcxr.metrics.full_json import figure
-from distcxr.metrics.predictions import Predictions, read_predictions
+from distcxr.metrics.figures_json import figure
+from distcxr.metrics.paired_tests import compare_models
+from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
 from distcxr.report.html import to_html
 from distcxr.report.markdown import to_markdown
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
+from distcxr.runfolder.predictions import Predictions, read_predictions
 from distcxr.runfolder.whole import write_whole
 
 SHOWN_SPLITS = ("val", "test")
@@ -101,7 +102,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
             run["not_comparable"] = ", ".join(differ)
             warnings.append(
                 f"{run['name']} can't be compared with {usual['name']}: {run['not_comparable']}. A difference of their "
-                "figures says nothing of the models."
+                "figures tells nothing about the models."
             )
     best = _best(found)
     if best is not None:
@@ -117,7 +118,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _read(files: RunFiles) -> dict[str, Any]:
-    """What a run folder says."""
+    """What a run folder holds."""
     recipe, history = files.recipe, files.history
     model, data = recipe.get("model") or {}, recipe.get("data") or {}
     if not files.metrics:
@@ -216,15 +217,14 @@ def _difference(
     rows_ours, rows_theirs = rows_N2[:, 0], rows_N2[:, 1]
     columns = [name for name in averaged if name in ours.findings and name in theirs.findings]
     at, at_theirs = [[held.findings.index(name) for name in columns] for held in (ours, theirs)]
-    _, patient_N = np.unique(np.array(ours.patient_ids)[rows_ours], return_inverse=True)
-    found = compare_models(
-        PatientResamples(patient_N.astype(np.int64), intervals.get("replicates") or 1000, intervals.get("seed") or 0),
-        theirs.logits_NC[rows_theirs][:, at_theirs],
-        ours.logits_NC[rows_ours][:, at],
-        ours.targets_NC[rows_ours][:, at],
-        ours.mask_NC[rows_ours][:, at],
-        level=intervals.get("level") or 0.95,
-    ).macro
+    targets_NC, mask_NC = ours.targets_NC[rows_ours][:, at], ours.mask_NC[rows_ours][:, at]
+    patient_id = np.array(ours.patient_ids, dtype=np.str_)[rows_ours]
+    a, b = (
+        Scored.of(columns, logits_NC, targets_NC, mask_NC, patient_id)
+        for logits_NC in (theirs.logits_NC[rows_theirs][:, at_theirs], ours.logits_NC[rows_ours][:, at])
+    )
+    resamples = PatientResamples(a.num_patients, intervals.get("replicates") or 1000, intervals.get("seed") or 0)
+    found = compare_models(resamples, a, b, level=intervals.get("level") or 0.95).macro
     return {**figure("auroc", found.difference), "p": found.p, "reason": found.difference.reason}
 
 

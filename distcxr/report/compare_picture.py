@@ -102,8 +102,8 @@ def _intervals(
         drawn.append(f'<circle class="{split}" cx="{across:.1f}" cy="12" r="4"/>')
         drawn.append(_text(across + 9, 16, split, "note"))
         across += 60
-    for place, ((_, run), label) in enumerate(zip(runs, labels, strict=True)):
-        middle = _HEAD + _ROW * (place + 0.5)
+    for position, ((_, run), label) in enumerate(zip(runs, labels, strict=True)):
+        middle = _HEAD + _ROW * (position + 0.5)
         bold = " bold" if run["name"] == best else ""
         drawn.append(_text(14, middle + 4, label, f"label{bold}"))
         for number, split in enumerate(splits):
@@ -132,11 +132,11 @@ def _matrix(
     body = top + 16 + slant
     known = [value for row in table for value in row if value is not None]
     low, high = span_of(known)
-    for place, name in enumerate(columns):
-        x = left + _CELL_W * (place + 0.5)
+    for position, name in enumerate(columns):
+        x = left + _CELL_W * (position + 0.5)
         drawn.append(_text(x, body - 6, name, "note", "start", f' transform="rotate(-38 {x:.1f} {body - 6:.1f})"'))
-    for place, (label, row) in enumerate(zip(labels, table, strict=True)):
-        y = body + _ROW * place
+    for position, (label, row) in enumerate(zip(labels, table, strict=True)):
+        y = body + _ROW * position
         drawn.append(_text(14, y + 17, label, "label"))
         for column, value in enumerate(row):
             x = left + _CELL_W * column

@@ -16,8 +16,8 @@ from distcxr.report.blocks import (
     Part,
     Section,
     Table,
+    paragraph,
     readable,
-    say,
     words,
 )
 from distcxr.report.compare_picture import picture
@@ -86,12 +86,12 @@ def _result(content: Content) -> tuple[Part, ...]:
     if best is None:
         return (Part("No run has a macro AUROC of validation."),)
     path = ("runs", names.index(best), "metrics")
-    said = [Part(f"Best on validation: {best}, macro AUROC "), content.figure(*path, "val", "macro", "auroc")]
+    parts = [Part(f"Best on validation: {best}, macro AUROC "), content.figure(*path, "val", "macro", "auroc")]
     if content.get(*path, "test", "macro", "auroc") is not None:
-        said += [Part("; on test "), content.figure(*path, "test", "macro", "auroc")]
+        parts += [Part("; on test "), content.figure(*path, "test", "macro", "auroc")]
         interval = content.interval(*path, "test", "macro", "auroc").parts
-        said += [Part(" ("), *interval, Part(")")] if len(interval) == 3 else []
-    return (*said, Part("."))
+        parts += [Part(" ("), *interval, Part(")")] if len(interval) == 3 else []
+    return (*parts, Part("."))
 
 
 def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iterator[Block]:
@@ -116,9 +116,9 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         cells += [content.number(*path, "num_parameters", form=","), content.number(*path, "train_minutes", form=".1f")]
         note = runs[number]["not_comparable"]
         rows.append((*cells, words(note or "")) if has_notes else tuple(cells))
-    strong = frozenset(place for place, number in enumerate(finished) if runs[number]["name"] == best)
+    strong = frozenset(position for position, number in enumerate(finished) if runs[number]["name"] == best)
     yield Table(tuple(columns), tuple(rows), strong=strong, sortable=True)
-    yield say(
+    yield paragraph(
         "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
         "so their intervals are narrower than those of the runs suggest. Minutes are training alone.",
         kind="small",
@@ -132,11 +132,12 @@ def _stages(content: Content) -> Iterator[Block]:
     for number, run in enumerate(runs):
         if run["stages"]:
             cells = [
-                content.number("runs", number, "stages", place, "val_auroc") for place in range(len(run["stages"]))
+                content.number("runs", number, "stages", position, "val_auroc")
+                for position in range(len(run["stages"]))
             ]
             rows.append((words(run["name"]), *cells, *[Cell((Part(DASH),))] * (len(most) - len(cells))))
     yield Table(("run", *(f"{stage['stage']} {_named(stage)}".strip() for stage in most)), tuple(rows))
-    yield say("The highest macro AUROC of validation within each stage.", kind="small")
+    yield paragraph("The highest macro AUROC of validation within each stage.", kind="small")
 
 
 def _named(stage: dict[str, Any]) -> str:
@@ -153,7 +154,7 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
         ]
         rows.append((words(readable(name)), *cells))
     columns = ("finding", *(f"{number + 1} {runs[number]['name']}" for number in finished))
-    yield say(f"AUROC of each finding, {split} split.", kind="small")
+    yield paragraph(f"AUROC of each finding, {split} split.", kind="small")
     yield Table(columns, tuple(rows), sortable=True)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.metrics.scored import Known
 from distcxr.metrics.threshold import Curve, curve
 
 VISIBLE = 1e-3
@@ -52,14 +53,11 @@ def thinned(points_T2: NDArray[np.float64], tolerance: float = VISIBLE) -> NDArr
     return points_T2[keep_T]
 
 
-def curves(logits_N: NDArray[np.float32], targets_N: NDArray[np.uint8]) -> dict[str, list[list[float]]] | None:
-    """Thinned `roc` and `pr` of known labels, rounded to 1e-4; None where a class is absent.
-
-    Raises ValueError for logits that are not finite.
-    """
-    if not 0 < np.count_nonzero(targets_N) < len(targets_N):
+def curves(known: Known) -> dict[str, list[list[float]]] | None:
+    """Thinned `roc` and `pr`, rounded to 1e-4; None where a class is absent or a logit is not finite."""
+    if known.reason:
         return None
-    found = curve(logits_N, targets_N)
+    found = curve(known)
     return {
         "roc": thinned(roc(found)).round(4).tolist(),
         "pr": thinned(precision_recall(found)).round(4).tolist(),

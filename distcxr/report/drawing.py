@@ -48,10 +48,10 @@ def to_svg(charts: Sequence[Chart]) -> str:
     drawn = [f'<rect width="{width}" height="{height}" fill="#fdfdfc"/>']
     for number, chart in enumerate(charts):
         top = number * (_H + _HEAD)
-        said = escape("".join(part.text for part in chart.caption))
+        caption = escape("".join(part.text for part in chart.caption))
         drawn.append(
             f'<text x="{_MARGIN}" y="{top + 24}"><tspan class="head">{escape(chart.title)}</tspan>'
-            f'<tspan dx="10">{said}</tspan></text>'
+            f'<tspan dx="10">{caption}</tspan></text>'
         )
         drawn.append(f'<svg x="{_MARGIN}" y="{top + _HEAD}" width="{_W}" height="{_H}">{chart.svg}</svg>')
     return (

@@ -45,13 +45,13 @@ def _block(block: Block) -> Iterator[str]:
 
 def _table(table: Table) -> Iterator[str]:
     """Columns that only draw are left out."""
-    drawn = {place for row in table.rows for place, cell in enumerate(row) if cell.svg}
-    places = [place for place in range(len(table.columns)) if place not in drawn]
-    numbers = {place for row in table.rows for place, cell in enumerate(row) if cell.is_number}
-    yield _row(_escaped(table.columns[place]) for place in places)
-    yield _row("--:" if place in numbers else "---" for place in places)
+    drawn = {position for row in table.rows for position, cell in enumerate(row) if cell.svg}
+    positions = [position for position in range(len(table.columns)) if position not in drawn]
+    numbers = {position for row in table.rows for position, cell in enumerate(row) if cell.is_number}
+    yield _row(_escaped(table.columns[position]) for position in positions)
+    yield _row("--:" if position in numbers else "---" for position in positions)
     for number, row in enumerate(table.rows):
-        cells = [_cell(row[place]) for place in places]
+        cells = [_cell(row[position]) for position in positions]
         yield _row(f"**{cell}**" if cell and number in table.strong else cell for cell in cells)
     yield ""
 

@@ -13,7 +13,7 @@ from distcxr.report.blocks import (
     Fold,
     Section,
     Table,
-    say,
+    paragraph,
     words,
 )  # fmt: skip
 from distcxr.report.charts import interval_bar
@@ -95,7 +95,9 @@ def comparison_section(content: Content, split: str) -> Section:
     table = Table(
         ("official test list", "macro AUROC", "95 % interval", "0.7 to 0.85"), tuple(r for _, r in rows), strong
     )
-    return Section("comparison", "Comparison", (say(verdict), say(HARDER), table, say(NOT_COMPARABLE)))
+    return Section(
+        "comparison", "Comparison", (paragraph(verdict), paragraph(HARDER), table, paragraph(NOT_COMPARABLE))
+    )
 
 
 def data_section(content: Content) -> Section:
@@ -119,9 +121,9 @@ def data_section(content: Content) -> Section:
         members: list[dict[str, Any]] = content.get("metrics", split, "members") or []
         alone = []
         for number, member in enumerate(members):
-            place = ("metrics", split, "members", number)
+            at = ("metrics", split, "members", number)
             named = words(f"{member['model']}, {member['checkpoint']}")
-            alone.append((named, content.number(*place, "step", form=","), content.number(*place, "auroc")))
+            alone.append((named, content.number(*at, "step", form=","), content.number(*at, "auroc")))
         if alone:
             blocks.append(Table((f"member of the ensemble, on {split}", "step", "macro AUROC alone"), tuple(alone)))
     hashes = content.get("run", "hashes") or {}
@@ -129,7 +131,7 @@ def data_section(content: Content) -> Section:
         known = {OFFICIAL_TEST_LIST: "NIH's test_list.txt", OFFICIAL_LABELS: "NIH's Data_Entry_2017_v2020.csv"}
         listed = [(words(f"{name} ({known[digest]})" if digest in known else name), words(digest))
                   for name, digest in hashes.items()]  # fmt: skip
-        blocks.append(say("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
+        blocks.append(paragraph("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
         blocks.append(Table(("labels or list", "sha256"), tuple(listed)))
     return Section("data", "Data", tuple(blocks))
 
@@ -154,27 +156,27 @@ def making_section(content: Content, trained: str, recipe_text: str, missing: Se
     rows = tuple((words(name), words(value)) for name, value in facts.items() if value)
     blocks: list[Block] = [Table(("what", ""), rows)] if rows else []
     if missing:
-        blocks.append(say(f"Not in the run folder, so not on this page: {', '.join(missing)}.", kind="small"))
+        blocks.append(paragraph(f"Not in the run folder, so not on this page: {', '.join(missing)}.", kind="small"))
     if recipe_text:
         blocks.append(Fold("The whole recipe", (Code(recipe_text),)))
     return Section("making", "Origin", tuple(blocks))
 
 
 def trained_with(content: Content, split: str) -> str:
-    """Loss and sampling in words, of every stage where they differ; empty where the file does not say."""
+    """Loss and sampling in words, of every stage where they differ; empty where the file does not have them."""
     found = content.get("metrics", split, "trained_with")
     parts = found.get("stages", [found]) if found else []
-    said = [_loss_and_sampling(part) for part in parts]
-    if len(set(said)) > 1:
-        said = [f"stage {number}: {words}" for number, words in enumerate(said, start=1)]
-    return "; ".join(dict.fromkeys(said))
+    named = [_loss_and_sampling(part) for part in parts]
+    if len(set(named)) > 1:
+        named = [f"stage {number}: {words}" for number, words in enumerate(named, start=1)]
+    return "; ".join(dict.fromkeys(named))
 
 
 def _loss_and_sampling(part: dict[str, Any]) -> str:
     loss, sampling = part.get("loss") or {}, part.get("sampling") or {}
     changed = {key: value for key, value in loss.items() if key != "name" and value not in (None, "none")}
-    said = [f"{key.replace('_', ' ')} {value}" for key, value in changed.items() if (key, value) != _UNSMOOTHED]
-    named = f"{loss.get('name')} ({', '.join(said)})" if said else str(loss.get("name"))
+    keys = [f"{key.replace('_', ' ')} {value}" for key, value in changed.items() if (key, value) != _UNSMOOTHED]
+    named = f"{loss.get('name')} ({', '.join(keys)})" if keys else str(loss.get("name"))
     if sampling.get("cap_per_label"):
         named += f", at most {sampling['cap_per_label']:,} images per label"
     if sampling.get("balance", "none") != "none":

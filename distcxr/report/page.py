@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 import distcxr
-from distcxr.metrics.predictions import read_predictions
-from distcxr.metrics.ranking import known
+from distcxr.metrics.scored import Scored
 from distcxr.report.blocks import Cell, Content, Page, Part, Section, words
 from distcxr.report.curves import curves
 from distcxr.report.html import to_html
@@ -35,6 +34,7 @@ from distcxr.report.thresholds import calibration_section, operating_section
 from distcxr.report.training import training_section
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
+from distcxr.runfolder.predictions import read_predictions
 from distcxr.runfolder.whole import write_whole
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def write_report(run_folder: Path) -> Path:
         Path of the page.
 
     Raises:
-        ValueError: this is no run folder, a file in it is damaged (it is named), or it can't be written to.
+        ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
     content, page = build(files)
@@ -164,8 +164,8 @@ def _warnings(files: RunFiles, split: str | None) -> list[str]:
     found = [str(sentence) for sentence in files.metrics[split].get("warnings") or []]
     chosen = files.recipe.get("eval") or {}
     both = chosen.get("weights") == "best" and files.metrics[split].get("operating_points_from") is not None
-    says_itself = "checkpoint_from" in files.metrics[split]
-    if (both or split == "val") and not says_itself:
+    has_its_own = "checkpoint_from" in files.metrics[split]
+    if (both or split == "val") and not has_its_own:
         alone = "Validation chose the checkpoint: its own figures flatter the model. Believe those of the test split."
         found.append(_OPTIMISTIC if both else alone)
     steps = {name: report.get("step") for name, report in files.metrics.items() if report.get("step") is not None}
@@ -180,12 +180,10 @@ def _curves(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     held = read_predictions(path)
-    found = {}
-    for column, name in enumerate(held.findings):
-        scores, targets = known(held.logits_NC[:, column], held.targets_NC[:, column], held.mask_NC[:, column])
-        if np.isfinite(scores).all() and (points := curves(scores, targets)):
-            found[name] = points
-    return found
+    scored = Scored.of(
+        held.findings, held.logits_NC, held.targets_NC, held.mask_NC, np.array(held.patient_ids, dtype=np.str_)
+    )
+    return {known.name: points for known in scored.known if (points := curves(known))}
 
 
 def _throughput(files: RunFiles) -> dict[str, float]:

@@ -15,8 +15,8 @@ from distcxr.report.blocks import (
     Pictures,
     Section,
     Table,
+    paragraph,
     readable,
-    say,
     words,
 )  # fmt: skip
 from distcxr.runfolder import filenames
@@ -52,7 +52,7 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
             caption = (Part("probability "), prob, Part(f"; labels: {labels}; {entry['file']}{empty}"))
             found.append(Picture(readable(entry["finding"]), caption, uris, paths))
         if found:
-            blocks += [say(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]
+            blocks += [paragraph(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]
     if not blocks:
         return None
     note = (
@@ -63,7 +63,7 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
     note += _whose_heat(content, content.get("split"))
     if len(entries) > len(shown):
         note += f" {len(entries) - len(shown)} more pictures lie in the folder pictures."
-    return Section("pictures", "Worst errors", (say(note, kind="small"), *blocks))
+    return Section("pictures", "Worst errors", (paragraph(note, kind="small"), *blocks))
 
 
 def localisation_section(content: Content, split: str) -> Section | None:
@@ -87,7 +87,7 @@ def localisation_section(content: Content, split: str) -> Section | None:
     )
     columns = ("finding", "images", "pointing", "by chance", "IoU", "coverage", "box share")
     return Section(
-        "localisation", "Localisation", (say(text, kind="small"), Table(columns, tuple(rows), sortable=True))
+        "localisation", "Localisation", (paragraph(text, kind="small"), Table(columns, tuple(rows), sortable=True))
     )
 
 

@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from distcxr.report.blocks import Block, Cell, Chart, Charts, Content, Fold, Part, Section, Table, readable, say, words
+from distcxr.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Content,
+    Fold,
+    Part,
+    Section,
+    Table,
+    paragraph,
+    readable,
+    words,
+)
 from distcxr.report.charts import Dot, Line, interval_bar, panel, span_of
 from distcxr.runfolder import filenames
 
@@ -41,16 +54,16 @@ def findings_section(content: Content, split: str) -> Section:
     rows = [row(f"average of {len(averaged)}", ("macro",), "strong")]
     rows += [row(readable(name), ("findings", name), "") for name in names]
     blocks: list[Block] = [
-        say(_about_intervals(content, split), kind="small"),
+        paragraph(_about_intervals(content, split), kind="small"),
         Table(tuple(columns), tuple(rows), strong=frozenset({0}), sortable=True),
     ]
     apart = [readable(name) for name in names if name not in averaged]
     if apart and averaged:
-        blocks.append(say(f"Not in the average: {', '.join(apart)}.", kind="small"))
+        blocks.append(paragraph(f"Not in the average: {', '.join(apart)}.", kind="small"))
     if unreadable := content.get(*base, "unreadable"):
         bad = "; ".join(f"{entry.get('file')}: {entry.get('reason')}" for entry in unreadable[:5])
         more = f"; and {len(unreadable) - 5} more, in {filenames.metrics(split)}" if len(unreadable) > 5 else ""
-        blocks.append(say(f"Left out, because the file can't be read: {bad}{more}.", kind="small"))
+        blocks.append(paragraph(f"Left out, because the file can't be read: {bad}{more}.", kind="small"))
     return Section("findings", "Findings", tuple(blocks))
 
 
@@ -89,11 +102,11 @@ def curves_section(content: Content, split: str) -> Section | None:
         "curves",
         "Curves",
         (
-            say("ROC", kind="heading"),
-            say(f"The dotted line is chance.{dot}", kind="small"),
+            paragraph("ROC", kind="heading"),
+            paragraph(f"The dotted line is chance.{dot}", kind="small"),
             Charts(tuple(rocs)),
-            say("Precision and recall", kind="heading"),
-            say("The dotted line is the share of positives: what chance would give.", kind="small"),
+            paragraph("Precision and recall", kind="heading"),
+            paragraph("The dotted line is the share of positives: what chance would give.", kind="small"),
             Charts(tuple(precisions)),
         ),
     )
@@ -136,7 +149,7 @@ def subgroups_section(content: Content, split: str) -> Section | None:
         "not compare. AUROC of each finding by group is further down."
     )
     blocks: list[Block] = [
-        *([say(unlike, kind="small")] if of_others else []),
+        *([paragraph(unlike, kind="small")] if of_others else []),
         Table((*columns, *(("note",) if has_notes else ())), tuple(rows)),
         *_differences(content, split, groups),
         *_every_finding(content, split, groups),
@@ -149,10 +162,10 @@ def _differences(content: Content, split: str, groups: Sequence[dict[str, Any]])
     num_pairs = content.get("metrics", split, "num_pairs_compared")
     among = f"{num_pairs:,} pairs" if num_pairs is not None else "many pairs"
     if not found:
-        yield say(f"Among {among} of groups, none has intervals that stay apart.")
+        yield paragraph(f"Among {among} of groups, none has intervals that stay apart.")
         return
-    yield say("Groups whose intervals do not meet", kind="heading")
-    yield say(
+    yield paragraph("Groups whose intervals do not meet", kind="heading")
+    yield paragraph(
         f"{len(found)} of {among}. A cautious sign of a difference, not of its cause: groups differ in how ill they "
         "are, too, and among many pairs a few come up by chance.",
         kind="small",

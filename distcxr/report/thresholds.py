@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distcxr.report.blocks import Block, Chart, Charts, Content, Fold, Part, Section, Table, readable, say, words
+from distcxr.report.blocks import Block, Chart, Charts, Content, Fold, Part, Section, Table, paragraph, readable, words
 from distcxr.report.charts import Dot, Line, nice_end, panel
 from distcxr.report.results import interval_title
 
@@ -14,7 +14,7 @@ _RULES = {
     "max_f1": "the largest F1",
     "recall": "recall of at least {}",
     "specificity": "specificity of at least {}",
-    "probability": "a probability of {}, whatever validation says",
+    "probability": "a probability of {}, whatever validation holds",
 }
 _RATES = ("recall", "precision", "specificity", "npv", "accuracy", "f1")
 _RATE_NAMES = {"npv": "NPV", "f1": "F1"}
@@ -42,17 +42,17 @@ def calibration_section(content: Content, split: str) -> Section | None:
     bins = content.get(*base, names[0], "ece_bins") or 15
     text = (
         "Does a probability of 0.3 come true three times in ten? Brier score and expected calibration error (ECE, over "
-        f"{bins} bins of equal width) are better the smaller. A temperature above 1 says that the model is too sure of "
-        f"itself; temperatures were fitted on {_chosen_on(content, split)}."
+        f"{bins} bins of equal width) are better the smaller. A temperature above 1 means that the model is too sure "
+        f"of itself; temperatures were fitted on {_chosen_on(content, split)}."
     )
-    blocks: list[Block] = [say(text, kind="small"), Table(tuple(columns), tuple(rows), sortable=True)]
+    blocks: list[Block] = [paragraph(text, kind="small"), Table(tuple(columns), tuple(rows), sortable=True)]
     if charts:
         orange = " Orange: the same with logits divided by the temperature." if has_scaled else ""
         note = (
             "On the dotted line, probabilities are right. The larger a dot, the more images; bins with fewer than "
             f"{FEWEST_IN_A_BIN} are not drawn.{orange}"
         )
-        blocks += [say(note, kind="small"), Charts(tuple(charts))]
+        blocks += [paragraph(note, kind="small"), Charts(tuple(charts))]
     return Section("calibration", "Calibration", tuple(blocks))
 
 
@@ -104,7 +104,7 @@ def operating_section(content: Content, split: str) -> Section | None:
         "thresholds",
         "Thresholds",
         (
-            say(
+            paragraph(
                 f"Chosen on {_chosen_on(content, split)} and applied as they are: an image is called positive at this "
                 "probability or above. Intervals hold the threshold.",
                 kind="small",

@@ -14,6 +14,7 @@ from typing import Any
 
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import being_written
+from distcxr.tables import read_table
 
 STEP_COLUMNS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_pct", "memory_mb")
 HISTORY_COLUMNS = ("epoch", "stage", "step", "train_loss", "val_loss", "val_auroc", "lr", "img_per_s", "train_s")
@@ -77,21 +78,13 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
     """The columns of a table of numbers; an empty cell and one that is not finite are None.
 
     Raises:
-        ValueError: a file that can't be read, a cell that is not a number, or a row of another length; it is named.
+        ValueError: as `read_table`, and for a cell that is not a number, with its line and column.
     """
-    rows = list(csv.reader(read_text(path).splitlines()))
-    header = rows[0] if rows else []
-    columns: dict[str, list[float | None]] = {name: [] for name in header}
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(header):
-            raise ValueError(f"{path}, row {number}: {len(row)} cells where the header has {len(header)}")
-        for name, cell in zip(header, row, strict=True):
-            try:
-                value = float(cell) if cell else None
-            except ValueError:
-                raise ValueError(f"{path}, row {number}, column {name}: {cell!r} is not a number") from None
-            columns[name].append(value if value is None or math.isfinite(value) else None)
-    return columns
+    table = read_table(path, verbatim=True)
+    return {
+        name: [value if math.isfinite(value) else None for value in table.numbers(position, empty="nan").tolist()]
+        for position, name in enumerate(table.header)
+    }
 
 
 def read_text(path: Path) -> str:

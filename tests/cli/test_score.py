@@ -1,4 +1,4 @@
-"""`distcxr score`: scikit-learn's figures for anyone's file, comparisons, and mistakes said plainly."""
+"""`distcxr score`: scikit-learn's figures for anyone's file, comparisons, and mistakes in plain words."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from cohort import cohort
+from cohort import cohort, predictions
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from distcxr.cli import main
 from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.predictions import write_predictions
+from distcxr.runfolder.predictions import write_predictions
 
 FINDINGS = ("Mass", "Nodule", "Hernia", "No Finding")
 NUM = 240
@@ -74,15 +74,15 @@ def test_figures_are_sklearns(
     scores = probabilities(scores) if kind == "probabilities" else scores
     write("p.csv", scores)
     assert call(monkeypatch, "p.csv", *LISTED) == 0
-    content, said = stored(folder), capsys.readouterr().out
-    assert f"taken as {kind}" in said and f"{SECOND.sum()} images of" in said and "written: out.json" in said
+    content, printed = stored(folder), capsys.readouterr().out
+    assert f"taken as {kind}" in printed and f"{SECOND.sum()} images of" in printed and "written: out.json" in printed
     for column, name in enumerate(FINDINGS):
         entry, truth = content["findings"][name], targets_of(column)
         assert entry["auroc"] == pytest.approx(roc_auc_score(truth, scores[SECOND, column]), rel=0, abs=1e-12)
         expected = average_precision_score(truth, scores[SECOND, column])
         assert entry["auprc"] == pytest.approx(expected, rel=0, abs=1e-12)
         assert (entry["num"], entry["num_positive"]) == (SECOND.sum(), truth.sum())
-        assert f"{entry['auroc']:.4f}" in said and f"{entry['auroc_low']:.4f}-{entry['auroc_high']:.4f}" in said
+        assert f"{entry['auroc']:.4f}" in printed and f"{entry['auroc_low']:.4f}-{entry['auroc_high']:.4f}" in printed
     assert content["macro"]["findings"] == list(FINDINGS[:3]) and content["split"] == "test"
     assert content["step"] is None and content["loss"] is None
     assert content["operating_points_from"] == "this split (optimistic)"
@@ -102,7 +102,7 @@ def test_our_own_file_is_read_as_it_is(
     names = [FILES[row] for row in at]
     targets = np.stack([targets_of(column) for column in range(4)], axis=1).astype(np.uint8)
     arrays = (DATA.patient_id[at].tolist(), FINDINGS, DATA.logits_NC[at])
-    write_predictions("own.csv", names, *arrays, targets, np.ones_like(targets))
+    write_predictions("own.csv", *predictions(names, *arrays, targets, np.ones_like(targets)))
     assert call(monkeypatch, "own.csv", *LISTED) == 0
     own = stored(folder)
     assert own["findings"] == foreign["findings"] and own["subgroups"] == foreign["subgroups"]
@@ -110,11 +110,11 @@ def test_our_own_file_is_read_as_it_is(
     alone = stored(folder)
     assert alone["findings"] == foreign["findings"] and alone["split"] == "predictions"
     assert {group["attribute"] for group in alone["subgroups"]} == {"images per patient"}
-    write_predictions("own.csv", names, *arrays, 1 - targets, np.ones_like(targets))
+    write_predictions("own.csv", *predictions(names, *arrays, 1 - targets, np.ones_like(targets)))
     capsys.readouterr()
     assert call(monkeypatch, "own.csv", *LISTED) == 0
-    said = capsys.readouterr().out
-    assert f"warning: {targets.size:,} labels differ from those that own.csv holds" in said
+    printed = capsys.readouterr().out
+    assert f"warning: {targets.size:,} labels differ from those that own.csv holds" in printed
 
 
 def test_thresholds_from_validation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,8 +149,8 @@ def test_against_another_model(
     expected = roc_auc_score(truth, good[SECOND, 0]) - roc_auc_score(truth, bad[SECOND, 0])
     assert mass["difference"] == pytest.approx(expected, rel=0, abs=1e-12) and expected > 0
     assert mass["difference_low"] < mass["difference"] < mass["difference_high"] and 0 < mass["p_delong"] < 1
-    said = capsys.readouterr().out
-    assert f"{mass['difference']:+.4f}" in said and "less other.csv" in said
+    printed = capsys.readouterr().out
+    assert f"{mass['difference']:+.4f}" in printed and "less other.csv" in printed
 
 
 def test_labels_in_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +171,9 @@ def test_absent_class_and_one_patient_are_told(
     keep = np.isin(np.arange(NUM), own)
     write("p.csv", DATA.logits_NC.astype(np.float64), keep)
     assert call(monkeypatch, "p.csv", "--labels", "labels.csv", "--json", "out.json") == 0
-    said = capsys.readouterr().out
-    assert "warning: All images are of one patient" in said and "No areas" in said
-    assert f"{len(own)} of the {NUM} labelled images are scored; --list names those that are due" in said
+    printed = capsys.readouterr().out
+    assert "warning: All images are of one patient" in printed and "No areas" in printed
+    assert f"{len(own)} of the {NUM} labelled images are scored; --list names those that are due" in printed
     assert all(entry["auroc_low"] is None and entry["reason"] for entry in stored(folder)["findings"].values())
 
 
@@ -182,10 +182,10 @@ def test_absent_class_and_one_patient_are_told(
     [
         (("none.csv", *LISTED), "none.csv can't be read"),
         (("p.csv", "--labels", "none.csv"), "none.csv can't be read: No such file"),
-        (("p.csv",), "say which are right with --labels"),
+        (("p.csv",), "give them with --labels"),
         (("p.csv", "--labels", "labels.csv", "--list", "val_list.txt"), "lacks 120 of the 120 images of val_list.txt"),
         (("p.csv", "--labels", "labels.csv", "--list", "none.txt"), "the list none.txt can't be read"),
-        (("p.csv", *LISTED, "--probabilities"), "is no probability"),
+        (("p.csv", *LISTED, "--probabilities"), "is not a probability"),
         (("p.csv", *LISTED, "--against", "few.csv"), "few.csv lacks 119 of the 120 images of p.csv"),
         (("p.csv", *LISTED, "--calibrate-on", "few.csv"), "few.csv has no column of Hernia, No Finding"),
         (("strangers.csv", "--labels", "labels.csv"), "none of the 2 images is in the labels: 0, 1, where labels name"),
@@ -203,8 +203,8 @@ def test_mistakes(
     Path("strangers.csv").write_text("f,Mass\n0,0.5\n1,0.25\n")
     Path("stranger.csv").write_text(f"f,Mass\n{FILES[1]},0.5\nz.png,0.25\n")
     assert call(monkeypatch, *arguments) == 2
-    out, said = capsys.readouterr()
-    assert said.startswith("error: ") and message in said and "Traceback" not in said
+    out, printed = capsys.readouterr()
+    assert printed.startswith("error: ") and message in printed and "Traceback" not in printed
     assert not out, "a mistake is found before the work"
 
 
@@ -230,7 +230,9 @@ def test_our_own_file_saved_by_a_spreadsheet(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = np.ones((NUM, 1), dtype=np.uint8)
-    write_predictions("own.csv", FILES, DATA.patient_id, ["Mass"], DATA.logits_NC[:, :1], DATA.targets_NC[:, :1], one)
+    write_predictions(
+        "own.csv", *predictions(FILES, DATA.patient_id, ["Mass"], DATA.logits_NC[:, :1], DATA.targets_NC[:, :1], one)
+    )
     text = Path("own.csv").read_text()
     Path("own.csv").write_text("\ufeff" + text.replace("\n", "\r\n"), encoding="utf-8", newline="")
     assert call(monkeypatch, "own.csv") == 0
@@ -241,5 +243,5 @@ def test_our_own_file_saved_by_a_spreadsheet(
         row = ",".join([*cells[:place], cell, *cells[place + 1 :]])
         Path("own.csv").write_text("\n".join([header, row, *others]) + "\n")
         assert call(monkeypatch, "own.csv") == 2
-        said = capsys.readouterr().err
-        assert said.startswith("error: own.csv") and message in said
+        printed = capsys.readouterr().err
+        assert printed.startswith("error: own.csv") and message in printed

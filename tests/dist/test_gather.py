@@ -7,11 +7,12 @@ import os
 import numpy as np
 import pytest
 import torch
+from cohort import scored
 from numpy.typing import NDArray
 from torch import Tensor
 
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
-from distcxr.metrics.report import build_report
+from distcxr.metrics.summary import summarise
 
 FINDINGS = ["Hernia", "Mass", "No Finding"]
 NUM_SAMPLES = 211
@@ -47,15 +48,16 @@ def rank_and_world() -> tuple[int, int]:
 
 def check_exact(rank: int, world_size: int, shardings: list[str]) -> None:
     logits, ids, targets, mask = whole_split()
-    expected = build_report("val", FINDINGS, logits.numpy(), targets, mask)
-    expected_ids = ids.flip(0)  # the order of the expected ids says nothing
+    patients = np.arange(NUM_SAMPLES)
+    expected = summarise("val", scored(logits.numpy(), targets, mask, patients, FINDINGS))
+    expected_ids = ids.flip(0)  # the order of the expected ids does not count
     for how in shardings:
         mine = shard(how, rank, world_size)
         gathered, gathered_ids = gather_by_sample_id(logits[mine], ids[mine], expected_ids)
         assert gathered.dtype == torch.float32 and gathered_ids.dtype == torch.int64
         assert torch.equal(gathered_ids, ids), how
         assert torch.equal(gathered, logits), how
-        assert build_report("val", FINDINGS, gathered.numpy(), targets, mask) == expected, how
+        assert summarise("val", scored(gathered.numpy(), targets, mask, patients, FINDINGS)) == expected, how
     if rank > 0:
         return  # the same report, and importing scikit-learn in every process takes seconds
     from sklearn.metrics import roc_auc_score

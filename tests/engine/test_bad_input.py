@@ -13,7 +13,7 @@ from rich.console import Console
 
 from distcxr.engine.fit import UnreadableTrainingFile
 from distcxr.engine.main import train
-from distcxr.metrics.predictions import read_predictions
+from distcxr.runfolder.predictions import read_predictions
 from distcxr.tracking.tracker import Tracker
 
 

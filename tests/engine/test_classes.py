@@ -18,7 +18,7 @@ from distcxr.engine.evaluate import Outputs, average, evaluate
 from distcxr.explain.gradcam import gradcam
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.predictions import read_predictions
+from distcxr.runfolder.predictions import read_predictions
 
 TWO = ("data.findings=[No Finding, Infiltration]", "data.where.findings=[No Finding, Infiltration]")
 CLASSES = (*TWO, "loss.name=cross_entropy", "loss.weights=balanced", "data.val_fraction=0.4")

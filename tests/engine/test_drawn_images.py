@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny
 
-from distcxr.metrics.predictions import read_predictions
+from distcxr.runfolder.predictions import read_predictions
 
 FINDINGS = "data.findings=[Infiltration, Effusion, Atelectasis]"
 WHERE = "data.where={view: [PA, AP], without: [Hernia], age: [10, 95]}"

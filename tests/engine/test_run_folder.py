@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 
 from distcxr.engine.checkpoint import CheckpointError
 from distcxr.engine.testing import score_test_split
-from distcxr.metrics.predictions import read_predictions
 from distcxr.recipe import load_recipe
+from distcxr.runfolder.predictions import read_predictions
 
 
 def test_every_file_is_there(finished: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from cohort import known
 from PIL import Image
 
 from distcxr.engine import score
@@ -18,18 +19,19 @@ from distcxr.engine.fit import finish, fit
 from distcxr.engine.pictures import write_pictures
 from distcxr.engine.score import Weights, operating_of, score_splits, trained_with, write_scores
 from distcxr.metrics.operating import Operating
-from distcxr.metrics.predictions import Predictions, read_predictions
+from distcxr.metrics.scored import Known, Scored
 from distcxr.metrics.threshold import Rule, choose_threshold, count_cells
 from distcxr.recipe import Recipe
+from distcxr.runfolder.predictions import Predictions, read_predictions
 
 
 def read(path: Path) -> Any:
     return json.loads(path.read_text(), parse_constant=pytest.fail)
 
 
-def column_of(found: Predictions, name: str) -> tuple[Any, Any]:
+def column_of(found: Predictions, name: str) -> Known:
     at = found.findings.index(name)
-    return found.logits_NC[:, at], found.targets_NC[:, at]
+    return known(found.logits_NC[:, at], found.targets_NC[:, at])
 
 
 def test_thresholds_come_from_validation(finished: Path) -> None:
@@ -40,11 +42,11 @@ def test_thresholds_come_from_validation(finished: Path) -> None:
     assert kept["step"] == metrics["step"] and Operating.from_json(kept["operating"]).findings == tuple(test.findings)
     checked = 0
     for name, entry in metrics["findings"].items():
-        chosen = choose_threshold(*column_of(val, name), Rule("youden"))
+        chosen = choose_threshold(column_of(val, name), Rule("youden"))
         point = entry["operating_points"]["youden"]
         assert point["threshold_logit"] == chosen.value
         if chosen.value is not None:
-            cells = count_cells(*column_of(test, name), chosen.value)
+            cells = count_cells(column_of(test, name), chosen.value)
             assert (point["tp"], point["fn"]) == (cells.true_positive, cells.false_negative)
             checked += 1
     assert checked > 3
@@ -55,10 +57,10 @@ def test_pictures_are_of_errors(finished: Path) -> None:
     assert [entry["kind"] for entry in entries] == ["false_positive"] * 2 + ["false_negative"] * 2
     colours = []
     for entry in entries:
-        logits, targets = column_of(test, entry["finding"])
+        one = column_of(test, entry["finding"])
         row = test.files.index(entry["file"])
-        assert targets[row] == (entry["kind"] == "false_negative") == (entry["finding"] in entry["labels"])
-        assert entry["prob"] == pytest.approx(1 / (1 + np.exp(-logits[row])))
+        assert one.targets_M[row] == (entry["kind"] == "false_negative") == (entry["finding"] in entry["labels"])
+        assert entry["prob"] == pytest.approx(1 / (1 + np.exp(-one.scores_M[row])))
         with Image.open(finished / "pictures" / entry["image"]) as image:
             assert image.size == (256, 256) and image.mode == "L"
         with Image.open(finished / "pictures" / entry["heat"]) as heat:
@@ -182,7 +184,10 @@ def test_files_are_the_same_bytes_on_any_world(tmp_path: Path, world_size: int) 
             for row in rows.tolist():  # one by one, without any world
                 pixels = torch.from_numpy(_decoded(run, row))
                 logits.append(run.setup.module((pixels[None, None] / 255 - 0.5) / 0.5))
-            again = Scores(rows, torch.cat(logits).numpy(), scores[split].loss, scores[split].report)
+            index, again_NC = run.setup.index, torch.cat(logits).numpy()
+            labels = (index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows])
+            scored = Scored.of(index.findings, again_NC, *labels)
+            again = Scores(rows, again_NC, scores[split].loss, scores[split].report, scored)
             assert np.array_equal(again.logits_NC, scores[split].logits_NC)
             operating = operating_of(run.setup, again) if split == "val" else operating
             made = trained_with(run.setup.recipe)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
-from cohort import cohort
+from cohort import cohort, known, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples
@@ -12,7 +14,6 @@ from distcxr.metrics.calibration import (
     brier,
     calibration_estimates,
     fit_temperature,
-    fit_temperatures,
     probabilities,
     reliability,
 )
@@ -65,8 +66,6 @@ def test_ece_by_hand() -> None:
     """Bins of .1: (0, .1] holds 0 and .1, (.1, .2] holds .2; (.9, 1] holds .95."""
     probs, targets = np.array([0.0, 0.1, 0.2, 0.95]), np.uint8([0, 1, 0, 1])
     found = reliability(probs, targets, bins=10)
-    np.testing.assert_allclose(found.low_B, [0, 0.1, 0.9])
-    np.testing.assert_allclose(found.high_B, [0.1, 0.2, 1.0])
     assert found.count_B.tolist() == [2, 1, 1]
     np.testing.assert_allclose(found.mean_prob_B, [0.05, 0.2, 0.95])
     np.testing.assert_allclose(found.frequency_B, [0.5, 0, 1])
@@ -75,18 +74,21 @@ def test_ece_by_hand() -> None:
 
 def test_replicates_equal_a_plain_loop() -> None:
     logits, targets, mask, patients = cohort(1)
-    resamples = PatientResamples(patients, replicates=140, seed=2)
-    found = calibration_estimates(resamples, logits, targets, mask, bins=8, temperature_C=[1.0, 2.0, 0.5, 1.0])
-    for column, scale in enumerate([1.0, 2.0, 0.5, 1.0]):
+    held = scored(logits, targets, mask, patients)
+    resamples = PatientResamples(held.num_patients, replicates=140, seed=2)
+    found = calibration_estimates(resamples, held, [1.0, 2.0, 0.5, None], bins=8)
+    assert found[3] is None
+    for column, scale in enumerate([1.0, 2.0, 0.5]):
         keep = np.flatnonzero(mask[:, column])
         probs = probabilities(logits[:, column], scale)
         scores, gaps = [], []
         for replicate in range(140):
-            rows = np.repeat(keep, resamples.weights(replicate)[resamples.patient_N[keep]])
+            rows = np.repeat(keep, resamples.weights(replicate)[held.patient_N[keep]])
             scores.append(brier(probs[rows], targets[rows, column]))
             gaps.append(reliability(probs[rows], targets[rows, column], 8).ece())
         one = found[column]
-        assert one.bins == 8
+        assert one is not None and one.bins == 8
+        assert one.ece.value == one.curve.ece()
         assert one.brier.value == brier(probs[keep], targets[keep, column])
         assert one.ece.value == reliability(probs[keep], targets[keep, column], 8).ece()
         assert (one.brier.low, one.brier.high) == pytest.approx(np.percentile(scores, [2.5, 97.5]), abs=1e-12)
@@ -94,19 +96,18 @@ def test_replicates_equal_a_plain_loop() -> None:
 
 
 def test_same_figures_whatever_the_threads() -> None:
-    logits, targets, mask, patients = cohort(2)
+    held = scored(*cohort(2))
     one, two = (
-        calibration_estimates(PatientResamples(patients, 200, seed=3, threads=threads), logits, targets, mask)
+        calibration_estimates(PatientResamples(held.num_patients, 200, seed=3, threads=threads), held)
         for threads in (1, 3)
     )
-    assert one == two
-    assert fit_temperatures(logits, targets, mask) == fit_temperatures(logits, targets, mask)
+    assert [(found.brier, found.ece) for found in one] == [(found.brier, found.ece) for found in two]
 
 
 @pytest.mark.parametrize("truth", [0.4, 1.0, 3.0])
 def test_the_temperature_is_found_again_and_is_the_best(truth: float) -> None:
     logits, targets = overconfident(3, 20_000, truth)
-    found = fit_temperature(logits, targets)
+    found = fit_temperature(known(logits, targets))
     assert found.value == pytest.approx(truth, rel=0.05) and found.reason is None
     assert found.before == pytest.approx(log_loss(logits, targets, 1.0), abs=1e-12)
     assert found.after == pytest.approx(log_loss(logits, targets, found.value), abs=1e-12)
@@ -124,48 +125,46 @@ def test_the_temperature_is_that_of_scipys_search() -> None:
     for seed in range(5):
         logits, targets = overconfident(seed, 60, 5.0)
         best = minimize_scalar(lambda t: log_loss(logits, targets, np.exp(t)), bounds=(-6, 6), method="bounded")  # noqa: B023
-        assert fit_temperature(logits, targets).value == pytest.approx(np.exp(best.x), rel=1e-4)
+        assert fit_temperature(known(logits, targets)).value == pytest.approx(np.exp(best.x), rel=1e-4)
 
 
 def test_scaling_the_logits_scales_the_temperature_and_the_scaled_ones_need_none() -> None:
     logits, targets = overconfident(4, 3000, 2.0)
-    found = fit_temperature(logits, targets).value
-    assert fit_temperature(logits * np.float32(64), targets).value == pytest.approx(64 * found, rel=1e-9)
-    assert fit_temperature(logits / np.float32(64), targets).value == pytest.approx(found / 64, rel=1e-9)
+    found = fit_temperature(known(logits, targets)).value
+    assert fit_temperature(known(logits * np.float32(64), targets)).value == pytest.approx(64 * found, rel=1e-9)
+    assert fit_temperature(known(logits / np.float32(64), targets)).value == pytest.approx(found / 64, rel=1e-9)
     gap = [reliability(probabilities(logits, t), targets).ece() for t in (1.0, found)]
     assert gap[1] < 0.5 * gap[0]
 
 
-def test_one_temperature_per_finding_and_one_for_all() -> None:
-    logits, targets, mask, _ = cohort(5, num=3000, patients=3000)
+def test_unknown_labels_do_not_count() -> None:
+    logits, targets, mask, patients = cohort(5, num=3000, patients=3000)
     logits[mask == 0] = np.nan
-    each, together = fit_temperatures(logits, targets, mask)
-    for column in range(4):
+    for column, one in enumerate(scored(logits, targets, mask, patients).known):
         keep = mask[:, column] == 1
-        assert each[column] == fit_temperature(logits[keep, column], targets[keep, column])
-    assert min(one.value for one in each) <= together.value <= max(one.value for one in each)
+        assert fit_temperature(one) == fit_temperature(known(logits[keep, column], targets[keep, column]))
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e4, 3e38])
 def test_separated_classes_have_no_temperature(scale: float) -> None:
     targets = np.uint8([0, 0, 1, 1])
     logits = (np.float32([-1, -0.5, 0.5, 1]) * np.float32(scale)).astype(np.float32)
-    found = fit_temperature(logits, targets)
+    found = fit_temperature(known(logits, targets))
     assert found.value is None and found.after is None
     assert found.reason.startswith("the sign of the logits separates")
-    assert fit_temperature(-logits, targets).value is None
+    assert fit_temperature(known(-logits, targets)).value is None
 
 
-def test_logits_that_say_nothing_or_the_opposite_have_no_temperature() -> None:
+def test_logits_without_information_or_turned_round_have_no_temperature() -> None:
     targets = np.uint8([0, 1, 0, 1])
     for logits in (np.float32([1, -1, 2, -2]), np.zeros(4, dtype=np.float32), np.ones(4, dtype=np.float32)):
-        found = fit_temperature(logits, targets)
+        found = fit_temperature(known(logits, targets))
         assert found.value is None
         assert found.reason.startswith("the best temperature is beyond 1000")
 
 
 def test_tiny_logits_are_refused_not_blown_up() -> None:
-    found = fit_temperature(np.float32([-1, 0.2, 0.5, 1, 2]) * np.float32(1e-9), np.uint8([0, 0, 1, 1, 1]))
+    found = fit_temperature(known(np.float32([-1, 0.2, 0.5, 1, 2]) * np.float32(1e-9), np.uint8([0, 0, 1, 1, 1])))
     assert found.value is None and found.reason.startswith("the best temperature is below 0.001")
 
 
@@ -173,7 +172,7 @@ def test_huge_logits_with_one_mistake_are_fitted_or_refused_but_never_nan() -> N
     targets = np.uint8([0, 0, 1, 1, 1])
     for scale in (1e-2, 1.0, 1e2, 1e20, 1e38):
         logits = (np.float32([-1, 0.2, 0.5, 1, 2]) * np.float32(scale)).astype(np.float32)
-        found = fit_temperature(logits, targets)
+        found = fit_temperature(known(logits, targets))
         assert (found.value is None) == (found.reason is not None)
         assert found.value is None or np.isfinite(found.value)
         assert np.isfinite(found.before)
@@ -182,32 +181,35 @@ def test_huge_logits_with_one_mistake_are_fitted_or_refused_but_never_nan() -> N
 def test_edges_are_none_with_a_reason() -> None:
     logits, targets, mask, patients = cohort(6)
     mask[:, 1] = 0
-    found = calibration_estimates(PatientResamples(patients, 100), logits, targets, mask)
+
+    def estimates(rows: int = 400, of_one_patient: bool = False) -> list[Any]:
+        ids = patients * 0 if of_one_patient else patients
+        held = scored(logits[:rows], targets[:rows], mask[:rows], ids[:rows])
+        return calibration_estimates(PatientResamples(held.num_patients, 100), held)
+
+    found = estimates()
     assert found[1].brier.value is None and found[1].ece.reason == "no known labels"
-    alone = calibration_estimates(PatientResamples(patients * 0, 100), logits, targets, mask)
+    alone = estimates(of_one_patient=True)
     assert alone[0].brier.value == found[0].brier.value and alone[0].brier.low is None
-    nobody = calibration_estimates(PatientResamples(patients[:0], 100), logits[:0], targets[:0], mask[:0])
-    assert nobody[0].ece.value is None
+    assert estimates(rows=0)[0].ece.value is None
     assert reliability(np.zeros(0), np.zeros(0, dtype=np.uint8)).ece() is None
     assert brier(np.zeros(0), np.zeros(0, dtype=np.uint8)) is None
-    assert fit_temperature(logits[:0, 0], targets[:0, 0]).reason == "no known labels"
-    assert fit_temperature(logits[:, 0], targets[:, 0] * 0).reason == "no positives among 400 known labels"
+    assert fit_temperature(known(logits[:0, 0], targets[:0, 0])).reason == "no known labels"
+    assert fit_temperature(known(logits[:, 0], targets[:, 0] * 0)).reason == "no positives among 400 known labels"
     # An absent class leaves the Brier score and the ECE what they are.
     targets[:, 2] = 0
-    assert calibration_estimates(PatientResamples(patients, 100), logits, targets, mask)[2].brier.low is not None
+    assert estimates()[2].brier.low is not None
+    logits[8], mask[8] = np.inf, 1
+    assert estimates()[0].ece.reason.endswith("logits are not finite")
+    assert fit_temperature(known(logits[:, 0], targets[:, 0])).reason == "1 of 400 logits are not finite"
 
 
 def test_bad_arguments_are_refused() -> None:
-    logits, targets, mask, patients = cohort(7)
-    resamples = PatientResamples(patients, 10)
-    with pytest.raises(ValueError, match=r"not between 0 and 1 \(rows \[1, 2\]\): are they logits"):
-        reliability(np.array([0.5, 1.5, np.nan]), np.uint8([0, 1, 1]))
+    held = scored(*cohort(7))
+    resamples = PatientResamples(held.num_patients, 10)
     with pytest.raises(ValueError, match="at least one bin"):
-        calibration_estimates(resamples, logits, targets, mask, bins=0)
+        calibration_estimates(resamples, held, bins=0)
     with pytest.raises(ValueError, match="2 temperatures for 4 findings"):
-        calibration_estimates(resamples, logits, targets, mask, temperature_C=[1.0, 1.0])
-    mask[8], logits[8] = 1, np.inf
-    with pytest.raises(ValueError, match="1 of 400 rows: 8"):
-        calibration_estimates(resamples, logits, targets, mask)
-    with pytest.raises(ValueError, match="1 of 400 rows: 8"):
-        fit_temperature(logits[:, 0], targets[:, 0])
+        calibration_estimates(resamples, held, [1.0, 1.0])
+    with pytest.raises(ValueError, match="draws are of 3 patients"):
+        calibration_estimates(PatientResamples(3, 10), held)

@@ -1,4 +1,4 @@
-"""Other people's predictions: what is read, what is said of it, and what is refused, with the line and the column."""
+"""Other people's predictions: what is read, the notes on it, and what is refused, with the line and the column."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cohort import predictions
 
 from distcxr.metrics.foreign import ForeignScores, align, columns_of, read_foreign
-from distcxr.metrics.operating import Scale
-from distcxr.metrics.predictions import write_predictions
+from distcxr.metrics.scored import Scale
+from distcxr.runfolder.predictions import write_predictions
 
 KNOWN = ("Mass", "Pleural_Thickening", "No Finding")
 
@@ -28,10 +29,10 @@ def test_columns_match_by_whole_name(tmp_path: Path) -> None:
     assert found.findings == KNOWN, "in the labels' order"
     np.testing.assert_array_equal(found.scores_NC, [[0.5, 0.25, 1], [0.001, 1, 0]])
     assert found.scores_NC.dtype == np.float64 and found.scale == "probability"
-    said = "\n".join(found.said)
-    assert "'no finding' is taken as 'No Finding'" in said and "'PLEURAL thickening' is taken as" in said
-    assert "ignored: 'x'" in said and "folders before the image names are ignored (f/a.png)" in said
-    assert "taken as probabilities" in said and "--logits" in said and "'Mass'" not in said
+    notes = "\n".join(found.notes)
+    assert "'no finding' is taken as 'No Finding'" in notes and "'PLEURAL thickening' is taken as" in notes
+    assert "ignored: 'x'" in notes and "folders before the image names are ignored (f/a.png)" in notes
+    assert "taken as probabilities" in notes and "--logits" in notes and "'Mass'" not in notes
     assert columns_of(found, ["No Finding", "Mass"]) == [2, 0]
     with pytest.raises(ValueError, match="no column of Hernia, Edema"):
         columns_of(found, ["Mass", "Hernia", "Edema"])
@@ -54,9 +55,11 @@ def test_doubles_are_read_to_the_last_bit(tmp_path: Path) -> None:
         (("0.1", "0.5"), "probability", "probability", "probabilities, as asked"),
     ],
 )
-def test_scale_is_said(tmp_path: Path, cells: tuple[str, str], asked: Scale | None, scale: Scale, words: str) -> None:
+def test_the_notes_have_the_scale(
+    tmp_path: Path, cells: tuple[str, str], asked: Scale | None, scale: Scale, words: str
+) -> None:
     found = read(tmp_path, f"f,Mass\na,{cells[0]}\nb,{cells[1]}\n", asked)
-    assert found.scale == scale and words in found.said[-1]
+    assert found.scale == scale and words in found.notes[-1]
 
 
 @pytest.mark.parametrize(
@@ -72,18 +75,18 @@ def test_scale_is_said(tmp_path: Path, cells: tuple[str, str], asked: Scale | No
         ('f,Mass\n"a,1\n', None, "line 2: not readable as CSV"),
         ("f,Mass\na,1\nb,1,2\n", None, "line 3: 3 cells where the header has 2"),
         ("f,Mass\na,1\nb\n", None, "line 3: 1 cells"),
-        ("f,Mass,Mas\na,1,1\n", None, "'Mas' is no finding of the labels, but nearly 'Mass'"),
+        ("f,Mass,Mas\na,1,1\n", None, "'Mas' is not a finding of the labels, but nearly 'Mass'"),
         ("f,Mass,mass\na,1,1\n", None, "'Mass' and 'mass' are both Mass"),
         ("f,Kidney\na,1\n", None, "no column after the first is named as a finding.*Findings: Mass"),
-        ("f,Mass\na,1\n\nb,high\n", None, "column Mass, line 4: 'high' is no number"),
-        ("f,Mass\na,\n", None, "column Mass, line 2: '' is no number"),
+        ("f,Mass\na,1\n\nb,high\n", None, "column Mass, line 4: 'high' is not a number"),
+        ("f,Mass\na,\n", None, "column Mass, line 2: '' is not a number"),
         ("f,Mass\na,nan\nb,1\nc,inf\n", None, "column Mass: 2 scores are NaN or infinite: lines 2, 4"),
         ("f,Mass,No Finding\na,nan,nan\n", None, "so have 1 further columns"),
         ("f,Mass\na,1\nb,1\na,1\nb,0\n", None, r"names 2 images more than once: a \(lines 2, 4\), b \(lines 3, 5\)"),
         ("f,Mass\na,1\n,1\n", None, "no image is named in 1 lines: 3"),
-        ("f,Mass\na,1\nb,97.3\n", None, "from 1 to 97.3, 50.00% of them outside .*Say --probabilities or --logits"),
+        ("f,Mass\na,1\nb,97.3\n", None, "from 1 to 97.3, 50.00% of them outside .*Give --probabilities or --logits"),
         ("f,Mass\n" + "".join(f"{n},0.5\n" for n in range(200)) + "x,-1e-9\n", None, "neither plainly"),
-        ("f,Mass\na,1\nb,1.5\nc,-2\n", "probability", "line 3, column Mass: 1.5 is no probability, nor are 1 others"),
+        ("f,Mass\na,1\nb,1.5\nc,-2\n", "probability", "line 3, column Mass: 1.5 is not a probability, nor are 1"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path: Path, text: str | bytes, scale: Scale | None, message: str) -> None:
@@ -95,7 +98,7 @@ def test_refused(tmp_path: Path, text: str | bytes, scale: Scale | None, message
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.csv can't be read: No such file"):
         read_foreign(tmp_path / "none.csv", KNOWN)
-    with pytest.raises(ValueError, match="holds no labels: say which are right with --labels"):
+    with pytest.raises(ValueError, match="holds no labels: give them with --labels"):
         (tmp_path / "p.csv").write_text("f,Mass\na,1\n")
         read_foreign(tmp_path / "p.csv", None)
 
@@ -103,7 +106,7 @@ def test_no_file(tmp_path: Path) -> None:
 def test_our_own_file(tmp_path: Path) -> None:
     path = tmp_path / "p.csv"
     logits, ones = np.float32([[30.0], [31.0]]), np.uint8([[1], [1]])
-    write_predictions(path, ["a", "b"], [1, 2], ["Mass"], logits, ones, ones)
+    write_predictions(path, *predictions(["a", "b"], [1, 2], ["Mass"], logits, ones, ones))
     for scale in (None, "logit", "probability"):
         found = read_foreign(path, KNOWN, scale)  # type: ignore[arg-type]
         assert found.scale == "logit" and found.scores_NC.dtype == np.float32 and found.ours is not None
@@ -112,22 +115,22 @@ def test_our_own_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the labels do not know Mass"):
         read_foreign(path, ("Edema",))
     logits[1] = np.nan
-    write_predictions(path, ["a", "b"], [1, 2], ["Mass"], logits, ones, ones)
+    write_predictions(path, *predictions(["a", "b"], [1, 2], ["Mass"], logits, ones, ones))
     with pytest.raises(ValueError, match="column logit:Mass: 1 scores are NaN or infinite: lines 3"):
         read_foreign(path, KNOWN)
-    write_predictions(path, ["a", "a"], [1, 2], ["Mass"], logits, ones, ones)
+    write_predictions(path, *predictions(["a", "a"], [1, 2], ["Mass"], logits, ones, ones))
     with pytest.raises(ValueError, match="names 1 images more than once: a"):
         read_foreign(path, KNOWN)
 
 
 def test_align(tmp_path: Path) -> None:
     found = read(tmp_path, "f,Mass\na.png,1\nb.png,1\nc.png,0\n")
-    rows, said = align(found, ["c.png", "a.png", "b.png"], "the list")
-    assert rows.tolist() == [2, 0, 1] and said == ()
-    rows, said = align(found, ["b.png"], "the list")
-    assert rows.tolist() == [1] and "2 images that are not of the list are left out: a.png, c.png" in said[0]
-    rows, said = align(found, ["b.jpg", "a.jpg", "c.jpg"], "the list")
-    assert rows.tolist() == [1, 0, 2] and "without their extensions (a.png, b.jpg)" in said[0]
+    rows, notes = align(found, ["c.png", "a.png", "b.png"], "the list")
+    assert rows.tolist() == [2, 0, 1] and notes == ()
+    rows, notes = align(found, ["b.png"], "the list")
+    assert rows.tolist() == [1] and "2 images that are not of the list are left out: a.png, c.png" in notes[0]
+    rows, notes = align(found, ["b.jpg", "a.jpg", "c.jpg"], "the list")
+    assert rows.tolist() == [1, 0, 2] and "without their extensions (a.png, b.jpg)" in notes[0]
     message = r"lacks 2 of the 3 images of the list: x.png, y.png. It has 1 of them, and 2 others: a.png, c.png"
     with pytest.raises(ValueError, match=message):
         align(found, ["b.png", "x.png", "y.png"], "the list")

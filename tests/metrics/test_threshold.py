@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cohort import cohort
+from cohort import Cohort, cohort, known, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples
+from distcxr.metrics.estimate import Estimate
 from distcxr.metrics.threshold import (
     RATES,
     Confusion,
@@ -53,7 +54,7 @@ def by_search(scores: NDArray[np.float32], targets: NDArray[np.uint8], rule: Rul
 def test_the_choice_is_that_of_a_search(rule: Rule, decimals: int) -> None:
     for seed in range(10):
         scores, targets = one(seed, decimals=decimals)
-        found = choose_threshold(scores, targets, rule)
+        found = choose_threshold(known(scores, targets), rule)
         assert found.value == by_search(scores, targets, rule)
         assert found.rule == rule and (found.reason is None) == (found.value is not None)
 
@@ -61,55 +62,55 @@ def test_the_choice_is_that_of_a_search(rule: Rule, decimals: int) -> None:
 def test_what_was_asked_for_is_reached_and_not_overshot() -> None:
     scores, targets = one(3, num=400, decimals=6)
     for share in (0.05, 0.5, 0.7, 0.9, 0.95, 1.0):
-        recall = choose_threshold(scores, targets, Rule("recall", share)).value
-        assert count_cells(scores, targets, recall).rates()["recall"] >= share
+        recall = choose_threshold(known(scores, targets), Rule("recall", share)).value
+        assert count_cells(known(scores, targets), recall).rates()["recall"] >= share
         higher = float(np.nextafter(np.float32(recall), np.float32(np.inf)))
-        assert count_cells(scores, targets, higher).rates()["recall"] < share
-        specificity = choose_threshold(scores, targets, Rule("specificity", share)).value
-        assert count_cells(scores, targets, specificity).rates()["specificity"] >= share
+        assert count_cells(known(scores, targets), higher).rates()["recall"] < share
+        specificity = choose_threshold(known(scores, targets), Rule("specificity", share)).value
+        assert count_cells(known(scores, targets), specificity).rates()["specificity"] >= share
         lower = scores[scores < np.float32(specificity)].max()
-        assert count_cells(scores, targets, float(lower)).rates()["specificity"] < share
+        assert count_cells(known(scores, targets), float(lower)).rates()["specificity"] < share
 
 
 def test_of_equally_good_thresholds_the_one_that_misses_fewest() -> None:
     """Recall + specificity - 1 is one half at 4 and at 2; F1 is 2/3 at 4 and at 2 (1 / 2 + 1 and 2 / 4 + 2)."""
     targets = np.uint8([1, 0, 1, 0])
     scores = np.float32([4, 3, 2, 1])
-    assert choose_threshold(scores, targets, Rule("youden")).value == 2
+    assert choose_threshold(known(scores, targets), Rule("youden")).value == 2
     scores, targets = np.float32([6, 5, 4, 3]), np.uint8([1, 0, 0, 1])
-    assert count_cells(scores, targets, 6).rates()["f1"] == count_cells(scores, targets, 3).rates()["f1"]
-    assert choose_threshold(scores, targets, Rule("max_f1")).value == 3
+    assert count_cells(known(scores, targets), 6).rates()["f1"] == count_cells(known(scores, targets), 3).rates()["f1"]
+    assert choose_threshold(known(scores, targets), Rule("max_f1")).value == 3
 
 
 def test_a_specificity_that_ties_put_out_of_reach() -> None:
     scores, targets = np.float32([2, 2, 2, 1]), np.uint8([1, 0, 0, 0])
-    found = choose_threshold(scores, targets, Rule("specificity", 0.5))
+    found = choose_threshold(known(scores, targets), Rule("specificity", 0.5))
     assert found.value is None
     assert found.reason == "no threshold has specificity 0.5: 2 of 3 negatives share the highest score"
-    assert choose_threshold(scores, targets, Rule("specificity", 0.33)).value == 2
-    assert choose_threshold(scores, targets, Rule("recall", 1.0)).value == 2
+    assert choose_threshold(known(scores, targets), Rule("specificity", 0.33)).value == 2
+    assert choose_threshold(known(scores, targets), Rule("recall", 1.0)).value == 2
 
 
 def test_all_scores_equal_call_everyone() -> None:
     scores, targets = np.zeros(5, dtype=np.float32), np.uint8([1, 0, 0, 0, 1])
     for rule in (Rule("youden"), Rule("max_f1"), Rule("recall", 0.9)):
-        assert choose_threshold(scores, targets, rule).value == 0
-    assert choose_threshold(scores, targets, Rule("specificity", 0.1)).value is None
+        assert choose_threshold(known(scores, targets), rule).value == 0
+    assert choose_threshold(known(scores, targets), Rule("specificity", 0.1)).value is None
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.kind)
 def test_an_absent_class_leaves_nothing_to_choose(rule: Rule) -> None:
     scores = np.float32([1, 2, 3])
-    assert choose_threshold(scores, np.uint8([0, 0, 0]), rule).reason == "no positives among 3 known labels"
-    assert choose_threshold(scores, np.uint8([1, 1, 1]), rule).reason == "no negatives among 3 known labels"
-    assert choose_threshold(scores[:0], np.uint8([]), rule).reason == "no known labels"
+    assert choose_threshold(known(scores, np.uint8([0, 0, 0])), rule).reason == "no positives among 3 known labels"
+    assert choose_threshold(known(scores, np.uint8([1, 1, 1])), rule).reason == "no negatives among 3 known labels"
+    assert choose_threshold(known(scores[:0], np.uint8([])), rule).reason == "no known labels"
 
 
 def test_the_curve_is_sklearns() -> None:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     scores, targets = one(4, num=300)
-    found = curve(scores, targets)
+    found = curve(known(scores, targets))
     false_rate, recall, thresholds = roc_curve(targets, scores, drop_intermediate=False)
     np.testing.assert_allclose(found.false_positive_T / found.num_negative, false_rate[1:], rtol=0, atol=1e-12)
     np.testing.assert_allclose(found.true_positive_T / found.num_positive, recall[1:], rtol=0, atol=1e-12)
@@ -123,9 +124,10 @@ def test_rates_are_sklearns_on_the_split_and_in_every_replicate() -> None:
     from sklearn import metrics
 
     logits, targets, mask, patients = cohort(5)
-    resamples = PatientResamples(patients, replicates=20, seed=1)
+    held = scored(logits, targets, mask, patients)
+    resamples = PatientResamples(held.num_patients, replicates=20, seed=1)
     thresholds = [0.5, -0.25, 1.0, 0.0]
-    found = rate_estimates(resamples, logits, targets, mask, thresholds)
+    found = rate_estimates(resamples, held, thresholds)
     for column, threshold in enumerate(thresholds):
         keep = np.flatnonzero(mask[:, column])
 
@@ -141,7 +143,7 @@ def test_rates_are_sklearns_on_the_split_and_in_every_replicate() -> None:
             }
 
         point = expected(keep)
-        weights = [resamples.weights(k)[resamples.patient_N[keep]] for k in range(20)]
+        weights = [resamples.weights(k)[held.patient_N[keep]] for k in range(20)]
         replicates = [expected(np.repeat(keep, weight)) for weight in weights] if column == 0 else []
         assert tuple(found[column]) == RATES
         for name in RATES:
@@ -152,9 +154,9 @@ def test_rates_are_sklearns_on_the_split_and_in_every_replicate() -> None:
 
 
 def test_rates_do_not_depend_on_threads() -> None:
-    logits, targets, mask, patients = cohort(6)
+    held = scored(*cohort(6))
     one, two = (
-        rate_estimates(PatientResamples(patients, 200, seed=4, threads=threads), logits, targets, mask, [0.1] * 4)
+        rate_estimates(PatientResamples(held.num_patients, 200, seed=4, threads=threads), held, [0.1] * 4)
         for threads in (1, 3)
     )
     assert one == two
@@ -162,7 +164,7 @@ def test_rates_do_not_depend_on_threads() -> None:
 
 def test_higher_thresholds_never_raise_recall_nor_lower_specificity() -> None:
     scores, targets = one(7, num=300)
-    rates = [count_cells(scores, targets, threshold).rates() for threshold in np.linspace(-3, 3, 50)]
+    rates = [count_cells(known(scores, targets), threshold).rates() for threshold in np.linspace(-3, 3, 50)]
     recall, specificity = ([rate[name] for rate in rates] for name in ("recall", "specificity"))
     assert recall == sorted(recall, reverse=True) and recall[0] > recall[-1]
     assert specificity == sorted(specificity)
@@ -170,8 +172,8 @@ def test_higher_thresholds_never_raise_recall_nor_lower_specificity() -> None:
 
 def test_a_score_at_the_threshold_is_positive_and_thresholds_are_float32() -> None:
     scores, targets = np.float32([0.7, 0.3]), np.uint8([1, 0])
-    assert count_cells(scores, targets, 0.7) == Confusion(1, 0, 0, 1)  # float32(0.7) is below 0.7
-    assert count_cells(scores, targets, 0.3) == Confusion(1, 1, 0, 0)
+    assert count_cells(known(scores, targets), 0.7) == Confusion(1, 0, 0, 1)  # float32(0.7) is below 0.7
+    assert count_cells(known(scores, targets), 0.3) == Confusion(1, 1, 0, 0)
 
 
 def test_undefined_rates_are_none_with_a_reason() -> None:
@@ -188,35 +190,38 @@ def test_undefined_rates_are_none_with_a_reason() -> None:
     assert set(Confusion(0, 0, 0, 0).rates().values()) == {None}
 
 
+def estimates(data: Cohort, thresholds: list[float | None]) -> list[dict[str, Estimate]]:
+    held = scored(*data)
+    return rate_estimates(PatientResamples(held.num_patients, 100), held, thresholds)
+
+
 def test_edges_of_the_intervals() -> None:
-    logits, targets, mask, patients = cohort(8)
-    mask[:, 1] = 0
-    targets[:, 2] = 0
-    found = rate_estimates(PatientResamples(patients, 100), logits, targets, mask, [None, 0.0, 0.0, 99.0])
+    data = cohort(8)
+    data.mask_NC[:, 1] = 0
+    data.targets_NC[:, 2] = 0
+    found = estimates(data, [None, 0.0, 0.0, 99.0])
     assert {one.reason for one in found[0].values()} == {"there is no threshold"}
     assert found[1]["accuracy"].reason == "no known labels"
     assert found[2]["recall"].reason == "there are no positives" and found[2]["accuracy"].low is not None
     assert found[3]["precision"].reason == "nobody is called positive" and found[3]["recall"].value == 0
-    alone = rate_estimates(PatientResamples(patients * 0, 100), logits, targets, mask, [0.0] * 4)
+    alone = estimates(data._replace(patient_id=data.patient_id * 0), [0.0] * 4)
     assert alone[0]["recall"].value is not None and alone[0]["recall"].low is None
-    empty = rate_estimates(
-        PatientResamples(patients[:0], 100), logits[:0], targets[:0], mask[:0], [0.0, 0.0, 0.0, None]
-    )
+    empty = estimates(Cohort(*(part[:0] for part in data)), [0.0, 0.0, 0.0, None])
     assert empty[0]["f1"].value is None
+    data.mask_NC[4], data.logits_NC[4] = 1, np.nan
+    assert estimates(data, [0.0] * 4)[0]["recall"].value is None
+    assert choose_threshold(known(data.logits_NC[:, 0], data.targets_NC[:, 0]), Rule("youden")).value is None
 
 
 def test_bad_arguments_are_refused() -> None:
-    logits, targets, mask, patients = cohort(9)
+    data = cohort(9)
     with pytest.raises(ValueError, match="3 thresholds for 4 findings"):
-        rate_estimates(PatientResamples(patients, 100), logits, targets, mask, [0.0] * 3)
+        estimates(data, [0.0] * 3)
     for bad in (np.nan, np.inf, 1e300):
         with pytest.raises(ValueError, match="finite float32"):
-            count_cells(logits[:, 0], targets[:, 0], bad)
-    mask[4], logits[4] = 1, np.nan
-    with pytest.raises(ValueError, match="1 of 400 rows: 4"):
-        rate_estimates(PatientResamples(patients, 100), logits, targets, mask, [0.0] * 4)
-    with pytest.raises(ValueError, match="1 of 400 rows: 4"):
-        choose_threshold(logits[:, 0], targets[:, 0], Rule("youden"))
+            count_cells(known(data.logits_NC[:, 0], data.targets_NC[:, 0]), bad)
+    with pytest.raises(ValueError, match="draws are of 3 patients"):
+        rate_estimates(PatientResamples(3, 10), scored(*data), [0.0] * 4)
 
 
 @pytest.mark.parametrize(

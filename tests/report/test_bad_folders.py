@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import cohort
 import pytest
 from pages import edit, made
 from run_folders import simulate
 
 from distcxr.data.labels import NIH14
-from distcxr.metrics.report import build_report, write_json
+from distcxr.metrics.summary import summarise
 from distcxr.report.page import write_report
 
 HOSTILE = "</td></table><script>alert(1)</script><img src=x onerror=alert(2)>\"' | **bold** `code` [link](http://evil.example)"
@@ -93,8 +95,14 @@ def test_a_folder_that_lacks_files_has_a_page_that_says_so(folder: Path, names: 
 
 def test_a_run_scored_without_intervals_has_a_page(folder: Path) -> None:
     held = simulate(300, 60, 1)
-    report = build_report("test", NIH14, held["logits"], held["targets"], held["mask"])
-    write_json(report, folder / "metrics_test.json", step=60, loss=0.16)
+    scored = cohort.scored(held["logits"], held["targets"], held["mask"], held["patient_id"], NIH14)
+    report = summarise("test", scored)
+    content = {
+        "split": "test", "num_samples": 300, "step": 60, "loss": 0.16, "unreadable": [],
+        "macro": {"auroc": report.macro_auroc, "findings": list(report.macro_findings), "reason": None},
+        "findings": {name: asdict(score) for name, score in report.findings.items()},
+    }  # fmt: skip
+    (folder / "metrics_test.json").write_text(json.dumps(content))
     page, _, _ = made(folder)
     assert f"Macro AUROC {report.macro_auroc:.3f}, the average of" in page.words
     assert "without intervals" in page.words and "Calibration" not in page.words

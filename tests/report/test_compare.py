@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 import run_folders
 
-from distcxr.metrics.predictions import read_predictions, write_predictions
+from distcxr.metrics.calibration import probabilities
 from distcxr.report.compare import Entry, compare, write_comparison
+from distcxr.runfolder.predictions import read_predictions, write_predictions
 
 
 def change(path: Path, edit: Any) -> None:
@@ -37,9 +39,8 @@ def add_noise(folder: Path) -> None:
     path = folder / "predictions_test.csv"
     held = read_predictions(path)
     noise = np.random.default_rng(0).normal(scale=3, size=held.logits_NC.shape).astype(np.float32)
-    write_predictions(
-        path, held.files, held.patient_ids, held.findings, held.logits_NC + noise, held.targets_NC, held.mask_NC
-    )
+    held = replace(held, logits_NC=held.logits_NC + noise)
+    write_predictions(path, held, probabilities(held.logits_NC))
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_best_is_chosen_on_validation(entries: list[Entry], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "edit", "said"),
+    ("name", "edit", "reason"),
     [
         ("environment", lambda found: found["hashes"].update(labels="x"), "other labels"),
         ("environment", lambda found: found["hashes"].update(test="x"), "other test images"),
@@ -93,18 +94,20 @@ def test_the_best_is_chosen_on_validation(entries: list[Entry], tmp_path: Path) 
         ("metrics_test", lambda found: found["macro"]["findings"].pop(), "the average is of other findings"),
     ],
 )
-def test_what_cant_be_compared_says_so(entries: list[Entry], tmp_path: Path, name: str, edit: Any, said: str) -> None:
+def test_what_cant_be_compared_is_marked(
+    entries: list[Entry], tmp_path: Path, name: str, edit: Any, reason: str
+) -> None:
     change(tmp_path / "bad" / f"{name}.json", edit)
     text = write_comparison(tmp_path, entries)
     run = json.loads((tmp_path / "sweep.json").read_text())["runs"][1]
-    assert run["not_comparable"] == said and run["difference"] is None
+    assert run["not_comparable"] == reason and run["difference"] is None
     for shown in (
         text,
         (tmp_path / "sweep.md").read_text(),
         (tmp_path / "sweep.html").read_text().replace("&#39;", "'"),
     ):
-        assert f"bad can't be compared with good: {said}" in shown
-    assert said in (tmp_path / "sweep.svg").read_text()
+        assert f"bad can't be compared with good: {reason}" in shown
+    assert reason in (tmp_path / "sweep.svg").read_text()
 
 
 def test_the_odd_one_out_is_the_one_that_most_differ_from(entries: list[Entry], tmp_path: Path, finished: Path) -> None:

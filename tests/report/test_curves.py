@@ -6,10 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from cohort import cohort
+from cohort import auprc, auroc, cohort, known
 from numpy.typing import NDArray
 
-from distcxr.metrics.ranking import auprc, auroc
 from distcxr.metrics.threshold import curve
 from distcxr.report.curves import VISIBLE, curves, precision_recall, roc, thinned
 
@@ -26,7 +25,7 @@ def area(points_T2: NDArray[np.float64]) -> float:
 @pytest.mark.parametrize("decimals", [1, 6], ids=["ties", "no-ties"])
 def test_the_areas_below_the_whole_curves_are_the_figures(decimals: int) -> None:
     logits, targets = scores(decimals=decimals)
-    found = curve(logits, targets)
+    found = curve(known(logits, targets))
     assert area(roc(found)) == pytest.approx(auroc(logits, targets), abs=1e-12)
     assert area(precision_recall(found)) == pytest.approx(auprc(logits, targets), abs=1e-12)
 
@@ -43,7 +42,7 @@ def distance(point: NDArray[np.float64], line_T2: NDArray[np.float64]) -> float:
 
 @pytest.mark.parametrize("points_of", [roc, precision_recall])
 def test_thinning_moves_nothing_that_can_be_seen(points_of: object) -> None:
-    whole = points_of(curve(*scores()))  # type: ignore[operator]
+    whole = points_of(curve(known(*scores())))  # type: ignore[operator]
     few = thinned(whole)
     assert len(few) < len(whole) / 4
     assert (few[0] == whole[0]).all() and (few[-1] == whole[-1]).all()
@@ -51,7 +50,7 @@ def test_thinning_moves_nothing_that_can_be_seen(points_of: object) -> None:
 
 
 def test_a_finer_tolerance_keeps_more() -> None:
-    whole = roc(curve(*scores()))
+    whole = roc(curve(known(*scores())))
     assert len(thinned(whole, 1e-2)) < len(thinned(whole, 1e-3)) < len(thinned(whole, 1e-4))
     assert len(thinned(whole, -1.0)) == len(whole)
 
@@ -63,8 +62,8 @@ def test_a_curve_that_comes_back_to_its_start_keeps_its_peak() -> None:
 
 def test_an_absent_class_has_no_curves() -> None:
     logits, targets = scores()
-    assert curves(logits, np.zeros_like(targets)) is None
-    assert curves(logits, np.ones_like(targets)) is None
-    assert curves(logits[:0], targets[:0]) is None
-    found = curves(logits, targets)
+    assert curves(known(logits, np.zeros_like(targets))) is None
+    assert curves(known(logits, np.ones_like(targets))) is None
+    assert curves(known(logits[:0], targets[:0])) is None
+    found = curves(known(logits, targets))
     assert found and found["roc"][0] == [0, 0] and found["roc"][-1] == [1, 1] and found["pr"][-1][0] == 1

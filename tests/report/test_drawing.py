@@ -1,4 +1,4 @@
-"""Training's curves: stages are where history.csv says, and `curves.svg` is a picture of its own."""
+"""Training's curves: stages are where history.csv has them, and `curves.svg` is a picture of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: what it prints is what the JSON says, whatever the folder holds."""
+"""The page: what it prints is what the JSON holds, whatever the folder holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from distcxr.report.page import write_report
 def test_the_page_says_what_the_weights_were_trained_with(folder: Path) -> None:
     focal = {"loss": Loss(name="focal").in_use(), "sampling": Sampling(cap_per_label=10_000).model_dump()}
     bce = {"loss": Loss(weights="balanced", label_smoothing=0.1).in_use(), "sampling": Sampling().model_dump()}
-    for trained_with, said in (
+    for trained_with, shown in (
         (focal, "focal (gamma 2.0), at most 10,000 images per label"),
         ({"stages": [focal, focal]}, "focal (gamma 2.0), at most 10,000 images per label"),
         (
@@ -36,7 +36,7 @@ def test_the_page_says_what_the_weights_were_trained_with(folder: Path) -> None:
     ):  # fmt: skip
         edit(folder / "metrics_test.json", lambda held, value=trained_with: held.update(trained_with=value))  # type: ignore[misc]
         page, _, _ = made(folder)
-        assert ["trained with", said] in page.rows
+        assert ["trained with", shown] in page.rows
     edit(folder / "metrics_test.json", lambda held: held.update(trained_with={"loss": 3}, accuracy=0.75))
     with pytest.raises(ValueError, match=r"metrics_test\.json is not as distcxr writes it"):
         write_report(folder)

@@ -59,9 +59,9 @@ def test_the_best_validation_of_epochs_that_have_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"step,loss\n1,0.5\n2\n", "row 3: 1 cells where the header has 2"),
-        (b"step,loss\n1,low\n", "row 2, column loss: 'low' is not a number"),
-        (b"\xff\xfe", "is not a text file"),
+        (b"step,loss\n1,0.5\n2\n", "line 3: 1 cells where the header has 2"),
+        (b"step,loss\n1,low\n", "column loss, line 2: 'low' is not a number"),
+        (b"\xff\xfe", "UTF-16: save it as UTF-8"),
         (None, "can't be read: No such file"),
     ],
 )

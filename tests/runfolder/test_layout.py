@@ -93,7 +93,7 @@ def test_everything_is_flushed_before_the_rename_and_the_folder_after(
 def test_a_kill_at_any_rename_leaves_a_whole_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
-    """Renames go as far as the case says, then the process is gone: nothing is cleaned up."""
+    """Renames go as far as the case has it, then the process is gone: nothing is cleaned up."""
     place, left, rename = layout.best_folder(tmp_path), [renames], Path.rename
     write(place, b"old")
 

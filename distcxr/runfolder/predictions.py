@@ -1,4 +1,4 @@
-"""Our own predictions file: a row per sample, logits bit for bit.
+"""`predictions_<split>.csv`: a row per sample, logits bit for bit.
 
 Shape suffixes: N samples, C findings.
 """
@@ -13,10 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.report import check_shapes
 from distcxr.runfolder.whole import being_written
-from distcxr.tables import read_table
+from distcxr.tables import Table, read_table
 
 _COLUMNS_PER_FINDING = 3
 _UNKNOWN = -1
@@ -28,56 +26,59 @@ class Predictions:
 
     files: list[str]
     patient_ids: list[str]
-    findings: list[str]
+    findings: Sequence[str]
     logits_NC: NDArray[np.float32]
     targets_NC: NDArray[np.uint8]
     mask_NC: NDArray[np.uint8]
 
 
-def write_predictions(
-    path: Path | str,
-    files: Sequence[str],
-    patient_ids: Sequence[object],
-    findings: Sequence[str],
-    logits_NC: NDArray[np.float32],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-) -> None:
+def write_predictions(path: Path | str, held: Predictions, prob_NC: NDArray[np.float64]) -> None:
     """Write a CSV row per sample, whole or not at all: file, patient, then per finding three columns.
 
-    `<finding>` is the probability, computed in float64; `<finding>_true` is 0, 1, or empty where the label is
-    unknown; `logit:<finding>` is the shortest decimal that reads back as the same float32.
-    Raises ValueError for lengths that differ.
+    `<finding>` is the probability, `prob_NC`: a sigmoid in float64, where float32 would round to 1; `<finding>_true` is
+    0, 1, or empty where the label is unknown; `logit:<finding>` is the shortest decimal that reads back as the same
+    float32.
+    Raises ValueError for shapes that differ, and logits that are not float32.
     """
-    check_shapes(findings, logits_NC, targets_NC, mask_NC)
-    if not len(files) == len(patient_ids) == len(logits_NC):
-        raise ValueError(f"{len(files)} files, {len(patient_ids)} patients, {len(logits_NC)} rows of logits")
-    columns: list[Iterable[object]] = [files, patient_ids]
-    for column in range(len(findings)):
-        logits_N = logits_NC[:, column]
-        targets_N, mask_N = targets_NC[:, column].tolist(), mask_NC[:, column].tolist()
-        columns.append(probabilities(logits_N).tolist())  # csv writes a float as its repr
+    shape = (len(held.files), len(held.findings))
+    arrays = (held.logits_NC, prob_NC, held.targets_NC, held.mask_NC)
+    if len(held.patient_ids) != len(held.files) or any(array.shape != shape for array in arrays):
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise ValueError(
+            f"{len(held.files)} files, {len(held.patient_ids)} patients, {len(held.findings)} findings, and logits, "
+            f"probabilities, targets and mask of {shapes}"
+        )
+    if held.logits_NC.dtype != np.float32:
+        raise ValueError(f"logits must be float32, got {held.logits_NC.dtype}")
+    columns: list[Iterable[object]] = [held.files, held.patient_ids]
+    for column in range(len(held.findings)):
+        targets_N, mask_N = held.targets_NC[:, column].tolist(), held.mask_NC[:, column].tolist()
+        columns.append(prob_NC[:, column].tolist())  # csv writes a float as its repr
         columns.append([target if label else "" for target, label in zip(targets_N, mask_N, strict=True)])
-        columns.append(map(str, logits_N))
+        columns.append(map(str, held.logits_NC[:, column]))
     with (
         being_written(Path(path)) as part,
         part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
     ):
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(_header(findings))
+        writer.writerow(_header(held.findings))
         writer.writerows(zip(*columns, strict=True))
 
 
 def read_predictions(path: Path | str) -> Predictions:
-    """Read what `write_predictions` wrote, logits bit for bit; targets are 0 where the mask is 0.
+    """Read what `write_predictions` wrote, logits bit for bit. Raises ValueError as `read_table` and `parse`."""
+    return parse(read_table(Path(path), verbatim=True))
 
-    Raises ValueError as `read_table`, and for another header and a cell that can't be read.
+
+def parse(table: Table) -> Predictions:
+    """The content of a predictions file; targets are 0 where the mask is 0.
+
+    Raises ValueError for another header and a cell that can't be read.
     """
-    table = read_table(Path(path), verbatim=True)
     findings = list(table.header[2::_COLUMNS_PER_FINDING])
     if not findings or list(table.header) != _header(findings):
         raise ValueError(
-            f"{path}: the header must be file,patient, then <finding>,<finding>_true,logit:<finding> for each"
+            f"{table.path}: the header must be file,patient, then <finding>,<finding>_true,logit:<finding> for each"
             f" finding; it is {','.join(table.header)[:200]!r}"
         )
     logits_NC = np.empty((len(table), len(findings)), dtype=np.float32)

@@ -5,32 +5,40 @@ from __future__ import annotations
 import json
 import math
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cohort import Cohort, cohort
+from cohort import Cohort, cohort, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.full_report import FROM_ITSELF, FullReport, Operating, choose_operating, full_report
-from distcxr.metrics.operating import DEFAULT_RULES
-from distcxr.metrics.report import write_json
+from distcxr.metrics.caveats import caveats
+from distcxr.metrics.evaluation import full_report
+from distcxr.metrics.figures import FullReport
+from distcxr.metrics.figures_json import full_json
+from distcxr.metrics.operating import DEFAULT_RULES, FROM_ITSELF, Operating, choose_operating
+from distcxr.metrics.scored import Scale
 
 FINDINGS = ("Hernia", "Mass", "Edema", "No Finding")
 FEW = 50  # replicates: enough for the plumbing
 
 
-def made(data: Cohort, val: Cohort | None = None, **more: Any) -> FullReport:
+def chosen(val: Cohort, scale: Scale = "logit") -> Operating:
+    return choose_operating(scored(*val, FINDINGS, scale))
+
+
+def made(data: Cohort, val: Cohort | None = None, scale: Scale = "logit", **more: Any) -> FullReport:
     """A report of `data`, with what validation chose where there is a `val`."""
     if val is not None:
-        more["operating"] = choose_operating(FINDINGS, val.logits_NC, val.targets_NC, val.mask_NC)
+        more["operating"] = chosen(val, scale)
         more.setdefault("operating_from", "val")
     more.setdefault("replicates", FEW)
-    return full_report(
-        "test", FINDINGS, data.logits_NC, data.targets_NC, data.mask_NC, patient_id=data.patient_id, **more
-    )
+    return full_report("test", scored(*data, FINDINGS, scale), **more)
+
+
+def content_of(data: Cohort, *more: Any, **keys: Any) -> dict[str, Any]:
+    return full_json(made(data, *more, **keys))
 
 
 def nulls_without_reason(content: Any, path: str = "") -> list[str]:
@@ -55,7 +63,7 @@ def test_every_figure_is_sklearns() -> None:
     from sklearn import metrics
 
     data, val = cohort(0), cohort(1)
-    content = made(data, val).to_json()
+    content = content_of(data, val)
     for column, name in enumerate(FINDINGS):
         keep = data.mask_NC[:, column] == 1
         truth, scores = data.targets_NC[keep, column], data.logits_NC[keep, column]
@@ -87,7 +95,7 @@ def test_every_figure_is_sklearns() -> None:
 
 def test_intervals_hold_their_figure_and_are_of_patients() -> None:
     data = cohort(0, num=600, patients=60)
-    content = made(data, cohort(1), replicates=300).to_json()
+    content = content_of(data, cohort(1), replicates=300)
     assert content["intervals"] == {"level": 0.95, "replicates": 300, "seed": 0, "unit": "patient"}
     assert content["num_patients"] == len(np.unique(data.patient_id)) and content["num_samples"] == 600
     for entry in (*content["findings"].values(), content["macro"]):
@@ -107,13 +115,13 @@ def test_thresholds_come_from_validation_alone() -> None:
     """Other labels on the test split change no threshold and no temperature."""
     data, val = cohort(0), cohort(1)
     shuffled = data._replace(targets_NC=np.random.default_rng(0).permutation(data.targets_NC))
-    one, two = (made(split, val).to_json()["findings"]["Mass"] for split in (data, shuffled))
+    one, two = (content_of(split, val)["findings"]["Mass"] for split in (data, shuffled))
     assert one["auroc"] != two["auroc"] and one["temperature"] == two["temperature"]
     for rule in DEFAULT_RULES:
         points = [entry["operating_points"][rule] for entry in (one, two)]
         assert points[0]["threshold_logit"] == points[1]["threshold_logit"]
         assert points[0]["recall"] != points[1]["recall"]
-    chosen = made(val, val).to_json()["findings"]["Mass"]["operating_points"]
+    chosen = content_of(val, val)["findings"]["Mass"]["operating_points"]
     assert chosen["recall_90"]["recall"] >= 0.9 and chosen["specificity_90"]["specificity"] >= 0.9
 
 
@@ -122,9 +130,8 @@ def test_a_fixed_probability_is_the_threshold_whatever_validation_holds() -> Non
     val.targets_NC[:, 0] = 0
     for scores, scale in ((data.logits_NC, "logit"), (probabilities(data.logits_NC), "probability")):
         held = val.logits_NC if scale == "logit" else probabilities(val.logits_NC)
-        operating = choose_operating(FINDINGS, held, val.targets_NC, val.mask_NC, scale=scale)  # type: ignore[arg-type]
-        full = made(data._replace(logits_NC=scores), operating=operating, operating_from="val", scale=scale)
-        points = full.to_json()["findings"][FINDINGS[0]]["operating_points"]
+        content = content_of(data._replace(logits_NC=scores), val._replace(logits_NC=held), scale)
+        points = content["findings"][FINDINGS[0]]["operating_points"]
         assert points["youden"]["threshold_prob"] is None
         point, keep = points["probability_50"], data.mask_NC[:, 0] == 1
         right = (probabilities(data.logits_NC[keep, 0]) >= 0.5) == data.targets_NC[keep, 0]
@@ -135,7 +142,7 @@ def test_a_fixed_probability_is_the_threshold_whatever_validation_holds() -> Non
 def test_temperature_is_applied_beside_the_plain_figures() -> None:
     data, val = cohort(0), cohort(1)
     loud = data._replace(logits_NC=data.logits_NC * 4), val._replace(logits_NC=val.logits_NC * 4)
-    entry, plain = made(*loud).to_json()["findings"]["Mass"], made(loud[0]).to_json()["findings"]["Mass"]
+    entry, plain = content_of(*loud)["findings"]["Mass"], content_of(loud[0])["findings"]["Mass"]
     assert entry["temperature"] > 2 and plain["temperature"] is None and plain["temperature_reason"]
     assert entry["brier"] == plain["brier"] and entry["ece"] == plain["ece"] and plain["calibrated"] is None
     assert entry["calibrated"]["brier"] < entry["brier"] and entry["calibrated"]["ece"] < entry["ece"]
@@ -145,12 +152,12 @@ def test_temperature_is_applied_beside_the_plain_figures() -> None:
 def test_operating_points_survive_json() -> None:
     val = cohort(1)
     val.targets_NC[:, 0] = 0
-    operating = choose_operating(FINDINGS, val.logits_NC, val.targets_NC, val.mask_NC)
+    operating = chosen(val)
     text = json.dumps(operating.to_json() | {"step": 12}, allow_nan=False)
     assert Operating.from_json(json.loads(text)) == operating
     assert operating.thresholds["youden"][0].reason is not None
     for broken in ({}, {"scale": "logit"}, json.loads(text) | {"scale": "percent"}, json.loads(text) | {"findings": 3}):
-        with pytest.raises(ValueError, match="no operating points"):
+        with pytest.raises(ValueError, match="not operating points"):
             Operating.from_json(broken)
 
 
@@ -163,11 +170,7 @@ def test_float64_probabilities_rank_without_rounding() -> None:
     steps = rng.integers(0, 60, size=data.logits_NC.shape) + 40 * data.targets_NC
     prob = 0.7 + steps * 2.0**-53
     assert len(np.unique(prob.astype(np.float32))) == 1
-    operating = choose_operating(FINDINGS, prob, data.targets_NC, data.mask_NC, scale="probability")
-    content = full_report(
-        "test", FINDINGS, prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, operating=operating,
-        operating_from="val", replicates=FEW, scale="probability",
-    ).to_json()  # fmt: skip
+    content = content_of(data._replace(logits_NC=prob), data._replace(logits_NC=prob), "probability")
     for column, name in enumerate(FINDINGS):
         keep = data.mask_NC[:, column] == 1
         truth, scores = data.targets_NC[keep, column], prob[keep, column]
@@ -187,11 +190,8 @@ def test_thresholds_hold_between_scores_of_other_files() -> None:
     """A validation threshold falls between test scores: what is called is score >= threshold in float64, exactly."""
     data, val = cohort(0, decimals=6), cohort(1, decimals=6)
     test_prob, val_prob = probabilities(data.logits_NC), probabilities(val.logits_NC)
-    operating = choose_operating(FINDINGS, val_prob, val.targets_NC, val.mask_NC, scale="probability")
-    full = full_report(
-        "test", FINDINGS, test_prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, operating=operating,
-        operating_from="val", replicates=FEW, scale="probability",
-    )  # fmt: skip
+    operating = chosen(val._replace(logits_NC=val_prob), "probability")
+    full = made(data._replace(logits_NC=test_prob), scale="probability", operating=operating, operating_from="val")
     same = made(data, val)
     for rule, points in full.points.items():
         for column, point in enumerate(points):
@@ -207,17 +207,14 @@ def test_probabilities_of_0_and_1_have_figures() -> None:
     data = cohort(0)
     prob = np.clip(probabilities(data.logits_NC), 0.2, 0.8)
     prob[prob == 0.2], prob[prob == 0.8] = 0.0, 1.0
-    content = full_report(
-        "test", FINDINGS, prob, data.targets_NC, data.mask_NC, patient_id=data.patient_id, replicates=FEW,
-        scale="probability",
-    ).to_json()  # fmt: skip
+    content = content_of(data._replace(logits_NC=prob), scale="probability")
     keep = data.mask_NC[:, 1] == 1
     expected = np.mean((prob[keep, 1] - data.targets_NC[keep, 1]) ** 2)
     assert content["findings"]["Mass"]["brier"] == pytest.approx(expected, rel=0, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", ["class absent", "no labels", "diverged", "one patient", "nothing at all"])
-def test_what_is_undefined_is_null_with_a_reason(case: str, tmp_path: Path) -> None:
+def test_what_is_undefined_is_null_with_a_reason(case: str) -> None:
     data, val = cohort(0), cohort(1)
     if case == "class absent":
         data.targets_NC[:, 1], data.mask_NC[:, 1] = 0, 1
@@ -231,15 +228,14 @@ def test_what_is_undefined_is_null_with_a_reason(case: str, tmp_path: Path) -> N
     else:
         data = Cohort(*(array[:0] for array in data))
     full = made(data, val, sex=np.array(["M", "F"])[np.arange(len(data.patient_id)) % 2], unreadable=[("a.png", "cut")])
-    write_json(full, tmp_path / "m.json", step=3, loss=math.nan)
-    content = json.loads((tmp_path / "m.json").read_text(), parse_constant=pytest.fail)
+    content = json.loads(json.dumps(full_json(full), allow_nan=False))
     assert nulls_without_reason(content) == []
-    assert content["step"] == 3 and content["loss"] is None
+    assert content["step"] is None and content["loss"] is None
     assert content["unreadable"] == [{"file": "a.png", "reason": "cut"}]
     mass = content["findings"]["Mass"]
     if case == "one patient":
         assert mass["auroc"] is not None and mass["auroc_low"] is None and "one patient" in mass["reason"]
-        assert any("one patient" in warning for warning in full.warnings)
+        assert any("one patient" in warning for warning in caveats(full))
     else:
         assert mass["auroc"] is None and mass["operating_points"]["youden"]["recall"] is None
     if case == "diverged":
@@ -251,7 +247,7 @@ def test_what_is_undefined_is_null_with_a_reason(case: str, tmp_path: Path) -> N
         assert {group["findings"]["Mass"]["reason"] for group in content["subgroups"]} == {mass["reason"]}
     if case in ("class absent", "no labels"):
         assert content["macro"]["findings"] == ["Hernia", "Edema"] and content["macro"]["auroc"] is not None
-        assert any(warning.startswith("No areas") and "Mass" in warning for warning in full.warnings)
+        assert any(warning.startswith("No areas") and "Mass" in warning for warning in caveats(full))
     assert len(full.table_rows()) == len(FINDINGS) + 2
 
 
@@ -262,11 +258,11 @@ def test_subgroups_partition_the_samples_and_differences_are_named() -> None:
     data.logits_NC[groups == "F"] = np.random.default_rng(1).normal(size=(np.count_nonzero(groups == "F"), 4))
     age = np.full(600, np.nan, dtype=np.float32)
     full = made(data, sex=groups, age=age, view=np.where(np.arange(600) < 400, "PA", "AP"))
-    content = full.to_json()
+    content = full_json(full)
     by_attribute: dict[str, list[dict[str, Any]]] = {}
     for group in content["subgroups"]:
         by_attribute.setdefault(group["attribute"], []).append(group)
-    assert set(by_attribute) == {"sex", "view", "images per patient"}, "ages are unknown for all: nothing to tell"
+    assert set(by_attribute) == {"sex", "view", "images per patient"}, "ages are unknown for all: no groups"
     for members in by_attribute.values():
         assert sum(group["num_samples"] for group in members) == 600
     assert [group["group"] for group in by_attribute["sex"]] == ["F", "M", "unknown"]
@@ -281,21 +277,21 @@ def test_subgroups_partition_the_samples_and_differences_are_named() -> None:
 def test_warnings() -> None:
     data, val = cohort(0), cohort(1)
 
-    def said(**more: Any) -> str:
-        return " ".join(made(data, val, **more).warnings)
+    def warned(**more: Any) -> str:
+        return " ".join(caveats(made(data, val, **more)))
 
-    assert "val split chose both the checkpoint and the thresholds" in said(checkpoint_from="val")
-    assert "chose both" not in said() and "optimistic" not in said()
-    assert "chosen on the test split itself" in said(operating_from=FROM_ITSELF)
-    assert "chosen on the test split itself" in said(operating_from="test")
-    assert "test split chose the checkpoint" in said(checkpoint_from="test")
-    assert made(data, notes=["Mind the gap."]).warnings[0] == "Mind the gap."
+    assert "val split chose both the checkpoint and the thresholds" in warned(checkpoint_from="val")
+    assert "chose both" not in warned() and "optimistic" not in warned()
+    assert "chosen on the test split itself" in warned(operating_from=FROM_ITSELF)
+    assert "chosen on the test split itself" in warned(operating_from="test")
+    assert "test split chose the checkpoint" in warned(checkpoint_from="test")
+    assert caveats(made(data, notes=["Mind the gap."]))[0] == "Mind the gap."
     data.logits_NC[:, 1] *= -1
     data.logits_NC[:, 2] = 0.25
     positive = np.flatnonzero(data.targets_NC[:, 0])
     data.mask_NC[positive[12:], 0] = 0
     num = np.count_nonzero(data.targets_NC[:, 0] & data.mask_NC[:, 0])
-    warnings = said(unreadable=[("a.png", "cut")])
+    warnings = warned(unreadable=[("a.png", "cut")])
     assert "Worse than chance" in warnings and ": Mass." in warnings
     assert "same score for every image: Edema" in warnings
     assert f"Fewer than 20 positives, so a few images decide the figures: Hernia ({num})" in warnings
@@ -309,7 +305,7 @@ def test_half_without_an_interval_is_not_the_same_score_for_all() -> None:
     targets_NC[[4, 15]] = 1
     full = made(Cohort(logits_NC, targets_NC, np.ones_like(targets_NC), np.arange(20) % 11))
     assert full.areas.auroc[0].value == 0.5 and full.areas.auroc[0].low is None
-    assert not any("same score" in warning for warning in full.warnings)
+    assert not any("same score" in warning for warning in caveats(full))
 
 
 def test_average_precision_below_its_interval_is_told() -> None:
@@ -320,9 +316,9 @@ def test_average_precision_below_its_interval_is_told() -> None:
     data = Cohort(logits_NC, targets_NC, np.ones_like(targets_NC), np.arange(60))
     narrow = made(data, level=0.02, replicates=400)
     assert narrow.areas.auprc[0].low is not None and narrow.areas.auprc[0].value < narrow.areas.auprc[0].low
-    told = [warning for warning in narrow.warnings if warning.startswith("Average precision below its own interval")]
-    assert len(told) == 1 and "Hernia" in told[0] and "the macro average" in told[0]
-    assert not any("below its own interval" in warning for warning in made(cohort(0)).warnings)
+    found = [warning for warning in caveats(narrow) if warning.startswith("Average precision below its own interval")]
+    assert len(found) == 1 and "Hernia" in found[0] and "the macro average" in found[0]
+    assert not any("below its own interval" in warning for warning in caveats(made(cohort(0))))
 
 
 def test_same_bytes_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,9 +326,9 @@ def test_same_bytes_whatever_the_threads(monkeypatch: pytest.MonkeyPatch) -> Non
     texts = []
     for cores in ({0}, {0, 1, 2}):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cores=cores: cores)
-        texts.append(json.dumps(made(data, val).to_json()))
+        texts.append(json.dumps(content_of(data, val)))
     assert texts[0] == texts[1]
-    assert json.dumps(made(data, val, seed=1).to_json()) != texts[0]
+    assert json.dumps(content_of(data, val, seed=1)) != texts[0]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +346,7 @@ def test_mistakes(more: dict[str, Any], message: str) -> None:
 
 def test_operating_points_of_other_findings_are_refused() -> None:
     data = cohort(0)
-    operating = choose_operating(FINDINGS[::-1], data.logits_NC, data.targets_NC, data.mask_NC)
+    operating = choose_operating(scored(*data, FINDINGS[::-1]))
     with pytest.raises(ValueError, match="operating points are of"):
         made(data, operating=operating, operating_from="val")
 
@@ -382,10 +378,10 @@ def test_the_nih_test_split_takes_seconds() -> None:
     mask = np.ones_like(targets)
     sex, view = np.array(["M", "F"])[patients % 2], np.array(["PA", "AP"])[np.arange(len(patients)) % 2]
     start = time.process_time()
-    operating = choose_operating(names, logits, targets, mask)
+    held = scored(logits, targets, mask, patients, names)
     full = full_report(
-        "test", names, logits, targets, mask, patient_id=patients, sex=sex, age=(patients % 90).astype(np.float32),
-        view=view, operating=operating, operating_from="val",
+        "test", held, sex=sex, age=(patients % 90).astype(np.float32), view=view, operating=choose_operating(held),
+        operating_from="val",
     )  # fmt: skip
-    json.dumps(full.to_json())
+    json.dumps(full_json(full))
     assert time.process_time() - start < 30

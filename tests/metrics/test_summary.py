@@ -1,16 +1,16 @@
-"""The quick report's numbers, its JSON, scalars and table."""
+"""The summary's numbers, scalars and table."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from cohort import scored
 from numpy.typing import NDArray
 
-from distcxr.metrics.report import Report, UnreadableFile, build_report, write_json
+from distcxr.metrics.summary import Summary, UnreadableFile, summarise
 
 FINDINGS = ["Hernia", "Mass", "Edema", "No Finding"]
 Arrays = tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]
@@ -24,18 +24,22 @@ def arrays(num: int = 300, num_findings: int = 4) -> Arrays:
     return logits, targets, mask
 
 
-def with_hernia_absent() -> Report:
+def summary(findings: Sequence[str], *parts: NDArray[Any], **more: Any) -> Summary:
+    return summarise("val", scored(*parts, np.arange(len(parts[0])), findings), **more)
+
+
+def with_hernia_absent() -> Summary:
     logits, targets, mask = arrays()
     targets[:, 0] = 0
     mask[:, 0] = 1
-    return build_report("val", FINDINGS, logits, targets, mask, unreadable=[("a.png", "truncated")])
+    return summary(FINDINGS, logits, targets, mask, unreadable=[("a.png", "truncated")])
 
 
 def test_scores_equal_sklearn_over_known_labels() -> None:
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     logits, targets, mask = arrays()
-    report = build_report("test", FINDINGS, logits, targets, mask)
+    report = summary(FINDINGS, logits, targets, mask)
     areas = []
     for column, name in enumerate(FINDINGS):
         keep = mask[:, column] == 1
@@ -51,7 +55,7 @@ def test_scores_equal_sklearn_over_known_labels() -> None:
 
 
 def test_macro_is_over_the_named_findings() -> None:
-    report = build_report("val", FINDINGS, *arrays(), macro_findings=["No Finding", "Mass"])
+    report = summary(FINDINGS, *arrays(), macro_findings=["No Finding", "Mass"])
     assert report.macro_findings == ("No Finding", "Mass")
     areas = [report.findings[name].auroc for name in ("No Finding", "Mass")]
     assert report.macro_auroc == pytest.approx(sum(area for area in areas if area is not None) / 2)
@@ -72,7 +76,7 @@ def test_every_reason() -> None:
     targets[:, 1] = 1
     logits[5, 3], mask[5, 3] = np.nan, 1
     num_known = mask.sum(axis=0)
-    report = build_report("val", FINDINGS, logits, targets, mask)
+    report = summary(FINDINGS, logits, targets, mask)
     reasons = [report.findings[name].reason for name in FINDINGS]
     assert reasons == [
         "no known labels",
@@ -87,7 +91,7 @@ def test_logits_that_are_not_finite_leave_the_average_undefined() -> None:
     """An average over the rest could pass for the best epoch."""
     logits, targets, mask = arrays()
     logits[0, 1], mask[0, 1] = np.inf, 1
-    report = build_report("val", FINDINGS, logits, targets, mask)
+    report = summary(FINDINGS, logits, targets, mask)
     assert (report.macro_auroc, report.macro_findings) == (None, ())
     assert report.macro_reason == "logits are not finite: Mass"
     assert report.findings["Edema"].auroc is not None
@@ -95,9 +99,9 @@ def test_logits_that_are_not_finite_leave_the_average_undefined() -> None:
 
 def test_logits_without_a_known_label_may_be_anything() -> None:
     logits, targets, mask = arrays()
-    expected = build_report("val", FINDINGS, logits, targets, mask)
+    expected = summary(FINDINGS, logits, targets, mask)
     logits[mask == 0] = np.nan
-    assert build_report("val", FINDINGS, logits, targets, mask) == expected
+    assert summary(FINDINGS, logits, targets, mask) == expected
 
 
 @pytest.mark.parametrize(
@@ -105,65 +109,24 @@ def test_logits_without_a_known_label_may_be_anything() -> None:
     [(["Mass"], "undefined for all 1 named findings"), (["No Finding"], "no findings are named")],
 )
 def test_macro_without_anything_to_average(findings: list[str], reason: str) -> None:
-    report = build_report(
-        "val", findings, np.zeros((3, 1), np.float32), np.zeros((3, 1), np.uint8), np.ones((3, 1), np.uint8)
-    )
+    report = summary(findings, np.zeros((3, 1), np.float32), np.zeros((3, 1), np.uint8), np.ones((3, 1), np.uint8))
     assert report.macro_auroc is None and report.macro_findings == ()
     assert report.macro_reason is not None and report.macro_reason.startswith(reason)
 
 
 def test_report_of_no_samples() -> None:
-    report = build_report(
-        "val", ["Mass"], np.zeros((0, 1), np.float32), np.zeros((0, 1), np.uint8), np.ones((0, 1), np.uint8)
-    )
+    report = summary(["Mass"], np.zeros((0, 1), np.float32), np.zeros((0, 1), np.uint8), np.ones((0, 1), np.uint8))
     assert report.findings["Mass"].reason == "no known labels"
     assert report.num_samples == 0
 
 
 @pytest.mark.parametrize(
-    ("findings", "macro", "message"),
-    [
-        (["Hernia", "Mass", "Mass", "Edema"], None, "repeat a name"),
-        (FINDINGS, ["Mass", "Cardiomegaly"], r"\['Cardiomegaly'\] are not scored"),
-        (FINDINGS, ["Mass", "Mass"], "repeat a name"),
-        (FINDINGS[:3], None, "C = 3 findings"),
-    ],
+    ("macro", "message"),
+    [(["Mass", "Cardiomegaly"], r"\['Cardiomegaly'\] are not scored"), (["Mass", "Mass"], "repeat a name")],
 )
-def test_names_that_do_not_fit_are_an_error(findings: list[str], macro: Any, message: str) -> None:
+def test_averages_of_names_that_do_not_fit_are_an_error(macro: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_report("val", findings, *arrays(), macro_findings=macro)
-
-
-def test_json_is_strict_and_complete(tmp_path: Path) -> None:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"bare {constant}")
-
-    report = with_hernia_absent()
-    write_json(report, tmp_path / "metrics_val.json")
-    stored = json.loads((tmp_path / "metrics_val.json").read_text(), parse_constant=refuse)
-    assert stored == report.to_json()
-    assert stored["findings"]["Hernia"] == {
-        "auroc": None,
-        "auprc": None,
-        "num_positive": 0,
-        "num": 300,
-        "reason": "no positives among 300 known labels",
-    }
-    assert stored["findings"]["Mass"]["auroc"] == report.findings["Mass"].auroc
-    assert stored["macro"] == {"auroc": report.macro_auroc, "findings": ["Mass", "Edema"], "reason": None}
-    assert stored["unreadable"] == [{"file": "a.png", "reason": "truncated"}]
-    assert (stored["split"], stored["num_samples"]) == ("val", 300)
-    assert list(tmp_path.iterdir()) == [tmp_path / "metrics_val.json"]
-
-
-def test_json_takes_further_entries(tmp_path: Path) -> None:
-    report = with_hernia_absent()
-    write_json(report, tmp_path / "m.json", step=40, loss=0.25, other=float("nan"), none=None)
-    stored = json.loads((tmp_path / "m.json").read_text())
-    assert stored == report.to_json() | {"step": 40, "loss": 0.25, "other": None, "none": None}
-    assert isinstance(stored["step"], int)
-    with pytest.raises(AssertionError, match="would replace"):
-        write_json(report, tmp_path / "m.json", macro=0.5)
+        summary(FINDINGS, *arrays(), macro_findings=macro)
 
 
 def test_scalars_leave_out_what_is_undefined() -> None:

@@ -1,4 +1,4 @@
-"""A full report as plain Python types: what `metrics_<split>.json` holds. The one place that knows its keys.
+"""A full report as plain Python types: what `metrics_<split>.json` holds. The one file that knows its keys.
 
 A figure is three keys, for example `auroc`, `auroc_low`, `auroc_high`; one that is undefined is null, with a `reason`
 beside it, and never NaN.
@@ -7,19 +7,18 @@ beside it, and never NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from distcxr.metrics.calibration import Calibration, Reliability
-from distcxr.metrics.compare import AreaDifference, Comparison
+from distcxr.metrics.calibration import Calibration
+from distcxr.metrics.caveats import caveats
 from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.paired_tests import AreaDifference, Comparison
 from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
-
-if TYPE_CHECKING:
-    from distcxr.metrics.full_report import FullReport, OperatingPoint
 
 
 def full_json(full: FullReport) -> dict[str, Any]:
-    """`FullReport.to_json`. `step` and `loss` are null until `write_json` is told them."""
+    """The content of `metrics_<split>.json`; `step` and `loss` are null, for the caller to fill in."""
     report, areas = full.report, full.areas
     return {
         "split": report.split,
@@ -45,7 +44,7 @@ def full_json(full: FullReport) -> dict[str, Any]:
         "subgroups": _subgroups(full),
         "differences": [_difference(found) for found in full.subgroups.differences],
         "num_pairs_compared": full.subgroups.num_pairs,
-        "warnings": list(full.warnings),
+        "warnings": caveats(full),
         "unreadable": [entry._asdict() for entry in report.unreadable],
     }
 
@@ -55,7 +54,7 @@ def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str
     return {
         "macro": {
             **_area_difference(comparison.macro),
-            "findings": [findings[column] for column in comparison.macro_columns],
+            "findings": list(comparison.macro_findings),
         },
         "findings": {name: _area_difference(found) for name, found in zip(findings, comparison.findings, strict=True)},
     }
@@ -68,14 +67,13 @@ def figure(name: str, estimate: Estimate) -> dict[str, float | None]:
 
 def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
     score, auroc = full.report.findings[name], full.areas.auroc[column]
-    delong, calibration = full.delong[column], full.calibration[column]
+    delong, calibrated = full.delong[column], full.calibrated[column]
     temperature = full.operating.temperatures[column] if full.operating else None
     no_temperature = "no operating points were chosen" if temperature is None else temperature.reason
     scaled = None
-    if calibration.scaled is not None and calibration.scaled_curve is not None:
-        brier = calibration.scaled.brier
-        scaled = _calibration(calibration.scaled, calibration.scaled_curve)
-        scaled["reason"] = score.reason if brier.value is None else brier.reason
+    if calibrated is not None:
+        reason = score.reason if calibrated.brier.value is None else calibrated.brier.reason
+        scaled = _calibration(calibrated) | {"reason": reason}
     return {
         **figure("auroc", auroc),
         **figure("auprc", full.areas.auprc[column]),
@@ -85,7 +83,7 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
         "num_positive": score.num_positive,
         "num": score.num,
         "reason": score.reason or auroc.reason,
-        **_calibration(calibration.plain, calibration.plain_curve),
+        **_calibration(full.calibration[column]),
         "temperature": temperature.value if temperature else None,
         "temperature_reason": no_temperature,
         "calibrated": scaled,
@@ -93,7 +91,8 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
     }
 
 
-def _calibration(calibration: Calibration, curve: Reliability) -> dict[str, Any]:
+def _calibration(calibration: Calibration) -> dict[str, Any]:
+    curve = calibration.curve
     return {
         **figure("brier", calibration.brier),
         **figure("ece", calibration.ece),

@@ -1,6 +1,6 @@
 """Compiled loops over bootstrap replicates: one pass over the samples serves 128 of them. They never hold the GIL.
 
-Shape suffixes: P patients, L replicates of a block (lanes), M samples from the highest score to the lowest,
+Shape suffixes: P patients, L replicates of a block, M samples from the highest score to the lowest,
 G groups of positives with equal scores, E entries, V sums.
 
 A sample's weight in a replicate is how often its patient was drawn, so the weights of a block are one row of L
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distcxr.compiled import compiled
 
-LANES = 128  # a block of 2,797 patients is 358 KB: it stays in a core's own cache
+BLOCK = 128  # a block of 2,797 patients is 358 KB: it stays in a core's own cache
 
 _WEIGHTS_PL = types.Array(types.uint8, 2, "C", readonly=True)
 _PATIENTS = types.Array(types.int32, 1, "C", readonly=True)
@@ -35,9 +35,9 @@ def weighted_areas(
     bounds_G3: NDArray[np.int64],
     areas_2L: NDArray[np.float64],
 ) -> None:
-    """AUROC and average precision of each lane, NaN where its draw lacks a class.
+    """AUROC and average precision of each replicate, NaN where it lacks a class.
 
-    Samples stand by falling score. A row of `bounds_G3` is one distinct score that positives have: where its
+    Samples are in the order of falling score. A row of `bounds_G3` is one distinct score that positives have: where its
     negatives begin, where its positives begin, where they end.
 
         score  .9   .8   .8   .8   .7   .6        false positives: those before, plus half of those level
@@ -45,47 +45,47 @@ def weighted_areas(
                      |    |         |             exact: integers up to the last division
                    bounds of .8
     """
-    true = np.zeros(LANES, dtype=np.int32)
-    false = np.zeros(LANES, dtype=np.int32)
-    false_above = np.zeros(LANES, dtype=np.int32)
-    drawn = np.zeros(LANES, dtype=np.int32)
-    doubled_loss = np.zeros(LANES, dtype=np.int64)
-    precision = np.zeros(LANES, dtype=np.float64)
+    true = np.zeros(BLOCK, dtype=np.int32)
+    false = np.zeros(BLOCK, dtype=np.int32)
+    false_above = np.zeros(BLOCK, dtype=np.int32)
+    drawn = np.zeros(BLOCK, dtype=np.int32)
+    doubled_loss = np.zeros(BLOCK, dtype=np.int64)
+    precision = np.zeros(BLOCK, dtype=np.float64)
     at = 0
     for group in range(len(bounds_G3)):
         level, first, end = bounds_G3[group, 0], bounds_G3[group, 1], bounds_G3[group, 2]
         for sample in range(at, level):
             row = weights_PL[patient_M[sample]]
-            for lane in range(LANES):
-                false[lane] += row[lane]
+            for k in range(BLOCK):
+                false[k] += row[k]
         false_above[:] = false
         for sample in range(level, first):
             row = weights_PL[patient_M[sample]]
-            for lane in range(LANES):
-                false[lane] += row[lane]
+            for k in range(BLOCK):
+                false[k] += row[k]
         drawn[:] = 0
         for sample in range(first, end):
             row = weights_PL[patient_M[sample]]
-            for lane in range(LANES):
-                drawn[lane] += row[lane]
-        for lane in range(LANES):
-            true[lane] += drawn[lane]
-            doubled_loss[lane] += np.int64(drawn[lane]) * np.int64(false_above[lane] + false[lane])
-            called = max(true[lane] + false[lane], 1)
-            precision[lane] += np.float64(drawn[lane]) * (np.float64(true[lane]) / np.float64(called))
+            for k in range(BLOCK):
+                drawn[k] += row[k]
+        for k in range(BLOCK):
+            true[k] += drawn[k]
+            doubled_loss[k] += np.int64(drawn[k]) * np.int64(false_above[k] + false[k])
+            called = max(true[k] + false[k], 1)
+            precision[k] += np.float64(drawn[k]) * (np.float64(true[k]) / np.float64(called))
         at = end
     for sample in range(at, len(patient_M)):
         row = weights_PL[patient_M[sample]]
-        for lane in range(LANES):
-            false[lane] += row[lane]
-    for lane in range(LANES):
-        doubled_pairs = 2 * np.int64(true[lane]) * np.int64(false[lane])
+        for k in range(BLOCK):
+            false[k] += row[k]
+    for k in range(BLOCK):
+        doubled_pairs = 2 * np.int64(true[k]) * np.int64(false[k])
         if doubled_pairs == 0:
-            areas_2L[0, lane] = np.nan
-            areas_2L[1, lane] = np.nan
+            areas_2L[0, k] = np.nan
+            areas_2L[1, k] = np.nan
         else:
-            areas_2L[0, lane] = np.float64(doubled_pairs - doubled_loss[lane]) / np.float64(doubled_pairs)
-            areas_2L[1, lane] = precision[lane] / np.float64(true[lane])
+            areas_2L[0, k] = np.float64(doubled_pairs - doubled_loss[k]) / np.float64(doubled_pairs)
+            areas_2L[1, k] = precision[k] / np.float64(true[k])
 
 
 @compiled(types.void(_WEIGHTS_PL, _PATIENTS, _VALUES, _STARTS, _SUMS))
@@ -96,7 +96,7 @@ def weighted_sums(
     start_V: NDArray[np.int64],
     sums_VL: NDArray[np.float64],
 ) -> None:
-    """Sum v of a lane: entries from `start_V[v]` to `start_V[v + 1]`, each value times its patient's weight.
+    """Sum v of a replicate: entries from `start_V[v]` to `start_V[v + 1]`, each value times its patient's weight.
 
     Added up in the order of the entries: BLAS would be as fast, but its last digit depends on its threads.
     `start_V` is one longer than the number of sums.
@@ -107,5 +107,5 @@ def weighted_sums(
         for entry in range(start_V[v], start_V[v + 1]):
             row = weights_PL[patient_E[entry]]
             value = value_E[entry]
-            for lane in range(LANES):
-                sums[lane] += value * np.float64(row[lane])
+            for k in range(BLOCK):
+                sums[k] += value * np.float64(row[k])

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cohort import predictions
 from numpy.typing import NDArray
 
-from distcxr.metrics.predictions import read_predictions, write_predictions
+from distcxr.runfolder.predictions import read_predictions, write_predictions
 
 HEADER = "file,patient,Mass,Mass_true,logit:Mass"
 FINDINGS = ["Hernia", "Mass", "Edema", "No Finding"]
@@ -38,7 +40,7 @@ def test_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:
     files[1] = b"not UTF-8 \xe9.png".decode(errors="surrogateescape")
     patients = list(range(num))
     path = tmp_path / "predictions_val.csv"
-    write_predictions(path, files, patients, FINDINGS, logits, targets, mask)
+    write_predictions(path, *predictions(files, patients, FINDINGS, logits, targets, mask))
     back = read_predictions(path)
     assert back.files == files
     assert back.patient_ids == [str(patient) for patient in patients]
@@ -51,7 +53,7 @@ def test_predictions_come_back_bit_for_bit(tmp_path: Path) -> None:
 
 def test_predictions_of_no_samples_come_back(tmp_path: Path) -> None:
     logits, targets, mask = arrays(0)
-    write_predictions(tmp_path / "p.csv", [], [], FINDINGS, logits, targets, mask)
+    write_predictions(tmp_path / "p.csv", *predictions([], [], FINDINGS, logits, targets, mask))
     back = read_predictions(tmp_path / "p.csv")
     assert back.findings == FINDINGS
     assert back.logits_NC.shape == back.targets_NC.shape == back.mask_NC.shape == (0, 4)
@@ -61,7 +63,9 @@ def test_predictions_file_as_text(tmp_path: Path) -> None:
     logits = np.float32([[0.0, 100.0], [-100.0, 0.1], [20.0, np.nan]])
     targets, mask = np.uint8([[0, 1], [1, 1], [1, 0]]), np.uint8([[1, 1], [1, 0], [1, 1]])
     path = tmp_path / "predictions_test.csv"
-    write_predictions(path, ["a.png", "b.png", "c.png"], [7, 8, 8], ["Mass", "Edema"], logits, targets, mask)
+    write_predictions(
+        path, *predictions(["a.png", "b.png", "c.png"], [7, 8, 8], ["Mass", "Edema"], logits, targets, mask)
+    )
     header, first, second, third = csv.reader(path.read_text().splitlines())
     assert ",".join(header) == "file,patient,Mass,Mass_true,logit:Mass,Edema,Edema_true,logit:Edema"
     assert first == ["a.png", "7", "0.5", "0", "0.0", "1.0", "1", "100.0"]
@@ -76,17 +80,22 @@ def test_predictions_file_as_text(tmp_path: Path) -> None:
 def test_predictions_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -> None:
     logits, targets, mask = arrays(2)
     path = tmp_path / "p.csv"
-    write_predictions(path, ["a", "b"], [1, 2], FINDINGS, logits, targets, mask)
+    write_predictions(path, *predictions(["a", "b"], [1, 2], FINDINGS, logits, targets, mask))
     before = path.read_bytes()
 
-    class Bad:
+    class Broken:
         def __str__(self) -> str:
             raise OSError("disk full")
 
+    held, prob = predictions(["a", "b"], [1, 2], FINDINGS, logits, targets, mask)
     with pytest.raises(OSError, match="disk full"):
-        write_predictions(path, ["a", "b"], [1, Bad()], FINDINGS, logits, targets, mask)
-    with pytest.raises(ValueError, match="1 files, 2 patients, 2 rows"):
-        write_predictions(path, ["a"], [1, 2], FINDINGS, logits, targets, mask)
+        write_predictions(path, replace(held, patient_ids=["1", Broken()]), prob)  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="1 files, 2 patients, 4 findings"):
+        write_predictions(path, replace(held, files=["a"]), prob)
+    with pytest.raises(ValueError, match=r"probabilities, targets and mask of \(2, 4\), \(1, 4\)"):
+        write_predictions(path, held, prob[:1])
+    with pytest.raises(ValueError, match="logits must be float32, got float64"):
+        write_predictions(path, replace(held, logits_NC=prob), prob)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -99,7 +108,7 @@ def test_predictions_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -
         ("file,patient,Mass,logit:Mass,Mass_true\n", "header must be"),
         (f"{HEADER}\na,1,0.5,1\n", "line 2: 4 cells where the header has 5"),
         (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, line 3: '2' is none of '0', '1', ''"),
-        (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, line 2: 'high' is no number"),
+        (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, line 2: 'high' is not a number"),
     ],
 )
 def test_predictions_that_cannot_be_read_are_an_error(tmp_path: Path, text: str, message: str) -> None:
@@ -115,5 +124,5 @@ def test_predictions_of_the_nih_test_split_take_seconds(tmp_path: Path) -> None:
     files, patients = ["x.png"] * len(logits), [1] * len(logits)
     names = [f"finding {column}" for column in range(14)]
     start = time.perf_counter()
-    write_predictions(tmp_path / "p.csv", files, patients, names, logits, targets, mask)
+    write_predictions(tmp_path / "p.csv", *predictions(files, patients, names, logits, targets, mask))
     assert time.perf_counter() - start < 10

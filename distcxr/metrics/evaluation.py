@@ -1,0 +1,118 @@
+"""Every figure of one split: areas, operating points, calibration and subgroups, with intervals.
+
+Shape suffixes: N samples, C findings.
+
+    validation ──► choose_operating ──► Operating ──┐  thresholds, temperatures
+    any split  ─────────────────────► full_report ◄─┘──► FullReport ──► metrics_<split>.json, table, page
+
+Nothing here depends on the number of ranks, threads or cores: the same scores make the same JSON, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.calibration import calibration_estimates
+from distcxr.metrics.delong import delong_interval
+from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.operating import Operating
+from distcxr.metrics.scored import Scored
+from distcxr.metrics.subgroup import UNKNOWN, by_age, by_images_per_patient, by_name, score_subgroups
+from distcxr.metrics.summary import summarise
+from distcxr.metrics.threshold import count_cells, rate_estimates
+
+
+def full_report(
+    split: str,
+    scored: Scored,
+    *,
+    sex: NDArray[np.str_] | None = None,
+    age: NDArray[np.float32] | None = None,
+    view: NDArray[np.str_] | None = None,
+    macro_findings: Sequence[str] | None = None,
+    unreadable: Iterable[tuple[str, str]] = (),
+    operating: Operating | None = None,
+    operating_from: str | None = None,
+    checkpoint_from: str | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+    notes: Sequence[str] = (),
+) -> FullReport:
+    """Score a split, with patient-level intervals.
+
+    Args:
+        sex, age, view: `[N]` as in the index, "" or NaN where unknown; None leaves the attribute out.
+        macro_findings, unreadable: as for `summarise`.
+        operating: from `choose_operating`; without it there are no operating points and no temperatures.
+        operating_from: the split they were chosen on, for example "val", or `FROM_ITSELF`.
+        checkpoint_from: the split that chose the weights, where one did: a warning depends on it.
+        replicates, seed, level: of the bootstrap and its intervals.
+        notes: sentences to put before the report's own warnings.
+
+    Raises ValueError as `summarise` and `PatientResamples` do, for operating points of other findings, and for
+    operating points without the split they are from.
+    """
+    if (operating is None) != (operating_from is None):
+        raise ValueError("operating points and the split they are from go together: give both or neither")
+    if operating is not None and operating.findings != scored.findings:
+        raise ValueError(f"operating points are of {list(operating.findings)}, but scored are {list(scored.findings)}")
+    summary = summarise(split, scored, macro_findings, unreadable)
+    resamples = PatientResamples(scored.num_patients, replicates, seed)
+    areas = area_estimates(resamples, scored, summary.macro_findings, level)
+    if summary.macro_reason:
+        undefined = Estimate(None, None, None, summary.macro_reason)
+        areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
+    groupings = [] if sex is None else [by_name("sex", sex)]
+    groupings += [] if age is None else [by_age(age)]
+    groupings += [] if view is None else [by_name("view", view)]
+    groupings += [by_images_per_patient(scored.patient_N)]
+    with_groups = [grouping for grouping in groupings if grouping.groups not in ((), (UNKNOWN,))]
+    temperature_C = [fitted.value for fitted in operating.temperatures] if operating else [None] * len(scored.known)
+    return FullReport(
+        report=summary,
+        num_patients=scored.num_patients,
+        level=level,
+        replicates=replicates,
+        seed=seed,
+        areas=areas,
+        delong=tuple(delong_interval(known, level) for known in scored.known),
+        calibration=tuple(found for found in calibration_estimates(resamples, scored, level=level) if found),
+        calibrated=tuple(calibration_estimates(resamples, scored, temperature_C, level=level)),
+        operating=operating,
+        operating_from=operating_from,
+        points=_points(resamples, scored, operating, level) if operating else {},
+        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings, level),
+        checkpoint_from=checkpoint_from,
+        notes=tuple(notes),
+    )
+
+
+def _points(
+    resamples: PatientResamples, scored: Scored, operating: Operating, level: float
+) -> dict[str, tuple[OperatingPoint, ...]]:
+    found: dict[str, tuple[OperatingPoint, ...]] = {}
+    for rule, chosen_C in operating.thresholds.items():
+        score_C = [operating.threshold(rule, column, scored.scale) for column in range(len(scored.known))]
+        rank_C = [
+            None if score is None else known.to_rank(score) for known, score in zip(scored.known, score_C, strict=True)
+        ]
+        rates_C = rate_estimates(resamples, scored, rank_C, level)
+        points = []
+        for column, (known, rank, rates) in enumerate(zip(scored.known, rank_C, rates_C, strict=True)):
+            if rank is None:
+                reason = f"no threshold, {chosen_C[column].reason} where it was chosen"
+                points.append(OperatingPoint(None, None, None, rates, reason))
+                continue
+            logit = operating.threshold(rule, column, "logit")
+            prob = operating.threshold(rule, column, "probability")
+            cells = count_cells(known, rank) if len(known.targets_M) else None
+            points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
+        found[rule] = tuple(points)
+    return found
