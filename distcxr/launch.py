@@ -48,7 +48,7 @@ def main() -> int:
 def _recipe_first(words: Sequence[str]) -> list[str]:
     """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
 
-    argparse says what is wrong with a command that has none, or several.
+    argparse reports a command that has none, or several.
     """
     recipes = [word for word in words if is_recipe(word)]
     others = [word for word in words if word not in recipes]

@@ -53,7 +53,7 @@ def test_numbers_are_the_nearest_doubles(tmp_path: Path) -> None:
     values = np.random.default_rng(0).standard_normal(1000) * 10.0 ** np.arange(-300, 300, 0.6)
     table = read(tmp_path, "n\n" + "\n".join(map(repr, values.tolist())) + "\n")
     np.testing.assert_array_equal(table.numbers(0), values)
-    with pytest.raises(ValueError, match=r"t\.csv, column n, line 4: 'one' is no number"):
+    with pytest.raises(ValueError, match=r"t\.csv, column n, line 4: 'one' is not a number"):
         read(tmp_path, "n\n1\n\none\n").numbers(0)
 
 
@@ -77,7 +77,7 @@ def test_our_own_tables_are_read_verbatim(tmp_path: Path) -> None:
     assert table.header == ("file", " n")
     assert table.columns[0] == [" a\nb.png ", "\udce9.png"] and table.lines.tolist() == [3, 4]
     assert table.codes(1, {"0": 0, "": -1}).tolist() == [0, -1]
-    with pytest.raises(ValueError, match=r"t\.csv, column  n, line 4: '' is none of '0', '1'"):
+    with pytest.raises(ValueError, match=r"t\.csv, column  n, line 4: '' is not one of '0', '1'"):
         table.codes(1, {"0": 0, "1": 1})
     assert len(read(tmp_path, "file,n\n", verbatim=True)) == 0
 

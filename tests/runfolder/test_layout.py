@@ -60,7 +60,7 @@ def test_everything_is_flushed_before_the_rename_and_the_folder_after(
 def test_a_kill_at_any_rename_leaves_a_whole_best(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
 ) -> None:
-    """Renames go as far as the case says, then the process is gone: nothing is cleaned up."""
+    """Renames go as far as the case has it, then the process is gone: nothing is cleaned up."""
     place, left, rename = layout.best_folder(tmp_path), [renames], Path.rename
     write(place, b"old")
 
@@ -93,7 +93,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert weights_of(place) == b"old" and names_in(tmp_path) == ["stage-1"]
 
 
-def test_a_copy_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+def test_a_copy_replaces_what_was_there(tmp_path: Path) -> None:
     ours, theirs = layout.best_folder(tmp_path / "ours"), layout.best_folder(tmp_path / "theirs")
     for place in (ours, theirs):
         place.parent.mkdir(parents=True)
