@@ -9,7 +9,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb to what `ArgumentParser.add_subparsers` returned."""
     parser = subparsers.add_parser("phantom", help="write synthetic chest X-rays laid out like NIH's, or others'")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; new, empty or of an earlier run")
-    parser.add_argument("--images", type=int, default=2000, help="how many films (default %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="how many images (default %(default)s)")
     parser.add_argument("--size", type=int, default=256, help="width and height in pixels (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other patients (default %(default)s)")
     parser.add_argument(

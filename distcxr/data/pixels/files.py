@@ -1,4 +1,4 @@
-"""Images as bytes, from files of their own or out of a pack's, and the error of one that can't be read."""
+"""Reads the bytes of an image from its own file or from a pack's, and defines the error of one that can't be read."""
 
 from __future__ import annotations
 
@@ -83,5 +83,5 @@ def _borrowed(pid: int, fd: int, file: str) -> int:
     file system each time. At most as many as that process has."""
     try:
         return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY)
-    except OSError:  # where the system does not let us; by its name it is there unless it was replaced
+    except OSError:  # not permitted: by its name, which finds it unless it was replaced
         return os.open(file, os.O_RDONLY)
