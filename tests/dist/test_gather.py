@@ -48,7 +48,7 @@ def rank_and_world() -> tuple[int, int]:
 def check_exact(rank: int, world_size: int, shardings: list[str]) -> None:
     logits, ids, targets, mask = whole_split()
     expected = build_report("val", FINDINGS, logits.numpy(), targets, mask)
-    expected_ids = ids.flip(0)  # the order of the expected ids says nothing
+    expected_ids = ids.flip(0)  # the order of the expected ids has no effect
     for how in shardings:
         mine = shard(how, rank, world_size)
         gathered, gathered_ids = gather_by_sample_id(logits[mine], ids[mine], expected_ids)

@@ -1,4 +1,4 @@
-"""Any CSV table of images, by the column map of the recipe: one column of labels, or a column per finding.
+"""Any CSV table of images, with `data.columns` naming its columns: one column of labels, or a column per finding.
 
     image,patient,diagnosis            image,patient,Mass,Edema      0, 1, -1 (uncertain) or empty (unknown)
     a/1.png,p1,Mass|Edema              a/1.png,p1,1,0
@@ -40,7 +40,7 @@ def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleInde
 
     Raises:
         MissingDataError: no table, or images without a file and `data.missing` is `error`.
-        ValueError: a column that is not there, an image named twice or outside `root`, a cell that means nothing; names
+        ValueError: a column that is not there, an image named twice or outside `root`, a cell that is not valid; names
             the file, the line and the column.
     """
     root = Path(os.path.abspath(root.expanduser()))
@@ -129,13 +129,13 @@ def _label_columns(table: Table, data: Data) -> tuple[tuple[str, ...], NDArray[n
         else:
             ignored.append(f"{name} ({', '.join(map(repr, sorted(found - valid.keys())[:1])) or 'empty'})")
     if ignored:
-        logger.info(f"{table.path}: columns left out, no labels of 0, 1, -1 or nothing: {'; '.join(ignored)}")
+        logger.info(f"{table.path}: columns left out, not labels of 0, 1, -1 or empty: {'; '.join(ignored)}")
     if not findings:
         raise ValueError(
             f"{table.path} has no column of labels (0, 1, -1 or empty) besides those of data.columns; its columns: "
             f"{', '.join(table.header)}. If one column names what the image shows, set data.columns.label to it"
         )
-    hint = "If this is no finding, leave it out of data.findings and data.where"
+    hint = "If this is not a finding, leave it out of data.findings and data.where"
     return tuple(findings), label_codes(table, findings, uncertain=data.uncertain, blank=UNKNOWN, hint=hint)
 
 
@@ -150,7 +150,7 @@ def _splits(table: Table, cells: Sequence[str]) -> NDArray[np.str_]:
     if wrong := set(cells) - set(_SPLITS):
         row = next(row for row, cell in enumerate(cells) if cell in wrong)
         raise ValueError(
-            f"{table.where(row)}: split {cells[row]!r} is none of train, val, test and empty (in no split), in the "
+            f"{table.where(row)}: split {cells[row]!r} is not train, val, test or empty (in no split), in the "
             "column that data.columns.split names"
         )
     return np.array(cells, dtype="U5")

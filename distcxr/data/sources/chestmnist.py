@@ -42,7 +42,7 @@ def read_chestmnist(root: Path) -> SampleIndex:
         root: the file, or a folder that holds one.
 
     Raises:
-        MissingDataError: there is no such file.
+        MissingDataError: the file does not exist.
         ValueError: an array that is not there, has another type or shape, or can't be read; names file and array.
     """
     file = _find(Path(os.path.abspath(root.expanduser())))
@@ -83,7 +83,7 @@ def array_rows(index: SampleIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def read_array(file: Path, name: str) -> NDArray[np.generic]:
-    """One array of an npz file: mapped where it is stored as it is, read into memory where it is packed.
+    """One array of an npz file: mapped where it is stored as it is, read into memory where it is compressed.
 
     Raises ValueError, naming file and array, when it is not there or can't be read. Nothing is ever unpickled.
     """
@@ -103,7 +103,7 @@ def _read_member(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         with archive.open(info) as packed:
             return np.lib.format.read_array(packed, allow_pickle=False)
     with file.open("rb") as stream:
-        stream.seek(info.header_offset + 26)  # the member's own header: two lengths, and what they are lengths of
+        stream.seek(info.header_offset + 26)  # the member's own header: lengths of its name and extra field
         name_bytes, extra_bytes = struct.unpack("<HH", stream.read(4))
         stream.seek(name_bytes + extra_bytes, os.SEEK_CUR)
         version = np.lib.format.read_magic(stream)
@@ -119,7 +119,7 @@ def _find(root: Path) -> Path:
         return root
     found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
     if not found:
-        raise MissingDataError(f"{root} is no such file and holds none.\n{_LAYOUT}")
+        raise MissingDataError(f"{root} neither is such a file nor holds one.\n{_LAYOUT}")
     if len(found) > 1:
         raise ValueError(
             f"{root} holds {', '.join(file.name for file in found)}: set data.root to the file that is meant"

@@ -3,7 +3,7 @@
     ROOT/train.csv, valid.csv (and test.csv)      Path, Sex, Age, Frontal/Lateral, AP/PA, then the 14 observations
     ROOT/train/patient00001/study1/view1_frontal.jpg
 
-A label is 1.0, 0.0, -1.0 (uncertain: `data.uncertain` says what that means) or blank, not mentioned in the report,
+A label is 1.0, 0.0, -1.0 (uncertain: 0, 1 or unknown by `data.uncertain`) or blank, not mentioned in the report,
 which counts as absent, as is usual with this dataset.
 
 Splits: train.csv trains and, in part, validates. Without test.csv, which Stanford gave out later, valid.csv (200
@@ -55,13 +55,13 @@ def read_chexpert(
 
     Args:
         root: the folder that holds train.csv, or the one above it.
-        lister: tells which images are there.
+        lister: lists the images that are there.
         uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
 
     Raises:
         MissingDataError: no train.csv or valid.csv, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, a path that is not CheXpert's, a label that is none; names the file, the
+        ValueError: a column that is not there, a path that is not CheXpert's, an invalid label; names the file, the
             line and the column.
     """
     root = _find(Path(os.path.abspath(root.expanduser())))
@@ -108,7 +108,7 @@ def _find(root: Path) -> Path:
 
 
 def _paths(table: Table) -> list[str]:
-    """Paths of a table's images relative to its folder, whose name they begin with in the table."""
+    """Paths of a table's images relative to its folder; in the table they begin with its name."""
     paths = []
     for row, cell in enumerate(table.cells("Path")):
         try:

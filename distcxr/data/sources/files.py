@@ -1,4 +1,4 @@
-"""Image files that a label file names: paths that stay in the data root, and which of them are there."""
+"""Paths of images in label files: checked to stay in the data root, and looked up in the dataset's folders."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LIST_THREADS = 16  # a network file system answers many at once
 
 
 def checked_path(text: str) -> str:
-    """A path relative to the data root, its parts joined by `/`; ValueError when it is none or could leave the root."""
+    """A path relative to the data root, its parts joined by `/`; ValueError for one that could leave the root."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or "\\" in text or "\0" in text or ".." in parts or not parts:
-        raise ValueError(f"image {text!r} is no path below the data root (with / between folders)")
+        raise ValueError(f"image {text!r} is not a path below the data root (with / between folders)")
     return "/".join(parts)
 
 
@@ -58,12 +58,12 @@ def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
 def with_files(
     index: SampleIndex, lister: Lister, *, table: Path, missing: Literal["error", "skip"], layout: str
 ) -> SampleIndex:
-    """The samples of `index` whose file is there; the others are its `skipped`.
+    """The samples of `index` with a file; the others are its `skipped`.
 
     Args:
-        lister: tells which files are there.
+        lister: lists the files that are there.
         table: the label file that names them, for messages.
-        missing: what to do about samples without a file: `error`, or `skip` them and say how many.
+        missing: what to do about samples without a file: `error`, or `skip` them and log how many.
         layout: where files are expected, for messages.
 
     Raises MissingDataError when no file is there, or some are not and `missing` is `error`.
@@ -78,14 +78,14 @@ def with_files(
     problem = f"{len(absent):,} of {len(index):,} images in {table} have no file in {index.root}: {first}"
     if missing == "error":
         raise MissingDataError(
-            f"{problem}. Put them there, or set data.missing=skip to go on without these images\n{layout}"
+            f"{problem}. Put them there, or set data.missing=skip to leave these images out\n{layout}"
         )
     logger.warning(f"data.missing=skip: {problem}; they are left out")
     return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))
 
 
 def need_path_as_name(paths: Sequence[str]) -> bool:
-    """Whether two of these images have the same file name, so that it takes the path to tell them apart."""
+    """Whether two of these images have the same file name, so that only the path identifies them."""
     return len({path.rpartition("/")[2] for path in paths}) < len(paths)
 
 

@@ -1,4 +1,4 @@
-"""Columns of a label table as the index needs them: cells of 0, 1, -1 and nothing as codes, and optional columns.
+"""Reads columns of a label table: labels of 0, 1, -1 or empty as integer codes, and columns that may be absent.
 
 Shapes: N rows, C findings.
 """
@@ -49,9 +49,9 @@ def label_codes(
         names: the C columns.
         uncertain: what -1 means; None refuses it.
         blank: code of an empty cell.
-        hint: what to do about a cell that is no label, for the message.
+        hint: what to do about an invalid cell, for the message.
 
-    Raises ValueError for a column that is not there and a cell that is no label; names file, line and column.
+    Raises ValueError for a column that is not there and an invalid cell; names file, line and column.
     """
     code_of = codes(uncertain, blank)
     codes_NC = np.empty((len(table), len(names)), dtype=np.int8)

@@ -1,12 +1,12 @@
-"""MIMIC-CXR-JPG as PhysioNet ships it: 377,110 images whose labels belong to studies, in three tables.
+"""MIMIC-CXR-JPG as PhysioNet ships it: 377,110 images, labels by study, in three tables.
 
     mimic-cxr-2.0.0-chexpert.csv.gz     subject_id, study_id, the 14 observations as CheXpert's labeller found them
     mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split: train, validate or test
     mimic-cxr-2.0.0-metadata.csv.gz     dicom_id, subject_id, study_id, ViewPosition and much else
     files/p10/p10000032/s50414267/<dicom_id>.jpg
 
-Labels are read as CheXpert's are: blank counts as absent, and `data.uncertain` says what -1.0 means. Images whose study
-has no row of labels keep their place with no known label. Age and sex are in MIMIC-IV, not here: unknown.
+Labels are read as CheXpert's are: blank counts as absent, and `data.uncertain` sets what -1.0 means. Images of a study
+without a row of labels stay, with no known label. Age and sex are in MIMIC-IV, not here: unknown.
 
 Source: Johnson et al., "MIMIC-CXR-JPG", 2019, https://physionet.org/content/mimic-cxr-jpg/
 """
@@ -54,13 +54,13 @@ def read_mimic(
 
     Args:
         root: the folder that holds the tables and `files/`.
-        lister: tells which images are there.
+        lister: lists the images that are there.
         uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
 
     Raises:
         MissingDataError: a table is not there, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, an image without metadata, a number or a label that is none; names the
+        ValueError: a column that is not there, an image without metadata, an invalid number or label; names the
             file, the line and the column.
     """
     root = Path(os.path.abspath(root.expanduser()))
@@ -95,7 +95,7 @@ def read_mimic(
 
 
 def _find(root: Path, what: str) -> Path:
-    """One of the tables, packed or not; of several versions the newest."""
+    """One of the tables, compressed or not; of several versions the newest."""
     found = sorted([*root.glob(f"mimic-cxr-2.*-{what}.csv"), *root.glob(f"mimic-cxr-2.*-{what}.csv.gz")])
     if not found:
         raise MissingDataError(f"{root} has no mimic-cxr-2.0.0-{what}.csv.gz.\n{_LAYOUT}")
@@ -106,7 +106,7 @@ def _numbers(table: Table, name: str) -> NDArray[np.int64]:
     cells = table.cells(name)
     for row, cell in enumerate(cells):
         if not (cell.isascii() and cell.isdigit() and len(cell) <= _DIGITS):
-            raise ValueError(f"{table.where(row)}, column {name}: {cell!r} is no {name.removesuffix('_id')}'s number")
+            raise ValueError(f"{table.where(row)}, column {name}: {cell!r} is not a {name.removesuffix('_id')} number")
     return np.array(cells, dtype=np.int64)
 
 
@@ -119,7 +119,7 @@ def _labels(
     order = np.argsort(keys_S)
     if (repeated := np.flatnonzero(np.diff(keys_S[order]) == 0)).size:
         row = int(order[repeated[0] + 1])
-        raise ValueError(f"{labels.where(row)}: a study that another line has labels of, too")
+        raise ValueError(f"{labels.where(row)}: a study that has labels in another line, too")
     keys_N = subjects * 10**_DIGITS + studies
     at = order[np.minimum(np.searchsorted(keys_S[order], keys_N), len(order) - 1)]
     known = keys_S[at] == keys_N
@@ -144,5 +144,5 @@ def _split_names(split: Table) -> NDArray[np.str_]:
     cells = split.cells("split")
     if wrong := set(cells) - _SPLITS.keys():
         row = next(row for row, cell in enumerate(cells) if cell in wrong)
-        raise ValueError(f"{split.where(row)}, column split: {cells[row]!r} is none of {', '.join(_SPLITS)}")
+        raise ValueError(f"{split.where(row)}, column split: {cells[row]!r} is not one of {', '.join(_SPLITS)}")
     return np.array([_SPLITS[cell] for cell in cells], dtype="U5")

@@ -49,11 +49,11 @@ train_val_list.txt and test_list.txt. Extract them into one of two layouts:
   ROOT/{CSV_NAMES[0]} (or {CSV_NAMES[1]}), ROOT/train_val_list.txt, ROOT/test_list.txt and
   either ROOT/images/00000001_000.png ...
   or     ROOT/images_001/images/00000001_000.png ... ROOT/images_012/images/00030805_000.png
-Then say where it is: data.root=ROOT, or DISTCXR_NIH_ROOT=ROOT in the environment."""
+Then set data.root=ROOT, or DISTCXR_NIH_ROOT=ROOT in the environment."""
 
 
 def missing_dataset(problem: str) -> MissingDataError:
-    """An error that starts with `problem` and tells how to get the dataset and which layout is expected."""
+    """An error of `problem`, how to get the dataset, and the layout that is expected."""
     return MissingDataError(f"{problem}\n{_HOW_TO_GET}")
 
 
@@ -73,14 +73,14 @@ def read_nih(
     Args:
         findings: columns of the targets, some of `NIH15`; no other token may be in the label file. None takes every
             token that is there, sorted.
-        lister: tells which images are there.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        lister: lists the images that are there.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
         csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
 
     Raises:
         MissingDataError: no dataset at `root`, or rows without a file and `missing` is `error`.
         ValueError: a label file that lacks a column, lists an image twice, names a path instead of a file, or
-            holds an unknown finding or a patient id that is no number; names the file and the line.
+            holds an unknown finding or a patient id that is not a number; names the file and the line.
     """
     root = Path(os.path.abspath(root.expanduser()))
     csv_path = _find_csv(root, csv)
@@ -124,7 +124,7 @@ def _index(
         path=as_bytes(paths),
         patient_id=_patients(table)[rows],
         targets_NC=targets_NC[rows],
-        mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label open
+        mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label unknown
         age=ages(table.path, optional_cells(table, *_AGE))[rows],
         sex=categories(table.path, "sex", optional_cells(table, *_SEX), SEXES)[rows],
         view=categories(table.path, "view", optional_cells(table, *_VIEW), FRONTAL_VIEWS)[rows],
@@ -217,5 +217,5 @@ def _report_missing(
         return
     raise MissingDataError(
         f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
-        "or set data.missing=skip to go on without these images"
+        "or set data.missing=skip to leave these images out"
     )
