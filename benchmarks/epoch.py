@@ -174,7 +174,7 @@ def timed_epochs(run: Run, num_steps: int) -> Row:
 
 
 def _alone_s(run: Run, micro_batches: list[Batch]) -> float:
-    """Seconds of an update whose images are on the device."""
+    """Seconds of an update with its images on the device."""
     _wait(run)
     started_s = time.perf_counter()
     for _ in range(ALONE_STEPS):

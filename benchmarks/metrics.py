@@ -5,7 +5,7 @@
 
 Synthetic logits of NIH's official test in size and prevalence: 25,596 images of 2,797 patients, 14 findings. Ways to
 the same figure take turns, window by window; the median counts. A loop over 1,000 resamples is timed on a few of them
-and scaled up. Compiling (once per machine) is not counted. One process; patients' draws are part of the time.
+and scaled up. Compiling (once per machine) is not counted. One process; resampling patients is part of the time.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def main() -> int:
     return int(args.check and not all(claim.holds for claim in found))
 
 
-def draw(num: int, patients: int, seed: int = 0) -> Data:
+def make_data(num: int, patients: int, seed: int = 0) -> Data:
     """Logits and labels that images of a patient share in part; few patients have many images, as in NIH."""
     rng = np.random.default_rng(seed)
     share_P = rng.pareto(1.5, size=patients) + 0.3
@@ -102,10 +102,10 @@ def draw(num: int, patients: int, seed: int = 0) -> Data:
 
 def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Every row, and what they were measured on."""
-    small = draw(args.samples, args.patients)
+    small = make_data(args.samples, args.patients)
     area_estimates(PatientResamples(small.patient_id[:64], 2), *(part[:64] for part in small[:3]))  # compiles
     rows = _areas(small, args.windows)
-    large = draw(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
+    large = make_data(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
     rows += _areas(large, 1 if args.quick else 3)
     del large
     gap = _largest_gap(small)
@@ -148,7 +148,7 @@ def _areas(data: Data, windows: int) -> list[Row]:
 
 
 def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
-    """The loops draw patients as ours does, gather their rows, and score every finding anew."""
+    """The loops resample patients as ours does, gather their rows, and score every finding anew."""
     few = min(args.replicates, LOOP_REPLICATES[args.quick])
     resamples = PatientResamples(data.patient_id, args.replicates)
 
@@ -165,7 +165,7 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
         len(data.logits_NC),
         {
             "scikit-learn loop": loop(sklearn_areas),
-            "loop of distcxr's exact AUROC": loop(lambda drawn: auroc_per_finding(*drawn[:3])),
+            "loop of distcxr's exact AUROC": loop(lambda data: auroc_per_finding(*data[:3])),
             "distcxr (average precision with it)": lambda: area_estimates(
                 PatientResamples(data.patient_id, args.replicates), *data[:3]
             ),
@@ -179,7 +179,7 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
 
 
 def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
-    """The other parts of a report on their own, with fresh draws each, and all of them on the same draws."""
+    """The other parts of a report on their own, with resamples of their own, and all of them on the same resamples."""
     rng = np.random.default_rng(1)
     num = len(data.logits_NC)
     groupings = [
@@ -192,18 +192,18 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
     other_NC = (data.logits_NC + rng.normal(size=data.logits_NC.shape)).astype(np.float32)
     pairs = [(data.logits_NC[:, c], data.targets_NC[:, c]) for c in range(len(PREVALENCE))]
     parts: dict[str, Callable[[PatientResamples], object]] = {
-        "AUROC and average precision": lambda draws: area_estimates(draws, *data[:3]),
-        "thresholds by 4 rules": lambda draws: [
+        "AUROC and average precision": lambda resamples: area_estimates(resamples, *data[:3]),
+        "thresholds by 4 rules": lambda resamples: [
             choose_threshold(*pair, rule)
             for pair in pairs
             for rule in (Rule("youden"), Rule("max_f1"), Rule("recall", 0.9), Rule("specificity", 0.9))
         ],
-        "6 rates at a threshold": lambda draws: rate_estimates(draws, *data[:3], [-2.0] * len(pairs)),
-        "Brier score and ECE": lambda draws: calibration_estimates(draws, *data[:3]),
-        "temperatures": lambda draws: fit_temperatures(*data[:3]),
-        "DeLong's intervals": lambda draws: [delong_interval(*pair) for pair in pairs],
-        "AUROC in subgroups": lambda draws: score_subgroups(draws, groupings, names, *data[:3]),
-        "two models compared": lambda draws: compare_models(draws, data.logits_NC, other_NC, *data[1:3]),
+        "6 rates at a threshold": lambda resamples: rate_estimates(resamples, *data[:3], [-2.0] * len(pairs)),
+        "Brier score and ECE": lambda resamples: calibration_estimates(resamples, *data[:3]),
+        "temperatures": lambda resamples: fit_temperatures(*data[:3]),
+        "DeLong's intervals": lambda resamples: [delong_interval(*pair) for pair in pairs],
+        "AUROC in subgroups": lambda resamples: score_subgroups(resamples, groupings, names, *data[:3]),
+        "two models compared": lambda resamples: compare_models(resamples, data.logits_NC, other_NC, *data[1:3]),
     }
     ways: dict[str, Callable[[], object]] = {
         name: lambda part=part: part(PatientResamples(data.patient_id, args.replicates))  # type: ignore[misc]
@@ -211,9 +211,9 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
     }
 
     def everything() -> None:
-        draws = PatientResamples(data.patient_id, args.replicates)
+        resamples = PatientResamples(data.patient_id, args.replicates)
         for part in parts.values():
-            part(draws)
+            part(resamples)
 
     ways["all of these"] = everything
     rows = take_turns("", num, ways, args.windows)
@@ -238,19 +238,19 @@ def _largest_gap(data: Data) -> float:
 
 def _peak_mb(num: int, replicates: int) -> float:
     """Peak memory of this process, libraries and all, after every figure of `num` samples."""
-    data = draw(num, max(2, round(num / LARGE_IMAGES_PER_PATIENT)))
-    draws = PatientResamples(data.patient_id, replicates)
+    data = make_data(num, max(2, round(num / LARGE_IMAGES_PER_PATIENT)))
+    resamples = PatientResamples(data.patient_id, replicates)
     auroc_per_finding(*data[:3])
-    area_estimates(draws, *data[:3])
-    rate_estimates(draws, *data[:3], [-2.0] * len(PREVALENCE))
-    calibration_estimates(draws, *data[:3])
+    area_estimates(resamples, *data[:3])
+    rate_estimates(resamples, *data[:3], [-2.0] * len(PREVALENCE))
+    calibration_estimates(resamples, *data[:3])
     fit_temperatures(*data[:3])
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory before the exec
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1e3, 1)
 
 
 def claims(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any]) -> list[Claim]:
-    """What distcxr promises, and what these rows say."""
+    """What distcxr promises, and these rows' figures."""
 
     def row(figure: str, samples: int) -> Row:
         return next(r for r in rows if (r.figure, r.samples) == (figure, samples) and r.way.startswith("distcxr"))

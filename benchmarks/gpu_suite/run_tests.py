@@ -96,7 +96,7 @@ def end_started(lines: Path, why: str) -> bool:
 
 
 def report(lines: Path, file: Path, sessions: int, note: str = "") -> dict[str, Any]:
-    """Write the row and return it; its note says what else went wrong."""
+    """Write the row and return it; its note has what else went wrong."""
     entries = list(outcomes(lines).values())
     row = {
         outcome: sum(entry["outcome"] == outcome for entry in entries) for outcome in ("passed", "failed", "skipped")
