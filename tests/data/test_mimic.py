@@ -69,7 +69,7 @@ def test_mimic_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"has no mimic-cxr-2.0.0-split.csv.gz.\nGet MIMIC-CXR-JPG"):
         read(tmp_path)
     wrong: list[tuple[str, dict[str, str]]] = [
-        ("split.csv.gz, line 4, column split: 'dev' is not one", {"split": SPLIT.replace("validate", "dev")}),
+        ("split.csv.gz, column split, line 4: 'dev' is not one", {"split": SPLIT.replace("validate", "dev")}),
         ("line 2, column dicom_id: '../x' can't be", {"split": SPLIT.replace("02aa804e-bde0afdd", "../x")}),
         ("line 5, column subject_id: '1e7' is not a subject number", {"split": SPLIT.replace("10000898", "1e7")}),
         ("lists 1 images more than once", {"split": SPLIT + SPLIT.splitlines()[1] + "\n"}),

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.sources.files import first_few
+from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,13 @@ def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping
         what = f"values of {column} other than {', '.join(valid[:-1])} and {valid[-1]}"
         logger.warning(f"{path}: {counts.total():,} {what} count as unknown: {first_few(list(counts))}")
     return np.array([known[text] for text in texts], dtype=f"U{max(map(len, spellings.values()))}")
+
+
+def splits(table: Table, column: str, names: Mapping[str, str]) -> NDArray[np.str_]:
+    """The column's cells as the index's splits, [N], by `names`; ValueError, with line and column, for other cells."""
+    table.cells(column)  # raises where it is missing
+    codes_N = table.codes(table.header.index(column), {name: code for code, name in enumerate(names)})
+    return np.array(list(names.values()), dtype="U5")[codes_N]
 
 
 def patient_numbers(texts: Sequence[str]) -> NDArray[np.int64]:

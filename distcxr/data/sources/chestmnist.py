@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources.attributes import each_its_own
-from distcxr.data.sources.files import as_bytes
+from distcxr.data.sources.label_codes import make_index
 
 SPLITS = ("train", "val", "test")
 
@@ -57,20 +57,14 @@ def read_chestmnist(root: Path) -> SampleIndex:
     targets_NC = np.column_stack([shown_NC, ~shown_NC.any(axis=1)]).astype(np.uint8)
     counts = [len(array) for array in labels]
     paths = [f"{split}/{row:06d}" for split, count in zip(SPLITS, counts, strict=True) for row in range(count)]
-    unknown = np.full(len(paths), "")
-    return SampleIndex(
-        root=file,
-        findings=NIH15,
-        path=as_bytes(paths),
+    return make_index(
+        file,
+        NIH15,
+        paths,
+        targets_NC,
         patient_id=each_its_own(paths),
-        targets_NC=targets_NC,
-        mask_NC=np.ones_like(targets_NC),
-        age=np.full(len(paths), np.nan, dtype=np.float32),
-        sex=unknown,
-        view=unknown,
-        split=np.repeat(SPLITS, counts),
         label_hash=hashlib.sha256(targets_NC.tobytes()).hexdigest(),
-        skipped=as_bytes([]),
+        split=np.repeat(SPLITS, counts),
         named_by_path=True,
     )
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.listing import Lister, Listing
+from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,30 @@ def checked_path(text: str) -> str:
     if text.startswith("/") or "\\" in text or "\0" in text or ".." in parts or not parts:
         raise ValueError(f"image {text!r} is not a path below the data root (with / between folders)")
     return "/".join(parts)
+
+
+def checked_paths(table: Table, column: str) -> list[str]:
+    """`checked_path` of a column's cells; ValueError with file, line and column."""
+    paths = []
+    for row, cell in enumerate(table.cells(column)):
+        try:
+            paths.append(checked_path(cell))
+        except ValueError as error:
+            raise ValueError(f"{table.where(row)}, column {column}: {error}") from None
+    return paths
+
+
+def check_unique(table: Table, images: Sequence[str]) -> None:
+    """Raise ValueError, with the lines, where two rows of a table name the same of `images`, one a row."""
+    if len(set(images)) == len(images):
+        return
+    row_of: dict[str, int] = {}
+    repeated = [
+        f"{image} (lines {table.lines[first]} and {table.lines[row]})"
+        for row, image in enumerate(images)
+        if (first := row_of.setdefault(image, row)) != row
+    ]
+    raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
 
 
 def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:

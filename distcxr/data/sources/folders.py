@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.attributes import each_its_own, patient_numbers
-from distcxr.data.sources.files import IMAGE_SUFFIXES, as_bytes, first_few
+from distcxr.data.sources.files import IMAGE_SUFFIXES, first_few
+from distcxr.data.sources.label_codes import make_index
 from distcxr.data.sources.listing import FileListing, Lister, Listing
 
 logger = logging.getLogger(__name__)
@@ -70,20 +71,14 @@ def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileL
     column_of = {name: column for column, name in enumerate(findings)}
     targets_NC = np.zeros((len(images), len(findings)), dtype=np.uint8)
     targets_NC[np.arange(len(images)), [column_of[image.finding] for image in images]] = 1
-    unknown = np.full(len(images), "")
-    return SampleIndex(
-        root=root,
-        findings=findings,
-        path=as_bytes(paths),
+    return make_index(
+        root,
+        findings,
+        paths,
+        targets_NC,
         patient_id=_patients(patient_pattern, paths),
-        targets_NC=targets_NC,
-        mask_NC=np.ones_like(targets_NC),
-        age=np.full(len(images), np.nan, dtype=np.float32),
-        sex=unknown,
-        view=unknown,
-        split=np.array([image.split for image in images], dtype="U5"),
         label_hash=listing,
-        skipped=as_bytes([]),
+        split=np.array([image.split for image in images], dtype="U5"),
         named_by_path=True,
     )
 

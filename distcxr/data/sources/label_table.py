@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
-from distcxr.data.sources.files import as_bytes, first_few
-from distcxr.data.sources.label_codes import UNKNOWN, label_codes
+from distcxr.data.sources.files import check_unique
+from distcxr.data.sources.label_codes import UNKNOWN, label_codes, make_index
 from distcxr.data.sources.nih import index_labels
 from distcxr.tables import read_table
 
@@ -58,23 +57,18 @@ def read_labels(path: Path) -> SampleIndex:
     hint = "If this is not a finding, remove the column"
     codes_NC = label_codes(table, findings, uncertain=None, blank=UNKNOWN, hint=hint)
     names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in table.columns[0]]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
+    check_unique(table, names)
     texts = {name: table.columns[column] for name, column in attribute_of.items()}
-    unknown = ("",) * len(names)
-    return SampleIndex(
-        root=path.parent,
-        findings=findings,
-        path=as_bytes(names),
+    return make_index(
+        path.parent,
+        findings,
+        names,
+        codes_NC,
         patient_id=_patients(path, texts.get("patient"), names),
-        targets_NC=(codes_NC == 1).astype(np.uint8),
-        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
-        age=ages(path, texts.get("age", unknown)),
-        sex=categories(path, "sex", texts.get("sex", unknown), SEXES),
-        view=categories(path, "view", texts.get("view", unknown), VIEWS),
-        split=np.full(len(names), ""),
         label_hash=table.content_hash,
-        skipped=as_bytes([]),
+        age=ages(path, texts["age"]) if "age" in texts else None,
+        sex=categories(path, "sex", texts["sex"], SEXES) if "sex" in texts else None,
+        view=categories(path, "view", texts["view"], VIEWS) if "view" in texts else None,
     )
 
 

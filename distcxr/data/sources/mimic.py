@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.attributes import VIEWS, categories
+from distcxr.data.sources.attributes import VIEWS, categories, splits
 from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
-from distcxr.data.sources.files import as_bytes, first_few, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes
+from distcxr.data.sources.files import check_unique, first_few, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, make_index
 from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.tables import Table, read_table
 
@@ -74,22 +74,16 @@ def read_mimic(
         f"files/p{subject // 10**6}/p{subject}/s{study}/{image}.jpg"
         for subject, study, image in zip(subjects.tolist(), studies.tolist(), images, strict=True)
     ]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"{split.path} lists {len(paths) - len(set(paths)):,} images more than once")
-    targets_NC, mask_NC = _labels(split, subjects, studies, labels, uncertain)
-    index = SampleIndex(
-        root=root,
-        findings=CHEXPERT14,
-        path=as_bytes(paths),
+    check_unique(split, paths)
+    index = make_index(
+        root,
+        CHEXPERT14,
+        paths,
+        _labels(split, subjects, studies, labels, uncertain),
         patient_id=subjects,
-        targets_NC=targets_NC,
-        mask_NC=mask_NC,
-        age=np.full(len(paths), np.nan, dtype=np.float32),
-        sex=np.full(len(paths), ""),
-        view=_views(split, metadata),
-        split=_split_names(split),
         label_hash=hashlib.sha256((labels.content_hash + split.content_hash).encode()).hexdigest(),
-        skipped=as_bytes([]),
+        view=_views(split, metadata),
+        split=splits(split, "split", _SPLITS),
     )
     return with_files(index, lister, table=split.path, missing=missing, layout=_LAYOUT)
 
@@ -112,8 +106,8 @@ def _numbers(table: Table, name: str) -> NDArray[np.int64]:
 
 def _labels(
     split: Table, subjects: NDArray[np.int64], studies: NDArray[np.int64], labels: Table, uncertain: Uncertain
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Targets and mask of every image, uint8 [N, C] both, from the labels of its study."""
+) -> NDArray[np.int8]:
+    """Label codes of every image, int8 [N, C], from those of its study."""
     codes_SC = label_codes(labels, CHEXPERT14, uncertain=uncertain, blank=BLANK, hint=LABEL_HINT)  # S studies
     keys_S = _numbers(labels, "subject_id") * 10**_DIGITS + _numbers(labels, "study_id")
     order = np.argsort(keys_S)
@@ -127,8 +121,8 @@ def _labels(
         raise ValueError(f"{labels.path} has no label of any study in {split.path}: they do not belong together")
     if num_open := int(np.count_nonzero(~known)):
         logger.warning(f"{labels.path}: {num_open:,} images are of studies without labels: all are unknown for them")
-    codes_NC = np.where(known[:, None], codes_SC[at], UNKNOWN)
-    return (codes_NC == 1).astype(np.uint8), (codes_NC != UNKNOWN).astype(np.uint8)
+    codes_NC: NDArray[np.int8] = np.where(known[:, None], codes_SC[at], np.int8(UNKNOWN))
+    return codes_NC
 
 
 def _views(split: Table, metadata: Table) -> NDArray[np.str_]:
@@ -138,11 +132,3 @@ def _views(split: Table, metadata: Table) -> NDArray[np.str_]:
     if absent:
         raise ValueError(f"{metadata.path} lacks {len(absent):,} images of {split.path.name}: {first_few(absent)}")
     return views[[row_of[image] for image in split.cells("dicom_id")]]
-
-
-def _split_names(split: Table) -> NDArray[np.str_]:
-    cells = split.cells("split")
-    if wrong := set(cells) - _SPLITS.keys():
-        row = next(row for row, cell in enumerate(cells) if cell in wrong)
-        raise ValueError(f"{split.where(row)}, column split: {cells[row]!r} is not one of {', '.join(_SPLITS)}")
-    return np.array([_SPLITS[cell] for cell in cells], dtype="U5")
