@@ -178,8 +178,8 @@ def test_check_fails_when_one_promise_is_not_kept(loaders: Callable[..., tuple[i
         (["--threads", "1", "0"], "--threads: every value has to be at least 1"),
         (["--loaders", "ffcv"], "invalid choice: 'ffcv'"),
         (["--from", "absent.json"], "absent.json can't be read: No such file"),
-        (["--from", __file__], "is no JSON"),
-        (["--against", os.devnull, "--quick"], "is no JSON"),
+        (["--from", __file__], "is not JSON"),
+        (["--against", os.devnull, "--quick"], "is not JSON"),
         (["--from", "absent.json", "--quick"], "leave --quick away"),
         (["--json", "absent/rows.json"], "the folder absent is not there"),
         (["--json", "/"], "/ is a folder: give the name of a file"),
@@ -199,11 +199,11 @@ def test_bad_arguments_are_refused_in_plain_words(
     assert expected in output
 
 
-def test_a_lane_that_breaks_leaves_the_others_alone(
+def test_a_case_that_breaks_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from loader_bench.cases import Case, Task
+    from loader_bench.lanes import Case, Task
     from loader_bench.measure import measure
 
     write_phantom(tmp_path / "data", images=8, size=32, workers=1)
