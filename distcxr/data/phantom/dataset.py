@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.phantom.draw import draw_xray
-from distcxr.data.phantom.layouts import CHESTMNIST, LAYOUTS
-from distcxr.data.phantom.pack import write_chestmnist
+from distcxr.data.phantom.layouts import CHESTMNIST, LAYOUTS, write_chestmnist
 from distcxr.data.phantom.plan import Xray, plan_xrays
 from distcxr.data.phantom.png import encode_png
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from distcxr.data.labels import CHEXPERT14, NIH15, NO_FINDING
+import numpy as np
+from numpy.typing import NDArray
+
+from distcxr.data.labels import CHEXPERT14, NIH14, NIH15, NO_FINDING
 from distcxr.data.phantom.plan import Xray
 
 IMAGE_WIDTH_MM = 350
@@ -86,6 +90,23 @@ def _chexpert_tables(xrays: Sequence[Xray], size: int) -> dict[str, str]:
     return tables
 
 
+def write_chestmnist(file: Path, xrays: Sequence[Xray], images: Sequence[NDArray[np.uint8]]) -> None:
+    """Write MedMNIST's six arrays, compressed; every tenth patient that is not of the test split is val.
+
+    Args:
+        images: uint8 [S, S], one for each X-ray.
+    """
+    split_of = ["test" if xray.in_test else "val" if xray.patient_id % 10 == 3 else "train" for xray in xrays]
+    arrays: dict[str, NDArray[np.uint8]] = {}
+    for split in ("train", "val", "test"):
+        rows = [row for row, name in enumerate(split_of) if name == split]
+        side = images[0].shape[0]
+        arrays[f"{split}_images"] = np.array([images[row] for row in rows], dtype=np.uint8).reshape(-1, side, side)
+        labels = [[int(name in xrays[row].findings) for name in NIH14] for row in rows]
+        arrays[f"{split}_labels"] = np.array(labels, dtype=np.uint8).reshape(-1, len(NIH14))
+    np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
 def _as_csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
@@ -99,4 +120,4 @@ LAYOUTS = {
     "chexpert": Layout(_chexpert_path, _chexpert_tables),
     "chestmnist": Layout(lambda _: CHESTMNIST, lambda *_: {}),
 }
-"""By the name of the dataset, `data.dataset`. All X-rays of `chestmnist` go into one file, `pack.write_chestmnist`."""
+"""By the name of the dataset, `data.dataset`. All X-rays of `chestmnist` go into one file, by `write_chestmnist`."""
