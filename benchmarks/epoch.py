@@ -1,4 +1,4 @@
-"""An epoch of training from start to end: does the device starve, and how long do ten epochs of ChestX-ray14 take?
+"""Measures an epoch of training from start to end: whether the device starves, and the time of ten epochs of NIH.
 
     python benchmarks/epoch.py recipes/densenet121.yaml --root /data/nih --json epoch.json
     python benchmarks/epoch.py recipes/densenet121.yaml --root /data/nih data.loader=cache data.cache.resident=device

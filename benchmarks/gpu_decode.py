@@ -1,4 +1,4 @@
-"""Is decoding PNGs on this GPU worth it? Each stage alone, at 64, 256 and 1,024 streams, and beside training.
+"""Measures PNG decoding on this GPU: each stage alone, at 64, 256 and 1,024 streams, and beside training.
 
     python benchmarks/gpu_decode.py recipes/densenet121.yaml --root /data/nih --json gpu_decode.json
 

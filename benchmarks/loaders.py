@@ -1,4 +1,4 @@
-"""Will my GPUs starve, and what should I do? Every way from PNG to pixels, measured side by side.
+"""Measures every way from PNG to pixels side by side, and whether they are fast enough for the machine's GPUs.
 
     python benchmarks/loaders.py --quick                            an answer within a minute
     python benchmarks/loaders.py recipes/densenet121.yaml --root /data/nih --json result.json --plot result.png

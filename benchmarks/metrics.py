@@ -1,4 +1,4 @@
-"""What exact areas and honest intervals cost, beside scikit-learn, torchmetrics and a plain bootstrap loop.
+"""Measures exact AUROC and patient-level intervals beside scikit-learn, torchmetrics and a plain bootstrap loop.
 
     python benchmarks/metrics.py --quick               within a minute
     python benchmarks/metrics.py --check --json metrics.json

@@ -1,4 +1,4 @@
-"""How does a recipe scale? A training step on 1, 2 and 4 ranks taken apart, and predicted for 8 to 1,024 GPUs.
+"""Measures the parts of a recipe's training step on 1, 2 and 4 ranks, and predicts 8 to 1,024 GPUs.
 
     python benchmarks/scaling.py --quick                                     shows that it works; a CPU will do
     python benchmarks/scaling.py recipes/densenet121.yaml --batch 64 --root /data/nih --json scaling.json

@@ -1,4 +1,4 @@
-"""The process group of a run: joining it, waiting in it without the device, leaving it. `runtime` alone uses it."""
+"""The process group of a run: joining and leaving it, waiting for ranks, sums, broadcasts. Only `runtime` uses it."""
 
 from __future__ import annotations
 

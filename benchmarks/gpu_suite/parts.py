@@ -1,4 +1,4 @@
-"""What each part runs: its steps, each a command of its own."""
+"""The steps of each part of the suite, each a command."""
 
 from __future__ import annotations
 

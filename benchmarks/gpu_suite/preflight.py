@@ -1,4 +1,4 @@
-"""What is here: versions, packages that are missing, and whether distcxr's own kernels compile, load and are right.
+"""Checks the machine: versions, missing packages, and whether distcxr's own kernels compile, load and are right.
 
 python -m gpu_suite.preflight versions --json FILE [--needed MODULE ...]
 python -m gpu_suite.preflight kernels --json FILE

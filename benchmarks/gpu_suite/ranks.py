@@ -1,4 +1,4 @@
-"""Several ranks on one GPU: the same run with 1, 2 and 4 ranks learns the same and scores every image once.
+"""Checks that on one GPU the same run with 1, 2 and 4 ranks learns the same and scores every image once.
 
     python -m gpu_suite.ranks gloo RECIPE [key=value ...] --output FOLDER --json FILE
     python -m gpu_suite.ranks nccl RECIPE [key=value ...] --output FOLDER --json FILE [--library libnccl.so.2]

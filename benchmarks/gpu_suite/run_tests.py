@@ -1,4 +1,4 @@
-"""pytest, begun again after a crash, a hang or a lost GPU context, without the tests that have been run.
+"""Runs pytest, and again after a crash, a hang or a lost GPU context, without the tests that have been run.
 
     python -m gpu_suite.run_tests --json FILE [--seconds N] -- -m gpu tests/gpu
 

@@ -1,4 +1,4 @@
-"""What a call of the suite was asked for, from its arguments and the environment."""
+"""The settings of a call of the suite, from its arguments and the environment."""
 
 from __future__ import annotations
 

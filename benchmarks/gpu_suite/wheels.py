@@ -1,4 +1,4 @@
-"""Packages for a machine without a network: downloaded beforehand, carried in folders of limited size, installed once.
+"""Carries packages to a machine without a network: downloads them into folders of limited size, and installs them once.
 
     benchmarks/gpu_suite.sh prepare DIR       DIR/first  DIR/second-1  DIR/second-2
 

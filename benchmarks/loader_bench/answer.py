@@ -1,4 +1,4 @@
-"""Will my GPUs starve, and what should I do? And do the loaders reach their promised speed?"""
+"""Compares the loaders' speed with the need of the GPUs and with what distcxr promises, and gives advice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How most public chest X-ray code reads: a Dataset of PIL images, torchvision's transforms, a DataLoader."""
+"""The baseline, as most public code reads X-rays: a Dataset of PIL images, torchvision's transforms, a DataLoader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From measured rows to the numbers of the model."""
+"""Fits the numbers of the model to measured rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training step takes on N GPUs: the formula.
+"""The model of a training step's time on N GPUs.
 
     step = data + scalar + buffers + drag * c * (forward + backward + update) + exposed + straggler
 

@@ -1,4 +1,4 @@
-"""What was measured, whether the model holds, and what it predicts, as markdown."""
+"""Tables in markdown: measured steps, the check of the model, and its predictions."""
 
 from __future__ import annotations
 

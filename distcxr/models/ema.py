@@ -1,4 +1,4 @@
-"""A moving average of a network's weights, which validates better than the weights that are trained."""
+"""`Ema`: a moving average of a network's weights, for `train.ema`."""
 
 from __future__ import annotations
 

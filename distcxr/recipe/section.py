@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of: a frozen section that refuses unknown keys, and the types of its values."""
+"""`Section`, the base of every part of a recipe: frozen, refuses unknown keys; and the types of its values."""
 
 from __future__ import annotations
 

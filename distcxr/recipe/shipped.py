@@ -1,4 +1,4 @@
-"""What comes with the package beside its code: the recipes, found by their names, and the SLURM templates.
+"""Finds the files that come with the package: the recipes by their names, and the SLURM templates.
 
 In a clone they are the folders `recipes/` and `slurm/` at its top. In a wheel, without these folders, `setup.py`
 puts copies of both into `distcxr/shipped/`.
