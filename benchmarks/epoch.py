@@ -1,4 +1,4 @@
-"""An epoch of training from start to end: does the device starve, and how long do ten epochs of ChestX-ray14 take?
+"""Measures an epoch of training from start to end: whether the device starves, and the time of ten epochs of NIH.
 
     python benchmarks/epoch.py recipes/densenet121.yaml --root /data/nih --json epoch.json
     python benchmarks/epoch.py recipes/densenet121.yaml --root /data/nih data.loader=cache data.cache.resident=device
@@ -175,7 +175,7 @@ def timed_epochs(run: Run, num_steps: int) -> Row:
 
 
 def _alone_s(run: Run, micro_batches: list[Batch]) -> float:
-    """Seconds of an update whose images are on the device."""
+    """Seconds of an update with its images on the device."""
     _wait(run)
     started_s = time.perf_counter()
     for _ in range(ALONE_STEPS):

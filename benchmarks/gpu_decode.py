@@ -1,14 +1,14 @@
-"""Is decoding PNGs on this GPU worth it? Each stage alone, at 64, 256 and 1,024 streams, and beside training.
+"""Measures PNG decoding on this GPU: each stage alone, at 64, 256 and 1,024 streams, and beside training.
 
     python benchmarks/gpu_decode.py recipes/densenet121.yaml --root /data/nih --json gpu_decode.json
 
 Four tables: what the CPU does for an image before the GPU gets it; what the GPU does with a wave of images, copies to
 it counted, and where its time goes; what the whole reader does; and how fast the recipe trains with each loader,
 against training on images that are in the GPU's memory already. Pixels are compared with the CPU's first: a wrong
-decoder needs no figures, and the command ends with 1. What does not work here says why in the place of its figures.
+decoder needs no figures, and the command ends with 1. What does not work here has the reason instead of figures.
 
 Without a GPU the kernels run as compiled for the CPU by the tests, on a few small images: that shows that this file
-works, and its figures say nothing.
+works, and its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from distcxr.recipe import load_recipe
 from distcxr.recipe.data import Data
 from distcxr.runtime import start_runtime
 
-HOUSE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 Row = dict[str, Any]
 Inflate = Literal["gpu", "cpu"]
 INFLATED_BY: tuple[Inflate, ...] = ("gpu", "cpu")
@@ -69,7 +69,7 @@ LOADERS = (("torch",), ("dali",), ("gpu", "data.gpu.inflate=gpu"), ("gpu", "data
 def main() -> int:
     """Measure everything, print the tables and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", type=Path, nargs="?", default=HOUSE / "recipes" / "densenet121.yaml")
+    parser.add_argument("recipe", type=Path, nargs="?", default=ROOT / "recipes" / "densenet121.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--root", type=Path, help="folder with images*/**/*.png (default: synthetic X-rays)")
     parser.add_argument("--files", type=int, help="different PNGs at most (64)")
@@ -130,7 +130,7 @@ def make_decoder(size: int, device: torch.device, inflate: Inflate) -> PngDecode
     """The GPU's, or without one the tests' stand-in."""
     if device.type == "cuda":
         return PngDecoder(size, device, inflate=inflate)
-    sys.path.insert(0, str(HOUSE / "tests"))
+    sys.path.insert(0, str(ROOT / "tests"))
     from host_kernels import host_decoder
 
     return host_decoder(size, inflate=inflate)
@@ -289,7 +289,7 @@ def make_dataset(folder: Path, files: Sequence[str], num_images: int) -> list[st
 
 
 def first_line(error: Exception) -> str:
-    """What a table has room for."""
+    """A table's columns."""
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
@@ -314,7 +314,7 @@ def tables(rows: Sequence[Row]) -> str:
         "reader": ("inflate", "streams", "threads", "img_per_s", "note"),
         "train": ("loader", "inflate", "img_per_s", "alone_img_per_s", "note"),
     }  # fmt: skip
-    parts = [f"{rows[0]['gpu'] or 'no GPU: these figures say nothing'}, {rows[0]['cpu']}, {rows[0]['date']}"]
+    parts = [f"{rows[0]['gpu'] or 'no GPU: these figures mean nothing'}, {rows[0]['cpu']}, {rows[0]['date']}"]
     for what, names in columns.items():
         lines = [f"| {what} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
         lines += [f"| | {' | '.join(_cell(row.get(name)) for name in names)} |" for row in rows if row["what"] == what]

@@ -3,7 +3,7 @@
     compute-sanitizer --tool memcheck --report-api-errors no python benchmarks/gpu_sanitize.py --inflate gpu
     compute-sanitizer --tool racecheck --kernel-name kns=unfilter python benchmarks/gpu_sanitize.py --inflate cpu
 
-PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, whose ends memcheck then sees. Without a
+PYTORCH_NO_CUDA_MEMORY_CACHING=1 gives every tensor an allocation of its own, so memcheck sees its ends. Without a
 GPU the kernels run as the tests compile them for the CPU.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gpu_decode import HOUSE, check, make_decoder
+from gpu_decode import ROOT, check, make_decoder
 
 from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.files import read_file
@@ -38,7 +38,7 @@ def main() -> int:
         files = [Path(place) / f"{height}x{width}.png" for height, width in SHAPES]
         for file, shape in zip(files, SHAPES, strict=True):
             file.write_bytes(encode_png(rng.integers(0, 256, shape).astype(np.uint8)))
-        files = [*files, *sorted((HOUSE / "tests" / "fixtures" / "nih").glob("*.png"))][: args.images]
+        files = [*files, *sorted((ROOT / "tests" / "fixtures" / "nih").glob("*.png"))][: args.images]
         decoder = make_decoder(SIZE, device, args.inflate)
         prepared = [(str(file), decoder.prepare(read_file(str(file))[0])) for file in files]
         check(decoder, [(file, image) for file, image in prepared if image is not None], SIZE, device)

@@ -16,11 +16,11 @@
 #   SCRATCH=DIR                 what is kept between calls (default: a folder in TMPDIR)
 #   FORCE=1                     run parts that have finished, too
 #   DRY=1                       tiny sizes, to try the suite itself; always so without a GPU
-#   ARCH=90                     prepare: the architecture whose code large libraries keep; `all` keeps all
+#   ARCH=90                     prepare: the architecture of the code that large libraries keep; `all` keeps all
 #
 # RESULTS holds summary.md, results.json, logs.txt.gz and trace.json.gz. The status is 0 where nothing failed.
 set -euo pipefail
-house=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-$([ -x "$house/.venv/bin/python" ] && echo "$house/.venv/bin/python" || echo python3)}
-export PYTHONPATH=$house/benchmarks:$house${PYTHONPATH:+:$PYTHONPATH}
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-$([ -x "$root/.venv/bin/python" ] && echo "$root/.venv/bin/python" || echo python3)}
+export PYTHONPATH=$root/benchmarks:$root${PYTHONPATH:+:$PYTHONPATH}
 exec "$python" -m gpu_suite "$@"

@@ -1,4 +1,4 @@
-"""Will my GPUs starve, and what should I do? Every way from PNG to pixels, measured side by side.
+"""Measures every way from PNG to pixels side by side, and whether they are fast enough for the machine's GPUs.
 
     python benchmarks/loaders.py --quick                            an answer within a minute
     python benchmarks/loaders.py recipes/densenet121.yaml --root /data/nih --json result.json --plot result.png
@@ -25,7 +25,7 @@ from typing import Any
 
 from loader_bench.answer import Need, answer, claims, claims_table, facts, find_need
 from loader_bench.images import draw_phantoms, host_facts, native_size, num_gpus, pick_files
-from loader_bench.lanes import KINDS, Lane, Task, plan
+from loader_bench.lanes import KINDS, Case, Task, plan
 from loader_bench.measure import measure, resident_pages
 from loader_bench.plot import draw
 from loader_bench.table import LEGEND, Row, add_ratios, against, first_size, markdown, read_rows, to_row
@@ -33,15 +33,15 @@ from loader_bench.table import LEGEND, Row, add_ratios, against, first_size, mar
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "densenet121.yaml"
 QUICK = {"files": 48, "windows": 3, "working_set_mb": 512}
 FULL = {"files": 128, "windows": 5, "working_set_mb": 4096}
-WARM_SHARE = 0.99  # of a cache that has to be in memory for its lanes to count as warm
-LATER_WINDOWS = 3  # of the groups after the first, which judges the promises
+WARM_SHARE = 0.99  # of a cache that has to be in memory for its cases to count as warm
+LATER_WINDOWS = 3  # of the groups after the first, which is compared with the promises
 MORE_SIZES = (320, 512)  # beside the recipe's
 PHANTOMS = 32  # drawn where there are no real files: half a minute of a core
 BATCH, ROW_BATCH = 16, 128  # images of a batch: of files, and of rows of a cache
 
 
 def main() -> int:
-    """Measure, or read an earlier result, and say what it means."""
+    """Measure, or read an earlier result, and explain it."""
     parser = _parser()
     args = parser.parse_intermixed_args()
     try:
@@ -52,7 +52,7 @@ def main() -> int:
 
 def run(args: argparse.Namespace) -> int:
     """One call of the command; its exit status."""
-    from distcxr.recipe import load_recipe  # not at the top: every process of a lane imports this file again
+    from distcxr.recipe import load_recipe  # not at the top: every process of a case imports this file again
 
     for name, value in (QUICK if args.quick else FULL).items():
         if getattr(args, name) is None:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         if args.json:  # first of all: nothing that follows may lose it
             args.json.write_text(json.dumps(rows, indent=1, allow_nan=False))
         if all(row["img_per_s"] is None for row in rows):
-            raise RuntimeError("no lane could be measured; the reasons are above")
+            raise RuntimeError("no case could be measured; the reasons are above")
     if args.need is not None:
         need = Need(args.need, "as given")
     elif args.from_:
@@ -99,7 +99,7 @@ def _measure_all(args: argparse.Namespace, recipe: Any, gpus_here: int) -> list[
         if not root:
             num = min(args.files, PHANTOMS)
             root = draw_phantoms(work, num)
-            _say(f"no --root and no DISTCXR_NIH_ROOT: {num} synthetic X-rays of 1024 px stand in for real ones")
+            _log(f"no --root and no DISTCXR_NIH_ROOT: {num} synthetic X-rays of 1024 px stand in for real ones")
         files = pick_files(Path(root), args.files, args.batch)
         cores = len(os.sched_getaffinity(0))
         more = () if args.quick else MORE_SIZES
@@ -117,12 +117,12 @@ def _measure_all(args: argparse.Namespace, recipe: Any, gpus_here: int) -> list[
         from distcxr.data.pixels.decode import load_kernels
 
         host_facts()  # now: later this run itself keeps the cores busy
-        load_kernels()  # compiles once, here; the lanes load what this leaves on the disk
+        load_kernels()  # compiles once, here; the cases load what this leaves on the disk
         rows: list[Row] = []
-        most_ranks = max(lane.ranks for group in groups for lane in group)
+        most_ranks = max(case.ranks for group in groups for case in group)
         with tempfile.TemporaryDirectory(dir=work) as place:
             for number, group in enumerate(groups):
-                _say(f"group {number + 1} of {len(groups)}: {len(group)} lanes, {group[0].image_size} px")
+                _log(f"group {number + 1} of {len(groups)}: {len(group)} cases, {group[0].image_size} px")
                 windows = args.windows if number == 0 else min(args.windows, LATER_WINDOWS)
                 rows += _measure_group(args, Path(place), group, files, gpus_here, windows, most_ranks)
         add_ratios(rows)
@@ -132,7 +132,7 @@ def _measure_all(args: argparse.Namespace, recipe: Any, gpus_here: int) -> list[
 def _measure_group(
     args: argparse.Namespace,
     work: Path,
-    group: list[Lane],
+    group: list[Case],
     files: tuple[str, ...],
     gpus_here: int,
     num_windows: int,
@@ -142,45 +142,45 @@ def _measure_group(
     from loader_bench.cached import make_large_cache
     from loader_bench.packed import make_pack
 
-    def num_rows(lane: Lane) -> int:
-        asked: int = args.working_set_mb * 2**20 // lane.image_size**2
+    def num_rows(case: Case) -> int:
+        asked: int = args.working_set_mb * 2**20 // case.image_size**2
         return max(ROW_BATCH * most_ranks, asked)
 
-    def batch_size(lane: Lane) -> int:
-        return ROW_BATCH if lane.kind.rows else len(files) if lane.loader.endswith(" build") else args.batch
+    def batch_size(case: Case) -> int:
+        return ROW_BATCH if case.kind.rows else len(files) if case.loader.endswith(" build") else args.batch
 
-    def tasks(lane: Lane) -> list[Task]:
+    def tasks(case: Case) -> list[Task]:
         return [
             Task(
-                loader=lane.loader, image_size=lane.image_size, threads=lane.threads, rank=rank, ranks=lane.ranks,
-                files=files, batch_size=batch_size(lane), cache=work / f"cache{lane.image_size}",
-                num_rows=num_rows(lane), gpu=rank % gpus_here if gpus_here else None, cold=lane.page_cache == "cold",
+                loader=case.loader, image_size=case.image_size, threads=case.threads, rank=rank, ranks=case.ranks,
+                files=files, batch_size=batch_size(case), cache=work / f"cache{case.image_size}",
+                num_rows=num_rows(case), gpu=rank % gpus_here if gpus_here else None, cold=case.page_cache == "cold",
                 work=work,
             )
-            for rank in range(lane.ranks)
+            for rank in range(case.ranks)
         ]  # fmt: skip
 
-    def drop(lane: Lane) -> list[str]:
-        if lane.page_cache == "warm":
+    def drop(case: Case) -> list[str]:
+        if case.page_cache == "warm":
             return []
-        return [str(pixels_file)] if lane.kind.source == "cache" else list(files)
+        return [str(pixels_file)] if case.kind.source == "cache" else list(files)
 
-    if any(lane.kind.source == "pack" for lane in group):
+    if any(case.kind.source == "pack" for case in group):
         try:
             make_pack(work, files)
-        except ValueError as error:  # its lanes will fail; the others need not
-            _say(f"no pack: {error}")
+        except ValueError as error:  # its cases will fail; the others need not
+            _log(f"no pack: {error}")
     pixels_file = Path()
-    for lane in group:
-        if lane.kind.source == "cache":
-            folder = work / f"cache{lane.image_size}"
+    for case in group:
+        if case.kind.source == "cache":
+            folder = work / f"cache{case.image_size}"
             for older in work.glob("cache*"):
                 if older != folder:
                     shutil.rmtree(older)
             cores = len(os.sched_getaffinity(0))
-            pixels_file = make_large_cache(folder, files, lane.image_size, num_rows(lane), workers=cores)
+            pixels_file = make_large_cache(folder, files, case.image_size, num_rows(case), workers=cores)
             break
-    found = measure(group, tasks, num_windows=num_windows, drop=drop, say=_say)
+    found = measure(group, tasks, num_windows=num_windows, drop=drop, log=_log)
     spoilt = ""
     if pixels_file != Path() and group[0].page_cache == "warm":
         with pixels_file.open("rb") as stream:
@@ -189,16 +189,16 @@ def _measure_group(
             spoilt = f"not warm: {1 - here / pages:.0%} of the cache had left memory: the disk is measured, too"
     rows = []
     for measured in found:
-        lane = measured.lane
+        case = measured.case
         command = shlex.join(
             ["python", "benchmarks/loaders.py", str(args.recipe), *args.overrides]
             + (["--root", str(args.root)] if args.root else [])
-            + ["--loaders", lane.loader, "--image-sizes", str(lane.image_size), "--threads", str(lane.threads)]
-            + ["--ranks", str(lane.ranks), "--files", str(args.files), "--windows", str(num_windows)]
+            + ["--loaders", case.loader, "--image-sizes", str(case.image_size), "--threads", str(case.threads)]
+            + ["--ranks", str(case.ranks), "--files", str(args.files), "--windows", str(num_windows)]
             + ["--batch", str(args.batch), "--working-set-mb", str(args.working_set_mb)]
         )
-        row = to_row(measured, tasks(lane)[0], row_bytes=lane.image_size**2, command=command, host=host_facts())
-        if lane.kind.source == "cache" and spoilt:
+        row = to_row(measured, tasks(case)[0], row_bytes=case.image_size**2, command=command, host=host_facts())
+        if case.kind.source == "cache" and spoilt:
             row["note"] = "; ".join(filter(None, [row["note"], spoilt]))
         rows.append(row)
     return rows
@@ -217,7 +217,7 @@ def _work_folder(asked: Path | None) -> Iterator[Path]:
             yield Path(place)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -236,7 +236,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.from_ and measuring:
         raise ValueError(f"--from reads an earlier result and measures nothing: leave --{measuring[0]} away")
     if args.check and args.loaders:
-        raise ValueError("--check judges all promises and needs all loaders: leave --loaders away")
+        raise ValueError("--check compares all promises and needs all loaders: leave --loaders away")
     for file in (args.json, args.plot):
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"{file}: the folder {file.parent} is not there")
@@ -264,7 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     grid.add_argument("--image-sizes", type=int, nargs="+", help="default: the recipe's, 320 and 512")
     grid.add_argument("--threads", type=int, nargs="+", help="threads or workers of a rank (default: 1, 2, all cores)")
     grid.add_argument("--ranks", type=int, nargs="+", help="processes at once (default: 1, 2, as many as GPUs)")
-    grid.add_argument("--no-cold", action="store_true", help="leave the lanes with a cold page cache out")
+    grid.add_argument("--no-cold", action="store_true", help="leave the cases with a cold page cache out")
     size = parser.add_argument_group("how much")
     size.add_argument("--files", type=int, help=f"PNGs (default {FULL['files']}, quick {QUICK['files']})")
     size.add_argument("--batch", type=int, default=BATCH, help="images of a batch of files (default %(default)s)")

@@ -1,11 +1,11 @@
-"""What exact areas and honest intervals cost, beside scikit-learn, torchmetrics and a plain bootstrap loop.
+"""Measures exact AUROC and patient-level intervals beside scikit-learn, torchmetrics and a plain bootstrap loop.
 
     python benchmarks/metrics.py --quick               within a minute
     python benchmarks/metrics.py --check --json metrics.json
 
 Synthetic logits of NIH's official test in size and prevalence: 25,596 images of 2,797 patients, 14 findings. Ways to
 the same figure take turns, window by window; the median counts. A loop over 1,000 resamples is timed on a few of them
-and scaled up. Compiling (once per machine) is not counted. One process; patients' draws are part of the time.
+and scaled up. Compiling (once per machine) is not counted. One process; resampling patients is part of the time.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> int:
     return int(args.check and not all(claim.holds for claim in found))
 
 
-def draw(num: int, patients: int, seed: int = 0) -> Data:
+def make_data(num: int, patients: int, seed: int = 0) -> Data:
     """Logits and labels that images of a patient share in part; few patients have many images, as in NIH."""
     rng = np.random.default_rng(seed)
     share_P = rng.pareto(1.5, size=patients) + 0.3
@@ -103,11 +103,11 @@ def draw(num: int, patients: int, seed: int = 0) -> Data:
 
 def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Every row, and what they were measured on."""
-    small = draw(args.samples, args.patients)
+    small = make_data(args.samples, args.patients)
     few = scored(Data(*(part[:64] for part in small)))
     area_estimates(PatientResamples(few.num_patients, 2), few)  # compiles
     rows = _areas(small, args.windows)
-    large = draw(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
+    large = make_data(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
     rows += _areas(large, 1 if args.quick else 3)
     del large
     gap = _largest_gap(small)
@@ -150,7 +150,7 @@ def _areas(data: Data, windows: int) -> list[Row]:
 
 
 def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
-    """The loops draw patients as ours does, gather their rows, and score every finding anew."""
+    """The loops resample patients as ours does, gather their rows, and score every finding anew."""
     few = min(args.replicates, LOOP_REPLICATES[args.quick])
     held = scored(data)
     resamples = PatientResamples(held.num_patients, args.replicates)
@@ -168,7 +168,7 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
         len(data.logits_NC),
         {
             "scikit-learn loop": loop(sklearn_areas),
-            "loop of distcxr's exact AUROC": loop(lambda drawn: summarise("test", scored(drawn))),
+            "loop of distcxr's exact AUROC": loop(lambda data: summarise("test", scored(data))),
             "distcxr (average precision with it)": lambda: area_estimates(
                 PatientResamples(held.num_patients, args.replicates), scored(data)
             ),
@@ -182,7 +182,7 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
 
 
 def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
-    """The other parts of a report on their own, with fresh draws each, and all of them on the same draws."""
+    """The other parts of a report on their own, with resamples of their own, and all of them on the same resamples."""
     rng = np.random.default_rng(1)
     num = len(data.logits_NC)
     groupings = [
@@ -195,18 +195,18 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
     other_NC = (data.logits_NC + rng.normal(size=data.logits_NC.shape)).astype(np.float32)
     other = scored(data._replace(logits_NC=other_NC))
     parts: dict[str, Callable[[PatientResamples], object]] = {
-        "AUROC and average precision": lambda draws: area_estimates(draws, held),
-        "thresholds by 4 rules": lambda draws: [
+        "AUROC and average precision": lambda resamples: area_estimates(resamples, held),
+        "thresholds by 4 rules": lambda resamples: [
             choose_threshold(known, rule)
             for known in held.known
             for rule in (Rule("youden"), Rule("max_f1"), Rule("recall", 0.9), Rule("specificity", 0.9))
         ],
-        "6 rates at a threshold": lambda draws: rate_estimates(draws, held, [-2.0] * len(PREVALENCE)),
-        "Brier score and ECE": lambda draws: calibration_estimates(draws, held),
-        "temperatures": lambda draws: [fit_temperature(known) for known in held.known],
-        "DeLong's intervals": lambda draws: [delong_interval(known) for known in held.known],
-        "AUROC in subgroups": lambda draws: score_subgroups(draws, held, groupings),
-        "two models compared": lambda draws: compare_models(draws, held, other),
+        "6 rates at a threshold": lambda resamples: rate_estimates(resamples, held, [-2.0] * len(PREVALENCE)),
+        "Brier score and ECE": lambda resamples: calibration_estimates(resamples, held),
+        "temperatures": lambda resamples: [fit_temperature(known) for known in held.known],
+        "DeLong's intervals": lambda resamples: [delong_interval(known) for known in held.known],
+        "AUROC in subgroups": lambda resamples: score_subgroups(resamples, held, groupings),
+        "two models compared": lambda resamples: compare_models(resamples, held, other),
     }
     ways: dict[str, Callable[[], object]] = {
         name: lambda part=part: part(PatientResamples(held.num_patients, args.replicates))  # type: ignore[misc]
@@ -214,9 +214,9 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
     }
 
     def everything() -> None:
-        draws = PatientResamples(held.num_patients, args.replicates)
+        resamples = PatientResamples(held.num_patients, args.replicates)
         for part in parts.values():
-            part(draws)
+            part(resamples)
 
     ways["all of these"] = everything
     rows = take_turns("", num, ways, args.windows)
@@ -243,13 +243,13 @@ def _largest_gap(data: Data) -> float:
 
 def _peak_mb(num: int, replicates: int) -> float:
     """Peak memory of this process, libraries and all, after every figure of `num` samples."""
-    data = draw(num, max(2, round(num / LARGE_IMAGES_PER_PATIENT)))
+    data = make_data(num, max(2, round(num / LARGE_IMAGES_PER_PATIENT)))
     held = scored(data)
-    draws = PatientResamples(held.num_patients, replicates)
+    resamples = PatientResamples(held.num_patients, replicates)
     summarise("test", held)
-    area_estimates(draws, held)
-    rate_estimates(draws, held, [-2.0] * len(PREVALENCE))
-    calibration_estimates(draws, held)
+    area_estimates(resamples, held)
+    rate_estimates(resamples, held, [-2.0] * len(PREVALENCE))
+    calibration_estimates(resamples, held)
     for known in held.known:
         fit_temperature(known)
     status = Path("/proc/self/status").read_text()  # getrusage would count the parent's memory before the exec
@@ -257,7 +257,7 @@ def _peak_mb(num: int, replicates: int) -> float:
 
 
 def claims(args: argparse.Namespace, rows: list[Row], facts: dict[str, Any]) -> list[Claim]:
-    """What distcxr promises, and what these rows show."""
+    """What distcxr promises, and these rows' figures."""
 
     def row(figure: str, samples: int) -> Row:
         return next(r for r in rows if (r.figure, r.samples) == (figure, samples) and r.way.startswith("distcxr"))

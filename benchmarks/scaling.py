@@ -1,4 +1,4 @@
-"""How does a recipe scale? A training step on 1, 2 and 4 ranks taken apart, and predicted for 8 to 1,024 GPUs.
+"""Measures the parts of a recipe's training step on 1, 2 and 4 ranks, and predicts 8 to 1,024 GPUs.
 
     python benchmarks/scaling.py --quick                                     shows that it works; a CPU will do
     python benchmarks/scaling.py recipes/densenet121.yaml --batch 64 --root /data/nih --json scaling.json
@@ -6,12 +6,12 @@
 
 Every world is launched as training is, by `accelerate launch`, and steps as training does, once with the exchange of
 gradients and once without (`no_sync`): the difference is what training waits for. In weak scaling every rank has
---batch images, in strong scaling all ranks together. With GPUs that is NCCL; without, gloo on shared cores, whose
-figures say nothing about GPUs.
+--batch images, in strong scaling all ranks together. With GPUs that is NCCL; without, gloo on shared cores: those
+figures mean nothing for GPUs.
 
 What is measured is in the first table. The others are predictions: `scaling_bench/model.py` holds the formula and what
 it assumes. The link inside a node is fitted to measured all-reduces; the link between nodes is given, or fitted if
-rows of several nodes are there (`scaling_bench/worker.py` says how to get them).
+rows of several nodes are there (`scaling_bench/worker.py` describes how to get them).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from scaling_bench.table import checked, facts, measured, predicted, settings
 from distcxr.recipe import load_recipe
 
 Row = dict[str, Any]
-HOUSE = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).parent / "scaling_bench" / "worker.py"
-QUICK_RECIPE = HOUSE / "recipes" / "quickstart.yaml"
+QUICK_RECIPE = ROOT / "recipes" / "quickstart.yaml"
 QUICK = {"ranks": [1, 2], "batch": 16, "steps": 4, "windows": 3, "largest_mb": 4}
 FULL = {"ranks": [1, 2, 4], "batch": 64, "steps": 10, "windows": 7, "largest_mb": 64}
 # What a node's network cards carry together, at four fifths of what is printed on them; latencies of a hop.
@@ -53,7 +53,7 @@ SMALLEST_IMAGES, PHANTOM_SIZE = 400, 64
 
 
 def main() -> int:
-    """Measure, or read earlier results, and say what they mean."""
+    """Measure, or read earlier results, and explain them."""
     parser = _parser()
     args = parser.parse_intermixed_args()
     if "=" in args.recipe.name:  # only keys: they are of the default recipe
@@ -102,7 +102,7 @@ def measure(args: argparse.Namespace) -> list[Row]:
     gpus = 0 if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1") else num_gpus()
     if gpus and max(args.ranks) > gpus:
         raise ValueError(f"--ranks {max(args.ranks)}: this node has {gpus} GPUs, and a GPU serves one rank")
-    load_recipe(args.recipe, args.overrides)  # says what is wrong with it at once, instead of every rank later
+    load_recipe(args.recipe, args.overrides)  # reports a mistake in it once, instead of every rank later
     rows: list[Row] = []
     busy_cores = round(os.getloadavg()[0], 1)  # before we are busy ourselves
     with tempfile.TemporaryDirectory(prefix="distcxr-scaling-", dir=args.work) as place:
@@ -110,13 +110,13 @@ def measure(args: argparse.Namespace) -> list[Row]:
         root = args.root or os.environ.get("DISTCXR_NIH_ROOT")
         if not root:
             images = max(SMALLEST_IMAGES, 4 * args.batch * max(args.ranks))
-            _say(f"no --root and no DISTCXR_NIH_ROOT: {images} synthetic X-rays stand in for real ones")
+            _log(f"no --root and no DISTCXR_NIH_ROOT: {images} synthetic X-rays stand in for real ones")
             root = work / "phantom"
             drawing = ["phantom", str(root), "--images", str(images), "--size", str(PHANTOM_SIZE)]
             subprocess.run([sys.executable, "-m", "distcxr.cli", *drawing], check=True, stdout=subprocess.DEVNULL)
         threads = args.threads or max(1, len(os.sched_getaffinity(0)) // max(args.ranks))
         for ranks in args.ranks:
-            _say(f"{ranks} rank{'s' if ranks > 1 else ''}")
+            _log(f"{ranks} rank{'s' if ranks > 1 else ''}")
             rows += _measure_world(args, ranks, Path(root), work, threads)
     facts = {"command": " ".join(sys.argv), "date": datetime.date.today().isoformat(), "busy_cores": busy_cores}
     return [row | facts for row in rows]
@@ -134,12 +134,12 @@ def _measure_world(args: argparse.Namespace, ranks: int, root: Path, work: Path,
         "--steps", str(args.steps), "--windows", str(args.windows), "--threads", str(threads),
         "--largest-mb", str(args.largest_mb), *(["--batches", *map(str, smaller)] if ranks == 1 else []),
     ]  # fmt: skip
-    paths = [str(WORKER.parents[1]), str(HOUSE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(WORKER.parents[1]), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode or not found.exists():
         sys.stderr.write(done.stdout + done.stderr)
-        raise RuntimeError(f"the world of {ranks} ranks failed with code {done.returncode}; what it said is above")
+        raise RuntimeError(f"the world of {ranks} ranks failed with code {done.returncode}; its output is above")
     rows: list[Row] = json.loads(found.read_text())
     return rows
 
@@ -155,7 +155,7 @@ def _read(path: Path) -> list[Row]:
     return rows
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

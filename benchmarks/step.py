@@ -1,4 +1,4 @@
-"""How fast is our training step? Ours and others' loops side by side, on the same images in the device's memory.
+"""Measures our training step and others' loops side by side, on the same images in the device's memory.
 
     python benchmarks/step.py                                      five networks; without a GPU, most of an hour
     python benchmarks/step.py --models densenet121 --precisions bf16 --check --json step.json

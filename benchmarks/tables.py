@@ -17,7 +17,7 @@ from typing import Any
 from gpu_suite.results import read_results
 from gpu_suite.summary import table
 
-HOUSE = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- gpu tables: begin -->", "<!-- gpu tables: end -->"
 NONE = """\
 No GPU has run distcxr so far, so there are no GPU figures. `benchmarks/gpu_suite.sh` makes them on a machine with one,
@@ -60,8 +60,8 @@ def main() -> int:
     """Write the section, or compare it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--file", type=Path, default=HOUSE / "BENCHMARKS.md")
-    parser.add_argument("--results", type=Path, default=HOUSE / "benchmarks" / "results")
+    parser.add_argument("--file", type=Path, default=ROOT / "BENCHMARKS.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
     args = parser.parse_args()
     before = args.file.read_text(encoding="utf-8")
     try:
@@ -95,10 +95,10 @@ def section(folder: Path) -> str:
         ValueError: a results.json is damaged.
     """
     found = [(file.parent, read_results(file)) for file in sorted(folder.glob("*/results.json"), reverse=True)]
-    measured = [(place, content) for place, content in found if content["machine"]["card"] and not content["dry"]]
+    measured = [(folder, content) for folder, content in found if content["machine"]["card"] and not content["dry"]]
     parts = [NONE] if not measured else ["Medians; rows without a figure have the reason beside them."]
-    for place, content in measured:
-        parts += ["", *_of_machine(place, content)]
+    for folder, content in measured:
+        parts += ["", *_of_machine(folder, content)]
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""Compiled loops: how `data` and `metrics` make theirs. Importing this file imports numba."""
+"""The decorator with which `data` and `metrics` compile loops by numba, which importing this file imports."""
 
 from __future__ import annotations
 

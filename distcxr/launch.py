@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
 def _recipe_first(words: Sequence[str]) -> list[str]:
     """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
 
-    argparse names what is wrong with a command that has none, or several.
+    argparse reports a command that has none, or several.
     """
     recipes = [word for word in words if is_recipe(word)]
     return [*recipes, *(word for word in words if word not in recipes)] if len(recipes) == 1 else list(words)

@@ -42,7 +42,7 @@ class LossFunction:
     - `asymmetric` (Ridnik et al., ICCV 2021): -w t (1 - p)^gamma_pos log p - (1 - t) q^gamma_neg log(1 - q), where
       q = max(p - clip, 0). The gradient is that of this formula, so it goes through the focusing weights (the authors'
       code holds them constant by default).
-    - `cross_entropy`: -sum over classes of w t log p with p the softmax; of samples whose labels are all known.
+    - `cross_entropy`: -sum over classes of w t log p with p the softmax; of samples with all labels known.
 
     Attributes:
         spec: the recipe's keys.
@@ -57,7 +57,7 @@ class LossFunction:
 
         Args:
             logits_BC: any float type; computed in float32 at least.
-            targets_BC: 0 or 1 (or between), any type; what stands at unknown labels is not looked at.
+            targets_BC: 0 or 1 (or between), any type; values at unknown labels have no effect.
             mask_BC: any type; 0 is unknown.
 
         Returns:
@@ -79,8 +79,8 @@ class LossFunction:
         return torch.where(known_BC, self._each(logits_BC, targets_BC), 0.0).sum()
 
     def count(self, mask_BC: Tensor) -> Tensor:
-        """What the sum is divided by after it was summed over all ranks: known labels (`cross_entropy`: samples whose
-        labels are all known), an int64 scalar."""
+        """What the sum is divided by after it was summed over all ranks: known labels (`cross_entropy`: samples with
+        all labels known), an int64 scalar."""
         return ((mask_BC != 0).all(dim=1) if self.spec.name == "cross_entropy" else mask_BC != 0).sum()
 
     def to(self, device: torch.device) -> LossFunction:
@@ -113,7 +113,7 @@ def build_loss(
 ) -> LossFunction:
     """The recipe's loss, with weights from the training split where it asks for them.
 
-    A finding without positive or without negative labels there can't be balanced: its weight is 1, and the log says so.
+    A finding without positive or without negative labels there can't be balanced: its weight is 1, with a warning.
 
     Args:
         targets_NC, mask_NC: the training split's labels, 0 or 1, and which are known (1).
@@ -146,7 +146,7 @@ def check_exclusive(
     mask_NC: NDArray[np.uint8],
     files: Sequence[str],
 ) -> None:
-    """Refuse a split whose labels `cross_entropy` can't learn or score.
+    """Refuse a split with labels that `cross_entropy` can't learn or score.
 
     Args:
         files: names of the split's N images.
@@ -160,7 +160,7 @@ def check_exclusive(
     positives_N = (targets_NC != 0).sum(axis=1)
     wrong = np.flatnonzero(whole_N & (positives_N != 1))
     if len(wrong):
-        named = [files[place] for place in wrong[:_NUM_NAMED].tolist()]
+        named = [files[row] for row in wrong[:_NUM_NAMED].tolist()]
         raise ValueError(
             f"loss.name=cross_entropy takes findings for classes that exclude each other, but of {len(targets_NC):,} "
             f"images of {split} {np.count_nonzero(positives_N[wrong] == 0):,} show none of {', '.join(findings)} and "
@@ -170,7 +170,7 @@ def check_exclusive(
 
 
 def binary_logits(name: str, logits_BC: Tensor) -> Tensor:
-    """Logits whose sigmoid is the predicted probability; float32 at least for `cross_entropy`.
+    """Logits such that their sigmoid is the predicted probability; float32 at least for `cross_entropy`.
 
     Args:
         name: the recipe's `loss.name`: with `cross_entropy`, logits are of a softmax over the findings, and the result

@@ -44,7 +44,7 @@ def build_optimizer(
         momentum: of SGD.
         nesterov: of SGD.
         layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
-        depths: of each parameter by name: blocks between it and the head, which has 0; None takes all for 0.
+        depths: of each parameter by name: blocks between it and the head, which has 0; None is 0 for all.
 
     Raises:
         ValueError: an unknown name, a value out of range, or no parameter that requires a gradient.

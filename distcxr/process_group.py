@@ -1,4 +1,4 @@
-"""The process group of a run: joining it, waiting in it without the device, leaving it. `runtime` alone uses it."""
+"""The process group of a run: joining and leaving it, waiting for ranks, sums, broadcasts. Only `runtime` uses it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def wait_for_all() -> None:
 
 
 def leave() -> None:
-    """Wait for every rank, then leave the group: rank 0, in whose process the store may live, last."""
+    """Wait for every rank, then leave the group: rank 0 last, as its process may hold the store."""
     name = f"distcxr/{next(_numbers)}"
     _arrive(name)
     store, rank, others = _get_default_store(), dist.get_rank(), dist.get_world_size() - 1
@@ -125,7 +125,7 @@ def _arrive(name: str) -> None:
 
 
 def _poll(done: Callable[[], bool], at_most_s: float) -> bool:
-    """Ask until it is so, or time is up; whether it is. Not by waiting in the store, which holds up signals."""
+    """Call `done` until it is true or time is up; its last result. A wait in the store would hold up signals."""
     pause_s, started_s = 0.001, time.monotonic()
     while not (is_done := done()) and time.monotonic() - started_s < at_most_s:
         time.sleep(pause_s)

@@ -1,6 +1,6 @@
 """The processes of a run: Accelerate set-up, who is which rank, seeding, logging.
 
-Rank and world size are asked for here, in `process_group` and in `metrics.gather` alone; everything else is given them.
+Only this module, `process_group` and `metrics.gather` ask for rank and world size; all others take them as arguments.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where this process stands among the processes of the run."""
+    """This process's rank, device and precision, and what it exchanges with the other processes of the run."""
 
     accelerator: Accelerator
     rank: int
@@ -51,7 +51,7 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Rank 0: the one that writes files and speaks."""
+        """Rank 0: the one that writes files and logs."""
         return self.rank == 0
 
     def sum_over_ranks(self, tensor: Tensor) -> Tensor:
@@ -68,16 +68,16 @@ class Runtime:
 
         Pickled, but only ever between the processes of one run.
         """
-        said: list[tuple[T | None, str | None]] = [(None, None)]
+        outcome: list[tuple[T | None, str | None]] = [(None, None)]
         if self.is_main:
             try:
-                said[0] = (decide(), None)
+                outcome[0] = (decide(), None)
             except ValueError as error:
-                said[0] = (None, str(error))
+                outcome[0] = (None, str(error))
         if self.world_size > 1:
             process_group.wait_for_all()  # what rank 0 does may take longer than a collective waits
-            torch.distributed.broadcast_object_list(said, src=0, device=self.device)
-        value, problem = said[0]
+            torch.distributed.broadcast_object_list(outcome, src=0, device=self.device)
+        value, problem = outcome[0]
         if problem is not None:
             raise ValueError(problem)
         return cast(T, value)
@@ -86,7 +86,7 @@ class Runtime:
         """What `work` returns on this rank; a ValueError on any rank is raised on every rank, the lowest one's.
 
         For what may be wrong on one node alone, such as its disk: the other ranks would wait for it until they find
-        the connection closed, and bury its reason under their own.
+        the connection closed, and report that instead.
         """
         value, problem = None, None
         try:
@@ -98,9 +98,9 @@ class Runtime:
             problems *= self.world_size
             process_group.wait_for_all()  # a large copy to one node's disk takes longer than a collective waits
             torch.distributed.all_gather_object(problems, problem)
-        for said in problems:
-            if said is not None:
-                raise ValueError(said)
+        for problem in problems:
+            if problem is not None:
+                raise ValueError(problem)
         return cast(T, value)
 
     def broadcast_buffers(self, module: nn.Module) -> None:
@@ -109,7 +109,7 @@ class Runtime:
             process_group.broadcast_from_main(list(module.buffers()))
 
     def wait_for_all(self) -> None:
-        """Return once every rank is here, however long that takes; the device goes on with what it was given."""
+        """Return once every rank is here, however long that takes; the device continues its queued work."""
         if self.world_size > 1:
             process_group.wait_for_all()
 
@@ -134,7 +134,7 @@ class Runtime:
 
 
 def start_runtime(recipe: Recipe) -> Runtime:
-    """Join the other processes and set what the recipe says about precision.
+    """Join the other processes and apply the recipe's precision.
 
     The recipe wins over the launcher's flags; a disagreement is logged.
 
@@ -149,7 +149,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
     process_group.join(device)
     for line in _overrule_launcher(recipe):
         logger.warning(line)
-    # Else it tells DDP that the GPU's number is the rank's, which is wrong where each rank sees one GPU alone.
+    # Else it gives DDP the rank as the GPU's number, which is wrong where each rank sees one GPU alone.
     os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
     accelerator = Accelerator(
         cpu=use_cpu,
@@ -201,9 +201,9 @@ def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:
 def _die_with_launcher() -> None:
     """Have the kernel end this process when its launcher dies.
 
-    A launcher that is killed leaves its ranks running otherwise: they would go on writing into the run folder beside
-    the run that was started in their place. Accelerate's launcher of a single process passes no signal on, it dies of
-    it: SIGTERM lets that process save itself. Several ranks could not: they lose each other.
+    Otherwise the ranks of a killed launcher would keep writing into the run folder beside the run that replaces them.
+    Accelerate's launcher of a single process dies of a signal without passing it on, so that process gets SIGTERM and
+    can save itself. Several ranks can't save once they have lost each other, and get SIGKILL.
     """
     launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
     if launched and sys.platform == "linux":
@@ -245,24 +245,24 @@ def _overrule_launcher(recipe: Recipe) -> list[str]:
     """Take back what the launcher set in the environment against the recipe; one line for each disagreement."""
     lines = []
     mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if mixed not in ("no", recipe.train.precision):  # `no` is also what the launcher says when nobody asked
-        lines.append(f"the launcher says mixed_precision={mixed}, the recipe train.precision={recipe.train.precision}")
+    if mixed not in ("no", recipe.train.precision):  # also the launcher's default
+        lines.append(f"the launcher sets mixed_precision={mixed}, the recipe train.precision={recipe.train.precision}")
     # This variable would override the code's own argument, and Accelerate would then divide every loss by it.
     accumulation = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if accumulation != "1":
         lines.append(
-            f"the launcher says gradient_accumulation_steps={accumulation}, the recipe says "
+            f"the launcher sets gradient_accumulation_steps={accumulation}, the recipe "
             f"train.global_batch_size={recipe.train.global_batch_size}, from which accumulation follows"
         )
     dynamo = os.environ.pop("ACCELERATE_DYNAMO_BACKEND", "no").lower()
     if (dynamo != "no") != recipe.train.compile:
         if dynamo != "no":
-            lines.append(f"the launcher says dynamo_backend={dynamo}, the recipe train.compile=false")
+            lines.append(f"the launcher sets dynamo_backend={dynamo}, the recipe train.compile=false")
     return [f"{line}: the recipe wins" for line in lines]
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is sold as."""
+    """The GPU's or CPU's product name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -273,8 +273,8 @@ def device_name(device: torch.device) -> str:
 def start_logging(console: Console) -> None:
     """Log to the terminal: everything from rank 0, errors from the others, with their rank.
 
-    What the others warn of, rank 0 warns of, too: all ranks read the same labels and lists. A line that one rank of
-    each node has to say is logged with `extra={"from_any_rank": True}`.
+    All ranks read the same labels and lists, so rank 0's warnings stand for all. Lines about one node alone are logged
+    with `extra={"from_any_rank": True}`.
     """
     rank = int(os.environ.get("RANK", "0"))
     handler: logging.Handler

@@ -1,6 +1,4 @@
-"""The learning rate as a pure function of the step, and for `plateau` of the validations so far: nothing that counts
-processes, and nothing to save but the validations.
-"""
+"""The learning rate as a pure function of the step, and for `plateau` of the validation scores so far."""
 
 from __future__ import annotations
 
@@ -29,7 +27,7 @@ def lr_at(
     that peak (update 0 without a warm-up) `constant` stays, and `cosine` falls along half a cosine to `min_lr`,
     which the last update, `total_steps - 1`, has exactly. `step` multiplies by `factor` at every `factor_every`-th
     update, counted from update 0 (also while it warms up), as PyTorch's StepLR. `plateau` has been multiplied by
-    `factor` so many times as `reductions` says, down to `min_lr`.
+    `factor` `reductions` times, down to `min_lr`.
 
     Args:
         step: 0-based number of the update (not of micro-steps or of processes).
@@ -73,7 +71,7 @@ def reductions(scores: Sequence[float | None], patience: int) -> int:
 
     As PyTorch's ReduceLROnPlateau: `patience` validations in a row that are not better than the best are waited for,
     the next one multiplies, and waiting begins anew. Unlike there, whatever is better at all counts as better
-    (threshold 0), and there is no cooldown.
+    (threshold 0), and it has no cooldown.
 
     Args:
         scores: one a validation, the higher the better; None, where it is undefined, is not better.

@@ -87,7 +87,7 @@ def _run_world(world_size: int, file: Path, function: str, arguments: dict[str, 
                 error = "the process died"
             if error is not None:
                 errors.append(f"rank {rank} of {world_size}: {error}")
-        if errors:  # the others may wait for this rank for ever: give them a moment to say why, too
+        if errors:  # the others may wait for this rank for ever: give them a moment to report their reason, too
             deadline = min(deadline, time.monotonic() + 5)
     for worker in workers:
         worker.join(timeout=0 if errors else 30)

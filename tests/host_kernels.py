@@ -66,23 +66,23 @@ class HostInflater:
         num = table.num_images
         fields_FB = np.ctypeslib.as_array((ctypes.c_uint64 * (len(Field) * num)).from_address(table.address()))
         for image, column in enumerate(fields_FB.reshape(len(Field), num).T.tolist()):
-            room = column[Field.ROWS_BYTES]
+            capacity = column[Field.ROWS_BYTES]
             assert column[Field.STREAM] % self.align == column[Field.ROWS] % self.align == 0
-            assert room <= longest <= total
+            assert capacity <= longest <= total
             stream = ctypes.string_at(column[Field.STREAM], column[Field.STREAM_BYTES])
             inflater = zlib.decompressobj(wbits=-15)
             try:
-                rows = inflater.decompress(stream, room + 1)
-                good = inflater.eof and len(rows) <= room
+                rows = inflater.decompress(stream, capacity + 1)
+                good = inflater.eof and len(rows) <= capacity
             except zlib.error:
                 rows, good = b"", False
-            ctypes.memmove(column[Field.ROWS], rows, min(len(rows), room))
+            ctypes.memmove(column[Field.ROWS], rows, min(len(rows), capacity))
             statuses_B[image] = 0 if good else CANNOT_DECOMPRESS
             actual_B[image] = len(rows) if good else 0
 
 
 def host_decoder(image_size: int, inflate: Literal["gpu", "cpu"] = "gpu") -> PngDecoder:
-    """A `PngDecoder` whose device is the CPU; skips the test where there is no C++ compiler."""
+    """A `PngDecoder` on the CPU; skips the test where there is no C++ compiler."""
     return PngDecoder(image_size, torch.device("cpu"), inflate=inflate, kernels=HostKernels(), inflater=HostInflater())
 
 
@@ -98,6 +98,6 @@ def compiled(source: Path) -> Path:
     options = "-std=c++17 -O2 -U_FORTIFY_SOURCE -shared -fPIC -Wall -Wextra -Wno-unknown-pragmas -Werror".split()
     options += ["-include", str(HEADER)] if source.suffix == ".cu" else []
     command = [compiler, *options, "-x", "c++", str(source), "-o", str(library), "-ldl"]
-    said = subprocess.run(command, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     return library

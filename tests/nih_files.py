@@ -1,4 +1,4 @@
-"""Real X-rays for tests: the two that come with the repository, and more where DISTCXR_NIH_ROOT says there are."""
+"""Real X-rays for tests: the two that come with the repository, and more from DISTCXR_NIH_ROOT."""
 
 from __future__ import annotations
 

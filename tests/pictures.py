@@ -76,7 +76,7 @@ def broken(whole: bytes) -> dict[str, bytes]:
     header = whole[8:33]
     width = int.from_bytes(whole[16:20])
     photo = saved("L", np.arange(64 * 64).reshape(64, 64).astype(np.uint8), "JPEG")
-    short = zlib.compress(bytes(3 * (width + 1)))  # three rows, whatever the header says
+    short = zlib.compress(bytes(3 * (width + 1)))  # three rows, whatever the header has
     return {
         "zero bytes": b"",
         "neither a PNG nor a JPEG": b"no picture at all",

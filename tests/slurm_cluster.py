@@ -65,7 +65,7 @@ ReturnToService=2
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 JobRequeue=1
-# A job in `urgent` puts jobs in `batch` back into the queue; they are told first.
+# A job in `urgent` puts jobs in `batch` back into the queue; they get a signal first.
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
@@ -202,13 +202,13 @@ class Cluster:
         self.on_node(number, "mount", "-t", "tmpfs", "-o", f"size={size}", "disk", str(folder))
 
     def on_node(self, number: int, *command: str) -> str:
-        """Run a command with a node's processes and disks in sight; what it says."""
+        """Run a command with a node's processes and disks in sight; its output."""
         node = (self.folder / f"node{number}.pid").read_text().strip()
         return self.run("nsenter", "--target", node, "--pid", "--mount", *command).stdout
 
     def _boot(self, name: str, address: str, command: str) -> None:
         enter = [] if name == "login" else self._enter("login")
-        # Its own clock since boot: by that SLURM tells a node that was away from one that was not.
+        # Its own clock since boot: by it SLURM knows whether a node was away.
         up_s = int(float(Path("/proc/uptime").read_text().split()[0]))
         clock = [] if name == "login" else ["--time", f"--boottime=-{up_s}"]
         unshare = ["unshare", "--mount", "--uts", "--net", "--pid", *clock, "--fork"]
@@ -252,7 +252,7 @@ class Cluster:
         return done
 
     def job(self, number: str) -> dict[str, str]:
-        """What `scontrol show job` says: JobState, Restarts, ExitCode and so on."""
+        """The fields of `scontrol show job`: JobState, Restarts, ExitCode and so on."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "-o", "show", "job", number).stdout))
 
     def wait_for(
@@ -268,14 +268,14 @@ class Cluster:
         while not wanted(job := self.job(number)):
             state = job["JobState"]
             if state in ended or time.monotonic() > deadline:
-                said = log.read_text()[-6000:] if log.exists() else "no log"
-                raise AssertionError(f"job {number} is {state} after {job['Restarts']} restarts\n{said}")
+                text = log.read_text()[-6000:] if log.exists() else "no log"
+                raise AssertionError(f"job {number} is {state} after {job['Restarts']} restarts\n{text}")
             time.sleep(0.3)
         return job
 
     def _idle(self) -> int:
-        said = self.run("timeout", "5", "sinfo", "-h", "-p", "batch", "-t", "idle", "-o", "%D", check=False).stdout
-        return sum(int(number) for number in said.split())
+        text = self.run("timeout", "5", "sinfo", "-h", "-p", "batch", "-t", "idle", "-o", "%D", check=False).stdout
+        return sum(int(number) for number in text.split())
 
     def _wait(self, there: Callable[[], bool], within_s: float, what: str) -> None:
         deadline = time.monotonic() + within_s
@@ -293,5 +293,5 @@ def _pull_plug(machine: subprocess.Popen[bytes]) -> None:
 
 
 def short_folder() -> Path:
-    """A new folder whose path is short enough for sockets."""
+    """A new folder with a path short enough for sockets."""
     return Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))

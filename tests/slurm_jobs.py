@@ -17,7 +17,7 @@ from distcxr.runfolder.layout import last_folders
 
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2")
 ENDLESS = 1_000_000
-"""Updates: for runs that are interrupted before anybody says how many they shall be."""
+"""Updates: for runs that are interrupted before their number of updates is set."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Place:
     root: Path
 
     def recipe(self, name: str, steps: int) -> None:
-        """Write the recipe of a run, or say otherwise how many updates it has: a job that comes back reads it anew."""
+        """Write the recipe of a run, or change its number of updates: a job that comes back reads it anew."""
         text = (self.folder / "tiny.yaml").read_text()
         text = text.replace("epochs: 3,", f"epochs: {ENDLESS}, max_steps: {steps}, per_device_batch_size: 2,")
         text = text.replace("checkpoint: {every: 3st, keep: 3}", f"checkpoint: {{every: 10st, keep: {ENDLESS}}}")
@@ -47,15 +47,15 @@ class Place:
         Args:
             settings: lines that the site's settings have besides.
         """
-        said = self.cluster.run(
+        done = self.cluster.run(
             "sbatch", "--parsable", f"--output={name}.log", *flags, str(self.root / "slurm" / "train.sbatch"),
             f"{name}.yaml", f"data.root={self.folder / 'phantom'}", f"output={name}", *words,
             cwd=self.folder, DISTCXR_SITE=str(self.write_settings(settings)), **environ,
         )  # fmt: skip
-        return said.stdout.strip()
+        return done.stdout.strip()
 
     def write_settings(self, more: str = "") -> Path:
-        """What a site would say in slurm/site.env, a file for each `more` that it says."""
+        """A site's slurm/site.env, a file for each `more`."""
         settings = self.folder / f"site-{zlib.crc32(more.encode())}.env"
         if not settings.exists():
             python = Path(sys.executable).parent
@@ -63,7 +63,7 @@ class Place:
         return settings
 
     def distcxr(self, *words: str) -> str:
-        """Run a verb on the login machine; what it says."""
+        """Run a verb on the login machine; its output."""
         command = (sys.executable, "-m", "distcxr.cli", *words)
         settings = str(self.write_settings())
         return self.cluster.run(*command, cwd=self.folder, DISTCXR_SITE=settings, PYTHONPATH=str(self.root)).stdout

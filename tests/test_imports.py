@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Each room and the rooms it may import; itself is always allowed.
+# Each folder and the folders it may import; itself is always allowed.
 ALLOWED = {
     "recipe": set(),
     "runfolder": {"tables"},
@@ -68,7 +68,7 @@ def modules() -> list[Path]:
     return [ROOT / "launch.py", *sorted((ROOT / "distcxr").rglob("*.py"))]
 
 
-def room_of(path: Path) -> str:
+def folder_of(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
     return parts[1] if parts[0] == "distcxr" and len(parts) > 1 else parts[0]
 
@@ -79,21 +79,21 @@ def imports(tree: ast.AST) -> list[str]:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports hide which room is meant"
+            assert node.level == 0, "relative imports hide which folder is meant"
             found += [f"{node.module}.{alias.name}" for alias in node.names]
     return found
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_rooms_import_only_what_they_may(path: Path) -> None:
-    room = room_of(path)
-    if room == "__init__":
+    folder = folder_of(path)
+    if folder == "__init__":
         return
     for name in imports(ast.parse(path.read_text())):
         parts = name.split(".")
         if parts[0] == "distcxr" and len(parts) > 1:
-            assert parts[1] == room or parts[1] in ALLOWED[room], f"{path} imports {name}"
-        if path.stem in ARRAYS_ONLY and room == "metrics":
+            assert parts[1] == folder or parts[1] in ALLOWED[folder], f"{path} imports {name}"
+        if path.stem in ARRAYS_ONLY and folder == "metrics":
             assert parts[0] != "torch", f"{path} knows arrays only"
 
 
@@ -136,9 +136,9 @@ def test_printing_a_recipe_does_not_import_torch() -> None:
     code = "import sys, launch; sys.argv = ['launch.py', 'recipes/quickstart.yaml', '--print']; launch.main(); " + (
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert said.returncode == 0, said.stderr
-    assert "global_batch_size" in said.stdout
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "global_batch_size" in done.stdout
 
 
 def test_a_run_folder_is_read_without_torch() -> None:

@@ -55,7 +55,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_train_kill_resume_test(place: Path) -> None:
-    """A run that is killed in the middle goes on at its newest checkpoint and ends where an undisturbed one ends."""
+    """A run that is killed in the middle resumes at its newest checkpoint and ends where an undisturbed one ends."""
     data, every = f"data.root={place / 'phantom'}", "checkpoint.every=1st"
     steps, output = "train.max_steps=8", place / "killed"
     with (place / "killed.txt").open("w") as log:
@@ -114,17 +114,17 @@ def test_a_mistake_is_reported_once_without_a_traceback_of_ours(place: Path) -> 
 
 
 def test_the_recipe_wins_over_the_launcher(place: Path) -> None:
-    said = run(
+    done = run(
         "tiny.yaml", f"data.root={place / 'phantom'}", "train.max_steps=1", "eval.splits=[]", "eval.every=300ep",
         "output=wins", cwd=place, processes=1, flags=("--mixed_precision", "bf16"),
         ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4",
     )  # fmt: skip
-    assert said.returncode == 0, said.stderr
-    assert "mixed_precision=bf16, the recipe train.precision=no: the recipe wins" in said.stderr
-    assert "gradient_accumulation_steps=4, the recipe says train.global_batch_size=16" in said.stderr
-    assert "world size 1 (none), device cpu" in said.stderr
-    assert "global batch 16 = 16 per device x 1 accumulation x 1 ranks" in said.stderr
-    assert "images are decoded on the CPU" in said.stderr
+    assert done.returncode == 0, done.stderr
+    assert "mixed_precision=bf16, the recipe train.precision=no: the recipe wins" in done.stderr
+    assert "gradient_accumulation_steps=4, the recipe train.global_batch_size=16" in done.stderr
+    assert "world size 1 (none), device cpu" in done.stderr
+    assert "global batch 16 = 16 per device x 1 accumulation x 1 ranks" in done.stderr
+    assert "images are decoded on the CPU" in done.stderr
 
 
 def test_a_world_that_accelerate_does_not_see_stops(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`recipes/launch/`: Accelerate takes the files, and they start the worlds that they say; here without GPUs."""
+"""`recipes/launch/`: Accelerate takes the files, and they start worlds of the sizes in them; here without GPUs."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ runtime.close()
 
 def launchers(path: Path) -> list[str]:
     """The commands that a file opens with, continued lines joined."""
-    said = "\n".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
-    return re.findall(r"accelerate launch .*?data\.root=\S+", said.replace("\\\n", " "))
+    texts = "\n".join(line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#"))
+    return re.findall(r"accelerate launch .*?data\.root=\S+", texts.replace("\\\n", " "))
 
 
 def test_there_is_one_for_a_server_and_one_for_two_machines() -> None:
@@ -73,8 +73,8 @@ def test_every_process_joins_one_world(path: Path, tmp_path: Path) -> None:
             port = str(probe.getsockname()[1])
         where = ("--main_process_ip", "127.0.0.1", "--main_process_port", port, "--num_processes", "2")
         started = [start(path, script, *where, "--machine_rank", str(rank)) for rank in range(2)]
-    said = [one.communicate(timeout=180)[0] for one in started]
-    assert [one.returncode for one in started] == [0] * len(started), said
+    texts = [one.communicate(timeout=180)[0] for one in started]
+    assert [one.returncode for one in started] == [0] * len(started), texts
     local = 3 - len(started)
-    lines = sorted(re.findall(r"rank \d of \d on \d: \d", "\n".join(said)))  # two processes may write into one line
-    assert lines == [f"rank {rank} of 2 on {local}: 2" for rank in range(2)], said
+    lines = sorted(re.findall(r"rank \d of \d on \d: \d", "\n".join(texts)))  # two processes may write into one line
+    assert lines == [f"rank {rank} of 2 on {local}: 2" for rank in range(2)], texts

@@ -185,7 +185,7 @@ def test_shapes_that_would_broadcast_are_refused() -> None:
 @pytest.mark.parametrize("parts", [1, 2, 4])
 @pytest.mark.parametrize("name", SPECS)
 def test_parts_over_the_global_count_give_the_gradient_of_the_whole(name: str, parts: int) -> None:
-    """Ranks and micro-batches are the same here: parts whose sums are divided by one global count."""
+    """Ranks and micro-batches are the same here: parts, with sums divided by one global count."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 16, generator=generator)
     weight = torch.randn(16, 5, generator=generator)
@@ -259,10 +259,10 @@ def test_classes_that_do_not_exclude_each_other_are_refused() -> None:
     check_exclusive("train", ["a", "b", "c"], TARGETS, KNOWN, files)  # the others are not wholly known
     several = TARGETS.copy()
     several[1, 0] = 1
-    said = (
+    message = (
         r"of 5 images of val 1 show none of a, b, c and 1 show several, such as 1.png, 3.png: .* data.where, or use bce"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         check_exclusive("val", ["a", "b", "c"], several, np.ones_like(several), files)
     with pytest.raises(ValueError, match=r"needs two findings or more, not Mass alone: use bce"):
         check_exclusive("train", ["Mass"], TARGETS[:, :1], KNOWN[:, :1], files)

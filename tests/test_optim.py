@@ -193,7 +193,7 @@ def test_clipping_within_the_update_is_pytorchs(name: Any, more: dict[str, Any],
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
 def test_an_optimiser_that_was_not_fused_is_after_loading(name: Any) -> None:
-    """Checkpoints of versions before this one; the update goes on as theirs would."""
+    """Checkpoints of versions before this one; the update continues as theirs would."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}

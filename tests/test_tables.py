@@ -77,7 +77,7 @@ def test_our_own_tables_are_read_verbatim(tmp_path: Path) -> None:
     assert table.header == ("file", " n")
     assert table.columns[0] == [" a\nb.png ", "\udce9.png"] and table.lines.tolist() == [3, 4]
     assert table.codes(1, {"0": 0, "": -1}).tolist() == [0, -1]
-    with pytest.raises(ValueError, match=r"t\.csv, column  n, line 4: '' is none of '0', '1'"):
+    with pytest.raises(ValueError, match=r"t\.csv, column  n, line 4: '' is not one of '0', '1'"):
         table.codes(1, {"0": 0, "1": 1})
     assert len(read(tmp_path, "file,n\n", verbatim=True)) == 0
 

@@ -66,7 +66,7 @@ def published_batch(recipe: str) -> int:
 
 
 def train(run: Run) -> list[Update]:
-    """Train it whole and tell what each update held."""
+    """Train it whole; returns what each update held."""
     updates: list[Update] = []
 
     def watching(run: Run, micro_batches: Sequence[Any]) -> Tensor:

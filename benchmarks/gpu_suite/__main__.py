@@ -13,7 +13,7 @@ from pathlib import Path
 from gpu_suite.execute import end_on_signal, execute, how_ended
 from gpu_suite.parts import Step, steps_of
 from gpu_suite.results import Results, failure_lines, merge, read_rows
-from gpu_suite.settings import HOUSE, Settings, read_settings
+from gpu_suite.settings import ROOT, Settings, read_settings
 from gpu_suite.wheels import prepare, take
 
 _USAGE = "usage: gpu_suite.sh [RESULTS] | prepare DIR | images DIR [--images N] | merge RESULTS FROM..."
@@ -99,7 +99,7 @@ def run_step(step: Step, settings: Settings, results: Results, seconds: float) -
     with results.log.open("a") as log:
         log.write(f"\n===== {step.name}\n$ {' '.join(step.command)}\n")
     ended = execute(
-        step.command, seconds=seconds, log=results.log, cwd=HOUSE,
+        step.command, seconds=seconds, log=results.log, cwd=ROOT,
         environment={**settings.variables(), **step.environment},
     )  # fmt: skip
     status = "stopped" if ended.code is None else "failed" if ended.code else "passed"

@@ -1,4 +1,4 @@
-"""A command under a time limit, whose whole family of processes ends with it."""
+"""Runs a command under a time limit; all processes that it started end with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each part runs: its steps, each a command of its own."""
+"""The steps of each part of the suite, each a command."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _ranks(settings: Settings) -> Iterable[Step]:
 
 def _loaders(settings: Settings, part: str, everywhere: tuple[str, ...], on_gpu: tuple[str, ...]) -> Step:
     """Loaders side by side, one thread and all."""
-    file, lanes = _json(settings, part, "loaders"), (*everywhere, *(on_gpu if settings.on_gpu else ()))
+    file, loaders = _json(settings, part, "loaders"), (*everywhere, *(on_gpu if settings.on_gpu else ()))
     threads = sorted({1, len(os.sched_getaffinity(0))})
     sizes = (
         "--files", str(NUM_IMAGES), "--windows", "3", "--working-set-mb", "1024", "--image-sizes", "224", "--threads",
@@ -174,7 +174,7 @@ def _loaders(settings: Settings, part: str, everywhere: tuple[str, ...], on_gpu:
     tiny = ("--quick", "--files", "16", "--batch", "4", "--working-set-mb", "2", "--image-sizes", "64")
     command = (
         sys.executable, "benchmarks/loaders.py", _recipe(settings), "--root", str(_root(settings)), "--ranks", "1",
-        "--loaders", *lanes, "--no-cold", "--need", "1", *(tiny if settings.dry else sizes), "--json", str(file),
+        "--loaders", *loaders, "--no-cold", "--need", "1", *(tiny if settings.dry else sizes), "--json", str(file),
     )  # fmt: skip
     return Step("loaders", command, file, seconds=120)
 

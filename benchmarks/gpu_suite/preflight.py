@@ -1,4 +1,4 @@
-"""What is here: versions, packages that are missing, and whether distcxr's own kernels compile, load and are right.
+"""Checks the machine: versions, missing packages, and whether distcxr's own kernels compile, load and are right.
 
 python -m gpu_suite.preflight versions --json FILE [--needed MODULE ...]
 python -m gpu_suite.preflight kernels --json FILE
@@ -86,7 +86,7 @@ def kernels() -> list[Row]:
         command = [sys.executable, "benchmarks/gpu_sanitize.py", "--inflate", inflate]
         done = subprocess.run(command, capture_output=True, text=True)
         last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-        # nvCOMP may be missing, which the row says; what the CPU inflates has to work everywhere.
+        # nvCOMP may be missing, as the row notes; what the CPU inflates has to work everywhere.
         bad = "wrong" if inflate == "cpu" else "missing"
         rows.append(_row(f"decode, inflated by the {inflate}", "", bad if done.returncode else "there", " ".join(last)))
     return rows

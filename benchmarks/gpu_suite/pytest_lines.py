@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 LOST = 86
-"""Exit status of a session whose GPU context is lost."""
+"""Exit status of a session that lost its GPU context."""
 _MOST_LINES = 6
 
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     if report.outcome != "passed":  # a file that can't be imported, or that skips itself
-        _write(report.nodeid, report.outcome, 0.0, _words(report))
+        _write(report.nodeid, report.outcome, 0.0, _reason(report))
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
@@ -37,7 +37,7 @@ def pytest_runtest_logstart(nodeid: str) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or report.outcome != "passed":
-        _write(report.nodeid, report.outcome, report.duration, _words(report))
+        _write(report.nodeid, report.outcome, report.duration, _reason(report))
     if report.outcome == "failed" and (lost := _lost_context()):
         pytest.exit(f"after {report.nodeid} the GPU's context is lost: {lost}", returncode=LOST)
 
@@ -53,7 +53,7 @@ def _lost_context() -> str:
     return ""
 
 
-def _words(report: pytest.CollectReport | pytest.TestReport) -> list[str]:
+def _reason(report: pytest.CollectReport | pytest.TestReport) -> list[str]:
     """A skip's reason, or what was raised; without the rest, which is in the log."""
     if report.outcome == "passed":
         return []

@@ -1,10 +1,10 @@
-"""Several ranks on one GPU: the same run with 1, 2 and 4 ranks learns the same and scores every image once.
+"""Checks that on one GPU the same run with 1, 2 and 4 ranks learns the same and scores every image once.
 
     python -m gpu_suite.ranks gloo RECIPE [key=value ...] --output FOLDER --json FILE
     python -m gpu_suite.ranks nccl RECIPE [key=value ...] --output FOLDER --json FILE [--library libnccl.so.2]
 
 NCCL takes several ranks on a GPU from 2.30 on, where NCCL_MULTI_RANK_GPU_ENABLE=1 asks for it. With gloo the tensors of
-a GPU are exchanged through the host. The network has no BatchNorm, whose statistics are each rank's own.
+a GPU are exchanged through the host. The network has no BatchNorm, as its statistics are each rank's own.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def compare(args: argparse.Namespace) -> list[Row]:
 
 
 def found_in(folder: Path) -> Row:
-    """What a run's environment.json says of its ranks."""
+    """A run's ranks, from its environment.json."""
     try:
         content: dict[str, Any] = json.loads((folder / "environment.json").read_text())
     except (OSError, ValueError):

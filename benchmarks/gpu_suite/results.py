@@ -28,7 +28,7 @@ UNFINISHED = ("running", "stopped")
 Step = dict[str, Any]
 
 _RAISED = re.compile(
-    r"(?!.*(CalledProcessError|ChildFailedError))"  # a launcher's, about a process that has said more
+    r"(?!.*(CalledProcessError|ChildFailedError))"  # a launcher's, about a process that has reported more
     r"(\d\d:\d\d:\d\d (\[rank \d+\] )?error: |error: |Fatal Python error"
     r"|([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception)\b)"
 )

@@ -1,4 +1,4 @@
-"""pytest, begun again after a crash, a hang or a lost GPU context, without the tests that have been run.
+"""Runs pytest, and again after a crash, a hang or a lost GPU context, without the tests that have been run.
 
     python -m gpu_suite.run_tests --json FILE [--seconds N] -- -m gpu tests/gpu
 
@@ -96,7 +96,7 @@ def end_started(lines: Path, why: str) -> bool:
 
 
 def report(lines: Path, file: Path, sessions: int, note: str = "") -> dict[str, Any]:
-    """Write the row and return it; its note says what else went wrong."""
+    """Write the row and return it; its note has what else went wrong."""
     entries = list(outcomes(lines).values())
     row = {
         outcome: sum(entry["outcome"] == outcome for entry in entries) for outcome in ("passed", "failed", "skipped")

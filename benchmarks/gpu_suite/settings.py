@@ -1,4 +1,4 @@
-"""What a call of the suite was asked for, from its arguments and the environment."""
+"""The settings of a call of the suite, from its arguments and the environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HOUSE = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 LIMITS_S = {
     "preflight": 110, "tests": 310, "sanitize": 170, "decode": 310, "step": 420, "runs": 360, "dali": 300, "ranks": 240,
 }  # fmt: skip
@@ -69,7 +69,7 @@ class Settings:
 
     def variables(self) -> dict[str, str]:
         """The environment of a step: this checkout and the carried wheels in front, no pytest plug-ins."""
-        paths = [HOUSE / "benchmarks", HOUSE, *([self.site] if self.site else [])]
+        paths = [ROOT / "benchmarks", ROOT, *([self.site] if self.site else [])]
         before = self.environment.get("PYTHONPATH", "").split(os.pathsep)
         python_path = os.pathsep.join([*map(str, paths), *(path for path in before if path not in map(str, paths))])
         return {
@@ -98,7 +98,7 @@ def read_settings(results: Path | None, environment: Mapping[str, str]) -> Setti
     dry = environment.get("DRY", "") not in ("", "0") or not machine["gpus"]
     scratch = Path(environment.get("SCRATCH") or Path(tempfile.gettempdir()) / f"distcxr-gpu-suite-{os.getuid()}")
     day = f"{datetime.date.today().isoformat()}_{slug(machine['card'])}"
-    default = scratch / f"dry_{day}" if dry else HOUSE / "benchmarks" / "results" / day
+    default = scratch / f"dry_{day}" if dry else ROOT / "benchmarks" / "results" / day
     return Settings(
         results=(results or default).resolve(), scratch=scratch.resolve(), parts=parts, limits_s=limits_s, dry=dry,
         force=environment.get("FORCE", "") not in ("", "0"), wheels=wheels,

@@ -1,4 +1,4 @@
-"""What a person reads first: what passed, what failed and with which words, and the figures."""
+"""What a person reads first: what passed, what failed and why, and the figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _SAME_EVERYWHERE = (
     "date", "cpu", "cores", "memory_gb", "gpu", "busy_before", "versions", "command", "recipe", "device", "on_gpu",
     "torch", "kind",
 )  # fmt: skip
-"""Of a row: what the summary's head says once, or nobody reads in a table."""
+"""Of a row: in the summary's head, or of no use in a table."""
 _MOST_COLUMNS = 14
 
 
@@ -18,7 +18,7 @@ def summary(content: Mapping[str, Any]) -> str:
     """`summary.md` of a results.json."""
     machine = content["machine"]
     card = machine["card"] or "no GPU"
-    sizes = "; tiny sizes, so figures say nothing" if content["dry"] else ""
+    sizes = "; tiny sizes, so figures mean nothing" if content["dry"] else ""
     lines = [
         f"# {card}{sizes}",
         "",

@@ -50,7 +50,7 @@ def arguments(doc: str, verbs: Mapping[str, Any]) -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--output", type=Path, required=True, help="emptied before a run")
     parser.add_argument("--json", type=Path, required=True)
-    parser.add_argument("--like", type=Path, help="a run on the same pixels, whose losses to compare with")
+    parser.add_argument("--like", type=Path, help="a run on the same pixels, to compare losses with")
     parser.add_argument("--library", type=Path, help="a libnccl.so.2 to load in place of torch's")
     args = parser.parse_intermixed_args()
     args.work = verbs[args.verb]
@@ -126,7 +126,7 @@ def launch(
 
 
 def figures(folder: Path, ended: Ended) -> Row:
-    """What a run's folder says of it; `note` says what went wrong."""
+    """A run's figures from its folder; `note` has what went wrong."""
     rows = step_rows(folder)
     values = [float(row["loss"]) for row in rows]
     row: Row = {

@@ -1,4 +1,4 @@
-"""Packages for a machine without a network: downloaded beforehand, carried in folders of limited size, installed once.
+"""Carries packages to a machine without a network: downloads them into folders of limited size, and installs them once.
 
     benchmarks/gpu_suite.sh prepare DIR       DIR/first  DIR/second-1  DIR/second-2
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gpu_suite.fatbin import trim_wheel
-from gpu_suite.settings import HOUSE
+from gpu_suite.settings import ROOT
 
 CARRIED = 64 << 20
 """Bytes that a call may carry, the checkout included."""
@@ -48,14 +48,14 @@ def prepare(folder: Path, *, architecture: int | None) -> None:
     """Download every group and divide it into folders that a call can carry; prints what each takes.
 
     Args:
-        architecture: the one whose machine code is kept in the large libraries, for example 90; None keeps all.
+        architecture: the machine code that the large libraries keep, for example 90; None keeps all.
 
     Raises:
-        ValueError: the checkout itself leaves no room.
+        ValueError: the checkout itself leaves no space.
     """
-    room = CARRIED - _SPARE - checkout_bytes()
-    if room < 8 << 20:
-        raise ValueError(f"this checkout leaves {room >> 20} MiB of {CARRIED >> 20} for wheels")
+    space = CARRIED - _SPARE - checkout_bytes()
+    if space < 8 << 20:
+        raise ValueError(f"this checkout leaves {space >> 20} MiB of {CARRIED >> 20} for wheels")
     print(f"a call carries {CARRIED >> 20} MiB, this checkout {checkout_bytes() / 2**20:.1f} of them")
     for group, names in GROUPS.items():
         with tempfile.TemporaryDirectory(dir=folder.parent if folder.parent.exists() else None) as place:
@@ -65,9 +65,9 @@ def prepare(folder: Path, *, architecture: int | None) -> None:
                 trimmed.mkdir()
                 digits = PYTHON.replace(".", "")
                 got = [trim_wheel(wheel, trimmed, architecture=architecture, python=digits) for wheel in got]
-            for name, size in divide(got, folder, group, room):
+            for name, size in divide(got, folder, group, space):
                 print(
-                    f"{folder / name}: {size / 2**20:.1f} MiB, with the checkout {(CARRIED - room + size) / 2**20:.1f}"
+                    f"{folder / name}: {size / 2**20:.1f} MiB, with the checkout {(CARRIED - space + size) / 2**20:.1f}"
                 )
 
 
@@ -83,21 +83,21 @@ def download(names: Sequence[str], folder: Path) -> list[Path]:
 def checkout_bytes() -> int:
     """What travels of this checkout: files that git tracks or does not ignore."""
     listed = subprocess.run(
-        ["git", "-C", str(HOUSE), "ls-files", "-z", "-co", "--exclude-standard"], capture_output=True, check=False
+        ["git", "-C", str(ROOT), "ls-files", "-z", "-co", "--exclude-standard"], capture_output=True, check=False
     )
     names = listed.stdout.decode().split("\0") if listed.returncode == 0 else []
-    files = [HOUSE / name for name in names if name] or [file for file in HOUSE.rglob("*") if file.is_file()]
+    files = [ROOT / name for name in names if name] or [file for file in ROOT.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def divide(wheels: Sequence[Path], folder: Path, group: str, room: int) -> list[tuple[str, int]]:
+def divide(wheels: Sequence[Path], folder: Path, group: str, space: int) -> list[tuple[str, int]]:
     """Put wheels into as few folders as hold them: `group`, or `group-1`, `group-2`, ... where one is not enough.
 
     Returns:
         each folder's name and bytes.
     """
     total = sum(wheel.stat().st_size for wheel in wheels)
-    count = max(1, math.ceil(total / room))
+    count = max(1, math.ceil(total / space))
     share = math.ceil(total / count)
     names = [group] if count == 1 else [f"{group}-{number}" for number in range(1, count + 1)]
     for name in names:

@@ -1,4 +1,4 @@
-"""Will my GPUs starve, and what should I do? And do the loaders keep what they promise?"""
+"""Compares the loaders' speed with the need of the GPUs and with what distcxr promises, and gives advice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Need:
     """What the training step of one GPU takes in.
 
     Attributes:
-        img_per_s: None when nobody knows.
+        img_per_s: None when it is unknown.
         why: where the figure comes from, or how to get it.
     """
 
@@ -40,8 +40,8 @@ def find_need(recipe: Path, overrides: Sequence[str], batch_size: int, precision
     how = f"python benchmarks/epoch.py {recipe}"
     if not gpus_here:
         return Need(None, f"unknown, there is no GPU here: run `{how}` where it trains and give its img/s as --need")
-    with tempfile.TemporaryDirectory() as place:
-        out = Path(place) / "need.json"
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "need.json"
         command = [
             sys.executable, str(script), str(recipe), *overrides, f"train.global_batch_size={batch_size}",
             "train.per_device_batch_size=null", f"train.precision={precision}", "data.loader=torch", "--steps", "3",
@@ -49,8 +49,8 @@ def find_need(recipe: Path, overrides: Sequence[str], batch_size: int, precision
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
-            said = (done.stderr.strip().splitlines() or ["without a word"])[-1]
-            return Need(None, f"unknown, `{how}` failed ({said}): give its img/s as --need")
+            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+            return Need(None, f"unknown, `{how}` failed ({reason}): give its img/s as --need")
         speed = json.loads(out.read_text())[0]["step_img_per_s"]
     return Need(speed, f"measured here, {precision}, batch {batch_size}")
 
@@ -100,7 +100,7 @@ def advice(
     cache = f"build the decoded cache once (`distcxr cache {recipe}`{cost}) and set data.loader=cache"
     if need.img_per_s is None:
         return (
-            f"Nobody can tell before the need is known: {cores} cores decode {png[fastest]:,.0f} img/s at best "
+            f"Unknown before the need is known: {cores} cores decode {png[fastest]:,.0f} img/s at best "
             f"(data.loader={fastest}). Where the GPUs need more, {cache}."
         )
     wanted = need.img_per_s * gpus
@@ -125,7 +125,7 @@ def build_seconds(rows: Sequence[Row], cores: int, image_size: int) -> float | N
 
 @dataclass(frozen=True)
 class Claim:
-    """A promise and what this run says of it.
+    """A promised figure and this run's.
 
     Attributes:
         value: None when the rows for it are missing.
@@ -142,7 +142,7 @@ class Claim:
         return self.value is not None and (self.value >= self.bar if self.at_least else self.value <= self.bar)
 
     def __str__(self) -> str:
-        verdict = "can't tell" if self.value is None else "holds" if self.holds else "FAILS"
+        verdict = "unknown" if self.value is None else "holds" if self.holds else "FAILS"
         value = "–" if self.value is None else f"{self.value:,.2f}"
         return f"| {self.text} | {'≥' if self.at_least else '≤'} {self.bar:,g} | {value} | {verdict} |"
 

@@ -1,4 +1,4 @@
-"""Lanes that copy rows instead of decoding files: the decoded cache, and memcpy as the limit of it.
+"""Cases that copy rows instead of decoding files: the decoded cache, and memcpy as the limit of it.
 
 A cache of several GB would take minutes to decode here. So the real builder makes one of the benchmark's files, and
 its pixels, with their grey levels shifted, fill a larger one, which is opened and read like any other.
@@ -42,15 +42,15 @@ def make_large_cache(folder: Path, sources: tuple[str, ...], image_size: int, nu
     pixels_file = folder / "pixels-large.u8"
     if (folder / "cache.json").exists():
         return pixels_file
-    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
-        build_cache(file_index(sources), Path(place), image_size, workers=workers)
-        small = DecodedCache(Path(place), image_size)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        build_cache(file_index(sources), Path(scratch), image_size, workers=workers)
+        small = DecodedCache(Path(scratch), image_size)
         images = np.fromfile(small.files[0], dtype=np.uint8).reshape(len(small.entries), -1)
         small.close()
     needed, free = num_rows * image_size**2, shutil.disk_usage(folder.parent).free
     if needed > free:
         raise StoreError(
-            f"{folder.parent} has {free / 1e9:.1f} GB free and the cache lanes need {needed / 1e9:.1f}: name another "
+            f"{folder.parent} has {free / 1e9:.1f} GB free and the cache cases need {needed / 1e9:.1f}: name another "
             "folder with --work, or a smaller --working-set-mb"
         )
     folder.mkdir()
@@ -103,7 +103,7 @@ def _epochs(task: Task, resident: str) -> Generator[int]:
 
 
 def reader_alone(task: Task) -> Generator[int]:
-    """The reader, asked for rows that were drawn before the clock ran."""
+    """The reader, asked for rows that were chosen before the clock ran."""
     index = _large_index(task.num_rows)
     order = np.random.default_rng(task.rank).permutation(task.num_rows)
     batches = np.split(order, range(task.batch_size, len(order), task.batch_size))[: len(order) // task.batch_size]
@@ -123,8 +123,8 @@ def build(task: Task) -> Generator[int]:
     index = file_index(task.files)
     assert task.work is not None
     while True:
-        with tempfile.TemporaryDirectory(dir=task.work) as place:
-            built = build_cache(index, Path(place), task.image_size, workers=task.threads)
+        with tempfile.TemporaryDirectory(dir=task.work) as scratch:
+            built = build_cache(index, Path(scratch), task.image_size, workers=task.threads)
         yield built.num_made
 
 

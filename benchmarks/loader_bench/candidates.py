@@ -55,7 +55,7 @@ _IMPORTS = {
 
 
 def prepare(task: Task) -> None:
-    """Import what the lane uses and let the compiled kernels load; none of it counts as the first batch."""
+    """Import what the case uses and let the compiled kernels load; none of it counts as the first batch."""
     modules = [importlib.import_module(name) for name in _IMPORTS.get(task.loader, ())]
     if modules and modules[0].__name__ == "torch":
         modules[0].set_num_threads(1)
@@ -65,8 +65,8 @@ def prepare(task: Task) -> None:
         load_kernels()
 
 
-def open_lane(task: Task) -> Images:
-    """The generator of a lane."""
+def open_case(task: Task) -> Images:
+    """The generator of a case."""
     return _OPEN[task.loader](task)
 
 
@@ -81,7 +81,7 @@ def _seed(task: Task) -> Images:
 def _pooled(work: Callable[[Any], object], items: tuple[Any, ...], task: Task) -> Images:
     """`work` on each item: in this thread alone, or in a pool that holds two runs of items per thread.
 
-    Runs, because the hand-over of one item wakes two threads. A cold lane holds nothing from one batch to the next.
+    Runs, because the hand-over of one item wakes two threads. A cold case holds nothing from one batch to the next.
     """
     endless = cycle(items)
 

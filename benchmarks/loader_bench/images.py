@@ -1,4 +1,4 @@
-"""The files that every lane reads, and what is known about the machine."""
+"""The files that every case reads, and what is known about the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured: loaders, the grid of image size x threads x ranks, and which lanes take turns with each other."""
+"""What is measured: loaders, the grid of image size x threads x ranks, and which cases take turns with each other."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ KINDS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class Lane:
+class Case:
     """One row of the result."""
 
     loader: str
@@ -99,16 +99,16 @@ class Lane:
 
 @dataclass(frozen=True)
 class Task:
-    """What one process of a lane needs to know; sent to it.
+    """What one process of a case needs to know; sent to it.
 
     Attributes:
-        files: PNGs, in the order in which every lane reads them, again and again.
+        files: PNGs, in the order in which every case reads them, again and again.
         batch_size: images of a batch.
         cache: folder of the decoded cache, for those that read one.
         num_rows: images in the working set, all ranks together.
         gpu: number of this rank's GPU, None without one.
         cold: read nothing ahead.
-        work: folder for what it writes, and with the pack of the files in it where a lane reads one.
+        work: folder for what it writes, and with the pack of the files in it where a case reads one.
     """
 
     loader: str
@@ -136,19 +136,19 @@ def plan(
     num_gpus: int,
     cold: bool,
     quick: bool,
-) -> list[list[Lane]]:
-    """Groups of lanes that take turns, window by window.
+) -> list[list[Case]]:
+    """Groups of cases that take turns, window by window.
 
     What does not depend on the image size is measured once, beside the first one. More than `cores` busy threads and
     ranks are left out, except that every number of ranks has one thread each. `quick` keeps one thread everywhere but
-    for the lane that shows how threads scale.
+    for the case that shows how threads scale.
 
     Args:
         native_size: side of the source images.
         ranks: processes that measure at the same time.
     """
     chosen = [name for name in dict.fromkeys(loaders) if KINDS[name].quick or not quick]
-    groups: list[list[Lane]] = []
+    groups: list[list[Case]] = []
     for image_size in image_sizes:
         for num_ranks in ranks:
             group = []
@@ -162,9 +162,9 @@ def plan(
                 elif quick and name != "png":
                     counts = counts[:1]
                 side = image_size if kind.resizes else native_size
-                group += [Lane(name, side, count, num_ranks) for count in counts]
+                group += [Case(name, side, count, num_ranks) for count in counts]
             groups.append(group)
         if cold:  # apart: a map that another process holds keeps its pages
             names = [name for name in chosen if KINDS[name].cold]
-            groups.append([Lane(name, image_size, 1, 1, "cold") for name in names])
+            groups.append([Case(name, image_size, 1, 1, "cold") for name in names])
     return [group for group in groups if group]

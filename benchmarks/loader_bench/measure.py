@@ -1,4 +1,4 @@
-"""Lanes take turns, one window each and over again, so that a busy moment of the machine touches all of them."""
+"""Measures cases in turns, one window each and over again, so that a busy moment of the machine touches all of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from loader_bench.lanes import Lane, Task
+from loader_bench.lanes import Case, Task
 from loader_bench.rank import Window, serve
 
 ANSWER_TIMEOUT_S = 600.0
@@ -23,23 +23,23 @@ COLD_BATCHES = 32  # of a cold cache: reading all of it from a disk in random or
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-class LaneFailed(Exception):
-    """A lane can't be measured here; the message is the last line of the reason."""
+class CaseFailed(Exception):
+    """A case can't be measured here; the message is the last line of the reason."""
 
 
 @dataclass
 class Measured:
-    """What was measured of a lane.
+    """What was measured of a case.
 
     Attributes:
         base_mb: memory of the processes before they opened anything, libraries loaded.
-        first_pass: of lanes that work on rows, the window in which each row was read for the first time, per rank.
+        first_pass: of cases that work on rows, the window in which each row was read for the first time, per rank.
         windows: of each window after that, one `Window` for each rank.
-        resident: share of the bytes that were still in memory after they were dropped, worst window; cold lanes alone.
+        resident: share of the bytes that were still in memory after they were dropped, worst window; cold cases alone.
         failed: why there is nothing.
     """
 
-    lane: Lane
+    case: Case
     base_mb: float = 0.0
     first_batch_s: float = 0.0
     first_pass: list[Window] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Measured:
 
 
 class _Running:
-    """The processes of a lane."""
+    """The processes of a case."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -83,18 +83,18 @@ class _Running:
             pipe.send(command)
 
     def answers(self) -> list[object]:
-        """One answer of each rank, or `LaneFailed`."""
+        """One answer of each rank, or `CaseFailed`."""
         received = []
         for pipe in self.pipes:
             if not pipe.poll(ANSWER_TIMEOUT_S):
-                raise LaneFailed(f"no answer in {ANSWER_TIMEOUT_S:.0f} s")
+                raise CaseFailed(f"no answer in {ANSWER_TIMEOUT_S:.0f} s")
             try:
                 received.append(pipe.recv())
             except (EOFError, OSError):
-                raise LaneFailed("its process died; out of memory, perhaps, or out of /dev/shm") from None
+                raise CaseFailed("its process died; out of memory, perhaps, or out of /dev/shm") from None
         reasons = [answer for answer in received if isinstance(answer, str)]
         for reason in sorted(reasons, key=lambda text: "BrokenBarrierError" in text):  # the cause before its echo
-            raise LaneFailed(reason.strip().splitlines()[-1])
+            raise CaseFailed(reason.strip().splitlines()[-1])
         return received
 
     def close(self) -> None:
@@ -108,64 +108,64 @@ class _Running:
 
 
 def measure(
-    group: Sequence[Lane],
-    tasks: Callable[[Lane], list[Task]],
+    group: Sequence[Case],
+    tasks: Callable[[Case], list[Task]],
     *,
     num_windows: int,
-    drop: Callable[[Lane], list[str]],
-    say: Callable[[str], None],
+    drop: Callable[[Case], list[str]],
+    log: Callable[[str], None],
 ) -> list[Measured]:
-    """Measure the lanes of a group in turns.
+    """Measure the cases of a group in turns.
 
     Args:
-        tasks: what each rank of a lane is told.
-        drop: files whose pages are dropped before a window of a cold lane.
-        say: is told what fails.
+        tasks: the task of each rank of a case.
+        drop: files whose pages are dropped before a window of a cold case.
+        log: gets a line for each case that fails.
     """
-    results = [Measured(lane) for lane in group]
+    results = [Measured(case) for case in group]
     with _alive(group, tasks) as running:
 
-        def attempt(place: int, work: Callable[[_Running, Measured], None]) -> None:
-            if results[place].failed is None:
+        def attempt(number: int, work: Callable[[_Running, Measured], None]) -> None:
+            if results[number].failed is None:
                 try:
-                    work(running[place], results[place])
-                except (LaneFailed, OSError) as error:
-                    results[place].failed = str(error)
-                    say(f"{group[place]}: left out: {error}")
-                    running[place].close()
+                    work(running[number], results[number])
+                except (CaseFailed, OSError) as error:
+                    results[number].failed = str(error)
+                    log(f"{group[number]}: left out: {error}")
+                    running[number].close()
 
-        for place in range(len(group)):  # all import their libraries at the same time: that is not measured
-            attempt(place, _wait_ready)
-        for place, lane in enumerate(group):
-            attempt(place, partial(_open, drop(lane)))
-        for number in range(-WARM_UPS, num_windows):
-            for place, lane in enumerate(group):
-                if number >= 0 or (lane.kind.rows and lane.page_cache == "warm"):
-                    attempt(place, partial(_measure_window, drop(lane), *window_batches(lane, tasks(lane)[0])))
-                if number == -1 and results[place].windows:
-                    results[place].first_pass = results[place].windows[0]
-                    results[place].windows.clear()
+        for number in range(len(group)):  # all import their libraries at the same time: that is not measured
+            attempt(number, _wait_ready)
+        for number, case in enumerate(group):
+            attempt(number, partial(_open, drop(case)))
+        for turn in range(-WARM_UPS, num_windows):
+            for number, case in enumerate(group):
+                if turn >= 0 or (case.kind.rows and case.page_cache == "warm"):
+                    attempt(number, partial(_measure_window, drop(case), *window_batches(case, tasks(case)[0])))
+                if turn == -1 and results[number].windows:
+                    results[number].first_pass = results[number].windows[0]
+                    results[number].windows.clear()
     return results
 
 
-def window_batches(lane: Lane, task: Task) -> tuple[int, int]:
+def window_batches(case: Case, task: Task) -> tuple[int, int]:
     """How many batches are thrown away before a window, and how many it counts.
 
-    It counts whole rounds of the files, so every lane sees every file equally often whatever it holds ready, and at
+    It counts whole rounds of the files, so every case sees every file equally often whatever it holds ready, and at
     least 32 images a thread, and four batches where it reads ahead, so that what is under way at either end weighs
     little.
     """
-    cold = lane.page_cache == "cold"
-    discard = 0 if cold else lane.kind.ahead * lane.threads + lane.kind.ahead_more
-    if lane.kind.rows:
-        batches = max(1, task.num_rows // lane.ranks // task.batch_size)
+    cold = case.page_cache == "cold"
+    discard = 0 if cold else case.kind.ahead * case.threads + case.kind.ahead_more
+    if case.kind.rows:
+        batches = max(1, task.num_rows // case.ranks // task.batch_size)
         # Warm is every row read just before, off the clock: a virtual machine's host takes idle memory away meanwhile.
         return (0, min(batches, COLD_BATCHES)) if cold else (discard + batches, batches)
     round_ = len(task.files) // task.batch_size
     if cold:
         return 0, round_  # a second round would be warm
-    least = max(4 * lane.threads if lane.kind.ahead else 1, 32 * lane.threads // task.batch_size)
-    return discard, round_ * max(lane.kind.rounds, -(-least // round_))
+    least = max(4 * case.threads if case.kind.ahead else 1, 32 * case.threads // task.batch_size)
+    return discard, round_ * max(case.kind.rounds, -(-least // round_))
 
 
 def _wait_ready(process: _Running, result: Measured) -> None:
@@ -189,12 +189,12 @@ def _measure_window(files: list[str], discard: int, batches: int, process: _Runn
 
 
 @contextlib.contextmanager
-def _alive(group: Sequence[Lane], tasks: Callable[[Lane], list[Task]]) -> Iterator[list[_Running]]:
+def _alive(group: Sequence[Case], tasks: Callable[[Case], list[Task]]) -> Iterator[list[_Running]]:
     before = {name: os.environ.get(name) for name in _ONE_THREAD}
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # inherited: threads are the lane's, not a library's
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))  # inherited: threads are the case's, not a library's
     running: list[_Running] = []
     try:
-        running.extend(_Running(tasks(lane)) for lane in group)
+        running.extend(_Running(tasks(case)) for case in group)
         yield running
     finally:
         for process in running:

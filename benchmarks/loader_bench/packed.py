@@ -1,4 +1,4 @@
-"""Lanes of the pack: its images read on the CPU, and building it."""
+"""Cases of the pack: its images read on the CPU, and building it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _open: list[Pack] = []  # for the life of the process: parts are read through th
 
 
 def make_pack(work: Path, sources: tuple[str, ...]) -> None:
-    """The pack of the benchmark's files, in the work folder, once for all lanes that read it."""
+    """The pack of the benchmark's files, in the work folder, once for all cases that read it."""
     from distcxr.data.store.pack_building import build_pack
 
     build_pack(file_index(sources), work / FOLDER, workers=len(os.sched_getaffinity(0)))

@@ -24,7 +24,7 @@ def draw(rows: Sequence[Row], file: Path, *, image_size: int, need: float | None
 
     ones = sorted((row for row in rows if here(row) and row["threads"] == 1), key=lambda row: row["img_per_s"])
     if not ones:
-        raise ValueError("nothing to draw: no lane with one thread and one rank was measured")
+        raise ValueError("nothing to draw: no case with one thread and one rank was measured")
     figure = Figure(figsize=(8, 0.8 + 0.32 * len(ones)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], file: Path, *, image_size: int, need: float | None
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     top = max(row["img_per_s"] for row in rows if here(row))
-    axes.set_xlim(min(row["img_per_s"] for row in ones) / 2, top * 12)  # room for the figures beside the bars
+    axes.set_xlim(min(row["img_per_s"] for row in ones) / 2, top * 12)  # space for the figures beside the bars
     axes.set_xlabel("images per second, one thread or worker (bar) and more (mark)")
     if need is not None:
         axes.axvline(need, color="black", linestyle="--", linewidth=1)

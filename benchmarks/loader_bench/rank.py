@@ -1,7 +1,7 @@
-"""One process of a lane: it opens a loader, then measures a window whenever it is told to.
+"""One process of a case: it opens a loader, then measures a window on each request.
 
 Time is that of the clock; work is the CPU time of this process and all its children, so workers count wherever they
-run; memory is what the tree of processes holds for itself, without files that are only mapped (libraries, a cache).
+run; memory is what the process tree holds for itself, without files that are only mapped (libraries, a cache).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loader_bench.lanes import Task
 
 BARRIER_TIMEOUT_S = 300.0
 _USING_TORCH = ("torch", "dali", "dali pack", "gpu", "gpu filters", "cache", "cache reader", "cache device")
-"""Lanes whose pixels torch brings to the GPU, where there is one."""
+"""Cases in which torch brings the pixels to the GPU, where there is one."""
 
 
 class Window(NamedTuple):
@@ -47,7 +47,7 @@ def serve(task: Task, pipe: Connection, barrier: Barrier) -> None:
             if command[0] == "open":
                 barrier.wait(BARRIER_TIMEOUT_S)
                 started = time.perf_counter()
-                batches = candidates.open_lane(task)
+                batches = candidates.open_case(task)
                 next(batches)
                 _finish_gpu(task)
                 pipe.send(time.perf_counter() - started)
@@ -56,7 +56,7 @@ def serve(task: Task, pipe: Connection, barrier: Barrier) -> None:
     except (EOFError, KeyboardInterrupt):
         pass
     except BaseException:
-        barrier.abort()  # the other ranks of the lane wait for this one
+        barrier.abort()  # the other ranks of the case wait for this one
         pipe.send(traceback.format_exc())
     finally:
         if batches is not None:

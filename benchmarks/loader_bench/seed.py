@@ -1,4 +1,4 @@
-"""How most public chest X-ray code reads: a Dataset of PIL images, torchvision's transforms, a DataLoader."""
+"""The baseline, as most public code reads X-rays: a Dataset of PIL images, torchvision's transforms, a DataLoader."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Endless:
 
     def __iter__(self) -> Iterator[list[int]]:
         for batch in count():
-            yield [(batch * self.batch_size + place) % self.num for place in range(self.batch_size)]
+            yield [(batch * self.batch_size + i) % self.num for i in range(self.batch_size)]
 
 
 def seed_loader(

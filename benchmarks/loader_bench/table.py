@@ -17,7 +17,7 @@ COLUMNS = (
     "first_batch_s", "working_set_mb", "ratio_to_seed", "ratio_to_memcpy",
 )  # fmt: skip
 KEY = ("loader", "source", "image_size", "threads", "ranks", "page_cache")
-"""What makes two rows of two runs the same lane."""
+"""What makes two rows of two runs the same case."""
 
 LEGEND = """\
 img_per_s: median window, all ranks together. core_ms: CPU time of an image, all processes. rss_mb: memory of all
@@ -31,12 +31,12 @@ _LIMITS = ("deflate", "memory")
 
 def to_row(measured: Measured, task: Task, *, row_bytes: int, command: str, host: dict[str, Any]) -> Row:
     """One JSON row, still without ratios; figures are None where nothing could be measured."""
-    lane = measured.lane
+    case = measured.case
     files_mb = sum(Path(file).stat().st_size for file in task.files) / 1e6
     row: Row = {name: None for name in COLUMNS} | {
-        "loader": lane.loader, "source": lane.kind.source, "image_size": lane.image_size, "threads": lane.threads,
-        "ranks": lane.ranks, "page_cache": lane.page_cache,
-        "working_set_mb": round(row_bytes * task.num_rows / 1e6 if lane.kind.rows else files_mb, 1),
+        "loader": case.loader, "source": case.kind.source, "image_size": case.image_size, "threads": case.threads,
+        "ranks": case.ranks, "page_cache": case.page_cache,
+        "working_set_mb": round(row_bytes * task.num_rows / 1e6 if case.kind.rows else files_mb, 1),
     }  # fmt: skip
     notes = []
     if measured.failed is not None:
@@ -47,12 +47,12 @@ def to_row(measured: Measured, task: Task, *, row_bytes: int, command: str, host
         row["core_ms"] = _rounded(measured.core_ms())
         row["rss_mb"] = round(measured.memory_mb(), 1)
         row["base_mb"] = round(measured.base_mb, 1)  # of which, before a reader was made
-        row["first_batch_s"] = None if lane.kind.source in _LIMITS else _rounded(measured.first_batch_s)
+        row["first_batch_s"] = None if case.kind.source in _LIMITS else _rounded(measured.first_batch_s)
         row["img_per_s_range"] = [_rounded(min(speeds)), _rounded(max(speeds))]
-    if measured.first_pass and lane.kind.source == "cache":
+    if measured.first_pass and case.kind.source == "cache":
         first = sum(part.images / part.seconds for part in measured.first_pass)
         row["img_per_s_first_pass"] = _rounded(first)
-    if lane.page_cache == "cold" and measured.failed is None:
+    if case.page_cache == "cold" and measured.failed is None:
         if measured.resident > _TRUSTED_RESIDENT:
             notes.append(f"not cold: {measured.resident:.0%} of the bytes stayed in memory")
         notes.append("a network file system or a virtual machine's host may have kept the bytes all the same")
@@ -90,7 +90,7 @@ def find(
     rows: Sequence[Row], loader: str, image_size: int | None = None, threads: int = 1, ranks: int = 1,
     page_cache: str = "warm",
 ) -> Row | None:  # fmt: skip
-    """The row of a lane that has figures; without a size, the first."""
+    """The row of a case that has figures; without a size, the first."""
     for row in rows:
         same = (row["loader"], row["threads"], row["ranks"], row["page_cache"]) == (loader, threads, ranks, page_cache)
         if same and row["img_per_s"] is not None and image_size in (None, row["image_size"]):
@@ -109,7 +109,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def against(rows: Sequence[Row], others: Sequence[Row]) -> str:
-    """Speed and core time of each lane as ratios to those of another run; over 1 is better now."""
+    """Speed and core time of each case as ratios to those of another run; over 1 is better now."""
     before = {tuple(row[name] for name in KEY): row for row in others}
     lines = [
         "| " + " | ".join(KEY) + " | img_per_s then | now | speed ratio | core_ms then | now | core ratio |",
@@ -124,10 +124,10 @@ def against(rows: Sequence[Row], others: Sequence[Row]) -> str:
         lines.append("| " + " | ".join(_cell(value) for value in [*(now[name] for name in KEY), *figures]) + " |")
     speeds = [r for now, then in shared if (r := _divided(now["img_per_s"], then["img_per_s"])) is not None]
     if speeds:
-        lines += ["", f"median speed ratio of {len(speeds)} lanes: {statistics.median(speeds):.2f}"]
+        lines += ["", f"median speed ratio of {len(speeds)} cases: {statistics.median(speeds):.2f}"]
     alone = [len(rows) - len(shared), len(others) - len(shared)]
     if any(alone):
-        lines.append(f"{alone[0]} lanes are only in this run, {alone[1]} only in the other")
+        lines.append(f"{alone[0]} cases are only in this run, {alone[1]} only in the other")
     for name in ("cpu", "cores", "gpu"):
         values = [str(part[0].get(name)) if part else "nothing" for part in (others, rows)]
         if values[0] != values[1]:
@@ -146,13 +146,13 @@ def read_rows(file: Path) -> list[Row]:
     except OSError as error:
         raise ValueError(f"{file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}; give a file that --json wrote") from error
+        raise ValueError(f"{file} is not JSON: {error}; give a file that --json wrote") from error
     if (
         not isinstance(rows, list)
         or not rows
         or not all(isinstance(row, dict) and row.keys() >= set(COLUMNS) for row in rows)
     ):
-        raise ValueError(f"{file} is no result of this benchmark; give a file that --json wrote")
+        raise ValueError(f"{file} is not a result of this benchmark; give a file that --json wrote")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Ways to a figure taking turns, and the tables of what came out."""
+"""Times several ways to one figure in turns, and makes tables of the results."""
 
 from __future__ import annotations
 

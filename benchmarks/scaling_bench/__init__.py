@@ -2,5 +2,5 @@
 
 worker.py ──► rows ──► fit.py ──► model.py ──► table.py
 one world,             what the   a step on    measured, checked,
-measured               rows say   N GPUs       predicted
+measured               rows has   N GPUs       predicted
 """

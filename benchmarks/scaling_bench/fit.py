@@ -1,4 +1,4 @@
-"""From measured rows to the numbers of the model."""
+"""Fits the numbers of the model to measured rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def fit(rows: Sequence[Row], inside: Link | None = None, *, most_ranks: int | No
         inside = fit_link([row for row in used if row["kind"] == "all_reduce" and row["nodes"] == 1], devices)
         if inside is None:
             raise ValueError(
-                "no all-reduce was measured: say how fast GPUs of a node are with --node-latency-us and "
+                "no all-reduce was measured: give the speed between GPUs of a node with --node-latency-us and "
                 "--node-bandwidth-gbs, or measure with --ranks 1 2"
             )
     drags = [row["alone_s"] / whole["alone_s"] / max(1.0, row["ranks"] / devices) for row in on_one_node]

@@ -1,4 +1,4 @@
-"""How long a training step takes on N GPUs: the formula.
+"""The model of a training step's time on N GPUs.
 
     step = data + scalar + buffers + drag * c * (forward + backward + update) + exposed + straggler
 
@@ -13,7 +13,7 @@
                    all  = the sum of all_reduce over the buckets,
                    rest = what is left of it after the backward pass if bucket i is sent as soon as it is full and
                           bucket i-1 has arrived: end_i = max(end_(i-1), full_i) + all_reduce(bucket_i)
-    straggler      c * deviation of a step * the expected largest of N normal draws: all wait for the slowest
+    straggler      c * deviation of a step * the expected largest of N normal samples: all wait for the slowest
     drag           a rank computes this much slower beside others on its node than alone
     c              ranks of a node / ranks it has devices for: 1 on GPUs; on a CPU, where ranks share cores
 
@@ -201,5 +201,5 @@ def left_over(buckets: Sequence[Bucket], seconds: Sequence[float], backward_s: f
 
 
 def largest_of(num: int) -> float:
-    """The expected largest of `num` draws of a standard normal (Blom 1958)."""
+    """The expected largest of `num` samples of a standard normal (Blom 1958)."""
     return NormalDist().inv_cdf((num - 0.375) / (num + 0.25)) if num > 1 else 0.0

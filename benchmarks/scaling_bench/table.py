@@ -1,4 +1,4 @@
-"""What was measured, whether the model holds, and what it predicts, as markdown."""
+"""Tables in markdown: measured steps, the check of the model, and its predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scaling_bench.model import DEFAULT_BUCKET_MB, Cluster, Line, Link, Model
 Row = dict[str, Any]
 BUCKETS_MB = (1, 5, 10, DEFAULT_BUCKET_MB, 50, 100)
 WORTH_IT = 1.01  # a setting that gains less than this is not
-BUSY = 1.0  # of cores that others use, from which on it is said
+BUSY = 1.0  # of cores that others use, from which on it is noted
 FITTED_RANKS = 2  # the model that is held against larger worlds
 
 
@@ -19,7 +19,7 @@ def facts(rows: Sequence[Row]) -> str:
     """Where the rows are from."""
     row = next(row for row in rows if row["kind"] == "step")
     backends = sorted({row["backend"] for row in rows} - {"none"})
-    cpu = "" if row["on_gpu"] else "\n\nA CPU: this shows that the tool works, and says nothing about GPUs."
+    cpu = "" if row["on_gpu"] else "\n\nA CPU: this shows that the tool works, and means nothing for GPUs."
     if row.get("busy_cores", 0) >= BUSY:
         cpu += (
             f"\n\nOther programs kept {row['busy_cores']:g} cores busy: the worlds, measured in turn, had not "

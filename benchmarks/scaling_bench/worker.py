@@ -231,8 +231,8 @@ def measure_all_reduce(run: Run, largest: int, common: Row) -> list[Row]:
 
 def measure_exchange(run: Run) -> tuple[float, list[int]]:
     """Seconds of all-reduces over DDP's own buckets with nothing beside them, and the buckets' bytes of float32."""
-    said = run.training.model._get_ddp_logging_data()
-    sizes = [int(size) for size in said["rebuilt_bucket_sizes"].split(",")]
+    data = run.training.model._get_ddp_logging_data()
+    sizes = [int(size) for size in data["rebuilt_bucket_sizes"].split(",")]
     kind = torch.float32 if run.setup.recipe.train.compress_gradients == "none" else torch.bfloat16
     messages = [torch.zeros(size // 4, dtype=kind, device=run.setup.runtime.device) for size in sizes]
 
@@ -267,7 +267,7 @@ def mean_of_ranks(run: Run, values: list[float]) -> list[float]:
 
 
 def _deviation(seconds: list[float]) -> float:
-    """Standard deviation by the quartiles: one step beside a stranger's burst of work does not count for all."""
+    """Standard deviation by the quartiles: one step beside another program's burst of work does not dominate."""
     low, _, high = statistics.quantiles(seconds, n=4)
     return (high - low) / 1.349
 

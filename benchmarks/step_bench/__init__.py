@@ -1,1 +1,1 @@
-"""What `benchmarks/step.py` and `benchmarks/epoch.py` are made of."""
+"""The parts of `benchmarks/step.py` and `benchmarks/epoch.py`."""

@@ -1,4 +1,4 @@
-"""What the device computes at best: a large matrix product, as often as it is asked."""
+"""The device's upper limit: repeated products of large matrices."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class Worker:
         try:
             self._channel.send(message)
         except BrokenPipeError:
-            raise LoopFailed(self._last_words()) from None
+            raise LoopFailed(self._last_lines()) from None
 
     def answer(self, timeout_s: float = ANSWER_TIMEOUT_S) -> Message:
         """Wait for the next message.
@@ -97,7 +97,7 @@ class Worker:
             raise LoopFailed(f"no answer within {timeout_s:.0f} s")
         message = self._channel.receive()
         if message is None:
-            raise LoopFailed(self._last_words())
+            raise LoopFailed(self._last_lines())
         if "failed" in message:
             raise LoopFailed(message["failed"])
         return message
@@ -116,7 +116,7 @@ class Worker:
             self._process.kill()
             self._process.wait()
 
-    def _last_words(self) -> str:
+    def _last_lines(self) -> str:
         """How the process ended, and the last line of its output."""
         self.close()
         status = self._process.returncode

@@ -13,14 +13,14 @@ _SIZED = ("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32", "vit_h_14")
 _PREVALENCE = 0.05
 
 
-def draw(job: Job) -> list[tuple[Tensor, Tensor]]:
+def make_batches(job: Job) -> list[tuple[Tensor, Tensor]]:
     """Grey pixels uint8 [B, 1, S, S] and labels uint8 [B, C] on the device, whatever loop asks."""
-    drawn = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     shape = (job.batch, 1, job.image_size, job.image_size)
     return [
         (
-            torch.randint(0, 256, shape, generator=drawn, dtype=torch.uint8).to(job.device),
-            (torch.rand(job.batch, NUM_FINDINGS, generator=drawn) < _PREVALENCE).byte().to(job.device),
+            torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8).to(job.device),
+            (torch.rand(job.batch, NUM_FINDINGS, generator=generator) < _PREVALENCE).byte().to(job.device),
         )
         for _ in range(NUM_BATCHES)
     ]
@@ -31,7 +31,7 @@ def normalised(job: Job, memory_format: torch.memory_format) -> list[tuple[Tenso
     mean, std = (torch.tensor(values, device=job.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return [
         (((pixels / 255 - mean) / std).contiguous(memory_format=memory_format), labels.float())
-        for pixels, labels in draw(job)
+        for pixels, labels in make_batches(job)
     ]
 
 

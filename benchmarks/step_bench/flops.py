@@ -1,4 +1,4 @@
-"""How many floating-point operations an image costs in training."""
+"""Counts the floating-point operations of one image in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a worker is asked to measure, and the pipe between it and the program that started it.
+"""A worker's job, and the pipe between it and the program that started it.
 
 Nothing here or in the loops of others imports distcxr: their environments need not have it.
 """

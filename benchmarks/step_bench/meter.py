@@ -15,7 +15,7 @@ from step_bench.profiling import profiled
 
 T = TypeVar("T")
 HostClock = Callable[[], AbstractContextManager[list[float]]]
-"""Gives a list whose sum is the host's seconds in forward, backward and update while the context is open."""
+"""Gives a list that sums to the host's seconds in forward, backward and update while the context is open."""
 
 
 class Meter:

@@ -23,7 +23,7 @@ from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
 from distcxr.runtime import start_runtime
-from step_bench.data import draw
+from step_bench.data import make_batches
 from step_bench.job import NUM_BATCHES, Job
 from step_bench.loops import MODES
 from step_bench.meter import Meter
@@ -45,11 +45,11 @@ def train(job: Job, meter: Meter) -> None:
     )  # fmt: skip
     run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))
     with closing(updates(run)) as from_loader:  # for their augmentation
-        drawn = [batch for [batch] in islice(from_loader, NUM_BATCHES)]
+        batches = [batch for [batch] in islice(from_loader, NUM_BATCHES)]
     run.setup.close()
     own = [
         replace(batch, pixels=pixels, targets=labels, mask=torch.ones_like(labels), unreadable=())
-        for batch, (pixels, labels) in zip(drawn, draw(job), strict=True)
+        for batch, (pixels, labels) in zip(batches, make_batches(job), strict=True)
     ]
     meter.facts |= {
         "version": distcxr.__version__, "mode": run.setup.mode,

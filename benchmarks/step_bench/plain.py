@@ -1,4 +1,4 @@
-"""The smallest loop of the same precision, and the one that is usually written."""
+"""Two plain loops: the smallest with the same precision, and the usual one."""
 
 from __future__ import annotations
 

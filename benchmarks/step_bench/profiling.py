@@ -1,4 +1,4 @@
-"""Where a step's time goes, by torch's profiler."""
+"""Splits a step's time among kernels, by torch's profiler."""
 
 from __future__ import annotations
 

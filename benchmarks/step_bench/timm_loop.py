@@ -16,7 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, NativeScaler
 from torch import Tensor
 
-from step_bench.data import MEAN, STD, build_network, draw
+from step_bench.data import MEAN, STD, build_network, make_batches
 from step_bench.job import Job
 from step_bench.meter import Meter
 from step_bench.plain import DTYPES
@@ -41,7 +41,7 @@ def train(job: Job, meter: Meter) -> None:
     scaler = NativeScaler(device=job.device) if job.precision == "fp16" else None
     meter.facts["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     # Its data sets give uint8 in three channels; the loader normalises them on the device, a batch ahead.
-    colour = [(pixels.expand(-1, 3, -1, -1).contiguous(), labels.float()) for pixels, labels in draw(job)]
+    colour = [(pixels.expand(-1, 3, -1, -1).contiguous(), labels.float()) for pixels, labels in make_batches(job)]
     loader = PrefetchLoader(meter.batches(colour), mean=MEAN, std=STD, device=device)
 
     losses, data_time, update_time = AverageMeter(), AverageMeter(), AverageMeter()

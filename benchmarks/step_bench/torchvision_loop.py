@@ -76,7 +76,7 @@ def train(job: Job, meter: Meter) -> None:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Percent of findings that are right, and of images whose findings all are: what top 1 and 5 are for classes."""
+    """Percent of findings that are right, and of images with all findings right: what top 1 and 5 are for classes."""
     with torch.inference_mode():
         right = (logits > 0) == (labels > 0.5)
         return 100 * right.float().mean(), 100 * right.all(1).float().mean()

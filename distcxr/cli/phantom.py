@@ -10,7 +10,7 @@ from distcxr.cli.options import Seed, Workers
 _Out = Annotated[
     Path, typer.Argument(metavar="OUT", show_default=False, help="the folder to write; new, empty or of an earlier run")
 ]
-_Images = Annotated[int, typer.Option(help="how many films")]
+_Images = Annotated[int, typer.Option(help="how many images")]
 _Size = Annotated[int, typer.Option(help="width and height in pixels")]
 _Layout = Annotated[
     Literal["nih", "csv", "folders", "chexpert", "chestmnist"],

@@ -1,1 +1,1 @@
-"""Which images, which labels, who may see them, in which order, and how bytes become batches."""
+"""The data of a run: label files, splits, sampling and order, decoding of images, loaders and augmentation."""

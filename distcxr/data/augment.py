@@ -1,6 +1,6 @@
-"""Augmentation in two halves: parameters drawn on the host, pixels changed on the device.
+"""Augmentation in two halves: random parameters made on the host, pixels changed on the device.
 
-A draw's parameters are a counter-based hash of (seed, epoch, position), so they do not depend on the loader, the
+The parameters of a sample are a counter-based hash of (seed, epoch, position), so they do not depend on the loader, the
 world size or on what ran before. The pixel half is pure functions of (pixels, parameters); it never looks at a
 random generator and never waits for the device. It multiplies no matrices and calls nothing else that autocast or TF32
 would compute with fewer bits, so an image is the same under every precision.
@@ -22,49 +22,49 @@ from torch.nn import functional
 from distcxr.data.order import hash64
 from distcxr.recipe.augment import Augment, Statistics
 
-_DRAWN = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
+_RANDOM = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
 _AFFINE = ("x_from_x", "y_from_x", "x_from_y", "y_from_y", "x_shift", "y_shift")
-COLUMNS = _DRAWN + _AFFINE
-"""Parameters of a draw. flip is 0 or 1; translate in shares of the side; crop_x, crop_y in [0, 1] of the free range;
+COLUMNS = _RANDOM + _AFFINE
+"""Parameters of a sample. flip is 0 or 1; translate in shares of the side; crop_x, crop_y in [0, 1] of the free range;
 scale and contrast are factors; brightness is added to pixels in [0, 1]. The others follow from these: where `warp`
 finds an output pixel in the input, flip included, both in [-1, 1] from edge to edge."""
 
-_DRAWN_NUMBERS = np.arange(len(_DRAWN), dtype=np.uint64)
+_RANDOM_NUMBERS = np.arange(len(_RANDOM), dtype=np.uint64)
 _IDENTITY = {"scale": 1.0, "crop_x": 0.5, "crop_y": 0.5, "contrast": 1.0}
-_AUGMENT_STREAM = 0xA06  # keeps these draws apart from the shuffle's, which hashes the same seed and epoch
+_AUGMENT_STREAM = 0xA06  # keeps these hashes apart from the shuffle's, of the same seed and epoch
 _WHITE = 255.0
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[np.int64]) -> Tensor:
-    """Augmentation parameters of the draws at `positions` of an epoch.
+    """Augmentation parameters of the samples at `positions` of an epoch, int64 [B].
 
     Returns:
         float32 [B, P].
     """
-    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _DRAWN_NUMBERS)
-    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, drawn] in [0, 1)
-    # What has a range of plus or minus something, in one go: a call of numpy costs more than 64 draws.
+    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _RANDOM_NUMBERS)
+    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, random columns] in [0, 1)
+    # All columns with a range of plus or minus something at once: a call of numpy costs more than 64 samples.
     reach = {
         "rotate_deg": spec.rotate_deg, "translate_x": spec.translate, "translate_y": spec.translate,
         "brightness": spec.brightness, "contrast": spec.contrast,
     }  # fmt: skip
-    around = (2 * u - 1) * [reach.get(name, 0.0) for name in _DRAWN]
-    drawn = around.astype(np.float32)
+    around = (2 * u - 1) * [reach.get(name, 0.0) for name in _RANDOM]
+    values = around.astype(np.float32)
     low, high = spec.scale
-    flip, scale, crop_x, crop_y, contrast = map(_DRAWN.index, ("flip", "scale", "crop_x", "crop_y", "contrast"))
-    drawn[:, flip] = u[:, flip] < spec.flip
-    drawn[:, scale] = low + (high - low) * u[:, scale]
-    drawn[:, [crop_x, crop_y]] = u[:, [crop_x, crop_y]]
-    drawn[:, contrast] = 1 + around[:, contrast]
-    return _with_affine(drawn)
+    flip, scale, crop_x, crop_y, contrast = map(_RANDOM.index, ("flip", "scale", "crop_x", "crop_y", "contrast"))
+    values[:, flip] = u[:, flip] < spec.flip
+    values[:, scale] = low + (high - low) * u[:, scale]
+    values[:, [crop_x, crop_y]] = u[:, [crop_x, crop_y]]
+    values[:, contrast] = 1 + around[:, contrast]
+    return _with_affine(values)
 
 
 def fixed_parameters(num: int, **changed: float) -> Tensor:
-    """The same parameters for `num` images, float32 [num, P]: the identity but for what is `changed`, by the names of
-    what is drawn. Crops are taken at the centre."""
-    row = np.array([[(_IDENTITY | changed).get(name, 0.0) for name in _DRAWN]], dtype=np.float32)
+    """The same parameters for `num` images, float32 [num, P]: the identity but for what is `changed`, by the names
+    of random columns. Crops are taken at the centre."""
+    row = np.array([[(_IDENTITY | changed).get(name, 0.0) for name in _RANDOM]], dtype=np.float32)
     return _with_affine(row).repeat(num, 1)
 
 
@@ -73,23 +73,23 @@ def identity_parameters(num: int) -> Tensor:
     return fixed_parameters(num)
 
 
-def _with_affine(drawn: NDArray[np.float32]) -> Tensor:
-    """What was drawn, with the columns of the affine map beside it: computed here, in float64, so that CPUs and GPUs
-    sample at the same places.
+def _with_affine(values: NDArray[np.float32]) -> Tensor:
+    """Random columns [B, 9], then those of the affine map, float32 [B, P]. The map is computed here, in float64, so
+    that CPUs and GPUs sample at the same positions.
 
     Positive angles turn counter-clockwise, positive shifts move the content right and down by that share of the
     side, a scale over 1 enlarges; a flip comes last.
     """
-    flip, degrees, translate_x, translate_y, scale = drawn[:, :5].astype(np.float64).T
+    flip, degrees, translate_x, translate_y, scale = values[:, :5].astype(np.float64).T
     cos, sin = np.cos(np.radians(degrees)) / scale, np.sin(np.radians(degrees)) / scale
     # Output to input coordinates: undo the flip, then the shift, then turn and zoom back.
     x, y, mirror = -2 * translate_x, -2 * translate_y, 1 - 2 * flip
     affine = [cos * mirror, sin * mirror, -sin, cos, cos * x - sin * y, sin * x + cos * y]
-    return torch.from_numpy(np.column_stack([drawn, *affine]).astype(np.float32))
+    return torch.from_numpy(np.column_stack([values, *affine]).astype(np.float32))
 
 
 def without_augmentation(spec: Augment) -> Augment:
-    """The spec with what makes images larger, smaller or normalised alone: what evaluation does with an image."""
+    """The spec with crops and normalisation alone, as evaluation applies it."""
     changes = {name: field.default for name, field in Augment.model_fields.items() if name not in _NO_AUGMENTATION}
     return spec.model_copy(update=changes)
 
@@ -132,7 +132,7 @@ class DeviceTransform:
         spec, column = self.spec, dict(zip(COLUMNS, parameters.unbind(1), strict=True))
         grey = pixels.float()
         if spec.rotate_deg or spec.translate or spec.scale != (1.0, 1.0):
-            grey = warp(grey, parameters[:, len(_DRAWN) :])  # flips, too
+            grey = warp(grey, parameters[:, len(_RANDOM) :])  # flips, too
         elif spec.flip:
             grey = flip(grey, column["flip"])
         if spec.center_crop < 1:
@@ -145,7 +145,7 @@ class DeviceTransform:
 
 
 def flip(image: Tensor, flipped: Tensor) -> Tensor:
-    """Left-right flip of those images [B, 1, S, S] whose `flipped` [B] is 1; exact."""
+    """Left-right flip of the images [B, 1, S, S] where `flipped` [B] is 1; exact."""
     return torch.where(flipped.view(-1, 1, 1, 1) > 0.5, image.flip(-1), image)
 
 
@@ -190,7 +190,7 @@ def adjust(grey: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
     """Contrast around mid-grey, then brightness (a share of white), both [B]; grey levels stay within 0 to 255.
 
     Mid-grey rather than the image's mean: a mean over pixels is summed in another order for another batch size, and
-    the same draw would then differ in its last bit between world sizes.
+    the same sample would then differ in its last bit between world sizes.
     """
     shift = (1 - contrast) * (_WHITE / 2) + brightness * _WHITE
     return (grey * contrast.view(-1, 1, 1, 1) + shift.view(-1, 1, 1, 1)).clamp(0, _WHITE)

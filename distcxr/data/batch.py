@@ -1,4 +1,4 @@
-"""What travels from a loader to the engine.
+"""`Batch`: the tensors of one micro-batch, which a loader gives to the engine.
 
 Shapes: B samples, C findings, S side of the square image in pixels, P augmentation parameters, M columns of metadata.
 """
@@ -21,11 +21,11 @@ class Batch:
     Attributes:
         pixels: uint8 [B, 1, S, S], grey.
         targets: uint8 [B, C], 1 = finding present.
-        mask: uint8 [B, C], 1 = label known. All 0 for a sample whose file can't be read.
+        mask: uint8 [B, C], 1 = label known. All 0 for a sample with an unreadable file.
         sample_id: int64 [B], the sample's row in the index.
         augment: float32 [B, P], see `distcxr.data.augment`.
         metadata: float32 [B, M], see `distcxr.data.metadata`; M is 0 where the recipe asks for none.
-        unreadable: (sample_id, reason) of each sample whose file can't be read; its pixels are 0.
+        unreadable: (sample_id, reason) of each sample with an unreadable file; its pixels are 0.
     """
 
     pixels: Tensor
@@ -42,8 +42,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The batch on `device`; asynchronous where the tensors are pinned.
 
-        A GPU copies on a stream of its own, beside what it was given to compute before; what is given to it next, on
-        the current stream, waits for the copies.
+        A GPU copies on a stream of its own, beside the work queued before; work queued on the
+        current stream afterwards waits for the copies.
         """
         if device.type != "cuda":
             return self._moved(device)

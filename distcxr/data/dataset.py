@@ -1,4 +1,4 @@
-"""From a recipe to the index of its dataset and the splits of it."""
+"""Opens the dataset that a recipe names: its index and its splits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _READING = ("dataset", "columns", "patient_pattern", "uncertain")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Index and splits, and the hashes that say which labels and lists they came from.
+    """Index and splits of a dataset, with hashes of the labels and lists they came from.
 
     Attributes:
         data: the recipe's `data` section, its `root` filled in.
@@ -54,7 +54,7 @@ class Dataset:
     labels: SampleIndex
 
     def describe(self) -> list[str]:
-        """Lines that say which labels and lists these are, how many images each split has, what can't be learnt."""
+        """Lines for the log: labels and lists by their hashes, images of each split, findings that can't be learnt."""
         lines = describe_hashes(self.data, self.index, self.splits)
         absent = findings_without_positives(self.index, self.splits.train)
         if absent:
@@ -77,8 +77,8 @@ class Dataset:
     def patients_of(self, other: Data, splits: Iterable[str]) -> NDArray[np.int64]:
         """Patients of this index with images in `splits` of another recipe's `data` section over the same label file.
 
-        Its `where` and `max_*_samples` count: who was left out there was not seen. Its caps do not: they change with
-        every stage, and all stages together may have shown any image.
+        Its `where` and `max_*_samples` apply: who was left out there was not trained on. Its caps do not: they change
+        with every stage, and all stages together may have shown any image.
 
         Returns:
             int64, ascending: ids as this index has them.
@@ -94,7 +94,7 @@ class Dataset:
 
 
 def data_root(recipe: Recipe) -> Path:
-    """Folder of the dataset: the recipe's, or for NIH's what `DISTCXR_NIH_ROOT` says."""
+    """Folder of the dataset: the recipe's, or for NIH's the one in `DISTCXR_NIH_ROOT`."""
     data = recipe.data
     named = data.root or (os.environ.get(ROOT_VARIABLE) if data.dataset == "nih" else None)
     if named:
@@ -110,7 +110,7 @@ def data_root(recipe: Recipe) -> Path:
 
 
 def open_dataset(recipe: Recipe) -> Dataset:
-    """Read the labels, split by patient, check that no patient is in two splits, and leave out what the recipe says.
+    """Read the labels, split by patient, check that no patient is in two splits, and apply `data.where` and limits.
 
     Raises:
         ValueError: with the file, row or key that is wrong.
@@ -131,8 +131,8 @@ def open_dataset(recipe: Recipe) -> Dataset:
         raise ValueError(f"eval.macro_findings names {', '.join(strangers)}; data.findings are {', '.join(findings)}")
     if len(np.unique(labels.patient_id)) == len(labels):
         logger.warning(
-            f"each of the {len(labels):,} images counts as a patient of its own: if that is because {data.dataset} "
-            "does not say whose they are, images of one patient may be in two splits, which flatters results"
+            f"each of the {len(labels):,} images counts as a patient of its own: if {data.dataset} does not "
+            "name patients, images of one patient may be in two splits, which flatters results"
         )
     return Dataset(data, labels.with_findings(findings), make_splits(data, labels, findings), labels)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 
 class MissingDataError(ValueError):
-    """The dataset, or images of it, are not where the recipe says; the message tells how to get them."""
+    """The dataset, or images of it, are not where the recipe names; the message has how to get them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class SampleIndex:
         age: float32 [N], years, NaN = unknown.
         sex: [N], "M", "F" or "" = unknown.
         view: [N], "PA", "AP", "LATERAL" or "" = unknown.
-        split: [N], "train", "val", "test", or "" = the dataset itself does not say.
+        split: [N], "train", "val", "test", or "" = the dataset itself names none.
         label_hash: sha256 of the label file's bytes, in hex.
         skipped: bytes [K], names of images that the label file lists but that have no file. The lists of a
             split may name them.
@@ -74,7 +74,7 @@ class SampleIndex:
         return os.fsdecode(joined).split("\0")[1:]
 
     def file_name(self, row: int) -> str:
-        """Name of the image of `row`, without its folder where that suffices: what label files and lists call it."""
+        """Name of the image of `row`, without its folder where that suffices: as label files and lists name it."""
         return self.file_names([row])[0]
 
     def file_names(self, rows: Iterable[int] | NDArray[np.int64]) -> list[str]:

@@ -29,7 +29,7 @@ CHEXPERT14: tuple[str, ...] = (
 """The 14 observations of CheXpert and MIMIC-CXR-JPG, in the order of Irvin et al., AAAI 2019."""
 
 CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
-"""The five that CheXpert's competition judges."""
+"""The five that CheXpert's competition scores."""
 
 _SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": CHEXPERT5}
 
@@ -98,7 +98,7 @@ def encode(
     Raises:
         ValueError: a token that is not in `known`, or "No Finding" next to a finding; names file and line.
     """
-    # A label file repeats few strings (836 of 112,120 in NIH's): each is taken apart once.
+    # A label file repeats few strings (836 of 112,120 in NIH's): each is parsed once.
     code_of: dict[str, int] = {}
     rows: list[list[int]] = []
     codes = np.empty(len(labels), dtype=np.intp)

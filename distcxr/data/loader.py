@@ -1,11 +1,11 @@
-"""From an order of samples to batches: the part that all ways of reading pixels share.
+"""`Loader`: makes batches of an order of samples and a `PixelReader`, and joins labels and augmentation parameters.
 
     order (positions) ──► Request (sample ids) ──► PixelReader ──► Pixels ──► Batch
                           what to read             torch, dali, cache         + labels, mask, augmentation parameters
 
-A `PixelReader` only turns sample ids into uint8 pixels, in the order asked; where their bytes are is its own affair.
-Order, labels, augmentation parameters and what happens to a bad file are decided here, once, so every reader gives the
-same batches.
+A `PixelReader` only turns sample ids into uint8 pixels, in the order asked; it alone knows where their bytes
+are. Order, labels, augmentation parameters and the handling of bad files are here, so every reader gives the same
+batches.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.metadata import metadata_of
-from distcxr.data.order import Draws
+from distcxr.data.order import Positions
 
 _BLOCK = 16
-"""Micro-batches whose augmentation parameters are drawn at once: one by one, that would be the dearest step but the
-copy of the pixels when these come from memory."""
+"""Micro-batches for which augmentation parameters are made at once: one by one, that would cost more than anything but
+the copy of the pixels when these come from memory."""
 
 AugmentParameters = Callable[[int, NDArray[np.int64]], Tensor]
 """(epoch, positions int64 [B]) -> float32 [B, P]."""
@@ -40,10 +40,10 @@ Request = NDArray[np.int64]
 
 
 class Pixels(NamedTuple):
-    """What came of a request.
+    """The answer to a request.
 
     pixels: uint8 [B, 1, S, S], pinned or already on the GPU where that helps; 0 for a file that can't be read.
-    unreadable: (place in the batch, reason) of each such file.
+    unreadable: (position in the batch, reason) of each such file.
     """
 
     pixels: Tensor
@@ -69,7 +69,7 @@ class PixelReader(Protocol):
 class Order(Protocol):
     """Which samples in which micro-batches; see `distcxr.data.order`."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Draws]: ...
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Positions]: ...
 
     def __len__(self) -> int: ...
 
@@ -97,8 +97,8 @@ class Loader:
         ahead: deque[tuple[Request, Tensor]] = deque()  # what the reader was asked for and has not answered
 
         def requests() -> Iterator[Request]:
-            draws = self.order.epoch(epoch, start)
-            while block := list(islice(draws, _BLOCK)):
+            micro_batches = self.order.epoch(epoch, start)
+            while block := list(islice(micro_batches, _BLOCK)):
                 positions = np.concatenate([positions for positions, _ in block])
                 parameters, done = self.augment(epoch, positions), 0
                 for _, sample_id in block:
@@ -111,7 +111,7 @@ class Loader:
                 sample_id, augment = ahead.popleft()
                 mask = self.index.mask_NC[sample_id]
                 if bad:
-                    mask[[place for place, _ in bad]] = 0
+                    mask[[position for position, _ in bad]] = 0
                 yield Batch(
                     pixels=pixels,
                     targets=torch.from_numpy(self.index.targets_NC[sample_id]),
@@ -119,5 +119,5 @@ class Loader:
                     sample_id=torch.from_numpy(sample_id),
                     augment=augment,
                     metadata=metadata_of(self.index, sample_id, self.metadata),
-                    unreadable=tuple((int(sample_id[place]), reason) for place, reason in bad),
+                    unreadable=tuple((int(sample_id[position]), reason) for position, reason in bad),
                 )

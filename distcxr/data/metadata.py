@@ -34,7 +34,7 @@ def metadata_width(names: Sequence[str]) -> int:
 
 
 def metadata_of(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str]) -> Tensor:
-    """What the dataset says of the samples `rows`: float32 [B, M], laid out as in the table, in the order of `names`.
+    """The metadata of the samples `rows`: float32 [B, M], laid out as in the table, in the order of `names`.
 
     Args:
         names: of `model.head.metadata`.
@@ -48,18 +48,14 @@ def metadata_of(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str
             metadata_BM[:, start + 1] = known
         else:
             found = getattr(index, name)[rows]
-            for place, value in enumerate(_VALUES[name]):
-                metadata_BM[:, start + place] = found == value
+            for offset, value in enumerate(_VALUES[name]):
+                metadata_BM[:, start + offset] = found == value
         start += _WIDTH[name]
     return torch.from_numpy(metadata_BM)
 
 
 def check_metadata(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str]) -> None:
-    """Refuse names of which nothing is known in any of the training images `rows`: nothing could be learnt from them.
-
-    Raises:
-        ValueError: naming them.
-    """
+    """Raise ValueError for names that are unknown for all of the training images `rows`: nothing could be learnt."""
     empty = [name for name in names if not metadata_of(index, rows, [name]).any()]
     if empty:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Which draw comes when: pure functions of (seed, epoch, position), with no random state and no padding.
+"""The order of an epoch's samples: pure functions of (seed, epoch, position), with no random state and no padding.
 
 Global batch k of an epoch is positions `k*G : (k+1)*G` of the epoch's shuffled split, whatever the number of
 ranks; rank r takes its contiguous slice of it, cut into micro-batches. So 1, 2 and 4 ranks see the same global
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 _ROUNDS = 8
 _BLOCK = 16384
-"""Draws that are shuffled at once: one by one, numpy's fixed cost of a call would be all there is."""
+"""Positions that are shuffled at once: one by one, numpy's fixed cost of a call would dominate."""
 
-_WEIGHTED = 0xBA1A9CE  # keeps weighted draws apart from others of the same seed
+_WEIGHTED = 0xBA1A9CE  # keeps weighted sampling apart from other hashes of the same seed
 
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -136,11 +136,11 @@ class BatchPlan:
         return self.global_batch_size // (self.per_device_batch_size * self.world_size)
 
 
-Draws = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""One micro-batch of an order: positions in the epoch and the index rows drawn there, each int64 [B]."""
+Positions = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""One micro-batch of an order: positions in the epoch and the index rows of the samples there, each int64 [B]."""
 
 Rows = NDArray[np.int64] | range
-"""The index rows of a split, int64 [N]; or a range, for a set whose row numbers alone would not fit into memory.
+"""The index rows of a split, int64 [N]; or a range, where the row numbers alone would not fit into memory.
 An order needs nothing else of size N."""
 
 
@@ -153,9 +153,9 @@ class TrainOrder:
     """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped.
 
     Attributes:
-        rows: what is drawn from; an epoch has as many draws as there are rows.
-        cumulative_N: None draws every row once an epoch. Otherwise float64 [N], sums of the rows' weights up to each:
-            a draw takes a row with a probability in proportion to its weight, whatever was drawn before.
+        rows: the rows to sample from; an epoch has as many samples as there are rows.
+        cumulative_N: None takes every row once an epoch. Otherwise float64 [N], sums of the rows' weights up to each:
+            sampling is with replacement, with probabilities in proportion to the weights.
         notes: lines for the log about how rows and weights came about.
     """
 
@@ -176,7 +176,7 @@ class TrainOrder:
         """Global batches of an epoch."""
         return len(self.rows) // self.plan.global_batch_size
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Draws]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Positions]:
         """This rank's micro-batches from global batch `start` to the epoch's end."""
         plan, size = self.plan, self.plan.per_device_batch_size
         share = plan.global_batch_size // plan.world_size
@@ -185,19 +185,19 @@ class TrainOrder:
         for block in range(start, len(self), step):
             firsts = np.arange(block, min(block + step, len(self)), dtype=np.int64) * plan.global_batch_size
             positions = (firsts[:, None] + mine).reshape(-1)
-            rows = _at(self.rows, self._drawn(positions, epoch))
+            rows = _at(self.rows, self._sampled(positions, epoch))
             for micro_start in range(0, len(rows), size):
                 yield positions[micro_start : micro_start + size], rows[micro_start : micro_start + size]
 
-    def _drawn(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Which of the rows, counted from 0, the epoch draws at `positions`."""
+    def _sampled(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
+        """Which of the rows, counted from 0, the epoch has at `positions`."""
         if self.cumulative_N is None:
             return shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch)
         bits = hash64(self.seed, _WEIGHTED, epoch, positions.astype(np.uint64))
-        place = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 * self.cumulative_N[-1]
+        point = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 * self.cumulative_N[-1]
         # Without its last entry: a product rounded up to the whole sum still finds the last row.
-        drawn: NDArray[np.int64] = np.searchsorted(self.cumulative_N[:-1], place, side="right")
-        return drawn
+        sampled: NDArray[np.int64] = np.searchsorted(self.cumulative_N[:-1], point, side="right")
+        return sampled
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class EvalOrder:
         """Micro-batches that every rank has: so many times, between two of them, ranks can ask each other something."""
         return -(-(len(self.rows) // self.plan.world_size) // self.plan.per_device_batch_size)
 
-    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Draws]:
+    def epoch(self, epoch: int = 0, start: int = 0) -> Iterator[Positions]:
         """This rank's micro-batches from its number `start` on; the same in every epoch."""
         first, end = self._shard()
         size = self.plan.per_device_batch_size

@@ -1,4 +1,4 @@
-"""Which images of the training split an epoch draws, and how often: caps per label and weighted draws.
+"""Sampling of the training split: which images an epoch has, and how often, by caps per label and by weights.
 
 The labels of an image are the recipe's findings that it is known to show. Images that show none of them form a label
 of their own, `none of these`; with all of NIH's findings in the recipe that is No Finding.
@@ -17,22 +17,22 @@ from distcxr.recipe.data import Sampling
 
 NONE = "none of these"
 
-_STREAM = 0xCA9  # keeps who is thinned out apart from other draws of the same seed
+_STREAM = 0xCA9  # keeps the cap's choice apart from other hashes of the same seed
 
 
 def train_order(
     index: SampleIndex, rows: NDArray[np.int64], spec: Sampling, *, seed: int, stage: int, plan: BatchPlan
 ) -> TrainOrder:
-    """The order of a stage's epochs over the training split `rows`: first the cap, then the weighted draws.
+    """The order of a stage's epochs over the training split `rows`: first the cap, then the weights.
 
     Args:
         rows: int64 [N], ascending.
         spec: the recipe's `data.sampling`, or the stage's.
-        seed: with `stage` (from 0) it decides whom the cap leaves out, with the epoch what is drawn when.
+        seed: with `stage` (from 0) it decides which images the cap leaves out, with the epoch the order.
 
     Returns:
-        An order whose epochs have as many draws as there are images after the cap. Its `notes` say what cap and
-        weights do to each label. Without either it is the plain shuffle of `rows`.
+        An order with as many samples an epoch as there are images after the cap. Its `notes` give the effect of cap
+        and weights on each label. Without either it is the plain shuffle of `rows`.
 
     Raises:
         ValueError: fewer images than a global batch, or a cap that leaves a label without images.
@@ -61,7 +61,7 @@ def train_order(
         cumulative_N = np.cumsum(weight_N)
         share_L = weight_N @ shown_NL / cumulative_N[-1]
         shares = (f"{name} {100 * share:.1f} %" for name, share in zip(names, share_L, strict=True))
-        notes.append(f"data.sampling.balance={spec.balance}: draws that show it, on average: {', '.join(shares)}")
+        notes.append(f"data.sampling.balance={spec.balance}: samples that show it, on average: {', '.join(shares)}")
     return TrainOrder(rows, seed, plan, cumulative_N, tuple(notes))
 
 
@@ -74,11 +74,11 @@ def labels_of(index: SampleIndex, rows: NDArray[np.int64]) -> tuple[tuple[str, .
     return names, np.ascontiguousarray(shown_NL[:, met_L])
 
 
-def capped(shown_NL: NDArray[np.bool_], cap: int, draw_N: NDArray[np.uint64]) -> NDArray[np.bool_]:
+def capped(shown_NL: NDArray[np.bool_], cap: int, rank_N: NDArray[np.uint64]) -> NDArray[np.bool_]:
     """Which images stay when no label should have more than `cap`: bool [N].
 
     1. A label with `cap` images or fewer keeps them all.
-    2. The other images come one by one, those whose rarest label is rarest first and within it by `draw_N`. An image
+    2. The other images come one by one, ordered by their rarest label, the rarest first, then by `rank_N`. An image
        stays while each of its labels has fewer than `cap` so far.
 
     So a label is above the cap only by images of step 1, and ends below it only if it had no more or if the rest of
@@ -87,31 +87,31 @@ def capped(shown_NL: NDArray[np.bool_], cap: int, draw_N: NDArray[np.uint64]) ->
 
     Args:
         shown_NL: which image shows which label, one or more each.
-        draw_N: uint64, the images' places in a random queue.
+        rank_N: uint64 [N], random numbers that order images with the same rarest label.
     """
     num_L = shown_NL.sum(axis=0)
     kept_N: NDArray[np.bool_] = shown_NL[:, num_L <= cap].sum(axis=1) > 0
-    room_L = np.maximum(cap - shown_NL[kept_N].sum(axis=0), 0)  # step 1 may have gone beyond the cap
+    free_L = np.maximum(cap - shown_NL[kept_N].sum(axis=0), 0)  # step 1 may have gone beyond the cap
     rarity_L = np.argsort(np.argsort(num_L, kind="stable"))
     rarest_N = np.where(shown_NL, rarity_L, len(num_L)).min(axis=1)
-    queue = np.lexsort((draw_N, rarest_N))
+    queue = np.lexsort((rank_N, rarest_N))
     queue = queue[~kept_N[queue]]
     while len(queue):  # each time round fills a label, so there are L rounds at most
-        queue = queue[~shown_NL[queue][:, room_L <= 0].any(axis=1)]
-        full_N = (np.cumsum(shown_NL[queue], axis=0) > room_L).any(axis=1)
+        queue = queue[~shown_NL[queue][:, free_L <= 0].any(axis=1)]
+        full_N = (np.cumsum(shown_NL[queue], axis=0) > free_L).any(axis=1)
         stop = int(full_N.argmax()) if full_N.any() else len(queue)
         kept_N[queue[:stop]] = True
-        room_L -= shown_NL[queue[:stop]].sum(axis=0)
+        free_L -= shown_NL[queue[:stop]].sum(axis=0)
         queue = queue[stop:]
     return kept_N
 
 
 def label_weights(shown_NL: NDArray[np.bool_], *, root: bool) -> NDArray[np.float64]:
-    """How often each image is drawn, in proportion: float64 [N].
+    """Sampling weight of each image: float64 [N].
 
     An image weighs the sum of 1 / n over its labels (of 1 / sqrt(n) with `root`), n being the number of images that
-    show the label. It is as if every draw took a label first, all equally often (or in proportion to sqrt(n)), and
-    then any of its images. A label is met more often than that where it comes along with others.
+    show the label. This amounts to sampling a label first, all equally often (or in proportion to sqrt(n)), and
+    then any of its images. A label is sampled more often than that where it occurs together with others.
     """
     num_L = shown_NL.sum(axis=0).astype(np.float64)
     weights: NDArray[np.float64] = shown_NL @ (1 / np.sqrt(num_L) if root else 1 / num_L)

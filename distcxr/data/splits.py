@@ -1,6 +1,6 @@
-"""Who may see which images: train, val and test by patient, and the check that no patient is in two of them.
+"""Train, val and test splits by patient, and the check that no patient is in two of them.
 
-A patient's place in a random split is a pure function of (seed, patient id): a hash in [0, 1), held against
+A patient's position in a random split is a pure function of (seed, patient id): a hash in [0, 1), held against
 thresholds. So images that are skipped or added never move anyone, and a larger val_fraction keeps every
 validation patient it had. The price: shares are met on average over patients, not exactly over images.
 """
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 TRAIN_VAL_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 NAMES = ("train", "val", "test")
 
-_STREAM = 0x5B117  # keeps a patient's place apart from other draws of the same seed
+_STREAM = 0x5B117  # keeps a patient's position apart from other hashes of the same seed
 NOT_COMPARABLE = "figures are not comparable with published ones"
 
 
@@ -81,13 +81,13 @@ def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     if absent:
         raise ValueError(
             f"data.split=official: the labels in {index.root} put no image into {' or '.join(absent)}. Take "
-            "data.split=by_patient, which draws the splits at random (data.dataset=csv: or name the column that says "
-            "it, data.columns.split)"
+            "data.split=by_patient, which splits at random (data.dataset=csv: or name the column that holds the "
+            "split, data.columns.split)"
         )
     hints: dict[str, str] = {}
     if not member["val"].any():
         _carve_val(index, member, hints, "the dataset's train split", val_fraction, seed)
-    _say_left_out(index, member, "in no split of the dataset")
+    _warn_left_out(index, member, "in no split of the dataset")
     return _checked(index, member, {}, hints)
 
 
@@ -99,12 +99,12 @@ def by_patient(index: SampleIndex, *, ratios: tuple[float, float, float], seed: 
     """
     if len(ratios) != 3 or not all(ratio > 0 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-6:
         raise ValueError(f"data.ratios must be three shares above 0 that sum to 1, not {ratios}")
-    place = _place(index.patient_id, seed)
+    position_N = _position(index.patient_id, seed)
     train_end, val_end = ratios[0], ratios[0] + ratios[1]
     member = {
-        "train": place < train_end,
-        "val": (place >= train_end) & (place < val_end),
-        "test": place >= val_end,
+        "train": position_N < train_end,
+        "val": (position_N >= train_end) & (position_N < val_end),
+        "test": position_N >= val_end,
     }
     num_patients = len(np.unique(index.patient_id))
     hint = (
@@ -122,7 +122,7 @@ def from_lists(
     Images go by their `index.file_name`: a path below the data root, where file names alone would not do.
 
     Without a `val` list, about `val_fraction` of the patients of the `train` list become val; with one,
-    `val_fraction` and `seed` have no part in it. Images in no list are in no split: a log line says how many.
+    `val_fraction` and `seed` have no part in it. Images in no list are in no split, and counted in the log.
 
     Raises:
         ValueError: a list that can't be read, is empty, names an image twice or one the label file lacks;
@@ -144,7 +144,7 @@ def from_lists(
         _carve_val(index, member, hints, files["train"].name, val_fraction, seed)
         if not any_file:
             hints["val"] = hints["train"] = f"no image that {files['train']} names has a file"
-    _say_left_out(index, member, "in no list and so in no split")
+    _warn_left_out(index, member, "in no list and so in no split")
     return _checked(index, member, hashes, hints)
 
 
@@ -160,16 +160,16 @@ def _carve_val(
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction is {val_fraction:g}: it must be above 0 and below 1")
     carved = member["train"]
-    chosen = _place(index.patient_id, seed) < val_fraction
+    chosen = _position(index.patient_id, seed) < val_fraction
     member["val"], member["train"] = carved & chosen, carved & ~chosen
     num_patients = len(np.unique(index.patient_id[carved]))
     too_few = f"of the {num_patients:,} patients of {source} that have images, "
     key = f"data.val_fraction (now {val_fraction:g})"
-    hints["val"] = f"{too_few}none was drawn: raise {key}, or choose another data.split_seed"
-    hints["train"] = f"{too_few}all were drawn for val: lower {key}, or choose another data.split_seed"
+    hints["val"] = f"{too_few}none was chosen: raise {key}, or choose another data.split_seed"
+    hints["train"] = f"{too_few}all were chosen for val: lower {key}, or choose another data.split_seed"
 
 
-def _say_left_out(index: SampleIndex, member: dict[str, NDArray[np.bool_]], where: str) -> None:
+def _warn_left_out(index: SampleIndex, member: dict[str, NDArray[np.bool_]], where: str) -> None:
     num = len(index) - int(np.count_nonzero(member["train"] | member["val"] | member["test"]))
     if num:
         logger.warning(f"{num:,} of {len(index):,} images are {where}")
@@ -219,7 +219,7 @@ def check_leak(index: SampleIndex, splits: Splits) -> None:
 
 
 def fewer(index: SampleIndex, splits: Splits, rows: dict[str, NDArray[np.int64]], notes: Iterable[str]) -> Splits:
-    """The splits with fewer `rows`: each a part of the split of that name. `notes` say why."""
+    """The splits with fewer `rows`: each a part of the split of that name. `notes` are lines for the log."""
     hashes = {**splits.list_hashes, **_row_hashes(index, rows)}
     return Splits(rows["train"], rows["val"], rows["test"], hashes, (*splits.notes, *notes))
 
@@ -231,7 +231,7 @@ def findings_without_positives(index: SampleIndex, rows: NDArray[np.int64]) -> t
 
 
 def describe_hashes(data: Data, index: SampleIndex, splits: Splits) -> list[str]:
-    """Lines to print at the start: which labels, lists and images these are, and for NIH's, whether it knows them."""
+    """Lines for the log: labels, lists and images by count and hash; for NIH's, whether the hashes are known."""
     named = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
     digests = {"labels": index.label_hash, **{f"list {name}": digest for name, digest in named.items()}}
     if data.dataset == "nih":
@@ -252,7 +252,7 @@ def describe_hashes(data: Data, index: SampleIndex, splits: Splits) -> list[str]
     return lines
 
 
-def _place(patient_id: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def _position(patient_id: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each patient id, the same for the same (seed, id) whatever else is there."""
     bits = hash64(seed, _STREAM, patient_id.astype(np.uint64))
     return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
@@ -264,7 +264,7 @@ def _checked(
     file_hashes: dict[str, str],
     hints: dict[str, str],
 ) -> Splits:
-    """Splits of the rows marked in `member`; `hints` says what to do about a split that is empty."""
+    """Splits of the rows marked in `member`; `hints` has what to do about each split if it is empty."""
     rows = {name: np.flatnonzero(member[name]) for name in NAMES}
     for name in NAMES:
         if not len(rows[name]):

@@ -1,4 +1,4 @@
-"""Fewer images than the splits hold: `data.where`, and `data.max_{train,val,test}_samples`.
+"""Leaves images out of the splits: by the conditions of `data.where`, and to `data.max_{train,val,test}_samples`.
 
 Patients stay in the split they were in. What is unknown meets no condition.
 
@@ -16,7 +16,7 @@ from distcxr.data.order import hash64
 from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
 from distcxr.recipe.data import Data, Where
 
-_STREAM = 0x3A3  # keeps who is drawn apart from other draws of the same seed
+_STREAM = 0x3A3  # keeps this choice apart from other hashes of the same seed
 
 
 def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str, ...]) -> Splits:
@@ -59,7 +59,7 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
 
 
 def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_]]:
-    """Each condition in words, and which samples meet it: bool [N]."""
+    """Each condition as text, and which samples meet it: bool [N]."""
     met: dict[str, NDArray[np.bool_]] = {}
     known_NC = labels.mask_NC != 0
     shown_NC = (labels.targets_NC != 0) & known_NC
@@ -79,12 +79,12 @@ def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_
 
 
 def _nothing_known(where: Where, labels: SampleIndex) -> str:
-    """What conditions ask for and the label file tells of no image, in words: a column that is missing or not named."""
+    """A hint for the message where conditions ask for an attribute that the label file has of no image."""
     known = {"view": labels.view != "", "sex": labels.sex != "", "age": np.isfinite(labels.age)}
     unknown = [key for key, known_N in known.items() if getattr(where, key) is not None and not known_N.any()]
     columns = ", ".join(f"data.columns.{key}" for key in unknown)
-    told = f". The label file tells {' and '.join(unknown)} of no image (data.dataset: csv needs {columns})"
-    return told if unknown else ""
+    hint = f". The label file has no {' and '.join(unknown)} of any image (data.dataset: csv needs {columns})"
+    return hint if unknown else ""
 
 
 def _columns(key: str, names: list[str], labels: SampleIndex) -> list[int]:
@@ -94,8 +94,8 @@ def _columns(key: str, names: list[str], labels: SampleIndex) -> list[int]:
 
 def _thinned(rows: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
     """`limit` of the rows, ascending: those with the lowest hash, so that a larger limit keeps what a smaller has."""
-    place = hash64(seed, _STREAM, rows.astype(np.uint64))
-    return np.sort(rows[np.argsort(place, kind="stable")[:limit]])
+    rank = hash64(seed, _STREAM, rows.astype(np.uint64))
+    return np.sort(rows[np.argsort(rank, kind="stable")[:limit]])
 
 
 def _check_findings_kept(

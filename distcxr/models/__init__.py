@@ -1,1 +1,1 @@
-"""Networks by name, their heads and their weights."""
+"""Networks of torchvision and timm by name, their heads, and their weights: loaded, imported, averaged, exported."""

@@ -1,4 +1,4 @@
-"""BatchNorm's counts of batches, all at once: layer by layer they are a kernel each, 121 of DenseNet-121's a step."""
+"""Raises the batch counters of all BatchNorm layers by one kernel, not one a layer: DenseNet-121 has 121."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COUNT = "num_batches_tracked"
 
 
 class BatchCounts:
-    """The counters of a network's BatchNorm layers that measure with a fixed momentum, and so never read theirs."""
+    """The counters of a network's BatchNorm layers with a fixed momentum, which never read them."""
 
     def __init__(self, module: nn.Module) -> None:
         self._layers = [

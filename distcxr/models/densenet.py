@@ -1,6 +1,6 @@
-"""torchvision's DenseNet with its feature maps joined once a layer, so that backward adds 58 gradients, not 531.
+"""torchvision's DenseNet, its feature maps concatenated once a layer, so that backward adds 58 gradients, not 531.
 
-torchvision hands every layer a list of all maps so far and joins it there: each map then gets a gradient from each
+torchvision gives every layer a list of all maps so far and joins it there: each map then gets a gradient from each
 later layer, and each is added by a kernel of its own. Here a layer gets the maps joined, and adds its own to them.
 Values, gradients (the order of summation is the same), weights and their names stay as they are.
 """

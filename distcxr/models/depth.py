@@ -1,4 +1,4 @@
-"""How far each parameter is from the head, counted in blocks: what a layer-wise learning rate goes by."""
+"""The depth of each parameter, counted in blocks from the head, for layer-wise learning rates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def layer_depths(module: nn.Module) -> dict[str, int]:
     """Depth of each parameter by name: the head has 0, the block below it 1, and so on to the first layers.
 
-    timm's networks say themselves what their blocks are (`group_matcher`). In torchvision's a block is what stands
-    in a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or `encoder.layers.encoder_layer_7`;
+    timm's networks define their blocks (`group_matcher`). In torchvision's a block is a member
+    of a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or `encoder.layers.encoder_layer_7`;
     a normalisation layer between blocks goes with the one before it.
     """
     if isinstance(module, Headed):
@@ -63,7 +63,7 @@ def _blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_list(layer: nn.Module, *, top: bool) -> bool:
-    """Whether a layer is there to hold blocks: a list of composed layers, or the trunk (a list of any, or a module
+    """Whether a layer only holds blocks: a list of composed layers, or the trunk (a list of any, or a module
     around such a list, as a ViT's encoder)."""
     composed = any(True for child in layer.children() for _ in child.children())
     if isinstance(layer, _CONTAINERS):

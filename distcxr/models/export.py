@@ -1,4 +1,4 @@
-"""Weights for others: a plain state dict with the names that torchvision or timm give them, and how to load it."""
+"""Exports weights as a plain state dict with torchvision's or timm's names, and the code that loads it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distcxr.recipe import Recipe
 def export_weights(
     module: nn.Module, recipe: Recipe, findings: Sequence[str], side: int, *, plain: bool
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a network has learnt, and what to know to use it.
+    """A network's weights, and what is needed to use them.
 
     Args:
         module: of `factory.build_model`, with its weights.
@@ -36,7 +36,7 @@ def export_weights(
     name, library, in_chans = recipe.model.name, recipe.model.library, recipe.model.in_chans
     if plain and isinstance(module, Headed):
         raise ValueError(
-            f"the head of this {name} ({_described(recipe)}) is none that {library} has, so no plain {name} can load "
+            f"the head of this {name} ({_described(recipe)}) does not exist in {library}, so a plain {name} can't load "
             "it: write it with distcxr's own names, --format safetensors"
         )
     state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
@@ -52,7 +52,7 @@ def export_weights(
     elif library == "torchvision":
         load, network = _load_with_torchvision(name, len(findings), side)
         if in_chans == 3:
-            network.load_state_dict(state)  # what the lines say works, or nobody gets them
+            network.load_state_dict(state)  # the lines are checked before they are given out
         else:
             load = _load_with_distcxr(recipe, len(findings), side)
     else:

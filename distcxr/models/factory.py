@@ -1,4 +1,4 @@
-"""A network by its name in torchvision or timm, with weights and a head for the findings."""
+"""`build_model`: a network by its name in torchvision or timm, with weights and a head for the findings."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ def build_model(
         head: the recipe's `model.head`; None is the network's own last layer.
         num_metadata: columns M of the metadata that the head takes beside the image; 0 for none.
         new_head: whatever head a local file has, take a new one.
-        findings: what the logits mean, to hold against what a checkpoint was trained for.
+        findings: the logits' findings, compared with those that a checkpoint was trained for.
 
     Raises:
         ValueError: an unknown name or value, a size the network can't take, or weights that don't fit.
-        WeightsUnavailable: `imagenet`, and they are neither here nor to be had from the network.
+        WeightsUnavailable: `imagenet`, and they are neither on this machine nor can be downloaded.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes={num_classes}: a classifier needs at least one finding")
@@ -120,7 +120,7 @@ def _read(path: Path) -> WeightsFile:
 
 
 def torchvision_size(name: str, side: int) -> dict[str, Any]:
-    """What torchvision has to be told to build the network for images of `side` pixels; nothing for most."""
+    """torchvision's arguments that build the network for images of `side` pixels; most need none."""
     if name not in _TORCHVISION_MULTIPLES:
         return {}
     return {"input_size": (side, side)} if name == "maxvit_t" else {"image_size": side}
@@ -207,8 +207,8 @@ def _build_timm(
 
 
 def _try_size(network: nn.Module, name: str, side: int, in_chans: int) -> None:
-    """Show a network that is built for one size an image of another: timm looks only when it runs, and some cut off
-    what no patch covers without a word."""
+    """Run a network that is built for one size on an image of another: timm checks the size only then, and some
+    networks silently crop what no patch covers."""
     from timm.layers import PatchEmbed
 
     patches = next((part for part in network.modules() if isinstance(part, PatchEmbed)), None)
@@ -231,13 +231,13 @@ def _wrong_multiple(name: str, side: int, multiple: int) -> ValueError:
     near = max(multiple, round(side / multiple) * multiple)
     return ValueError(
         f"data.image_size: model.name={name} takes sides that are multiples of {multiple} pixels, and gets {side} "
-        f"(after augment's crops); {near} is near"
+        f"(after augment's crops); the nearest is {near}"
     )
 
 
 def _unknown(name: str, library: str, known: list[str], listing: str) -> ValueError:
     near = difflib.get_close_matches(name, known, n=3)
-    hint = f"nearest: {', '.join(near)}" if near else "nothing is near it"
+    hint = f"nearest: {', '.join(near)}" if near else "no name is similar"
     return ValueError(
         f'model.name={name}: no such classifier in {library} ({hint}); list them all with: python -c "{listing}"'
     )

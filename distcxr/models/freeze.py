@@ -1,4 +1,4 @@
-"""Which parameters are trained, and the mode that layers are in while they are.
+"""Freezing: which parameters are trained, by patterns of their names, and the mode of their layers meanwhile.
 
 A pattern is a parameter's name as the library's network has it (`fc.weight`), the beginning of names up to a dot
 (`layer4`), or either with `*` for any characters (`layer*.conv1`). `head` is what makes logits of features
@@ -52,9 +52,9 @@ def set_trainable(module: nn.Module, patterns: Sequence[str] | None) -> list[str
 
 
 def training_mode(module: nn.Module, frozen_bn: Literal["eval", "train"]) -> None:
-    """Training mode; with `eval`, BatchNorm layers all of whose parameters are frozen keep their statistics.
+    """Training mode; with `eval`, BatchNorm layers with all parameters frozen keep their statistics.
 
-    A BatchNorm without parameters of its own goes on measuring.
+    A BatchNorm layer without parameters continues to update its statistics.
     """
     module.train()
     if frozen_bn == "train":
@@ -101,7 +101,7 @@ def _named(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
 def _matches(pattern: str, name: str) -> bool:
     if "*" not in pattern:
         return name == pattern or name.startswith(f"{pattern}.")
-    escaped = pattern.replace("[", "[[]").replace("?", "[?]")  # only * stands for something
+    escaped = pattern.replace("[", "[[]").replace("?", "[?]")  # only * is a wildcard
     return fnmatchcase(name, escaped) or fnmatchcase(name, f"{escaped}.*")
 
 

@@ -1,7 +1,7 @@
-"""Heads beyond a network's own last layer, and metadata beside the image.
+"""Heads in place of a network's own last layer: hidden layers, attention, and metadata beside the image.
 
     images ──► backbone ──► features_BD ──┬──► hidden layers ──► out ──► logits     PooledHead
-                   └──────► map_BNK ──────┼──► a weight per place and finding ──►   AttentionHead
+                   └──────► map_BNK ──────┼──► a weight per position and finding ─►  AttentionHead
     metadata_BM ──► a small layer ────────┘
 
 A `Headed` network's state dict has the network's own names behind `backbone.`, without its last layer (for attention
@@ -14,7 +14,7 @@ without all that follows the map), and beside them
 | `head.attention.weight` | [C, K] | `attention` |
 | `head.out.{weight,bias}` | [C, width before], [C] | |
 
-Shapes: B batch, C findings, D pooled features, K channels and N places of the map, M columns of metadata.
+Shapes: B batch, C findings, D pooled features, K channels and N positions of the map, M columns of metadata.
 """
 
 from __future__ import annotations
@@ -61,10 +61,11 @@ class PooledHead(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """Logits of a map of features, pooled for each finding with weights of its own that sum to 1 over the places.
+    """Logits of a map of features, pooled for each finding with weights of its own that sum to 1 over the positions.
 
-    The weights are a softmax over the places of a linear function of the features (attention pooling, Ilse 2018,
-    without its hidden layer). It begins at zero: every place counts alike, and the head is a mean and a linear layer.
+    The weights are a softmax over the positions of a linear function of the features (attention pooling, Ilse 2018,
+    without its hidden layer). It begins at zero: every position counts alike, as in a mean before a linear layer.
+
     """
 
     def __init__(self, width: int, num_classes: int, drop_rate: float, num_metadata: int) -> None:
@@ -104,7 +105,7 @@ class Headed(nn.Module):
         return self.head(self.features(images), metadata_BM)  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head takes: pooled [B, D], or for attention the map [B, N, K]."""
+        """The head's input: pooled [B, D], or for attention the map [B, N, K]."""
         if isinstance(self.head, AttentionHead):
             return feature_map(self.backbone, images)
         return self.backbone(images).flatten(1)  # type: ignore[no-any-return]
@@ -156,7 +157,7 @@ def network_name(model: nn.Module, name: str) -> str:
 
 
 def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
-    """What the network makes of the images before any head, one row each, [B, D]; without dropout in evaluation.
+    """The network's features before any head, one row for each image, [B, D]; without dropout in evaluation.
 
     A map that attention would weigh is averaged.
 
@@ -184,7 +185,7 @@ def _embedded(layer: nn.Linear, metadata_BM: Tensor | None) -> Tensor:
 
 
 def _dropout_before(network: nn.Module) -> float:
-    """The rate of dropout that the network comes with before its last layer."""
+    """The network's own rate of dropout before its last layer."""
     name, last = find_head(network)
     beside = [m.p for m in network.get_submodule(name.rpartition(".")[0]).children() if isinstance(m, nn.Dropout)]
     if isinstance(last, DropoutLinear):

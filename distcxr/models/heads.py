@@ -25,7 +25,7 @@ class DropoutLinear(nn.Linear):
 def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
     """Module name and layer that make the logits.
 
-    timm's networks say it themselves (`get_classifier`); in torchvision's it is the linear layer or the 1x1
+    timm's networks name it (`get_classifier`); in torchvision's it is the linear layer or the 1x1
     convolution that was registered last.
 
     Raises:
@@ -51,7 +51,7 @@ def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 def replace_head(model: nn.Module, num_classes: int) -> None:
     """Give the network a new last layer with `num_classes` outputs, in place.
 
-    Weights are normal with standard deviation `HEAD_STD`, drawn from torch's global generator; the bias is
+    Weights are normal with standard deviation `HEAD_STD`, from torch's global generator; the bias is
     zero. A ReLU after the layer (SqueezeNet) is taken out: logits have to be able to be negative.
 
     Raises:
@@ -67,8 +67,8 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     model.set_submodule(name, new)
     parent = model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.Sequential):
-        place = list(parent).index(new)
-        for later in range(place + 1, len(parent)):
+        position = list(parent).index(new)
+        for later in range(position + 1, len(parent)):
             if isinstance(parent[later], nn.ReLU):
                 parent[later] = nn.Identity()
     if hasattr(model, "num_classes"):
@@ -76,7 +76,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
 
 def init_head(layer: nn.Linear | nn.Conv2d) -> None:
-    """Draw a head's weights anew, as `replace_head` does."""
+    """Initialise a head's weights, as `replace_head` does."""
     nn.init.normal_(layer.weight, std=HEAD_STD)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

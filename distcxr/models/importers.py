@@ -1,4 +1,4 @@
-"""Weights that people have, in the layouts they have them in, to the names of this network's own parameters.
+"""Reads weights from others' files and from checkpoints, and renames them to a network's own parameters.
 
 | in the file | what is done |
 |---|---|
@@ -43,17 +43,17 @@ _ROW_A_FINDING = ("weight", "bias", "out.weight", "out.bias", "attention.weight"
 
 
 class NeedsTrust(ValueError):
-    """A file that can be read only by running the code in it; the message says how."""
+    """A file that can be read only by running the code in it; the message has the command."""
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights as they lie in a file.
+    """Weights as a file holds them.
 
     Attributes:
         source: what to call them in messages.
         state: tensors by the file's names.
-        findings: what the head was trained for, in its order; None where the file does not say.
+        findings: what the head was trained for, in its order; None where the file does not name them.
         layout: `torchxrayvision`, or empty.
     """
 
@@ -77,7 +77,7 @@ class WeightsParts:
 
 
 def read_weights(path: Path) -> WeightsFile:
-    """Read what `model.weights` names: a safetensors file, a PyTorch file, a checkpoint folder or a run folder.
+    """Read `model.weights`: a safetensors file, a PyTorch file, a checkpoint folder or a run folder.
 
     Raises:
         ValueError: there is nothing, it is damaged, or it has no weights.
@@ -114,7 +114,7 @@ def read_weights(path: Path) -> WeightsFile:
 
 
 def find_state(loaded: Any) -> dict[str, Tensor] | None:
-    """The state dict in what a file held: itself, a module's own, or one in a checkpoint's usual places."""
+    """The state dict in what a file held: itself, a module's own, or one under a checkpoint's usual keys."""
     if isinstance(loaded, nn.Module):
         return dict(loaded.state_dict())
     if not isinstance(loaded, Mapping):
@@ -129,7 +129,7 @@ def find_state(loaded: Any) -> dict[str, Tensor] | None:
 
 
 def split(file: WeightsFile, network: nn.Module) -> WeightsParts:
-    """Give a file's weights the names that `network` has for them; what has none keeps its own.
+    """Give a file's weights the names that `network` has for them; others keep theirs.
 
     Args:
         network: with its own linear head.
@@ -146,9 +146,9 @@ def split(file: WeightsFile, network: nn.Module) -> WeightsParts:
             f"{file.source} is torchxrayvision's: take augment.normalize=half, with which the network sees exactly "
             "what it was trained on"
         )
-    place = f"{find_head(network)[0]}."
-    rest = {name: value for name, value in state.items() if not name.startswith(place)}
-    return WeightsParts(rest, _out_of_sequential(_within(state, place)))
+    prefix = f"{find_head(network)[0]}."
+    rest = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    return WeightsParts(rest, _out_of_sequential(_within(state, prefix)))
 
 
 def load_head(
@@ -160,7 +160,7 @@ def load_head(
 
     Args:
         head: as in `WeightsParts`.
-        findings: what the model's logits mean; None where the caller does not say.
+        findings: of the model's logits; None where the caller does not know them.
 
     Raises:
         ValueError: the file's head is for other findings, or of another kind.
@@ -194,19 +194,19 @@ def load_head(
     ours.load_state_dict(head)
     if file.findings is None:
         logger.warning(
-            f"{file.source}: the head is kept, and the file does not say for which {rows} findings it was trained: if "
-            f"they are not data.findings in this order, {advice}"
+            f"{file.source}: the head is kept, and the file does not name the {rows} findings that it was trained "
+            f"for: if they are not data.findings in this order, {advice}"
         )
 
 
-def _within(state: dict[str, Tensor], place: str) -> dict[str, Tensor]:
-    return {name.removeprefix(place): value for name, value in state.items() if name.startswith(place)}
+def _within(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _out_of_sequential(head: dict[str, Tensor]) -> dict[str, Tensor]:
     """`0.weight` and `0.bias`, the one layer with parameters of a Sequential, as `weight` and `bias`."""
-    places = {name.partition(".")[0] for name in head}
-    return _within(head, f"{places.pop()}.") if len(places) == 1 and next(iter(places)).isdigit() else head
+    layers = {name.partition(".")[0] for name in head}
+    return _within(head, f"{layers.pop()}.") if len(layers) == 1 and next(iter(layers)).isdigit() else head
 
 
 def _without_prefix(state: dict[str, Tensor], own: Collection[str]) -> dict[str, Tensor]:
@@ -235,7 +235,7 @@ def _read_checkpoint(folder: Path) -> WeightsFile:
     folder = find_checkpoint(folder)
     if not (folder / MODEL).is_file() or not (folder / META).is_file():
         raise ValueError(
-            f"{folder}: no checkpoint of distcxr is there, which would have {MODEL} and "
+            f"{folder}: not a checkpoint of distcxr, which has {MODEL} and "
             f"{META}; give runs/<recipe>/<time>, or a folder in its checkpoints/"
         )
     try:

@@ -1,6 +1,6 @@
-"""The last map of features before a network pools it, as tokens.
+"""The last feature map of a network before pooling, as tokens.
 
-Shapes: B batch, K channels, N places of the map.
+Shapes: B batch, K channels, N positions of the map.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TORCHVISION_PARTS = {
     "ShuffleNetV2": ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5"), "SqueezeNet": ("features",),
     "SwinTransformer": ("features", "norm", "permute"), "VGG": ("features",),
 }  # fmt: skip
-"""Class to the parts that an image passes, in order, before it is pooled."""
+"""Class to the parts that an image passes, in order, before pooling."""
 
 
 def feature_map(network: Any, images: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         images: float32 [B, in_chans, H, W].
 
     Raises:
-        ValueError: a network whose map is not known, or that has none.
+        ValueError: a network without a map, or with one that is not known.
     """
     if callable(getattr(network, "forward_features", None)):
         features = network.forward_features(images)
@@ -77,8 +77,8 @@ def cut_after_map(network: nn.Module, *, in_chans: int, side: int) -> int:
     network.eval()
     with torch.enable_grad():
         tokens_BNK = feature_map(network, image)
-        places = tokens_BNK.shape[1]
-        if math.isqrt(places) ** 2 != places:  # of a square image
+        positions = tokens_BNK.shape[1]
+        if math.isqrt(positions) ** 2 != positions:  # of a square image
             raise _no_map(network)
         parameters = {name: one for name, one in network.named_parameters() if one.requires_grad}
         gradients = torch.autograd.grad(tokens_BNK.sum(), list(parameters.values()), allow_unused=True)
@@ -101,6 +101,6 @@ def cut_after_map(network: nn.Module, *, in_chans: int, side: int) -> int:
 
 def _no_map(network: Any) -> ValueError:
     return ValueError(
-        f"model.head.kind=attention: {type(network).__name__} has no map of features whose places could be weighed; "
+        f"model.head.kind=attention: {type(network).__name__} has no feature map with positions to weigh; "
         "take model.head.kind=mlp or another model.name"
     )

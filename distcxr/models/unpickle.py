@@ -1,11 +1,11 @@
-"""From a PyTorch file to safetensors, through unpickling where there is no other way and the user trusts the file.
+"""Converts a PyTorch file to safetensors, by unpickling it only if it needs that and the user trusts it.
 
-Unpickling runs whatever code the file names, with the rights of its process: `import_weights` starts one for it
-(`python -m distcxr.models.unpickle SRC DST`), so that the code does not meet what
-the caller has in memory. It has the caller's rights, environment and files.
+Unpickling runs whatever code the file names, with the rights of its process. `import_weights` starts a process for it
+(`python -m distcxr.models.unpickle SRC DST`), so that the code does not see the caller's memory; it has the caller's
+rights, environment and files.
 
-Classes that are not installed here (torchxrayvision, somebody's `model.py`) stand as empty modules: their weights are
-there without them.
+Classes that are not installed (torchxrayvision, somebody's `model.py`) are replaced by empty modules: the weights are
+read without them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distcxr.models.importers import XRAYVISION, NeedsTrust, find_state, read_we
 from distcxr.runfolder.whole import being_written
 
 
-class _Stranger(nn.Module):
+class _Placeholder(nn.Module):
     """In place of a class that can't be imported; takes whatever state it is given."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
@@ -42,7 +42,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return super().find_class(module, name)
         except (ImportError, AttributeError):
-            return type(name, (_Stranger,), {"__module__": module})
+            return type(name, (_Placeholder,), {"__module__": module})
 
 
 def import_weights(source: Path, destination: Path, *, trust: bool) -> int:
@@ -69,8 +69,8 @@ def import_weights(source: Path, destination: Path, *, trust: bool) -> int:
         command = [sys.executable, "-m", __name__, str(source.absolute()), str(destination.absolute())]
         child = subprocess.run(command, capture_output=True, text=True, check=False)
         if child.returncode:
-            said = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-            raise ValueError(f"{source}: it could not be unpickled: {said[-1]}") from None
+            lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
+            raise ValueError(f"{source}: it could not be unpickled: {lines[-1]}") from None
     with safe_open(destination, framework="pt") as written:
         return len(written.keys())
 

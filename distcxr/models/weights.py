@@ -1,7 +1,7 @@
-"""Pretrained weights: where they come from, and how they get into a network, whole or not at all.
+"""Pretrained weights: downloads ImageNet's, and loads weights into a network, all of them or with an error.
 
-Nothing here unpickles code: torchvision's files are read with `weights_only=True`, timm's are safetensors. For the
-files that people have, see `importers`.
+Nothing here unpickles code: torchvision's files are read with `weights_only=True`, timm's are safetensors. `importers`
+reads users' own files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OLD_DENSENET_KEY = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
 
 
 class WeightsUnavailable(ValueError):
-    """Pretrained weights are neither here nor to be had from the network; the message says where to put them."""
+    """Pretrained weights are neither on this machine nor can be downloaded; the message has where to put them."""
 
 
 def load_backbone(network: nn.Module, state: dict[str, Tensor], *, source: str, but: Sequence[str] = ()) -> None:
@@ -43,7 +43,7 @@ def load_backbone(network: nn.Module, state: dict[str, Tensor], *, source: str, 
 
     Args:
         state: by the network's own names.
-        source: what to call the weights in messages, a path or a name.
+        source: the weights' name in messages, a path or a name.
         but: names that stay as they are, those of the head.
 
     Raises:
@@ -110,7 +110,7 @@ def fetch_torch_file(url: str) -> dict[str, Tensor]:
     """State dict of one of PyTorch's own files, from torch.hub's folder or from the network.
 
     Raises:
-        WeightsUnavailable: it is in neither place, or the file is damaged.
+        WeightsUnavailable: it is in neither, or the file is damaged.
     """
     file = hub_folder() / Path(urlparse(url).path).name
     try:
@@ -129,12 +129,12 @@ def fetch_torch_file(url: str) -> dict[str, Tensor]:
 def fetch_timm_file(cfg: Any) -> Path:
     """The safetensors file of a timm `PretrainedCfg`: placed by hand, in Hugging Face's cache, or downloaded.
 
-    Local places come first, and the hub is asked once whether it is there: its client retries for 46 s without
-    a network (measured), longer behind a silent firewall.
+    Local files come first, and the hub is asked once whether it is there: its client retries for 46 s without
+        a network (measured), longer behind a silent firewall.
 
-    Raises:
-        WeightsUnavailable: it is in none of these places.
-        ValueError: timm has no safetensors file for this model.
+        Raises:
+            WeightsUnavailable: it is in none of these.
+            ValueError: timm has no safetensors file for this model.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError

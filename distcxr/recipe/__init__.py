@@ -1,4 +1,4 @@
-"""What to do: recipes, typed and validated once. `load_recipe` is the way in."""
+"""Recipes: YAML files that describe a run, typed and validated once. `load_recipe` reads one."""
 
 from distcxr.recipe.load import RecipeError, load_recipe
 from distcxr.recipe.schema import Recipe

@@ -19,7 +19,7 @@ class Statistics(Section):
 
 
 class Augment(Section):
-    """How images change on the device. The same draw gets the same change with any loader and any world size."""
+    """How images change on the device. A sample of an epoch gets the same change with any loader and any world size."""
 
     flip: Fraction = 0.0
     """Probability of a left-right flip."""
@@ -32,7 +32,7 @@ class Augment(Section):
     center_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the side kept around the centre, in training and evaluation."""
     crop: PositiveInt | None = None
-    """Side of a crop in pixels: at a random place in training, at the centre in evaluation."""
+    """Side of a crop in pixels: at a random position in training, at the centre in evaluation."""
     brightness: Fraction = 0.0
     """Added to pixels in [0, 1], drawn from plus or minus this."""
     contrast: Fraction = 0.0

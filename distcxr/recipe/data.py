@@ -1,4 +1,4 @@
-"""The recipe's `data`: which images, which labels, who may see them, how often, and how they are read."""
+"""The recipe's `data`: which images, which labels, how they are split and sampled, and how they are read."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Columns(Section):
     finding: 1, 0, -1 (uncertain) or empty (unknown). Those are findings that `data.findings` or `data.where` name, and
     all others that have no other meaning and hold nothing else."""
     patient: str | None = None
-    """Whose image it is. Without it every image counts as a patient of its own, and the log warns of leaks."""
+    """Identifies the patient. Without it every image counts as a patient of its own, and the log warns of leaks."""
     split: str | None = None
     """`train`, `val` or `test`, for `data.split: official`."""
     age: str | None = None
@@ -101,14 +101,14 @@ class Where(Section):
 
 
 class Sampling(Section):
-    """Which training images an epoch draws, and how often."""
+    """Which training images an epoch has, and how often."""
 
     cap_per_label: PositiveInt | None = None
     """Training images that may show one finding; those that show none count as a finding, too. A finding with no more
     than this keeps every image. The others are thinned at random, by `seed`, the rarest first; one of them is above the
     cap only by images that a finding with no more must keep."""
     balance: Literal["none", "class", "sqrt"] = "none"
-    """`none` draws every image once an epoch. `class` draws with replacement, as many as there are images: a finding
+    """`none` takes every image once an epoch. `class` samples with replacement, as many as there are images: a finding
     (or none) first, each equally often, then any image that shows it; `sqrt` takes findings in proportion to the square
     root of how many images show them. Findings that come along with others are met more often. After the cap."""
 
@@ -124,14 +124,14 @@ class Data(Section):
     it with `data.dataset: nih`."""
     source: Literal["png", "npz", "pack"] = "png"
     """What the pixels are read from: `png` the image files (PNG or JPEG), `pack` the same images out of a few large
-    files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file, whose default it is. Decoded
+    files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file (its default). Decoded
     arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
     pack: Pack = Pack()
     """The pack."""
     columns: Columns = Columns()
     """The columns of `data.dataset: csv`."""
     patient_pattern: str | None = None
-    """For `data.dataset: folders`: a regular expression whose first group finds the patient in a file's name."""
+    """For `data.dataset: folders`: a regular expression; its first group matches the patient in a file's name."""
     uncertain: Literal["mask", "zero", "one"] = "mask"
     """What a label of -1 (CheXpert, MIMIC, csv) means: unknown, absent or present. CheXpert's and MIMIC's blanks, not
     mentioned in the report, count as absent; a csv's as unknown."""
@@ -141,9 +141,9 @@ class Data(Section):
     where: Where = Where()
     """Which images take part."""
     sampling: Sampling = Sampling()
-    """Which training images an epoch draws, and how often."""
+    """Which training images an epoch has, and how often."""
     max_train_samples: PositiveInt | None = None
-    """At most this many training images, drawn at random by `data.split_seed`, after `data.where` and before
+    """At most this many training images, chosen at random by `data.split_seed`, after `data.where` and before
     `data.sampling`."""
     max_val_samples: PositiveInt | None = None
     """At most this many validation images."""
@@ -152,7 +152,7 @@ class Data(Section):
     split: Literal["official", "by_patient", "lists"] = "official"
     """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`;
     CheXpert's valid.csv is the test split unless there is a test.csv); where it has no val, `val_fraction` of the
-    training patients. `by_patient` draws at random by patient, `lists` reads `data.lists`."""
+    training patients. `by_patient` assigns patients at random, `lists` reads `data.lists`."""
     lists: SplitLists | None = None
     """The files of `data.split: lists`."""
     ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
@@ -162,9 +162,9 @@ class Data(Section):
     split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
     missing: Literal["error", "skip"] = "error"
-    """Rows of the label file whose image is not there: stop, or go on without them and say how many."""
+    """Rows of the label file without an image file: stop, or leave them out and log how many."""
     on_error: Literal["mask", "stop"] = "mask"
-    """A file that can't be read, in training: keep its place with no known label, or stop. Evaluation lists it
+    """A file that can't be read, in training: keep its position with no known label, or stop. Evaluation lists it
     and leaves it out."""
     max_errors: int = Field(default=100, ge=0)
     """Unreadable training files of one epoch, counted over all ranks, after which `mask` stops too."""
@@ -186,7 +186,7 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _arrays_of_chestmnist(cls, values: Any) -> Any:
-        """Pixels of a ChestMNIST file come from its arrays, without saying so."""
+        """Pixels of a ChestMNIST file come from its arrays; the recipe need not name them."""
         if isinstance(values, dict) and values.get("dataset") == "chestmnist":
             return {"source": "npz", **values}
         return values
@@ -198,7 +198,7 @@ class Data(Section):
             try:
                 groups = re.compile(pattern).groups
             except re.error as error:
-                raise ValueError(f"data.patient_pattern is no regular expression: {error}") from error
+                raise ValueError(f"data.patient_pattern is not a regular expression: {error}") from error
             if not groups:
                 raise ValueError(f"data.patient_pattern {pattern!r} has no group: put the patient's part in brackets")
         return pattern

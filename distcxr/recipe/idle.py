@@ -1,4 +1,4 @@
-"""Overrides that change nothing, because another key decides: typed for this run, so somebody expects an effect."""
+"""Overrides of keys that the recipe does not use, such as `schedule.every` with `schedule.name=cosine`."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ _OF_MLP = ("hidden", "drop_rate")
 
 
 def idle_overrides(recipe: Recipe, overrides: Sequence[str]) -> list[str]:
-    """One line for each of the `key=value` overrides that the resolved `recipe` never looks at, saying why."""
+    """One line for each of the `key=value` overrides that the resolved `recipe` does not use, with the reason."""
     reasons = _reasons(recipe)
     keys = [override.partition("=")[0] for override in overrides]
     return [f"{key} changes nothing: {reasons[key]}" for key in dict.fromkeys(keys) if key in reasons]
 
 
 def _reasons(recipe: Recipe) -> dict[str, str]:
-    """Keys that are never looked at, and why."""
+    """Keys that the recipe does not use, and why."""
     found = {}
     stages = recipe.train.stages
     if stages:
-        found["train.epochs"] = "train.stages say their own, as train.stages.0.epochs"
+        found["train.epochs"] = "each of train.stages sets its own, as train.stages.0.epochs"
         if all(stage.lr is not None for stage in stages):
-            found["optim.lr"] = "every one of train.stages says its own, as train.stages.0.lr"
+            found["optim.lr"] = "each of train.stages sets its own, as train.stages.0.lr"
         if all(stage.trainable is not None for stage in stages):
-            found["train.trainable"] = "every one of train.stages says its own, as train.stages.0.trainable"
+            found["train.trainable"] = "each of train.stages sets its own, as train.stages.0.trainable"
     losses = [recipe.loss, *(stage.loss for stage in stages if stage.loss is not None)]
     used = {key for loss in losses for key in loss.in_use()}
     unused = [key for key in recipe.loss.model_dump() if key not in used]
     found |= {f"loss.{key}": f"loss.name={recipe.loss.name} does not look at it" for key in unused}
     schedules = {recipe.schedule.name, *(stage.schedule.name for stage in stages if stage.schedule is not None)}
     for section, owners, chosen in (("schedule", _OF_SCHEDULE, schedules), ("optim", _OF_OPTIM, {recipe.optim.name})):
-        strangers = {key: names for key, names in owners.items() if not names & chosen}
-        found |= {f"{section}.{key}": _only(f"{section}.name", names) for key, names in strangers.items()}
+        others = {key: names for key, names in owners.items() if not names & chosen}
+        found |= {f"{section}.{key}": _only(f"{section}.name", names) for key, names in others.items()}
     if recipe.model.head.kind != "mlp":
         found |= {f"model.head.{key}": _only("model.head.kind", {"mlp"}) for key in _OF_MLP}
     if recipe.data.loader not in ("gpu", "auto"):

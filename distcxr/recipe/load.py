@@ -1,4 +1,4 @@
-"""From a YAML file and `key=value` overrides to a `Recipe`, with errors that say what to do."""
+"""From a YAML file and `key=value` overrides to a `Recipe`, with errors that name file, key and remedy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class RecipeError(ValueError):
 
 
 class _Yaml(yaml.SafeLoader):
-    """Safe YAML whose plain words stay words: `no` and `off` are strings, `1e-4` is a number, keys are unique."""
+    """Safe YAML in which `no` and `off` are strings and `1e-4` is a number; a key that is there twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -75,9 +75,9 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(issue, values, overrides) for issue in error.errors() if not _is_repeated(issue, values)]
-        # What contradicts in a section contradicts in every stage that inherits it: said once is enough.
-        said = "\n".join(f"  - {line}" for line in dict.fromkeys(lines))
-        raise RecipeError(f"{path} can't be used:\n{said}") from None
+        # Every stage that inherits a section repeats its contradictions: each is reported once.
+        problems = "\n".join(f"  - {line}" for line in dict.fromkeys(lines))
+        raise RecipeError(f"{path} can't be used:\n{problems}") from None
 
 
 def _read(named: Path, folder: Path, children: tuple[Path, ...]) -> dict[str, Any]:
@@ -125,30 +125,30 @@ def _apply(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError as error:
         raise RecipeError(f"the value of the override {override!r} is not valid YAML: {error}") from None
     *sections, name = key.split(".")
-    place: Any = values
+    target: Any = values
     for depth, section in enumerate(sections):
-        part = _part(place, section, ".".join(sections[:depth]), override)
-        inner = place[part] if isinstance(place, list) else place.get(part)
+        part = _part(target, section, ".".join(sections[:depth]), override)
+        inner = target[part] if isinstance(target, list) else target.get(part)
         if not isinstance(inner, dict | list):
             # A union such as augment.normalize may hold a word where the override wants a mapping.
-            inner = place[part] = {}
-        place = inner
-    place[_part(place, name, ".".join(sections), override)] = value
+            inner = target[part] = {}
+        target = inner
+    target[_part(target, name, ".".join(sections), override)] = value
 
 
-def _part(place: dict[str, Any] | list[Any], part: str, key: str, override: str) -> Any:
-    """Key of a section, or place in a list such as that of `train.stages.0.lr`."""
-    if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+def _part(target: dict[str, Any] | list[Any], part: str, key: str, override: str) -> Any:
+    """Key of a section, or index in a list such as that of `train.stages.0.lr`."""
+    if isinstance(target, list) and part.isdigit() and int(part) < len(target):
         return int(part)
-    if isinstance(place, list) or part.isdigit():  # no key is a number
-        num = len(place) if isinstance(place, list) else 0
+    if isinstance(target, list) or part.isdigit():  # no key is a number
+        num = len(target) if isinstance(target, list) else 0
         there = f"its entries are 0 to {num - 1}" if num else "the recipe has none there"
         raise RecipeError(f"the override {override!r}: {key} has no entry {part}; {there}")
     return part
 
 
 def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> str:
-    """One validation error in a user's words."""
+    """The message for one of pydantic's validation errors: key, value, the override it came from, and what is valid."""
     location, given = _locate(values, issue["loc"], absent=issue["type"] == "missing")
     key = ".".join(location)
     origin = next((f" (from the override {text!r})" for text in reversed(overrides) if text.startswith(f"{key}=")), "")
@@ -161,18 +161,18 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
         return f"{key} is needed and not given"
     if issue["type"] == "value_error":
         return f"{issue['ctx']['error']}{origin}"
-    said = f"{key} = {given!r}{origin}"
+    problem = f"{key} = {given!r}{origin}"
     if issue["type"] == "literal_error":
         expected = issue["ctx"]["expected"]
         hint = _did_you_mean(str(given), re.findall(r"'([^']*)'", expected))
-        return f"{said} is not one of {expected}{hint}"
+        return f"{problem} is not one of {expected}{hint}"
     if location[-1] in DURATION_KEYS:
-        return f"{said} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
-    return f"{said}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
+        return f"{problem} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
+    return f"{problem}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
 
 
 def _is_repeated(issue: Any, values: dict[str, Any]) -> bool:
-    """Whether a stage has the mistake from the section that it completes: said once is enough."""
+    """Whether a stage has the mistake from the section that it completes: it is reported once."""
     in_stage = issue["loc"][:2] == ("train", "stages") and len(issue["loc"]) > 4
     return (
         in_stage
@@ -192,14 +192,14 @@ def _locate(values: Any, path: Sequence[str | int], *, absent: bool) -> tuple[li
     Parts of the path that only name a member of a union are in no file, so they are left out.
     """
     key = []
-    for place, part in enumerate(path):
+    for depth, part in enumerate(path):
         if isinstance(values, dict) and part in values:
             key.append(str(part))
             values = values[part]
         elif isinstance(values, list) and isinstance(part, int) and part < len(values):
             key.append(str(part))
             values = values[part]
-        elif absent and place == len(path) - 1:
+        elif absent and depth == len(path) - 1:
             key.append(str(part))
     return key, values
 

@@ -13,7 +13,7 @@ _OWN_KEYS = {"focal": ("gamma", "alpha"), "asymmetric": ("gamma_neg", "gamma_pos
 
 class Loss(Section):
     """What is minimised. Whatever its name: unknown labels count nothing, and the sum over the known ones is divided by
-    their number in the whole global batch (`cross_entropy`: of images whose labels are all known)."""
+    their number in the whole global batch (`cross_entropy`: of images with all labels known)."""
 
     name: Literal["bce", "focal", "asymmetric", "cross_entropy"] = "bce"
     """`bce` binary cross-entropy of every finding; `focal` (Lin 2017) and `asymmetric` (Ridnik 2021) weigh easy labels
@@ -33,10 +33,10 @@ class Loss(Section):
     clip: BelowOne = 0.05
     """Of `asymmetric`: probabilities of negatives are shifted down by this, so the easiest count nothing."""
     label_smoothing: BelowOne = 0.0
-    """Targets are drawn this far towards one half (`cross_entropy`: towards equal probabilities)."""
+    """Targets are moved this far towards one half (`cross_entropy`: towards equal probabilities)."""
 
     def in_use(self) -> dict[str, Any]:
-        """The keys that this loss looks at, with their values."""
+        """The keys that this loss uses, with their values."""
         idle = {key for name, keys in _OWN_KEYS.items() if name != self.name for key in keys}
         return self.model_dump(mode="json", exclude=idle)
 

@@ -14,7 +14,7 @@ class Head(Section):
 
     kind: Literal["linear", "mlp", "attention"] = "linear"
     """`linear` is the network's own last layer, `mlp` has hidden layers, `attention` learns where to look: it pools
-    the feature map with a weight per place and finding instead of a mean."""
+    the feature map with a weight per position and finding instead of a mean."""
     hidden: list[PositiveInt] = [512]
     """Of `mlp`: widths of the hidden layers."""
     drop_rate: BelowOne = 0.0

@@ -21,7 +21,7 @@ from distcxr.recipe.train import Optim, Schedule, Train
 
 
 class Eval(Section):
-    """When and on what the model is judged."""
+    """When and on what the model is evaluated."""
 
     every: Duration = "1ep"
     """How often the validation split is scored; the best by `best_metric` is kept as `best`."""
@@ -114,7 +114,7 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _stages_inherit(cls, values: Any) -> Any:
-        """Complete the sections of each stage from the recipe's own, so that a stage need only say what differs."""
+        """Complete the sections of each stage from the recipe's own, so that a stage need only name what differs."""
         return _with_whole_stages(values)
 
     @model_validator(mode="after")
@@ -189,6 +189,6 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of a recipe file, for editors; `base` is allowed beside the recipe's own keys."""
     schema = Recipe.model_json_schema()
     schema["properties"] = {
-        "base": {"type": "string", "description": "Recipe file, relative to this one, whose keys are the defaults."}
+        "base": {"type": "string", "description": "Recipe file, relative to this one, which gives the defaults."}
     } | schema["properties"]
     return schema

@@ -1,4 +1,4 @@
-"""What every part of a recipe is made of: a frozen section that refuses unknown keys, and the types of its values."""
+"""`Section`, the base of every part of a recipe: frozen, refuses unknown keys; and the types of its values."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ class Section(BaseModel):
         """Refuse `true` where a number is meant: Python would take it for 1."""
         annotation = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and bool not in (annotation, *get_args(annotation)):
-            raise ValueError(f"{info.field_name} takes no {str(value).lower()}: see its meaning in recipe.schema.json")
+            raise ValueError(f"{info.field_name} can't be {str(value).lower()}: see its meaning in recipe.schema.json")
         return value

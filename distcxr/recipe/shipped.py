@@ -1,6 +1,6 @@
-"""What comes with the package beside its code: the recipes, found by their names, and the SLURM templates.
+"""Finds the files that come with the package: the recipes by their names, and the SLURM templates.
 
-In a clone they are the folders `recipes/` and `slurm/` at its top. In a wheel, where there is no such place, `setup.py`
+In a clone they are the folders `recipes/` and `slurm/` at its top. In a wheel, without these folders, `setup.py`
 puts copies of both into `distcxr/shipped/`.
 """
 
@@ -10,7 +10,7 @@ import difflib
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_OF_ACCELERATE = "launch"  # a folder of `recipes/` whose YAML files are no recipes
+_OF_ACCELERATE = "launch"  # a folder of `recipes/` with YAML files that are not recipes
 
 
 def shipped(folder: str) -> Path:
@@ -33,7 +33,7 @@ def find_recipe(named: Path, folder: Path) -> Path:
 
 
 def is_recipe(word: str) -> bool:
-    """Whether a word of a command is a recipe: a YAML file, there or not, or a name with nothing in its way."""
+    """Whether an argument is a recipe: a YAML file, there or not, or the name of a recipe that is not also a path."""
     if "=" in word:
         return False
     return word.endswith((".yaml", ".yml")) or (not Path(word).exists() and word in recipe_names())

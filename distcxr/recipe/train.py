@@ -61,7 +61,7 @@ class EarlyStop(Section):
 
 
 class Stage(Section):
-    """A part of training with its own trainable parameters; what it does not say is as in the rest of the recipe."""
+    """A part of training with its own trainable parameters; keys that it lacks are as in the rest of the recipe."""
 
     name: str | None = None
     """What the log and checkpoints call it; null takes its number."""
@@ -70,15 +70,15 @@ class Stage(Section):
     lr: Positive | None = None
     """Peak learning rate."""
     epochs: PositiveInt
-    """Passes over what the stage's sampling draws; also its schedule's horizon."""
+    """Passes over the stage's samples; also its schedule's horizon."""
     optimizer: Literal["new", "carry"] = "new"
     """Begin with an empty optimiser, or keep the moments of parameters that the stage before trained, too."""
     loss: Loss | None = None
-    """Keys that differ from the recipe's `loss`, by which validation goes on being judged."""
+    """Keys that differ from the recipe's `loss`, which validation still uses."""
     augment: Augment | None = None
     """Keys that differ from the recipe's `augment`; not those that change the input's size or normalisation."""
     sampling: Sampling | None = None
-    """Keys that differ from `data.sampling`. Caps and weighted draws are made anew in every stage."""
+    """Keys that differ from `data.sampling`. Caps and weighted sampling are made anew in every stage."""
     schedule: Schedule | None = None
     """Keys that differ from the recipe's `schedule`."""
 
@@ -92,15 +92,15 @@ class Train(Section):
     """Training in parts, one after the other, in place of `train.epochs`, `optim.lr` and `train.trainable`."""
     stage: PositiveInt | None = None
     """Begin with this stage, counted from 1: from the checkpoint that the stage before it left in `output`, or without
-    one from `model.weights`. A run that has begun it goes on. Null begins with the first, or where a resumed run
+    one from `model.weights`. A run that has begun it resumes. Null begins with the first, or where a resumed run
     stopped."""
     trainable: list[str] | None = None
     """Parameters that are trained: names, beginnings of names up to a dot (`layer4`), or patterns with `*`; `head` is
     the last layer, or the head of `model.head`, whatever the network calls it. null trains all."""
     frozen_bn: Literal["eval", "train"] = "eval"
-    """Whether BatchNorm layers all of whose parameters are frozen keep their statistics, or go on measuring."""
+    """Whether BatchNorm layers with all parameters frozen keep their statistics, or continue to update them."""
     ema: BelowOne | None = None
-    """Decay of a moving average of the weights, for example 0.999; validation and test then judge the average. It
+    """Decay of a moving average of the weights, for example 0.999; validation and test then evaluate the average. It
     begins lower: (1 + n) / (10 + n) in update n."""
     early_stop: EarlyStop = EarlyStop()
     """When training ends because it no longer helps."""
@@ -119,7 +119,7 @@ class Train(Section):
     sync_bn: bool = False
     """BatchNorm statistics over all ranks instead of each its own."""
     bucket_mb: PositiveInt = 25
-    """MiB of gradients that the ranks exchange at once while the backward pass goes on. At 25, PyTorch's own, the first
+    """MiB of gradients that the ranks exchange at once during the backward pass. At 25, PyTorch's own, the first
     bucket holds 1; at any other value the first is as large as the rest."""
     compress_gradients: Literal["none", "bf16"] = "none"
     """Exchange gradients as bfloat16: half the bytes, for slow networks. Their sum then has 8 bits of precision."""
@@ -132,7 +132,7 @@ class Train(Section):
     """Try the network as written, compiled and as CUDA graphs before the first step, and run it the fastest way that
     agrees with float32; in place of `train.compile`. The run folder's autotune.json keeps the choice."""
     resume: str = "auto"
-    """`auto` goes on from the newest whole checkpoint, `never` starts anew, a path goes on from that checkpoint."""
+    """`auto` resumes from the newest whole checkpoint, `never` starts anew, a path resumes from that checkpoint."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Train:
@@ -142,7 +142,7 @@ class Train(Section):
             raise ValueError(f"train.stage={self.stage}: {there}")
         for key, trainable in (
             ("train.trainable", self.trainable),
-            *((f"train.stages.{place}.trainable", stage.trainable) for place, stage in enumerate(self.stages)),
+            *((f"train.stages.{number}.trainable", stage.trainable) for number, stage in enumerate(self.stages)),
         ):
             if trainable == []:
                 raise ValueError(f"{key} is empty, so nothing would be trained: name parameters, or null for all")

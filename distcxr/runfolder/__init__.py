@@ -1,1 +1,1 @@
-"""The run folder: its file names, how they are written whole, who may write, and readers. No torch, no engine."""
+"""The run folder: file names, atomic writes, the lock, checkpoint folders, and readers. Without torch or engine."""

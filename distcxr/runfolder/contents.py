@@ -1,4 +1,4 @@
-"""A run folder, parsed and checked. All but one `metrics_<split>.json` or `recipe.yaml` may lack."""
+"""Reads and checks the files of a run folder. Needs `recipe.yaml` or one `metrics_<split>.json`; others may lack."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def read_autotune(folder: Path) -> str | None:
 
 
 def _metrics(path: Path) -> dict[str, Any]:
-    """The report of a split; checked as far as a page would break, or lie, otherwise."""
+    """The report of a split; checked for all that a report page relies on."""
     found = _json_object(path)
     macro, findings = found.get("macro"), found.get("findings")
     if not isinstance(macro, dict) or not isinstance(findings, dict):

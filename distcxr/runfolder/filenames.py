@@ -1,6 +1,6 @@
 """The names of all files of a run folder, and of the folder that an array's or a sweep's runs share.
 
-What is in a checkpoint's folder is named in `layout.py`. README.md's table tells users what each file holds.
+What is in a checkpoint's folder is named in `layout.py`. README.md's table describes each file for users.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The two tables that grow while a run trains: `steps.csv`, a row an update, and `history.csv`, a row an epoch.
 
-They are read while another process writes them: a row that is not whole yet is none.
+They are read while another process writes them: a row that is not whole yet is left out.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
 
 
 def read_text(path: Path) -> str:
-    """A text file in UTF-8; ValueError, which names it, where it is none or can't be read."""
+    """A text file in UTF-8; ValueError, which names it, where it is not text or can't be read."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

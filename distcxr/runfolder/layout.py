@@ -1,4 +1,4 @@
-"""Checkpoints in a run folder: which folders there are, which files are in one, and how one comes to be there whole.
+"""Checkpoints in a run folder: names of folders and files, how they are written whole, found, copied and checked.
 
     checkpoints/last-00000120/   model.safetensors    weights and buffers, contiguous, loadable anywhere
                                  trained.safetensors  with `train.ema` alone: what training resumes with
@@ -128,13 +128,13 @@ def _meta_crc32(meta: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def checkpoint_being_written(place: Path, meta: Mapping[str, Any]) -> Iterator[Path]:
-    """The folder in which to write the files of what becomes the checkpoint `place` when the block ends well.
+def checkpoint_being_written(target: Path, meta: Mapping[str, Any]) -> Iterator[Path]:
+    """The folder in which to write the files of what becomes the checkpoint `target` when the block ends well.
 
     Args:
         meta: what `checkpoint.json` holds beside the format and the files' checksums.
     """
-    part = _empty_part(place)
+    part = _empty_part(target)
     part.mkdir()
     try:
         yield part
@@ -142,17 +142,17 @@ def checkpoint_being_written(place: Path, meta: Mapping[str, Any]) -> Iterator[P
         write_meta(part, {"format_version": FORMAT_VERSION} | dict(meta) | {"crc32": checksums})
         for file in part.iterdir():  # safetensors gives its files to their owner alone
             shutil.copymode(part / META, file)
-        _put_in_place(part, place)
+        _rename(part, target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def copy_checkpoint(source: Path, place: Path) -> None:
-    """Have a copy of a whole checkpoint at `place`."""
-    part = _empty_part(place)
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Have a copy of a whole checkpoint at `target`."""
+    part = _empty_part(target)
     shutil.copytree(source, part)
-    _put_in_place(part, place)
+    _rename(part, target)
 
 
 def put_aside_as_damaged(checkpoint: Path) -> None:
@@ -162,29 +162,29 @@ def put_aside_as_damaged(checkpoint: Path) -> None:
     checkpoint.rename(aside)
 
 
-def _empty_part(place: Path) -> Path:
-    """The name to write `place` under; what kills have left under such names is removed."""
-    place.parent.mkdir(exist_ok=True)
-    for left_by_a_kill in place.parent.glob(".*.part"):
+def _empty_part(target: Path) -> Path:
+    """The name to write `target` under; what kills have left under such names is removed."""
+    target.parent.mkdir(exist_ok=True)
+    for left_by_a_kill in target.parent.glob(".*.part"):
         shutil.rmtree(left_by_a_kill, ignore_errors=True)
-    return place.with_name(f".{place.name}.part")
+    return target.with_name(f".{target.name}.part")
 
 
-def _put_in_place(part: Path, place: Path) -> None:
+def _rename(part: Path, target: Path) -> None:
     for file in part.iterdir():
         flush(file)
     flush(part)
-    aside = _aside(place)
-    if place.exists():
+    aside = _aside(target)
+    if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
-        place.rename(aside)
-    part.rename(place)
-    flush(place.parent)
+        target.rename(aside)
+    part.rename(target)
+    flush(target.parent)
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _aside(place: Path) -> Path:
-    return place.with_name(f".{place.name}.old")
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
 
 
 def _crc32(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Who may write into a run folder: whoever holds its lock, which the kernel takes back when the process ends."""
+"""The lock of a run folder, which lets one process at a time write there; the kernel releases it when that ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a figure can be: a page must not print an AUROC of 7.3 that somebody's slip put into a file."""
+"""Checks that the figures of a JSON file are possible: shares from 0 to 1, counts of 0 or more, ordered intervals."""
 
 from __future__ import annotations
 
@@ -25,41 +25,41 @@ def check_possible(path: Path, content: Any) -> None:
         ValueError: a share that is not null or between 0 and 1, a count that is not null or a whole number of 0 or
             more, an interval that is upside down, or more positives than labels; names file, key and value.
     """
-    for place, value in _entries(content, ()):
-        key = next(name for name in reversed(place) if not name.isdigit())
+    for keys, value in _entries(content, ()):
+        key = next(name for name in reversed(keys) if not name.isdigit())
         if key.removesuffix("_low").removesuffix("_high") in _SHARES:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (is_number and -_ROUNDING <= value <= 1 + _ROUNDING):
-                raise ValueError(f"{path} is damaged: {'.'.join(place)} is {value!r}, not null or between 0 and 1")
+                raise ValueError(f"{path} is damaged: {'.'.join(keys)} is {value!r}, not null or between 0 and 1")
         elif key in _COUNTS:
             is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             if value is not None and not is_count:
-                raise ValueError(f"{path} is damaged: {'.'.join(place)} is {value!r}, not null or a count")
-    for place, held in _objects(content, ()):
-        for low, high in [(key, f"{key[:-4]}_high") for key in held if key.endswith("_low")]:
-            _in_order(path, place, held, low, high)
-        _in_order(path, place, held, "num_positive", "num")
+                raise ValueError(f"{path} is damaged: {'.'.join(keys)} is {value!r}, not null or a count")
+    for keys, values in _objects(content, ()):
+        for low, high in [(key, f"{key[:-4]}_high") for key in values if key.endswith("_low")]:
+            _in_order(path, keys, values, low, high)
+        _in_order(path, keys, values, "num_positive", "num")
 
 
-def _in_order(path: Path, place: tuple[str, ...], held: dict[str, Any], low: str, high: str) -> None:
-    first, second = held.get(low), held.get(high)
+def _in_order(path: Path, keys: tuple[str, ...], values: dict[str, Any], low: str, high: str) -> None:
+    first, second = values.get(low), values.get(high)
     if isinstance(first, int | float) and isinstance(second, int | float) and first > second:
-        where = ".".join((*place, ""))
+        where = ".".join((*keys, ""))
         raise ValueError(f"{path} is damaged: {where}{low} is {first!r}, more than {high}, {second!r}")
 
 
-def _entries(content: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _entries(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Everything but objects and lists, with the keys that lead there."""
     if isinstance(content, dict | list):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from _entries(value, (*place, str(key)))
-    elif place:
-        yield place, content
+            yield from _entries(value, (*keys, str(key)))
+    elif keys:
+        yield keys, content
 
 
-def _objects(content: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+def _objects(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
     if isinstance(content, dict):
-        yield place, content
+        yield keys, content
     if isinstance(content, dict | list):
         for key, value in content.items() if isinstance(content, dict) else enumerate(content):
-            yield from _objects(value, (*place, str(key)))
+            yield from _objects(value, (*keys, str(key)))

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, after a kill, a full disk or a power cut.
+"""Writes files atomically: after a kill, a full disk or a power cut a file is there whole or not at all.
 
     .NAME.<process>.part ──► flushed to the disk ──► renamed to NAME ──► the folder flushed
 

@@ -1,1 +1,1 @@
-"""Seeing a run: TensorBoard, pictures and the terminal. Takes plain dicts and arrays, knows nothing of the engine."""
+"""A run's progress in TensorBoard, at services and on the terminal. Takes dicts and arrays."""

@@ -1,4 +1,4 @@
-"""Pictures for people: a sheet of training images with their labels."""
+"""A contact sheet: training images in rows, each with its labels as a caption."""
 
 from __future__ import annotations
 

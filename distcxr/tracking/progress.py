@@ -1,4 +1,4 @@
-"""The terminal while a run trains: a live bar on a terminal, a line now and then in a log."""
+"""The terminal while a run trains: a live bar on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Figures(NamedTuple):
 
 
 def newest_figures(log: str) -> Figures | None:
-    """What the last line of `Progress` in a run's log says; None before the first."""
+    """The last line of `Progress` in the text of a run's log, parsed; None where there is none."""
     lines = re.findall(r"epoch \d+  step (\d+)/(\d+)  (.*)", log)
     return Figures(int(lines[-1][0]), int(lines[-1][1]), lines[-1][2]) if lines else None
 

@@ -1,10 +1,10 @@
-"""Weights & Biases and MLflow, through Accelerate's trackers: what TensorBoard is told, said to a service as well.
+"""Weights & Biases and MLflow, through Accelerate's trackers: the scalars and texts that TensorBoard gets.
 
-A service is started before the first step or the run is not: a key that is missing is better found now. Later on it
-is not worth a run: when it stops answering, the log says so once and training goes on without it.
+A service that can't be started before the first step ends the run, so a missing key is found at once. One that fails
+later is logged once, and training continues without it.
 
-Figures, tables and the recipe are sent. Images are not, nor what is said in the terminal, which may name files: they
-are patients', and a data use agreement such as MIMIC's forbids to give them away.
+Figures, tables and the recipe are sent. Images and the terminal's output, which may name files, are not: a data use
+agreement such as MIMIC's forbids to pass on what belongs to patients.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Service(Protocol):
     """One run at a service."""
 
     run_id: str
-    """What the service calls the run; given again, the run goes on there."""
+    """The service's name of the run; given again, that run is resumed."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None: ...
 
@@ -70,7 +70,7 @@ class Wandb:
 
 
 class Mlflow:
-    """A run of an MLflow experiment; where it is kept is MLflow's to say (`MLFLOW_TRACKING_URI`)."""
+    """A run of an MLflow experiment, stored where MLflow is set to (`MLFLOW_TRACKING_URI`)."""
 
     def __init__(self, project: str, name: str, folder: Path, config: Mapping[str, Any], run_id: str | None) -> None:
         from accelerate.tracking import MLflowTracker
@@ -106,10 +106,10 @@ _SERVICES: dict[str, Callable[[str, str, Path, Mapping[str, Any], str | None], S
 
 
 def check_installed(services: Sequence[str]) -> None:
-    """Refuse services whose package is not there.
+    """Refuse services without their package.
 
     Raises:
-        ValueError: it gives the command that installs them.
+        ValueError: names them, with the command that installs them.
     """
     absent = [name for name in services if find_spec(name) is None]
     if absent:
@@ -123,7 +123,7 @@ class Services:
     """All services that a run asked for; a service that fails is left out from then on."""
 
     def __init__(self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Start a run at each, or go on with the one that `folder` remembers.
+        """Start a run at each, or resume the one that `folder` names.
 
         Args:
             names: of `logging.trackers`.
@@ -146,19 +146,19 @@ class Services:
                 raise ValueError(
                     f"logging.trackers: {name} does not start a run: {error}. "
                     + ("Log in with `wandb login`, or keep it here with WANDB_MODE=offline" if name == "wandb" else "")
-                    + ("MLFLOW_TRACKING_URI says where it is kept" if name == "mlflow" else "")
+                    + ("MLFLOW_TRACKING_URI sets where it is kept" if name == "mlflow" else "")
                 ) from error
         if self._running:
             ids |= {name: service.run_id for name, service in self._running.items()}
             write_json(folder / filenames.TRACKERS, ids)
 
-    def tell(self, say: Callable[[Service], None]) -> None:
-        """Have every service that still answers do something."""
+    def send(self, call: Callable[[Service], None]) -> None:
+        """Make a call to every service that still answers."""
         for name, service in list(self._running.items()):
             try:
-                say(service)
+                call(service)
             except Exception as error:
-                logger.warning(f"{name} does not take what it is told, the run goes on without it: {error}")
+                logger.warning(f"{name} failed, training continues without it: {error}")
                 del self._running[name]
                 with suppress(Exception):
                     service.close()

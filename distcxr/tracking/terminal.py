@@ -1,4 +1,4 @@
-"""Tables on the terminal and in `log.txt`: rich lays them out, as plain text that a log can hold."""
+"""Tables on the terminal and in `log.txt`, laid out by rich as plain text."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def table_text(rows: Sequence[Sequence[str]], width: int | None = LOG_WIDTH, num
         )  # fmt: skip
     for row in body:
         table.add_row(*map(Text, row))
-    # Text objects and no colour system: a finding's name is no markup, and escape codes have no place in a file.
-    drawn = io.StringIO()
-    Console(file=drawn, width=width or _UNBOUNDED, color_system=None, legacy_windows=False).print(table)
-    return "\n".join(line.rstrip() for line in drawn.getvalue().splitlines())
+    # As Text objects, finding names are not read as markup; without a colour system, files get no escape codes.
+    text = io.StringIO()
+    Console(file=text, width=width or _UNBOUNDED, color_system=None, legacy_windows=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 SMALL = ("data.image_size=32", "data.num_workers=0")
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "benchmarks/epoch.py", "recipes/quickstart.yaml", *SMALL, *map(str, arguments)]
     environment = {name: value for name, value in os.environ.items() if name != "DISTCXR_NIH_ROOT"}
-    return subprocess.run(command, env=environment, cwd=HOUSE, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -49,10 +49,10 @@ def test_epochs_are_timed_and_extrapolated(tmp_path: Path, loader: str) -> None:
 def test_wrong_arguments_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: str
 ) -> None:
-    monkeypatch.syspath_prepend(str(HOUSE / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import epoch
 
-    monkeypatch.setattr(sys, "argv", ["epoch.py", str(HOUSE / "recipes" / "quickstart.yaml"), *SMALL, *arguments])
+    monkeypatch.setattr(sys, "argv", ["epoch.py", str(ROOT / "recipes" / "quickstart.yaml"), *SMALL, *arguments])
     with pytest.raises(SystemExit) as stop:
         epoch.main()
     assert stop.value.code == 2 and expected in capsys.readouterr().err

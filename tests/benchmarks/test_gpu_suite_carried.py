@@ -20,7 +20,7 @@ from gpu_suite.fatbin import keep_architecture, trim_wheel
 from gpu_suite.wheels import divide, take
 from gpu_suite.xrays import LISTS, TABLE, encode_anew, pick
 
-from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.draw import draw_xray
 from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.decode import decode_grey
 
@@ -48,9 +48,9 @@ def wheel(folder: Path, name: str, module: str, size: int = 0) -> Path:
 
 def test_wheels_are_cut_carried_joined_and_installed_together(tmp_path: Path) -> None:
     wheels = [wheel(tmp_path, "small", "one"), wheel(tmp_path, "large", "two", 50_000)]
-    room, carry, scratch = 20_000, tmp_path / "carry", tmp_path / "scratch"
-    sizes = dict(divide(wheels, carry, "second", room))
-    assert list(sizes) == ["second-1", "second-2", "second-3"] and max(sizes.values()) <= room
+    available, carry, scratch = 20_000, tmp_path / "carry", tmp_path / "scratch"
+    sizes = dict(divide(wheels, carry, "second", available))
+    assert list(sizes) == ["second-1", "second-2", "second-3"] and max(sizes.values()) <= available
     assert sum(sizes.values()) == sum(one.stat().st_size for one in wheels)
     site, note = take([carry / "second-1"], scratch)
     assert note == "1 wheels installed; pieces are missing of large-1.0-py3-none-any.whl"
@@ -114,7 +114,7 @@ def test_a_few_real_images_come_with_their_rows(tmp_path: Path) -> None:
 
 def test_phantoms_have_nihs_row_filters_and_bytes(tmp_path: Path) -> None:
     file = tmp_path / "one.png"
-    file.write_bytes(encode_png(draw_film((), np.random.default_rng(0), 1024, "F", "PA")))
+    file.write_bytes(encode_png(draw_xray((), np.random.default_rng(0), 1024, "F", "PA")))
     encode_anew(file)
     image = decode_grey(file.read_bytes())
     assert image.shape == (1024, 1024)

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], str, bytes]:
-    """One real run: rows, what it said, the picture."""
+    """One real run: rows, output, the picture."""
     folder = tmp_path_factory.mktemp("loaders")
     write_phantom(folder / "data", images=16, size=64, workers=1)
     command = [
@@ -41,7 +41,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], str, 
 
 
 def test_a_quick_run_fills_every_column_with_sane_figures(measured: tuple[list[Row], str, bytes]) -> None:
-    rows, said, plot = measured
+    rows, output, plot = measured
     assert [(row["loader"], row["threads"]) for row in rows if row["threads"] > 1] in ([], [("png", 2)])
     assert [row["loader"] for row in rows if row["threads"] == 1] == list(LOADERS)
     for row in rows:
@@ -54,8 +54,8 @@ def test_a_quick_run_fills_every_column_with_sane_figures(measured: tuple[list[R
         limit = row["loader"] in ("inflate", "memcpy")
         assert (row["first_batch_s"] is None) if limit else (0 < row["first_batch_s"] < 60)
     assert plot.startswith(b"\x89PNG") and len(plot) > 5000
-    assert said.startswith("Will 1 GPU starve with")
-    assert said.count("\n| seed | png | 32 | 1 | 1 | warm | ") == 1
+    assert output.startswith("Will 1 GPU starve with")
+    assert output.count("\n| seed | png | 32 | 1 | 1 | warm | ") == 1
 
 
 def test_ratios_are_those_of_the_speeds(measured: tuple[list[Row], str, bytes]) -> None:
@@ -101,7 +101,7 @@ def result(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def loaders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """Call the command in this process: exit status, and all it said."""
+    """Call the command in this process: exit status and output."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import loaders as module
 
@@ -125,7 +125,7 @@ def loaders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["--need", 3000], "build the decoded cache once (`distcxr cache "),
         (["--need", 3000], "and set data.loader=cache: it gives 50 times the need"),
         (["--need", 1e6], "and data.cache.resident=device"),
-        ([], "Nobody can tell before the need is known"),
+        ([], "Unknown before the need is known"),
         ([], "unknown: give it as --need"),
         (["--cores", 8], "| torch | 250 | ~2,000 | 5 |"),
     ],
@@ -133,9 +133,9 @@ def loaders(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_the_advice_follows_from_need_and_speed(
     loaders: Callable[..., tuple[int, str]], result: Path, arguments: list[object], expected: str
 ) -> None:
-    status, said = loaders("--from", result, *arguments)
+    status, output = loaders("--from", result, *arguments)
     assert status == 0
-    assert expected in said
+    assert expected in output
 
 
 def test_a_result_is_compared_with_another_row_by_row(
@@ -148,22 +148,22 @@ def test_a_result_is_compared_with_another_row_by_row(
     rows[0]["cpu"] = "another"
     other = tmp_path / "other.json"
     other.write_text(json.dumps(rows[:-1]))
-    _, said = loaders("--from", result, "--against", other)
-    assert "| seed | png | 224 | 1 | 1 | warm | 30 | 60 | 2 | 66.7 | 16.7 | 4 |" in said
-    assert "median speed ratio of 12 lanes: 2.00" in said
-    assert "1 lanes are only in this run, 0 only in the other" in said
-    assert "not the same machine: cpu was another, is one" in said
+    _, output = loaders("--from", result, "--against", other)
+    assert "| seed | png | 224 | 1 | 1 | warm | 30 | 60 | 2 | 66.7 | 16.7 | 4 |" in output
+    assert "median speed ratio of 12 cases: 2.00" in output
+    assert "1 cases are only in this run, 0 only in the other" in output
+    assert "not the same machine: cpu was another, is one" in output
 
 
 def test_check_fails_when_one_promise_is_not_kept(loaders: Callable[..., tuple[int, str]], result: Path) -> None:
-    status, said = loaders("--from", result, "--check")
-    assert (status, said.count("| holds |")) == (0, 10)
+    status, output = loaders("--from", result, "--check")
+    assert (status, output.count("| holds |")) == (0, 10)
     rows = json.loads(result.read_text())
     rows[5]["rss_mb"] = 551.0
     result.write_text(json.dumps(rows))
-    status, said = loaders("--from", result, "--check")
+    status, output = loaders("--from", result, "--check")
     assert status == 1
-    assert "| cache: memory beyond the map and Python with torch, MB | ≤ 300 | 301.00 | FAILS |" in said
+    assert "| cache: memory beyond the map and Python with torch, MB | ≤ 300 | 301.00 | FAILS |" in output
     del rows[5]
     result.write_text(json.dumps(rows))
     assert loaders("--from", result, "--check")[0] == 1  # what was not measured is not kept
@@ -178,8 +178,8 @@ def test_check_fails_when_one_promise_is_not_kept(loaders: Callable[..., tuple[i
         (["--threads", "1", "0"], "--threads: every value has to be at least 1"),
         (["--loaders", "ffcv"], "invalid choice: 'ffcv'"),
         (["--from", "absent.json"], "absent.json can't be read: No such file"),
-        (["--from", __file__], "is no JSON"),
-        (["--against", os.devnull, "--quick"], "is no JSON"),
+        (["--from", __file__], "is not JSON"),
+        (["--against", os.devnull, "--quick"], "is not JSON"),
         (["--from", "absent.json", "--quick"], "leave --quick away"),
         (["--json", "absent/rows.json"], "the folder absent is not there"),
         (["--json", "/"], "/ is a folder: give the name of a file"),
@@ -194,29 +194,29 @@ def test_check_fails_when_one_promise_is_not_kept(loaders: Callable[..., tuple[i
 def test_bad_arguments_are_refused_in_plain_words(
     loaders: Callable[..., tuple[int, str]], arguments: list[str], expected: str
 ) -> None:
-    status, said = loaders(*arguments)
+    status, output = loaders(*arguments)
     assert status == 2
-    assert expected in said
+    assert expected in output
 
 
-def test_a_lane_that_breaks_leaves_the_others_alone(
+def test_a_case_that_breaks_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from loader_bench.lanes import Lane, Task
+    from loader_bench.lanes import Case, Task
     from loader_bench.measure import measure
 
     write_phantom(tmp_path / "data", images=8, size=32, workers=1)
     files = tuple(map(str, sorted((tmp_path / "data" / "images").glob("*.png"))))
 
-    def tasks(lane: Lane) -> list[Task]:
-        seen = files if lane.image_size == 16 else ("absent.png",) * 4
-        return [Task(lane.loader, lane.image_size, 1, rank, lane.ranks, seen, 4, None, 8, None) for rank in range(2)]
+    def tasks(case: Case) -> list[Task]:
+        seen = files if case.image_size == 16 else ("absent.png",) * 4
+        return [Task(case.loader, case.image_size, 1, rank, case.ranks, seen, 4, None, 8, None) for rank in range(2)]
 
     heard: list[str] = []
     started = time.monotonic()
-    lanes = [Lane("png", 16, 1, 2), Lane("png", 24, 1, 2)]
-    good, bad = measure(lanes, tasks, num_windows=2, drop=lambda _: [], say=heard.append)
+    cases = [Case("png", 16, 1, 2), Case("png", 24, 1, 2)]
+    good, bad = measure(cases, tasks, num_windows=2, drop=lambda _: [], log=heard.append)
     assert time.monotonic() - started < 120
     assert good.failed is None and [len(parts) for parts in good.windows] == [2, 2]
     assert [part.images for part in good.windows[0]] == [32, 32]  # whole rounds of 8 files, at least 32 images

@@ -47,7 +47,7 @@ def test_every_way_is_measured_and_ratios_are_to_the_first(measured: tuple[dict[
 
 
 def test_what_was_measured_is_held_against_every_promise(measured: tuple[dict[str, Any], str]) -> None:
-    content, printed = measured
+    content, output = measured
     claims = {claim["what"]: claim for claim in content["claims"]}
     assert len(claims) == 8
     assert claims["difference from scikit-learn"]["measured"] <= 1e-12
@@ -56,7 +56,7 @@ def test_what_was_measured_is_held_against_every_promise(measured: tuple[dict[st
     for claim in claims.values():
         above = claim["measured"] >= claim["bar"]
         assert claim["holds"] == (above if claim["sign"] == "≥" else not above)
-    assert printed.count("| holds |") + printed.count("| FAILS |") == 8
+    assert output.count("| holds |") + output.count("| FAILS |") == 8
 
 
 def test_a_broken_promise_fails_the_check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,9 +82,9 @@ def test_a_broken_promise_fails_the_check(monkeypatch: pytest.MonkeyPatch, capsy
     rows[0].ratio = 5.9
     facts["memory_mb"] = None
     assert module.main() == 1
-    printed = capsys.readouterr().out
-    assert "| AUROC of 25,596, times scikit-learn's speed | ≥ 6 | 5.9 | FAILS |" in printed
-    assert "| memory at 1,000,000, MB | ≤ 1500 |  | not measured |" in printed
+    output = capsys.readouterr().out
+    assert "| AUROC of 25,596, times scikit-learn's speed | ≥ 6 | 5.9 | FAILS |" in output
+    assert "| memory at 1,000,000, MB | ≤ 1500 |  | not measured |" in output
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,14 @@ def test_two_ranks_are_measured_taken_apart_and_predicted(tmp_path: Path) -> Non
     real = next(row["bucket_bytes"] for row in steps if row["ranks"] == 2)
     assert len(real) > 1 and [bucket.num_bytes for bucket in model.buckets(8, 25)] == real
 
-    assert "says nothing about GPUs" in done.stdout and "Predicted, not measured" in done.stdout
+    assert "means nothing for GPUs" in done.stdout and "Predicted, not measured" in done.stdout
     assert done.stdout.count("\n| 1,024 |") == 1 + 4 * 2  # weak scaling, and settings of four networks
     again = run("--from", file, "--sizes", 16, "--latency-us", 5, "--bandwidth-gbs", 50, "--node-gpus", 4)
     assert again.returncode == 0 and "| GPUs | 50 GB/s a node |" in again.stdout, again.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--ranks", 2, 4), "1 has to be among them"),
         (("--batch", 0), "--batch 0: has to be at least 1"),
@@ -62,6 +62,6 @@ def test_two_ranks_are_measured_taken_apart_and_predicted(tmp_path: Path) -> Non
         (("--from", "nowhere.json"), "--from nowhere.json: can't be read"),
     ],
 )
-def test_a_wrong_question_is_refused(arguments: tuple[object, ...], said: str) -> None:
+def test_a_wrong_question_is_refused(arguments: tuple[object, ...], message: str) -> None:
     done = run(*arguments)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr, done.stderr

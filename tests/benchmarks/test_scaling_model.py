@@ -131,9 +131,9 @@ def test_the_fit_finds_what_the_rows_were_made_with_and_predicts_what_it_did_not
         assert getattr(model, name) == pytest.approx(getattr(MODEL, name)), name
     assert (model.forward.floor_s, model.backward.slope_s) == (pytest.approx(0.010), pytest.approx(0.001))
     assert not model.assumed
-    said = checked(rows, None)  # fitted on two ranks, held against four
-    assert said.count("| weak | 4 |") == said.count("| strong | 4 |") == 1
-    assert said.count("0% |") == 2, said
+    table = checked(rows, None)  # fitted on two ranks, held against four
+    assert table.count("| weak | 4 |") == table.count("| strong | 4 |") == 1
+    assert table.count("0% |") == 2, table
 
 
 def test_the_fit_blames_no_rank_it_was_not_to_see() -> None:
@@ -143,7 +143,7 @@ def test_the_fit_blames_no_rank_it_was_not_to_see() -> None:
     assert "-99%" in checked(rows, None)
 
 
-def test_one_gpu_and_a_given_link_are_enough_and_what_is_assumed_is_said() -> None:
+def test_one_gpu_and_a_given_link_are_enough_and_what_is_assumed_is_stated() -> None:
     rows = list(rows_of(MODEL, NVLINK, worlds=(1,)))
     model, inside = fit(rows, NVLINK)
     assert inside == NVLINK and model.overlap == ASSUMED_OVERLAP and model.drag == 1
@@ -179,8 +179,8 @@ def test_settings_keep_pytorchs_buckets_unless_others_gain_one_per_cent() -> Non
     assert best in ("1 MiB", "5 MiB")
 
 
-def test_a_cpu_and_a_busy_machine_are_said() -> None:
+def test_a_cpu_and_a_busy_machine_are_noted() -> None:
     rows = list(rows_of(MODEL, NVLINK))
-    assert "says nothing about GPUs" not in facts(rows) and "Other programs" not in facts(rows)
+    assert "means nothing for GPUs" not in facts(rows) and "Other programs" not in facts(rows)
     spoilt = [row | {"busy_cores": 3.2, "on_gpu": False} for row in rows]
-    assert "says nothing about GPUs" in facts(spoilt) and "Other programs kept 3.2 cores busy" in facts(spoilt)
+    assert "means nothing for GPUs" in facts(spoilt) and "Other programs kept 3.2 cores busy" in facts(spoilt)

@@ -23,7 +23,7 @@ COLUMNS = {"patient": "who", "age": "years", "sex": "gender", "view": "side", "s
 
 
 def read(root: Path, text: str, columns: dict[str, Any] | None = None, **data: Any) -> SampleIndex:
-    """The index of a table whose images are there."""
+    """The index of a table after its images are made."""
     (root / "labels.csv").write_text(text)
     for name in ("a/1.png", "a/2.png", "b/3.jpg"):
         (root / name).parent.mkdir(exist_ok=True)
@@ -44,7 +44,7 @@ def test_a_column_per_finding(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     np.testing.assert_array_equal(index.age, np.array([63, np.nan, np.nan], dtype=np.float32))
     assert index.sex.tolist() == ["M", "F", ""] and index.view.tolist() == ["AP", "LATERAL", ""]
     assert index.split.tolist() == ["train", "train", "test"]
-    assert "no labels of 0, 1, -1 or nothing: note ('first')" in caplog.text
+    assert "not labels of 0, 1, -1 or empty: note ('first')" in caplog.text
     assert "1 values of view other than PA, AP and LATERAL count as unknown: oblique" in caplog.text
 
 
@@ -108,11 +108,15 @@ def test_a_findings_column_must_hold_labels_only(tmp_path: Path) -> None:
         ("image,Mass,Mass\na/1.png,1,1\n", {}, "more than one column 'Mass'"),
         ("image,who,Mass\na/1.png,1,1\n", {"patient": "Who"}, r"columns.patient: .* 'Who', did you mean 'who'\?"),
         ("image,who,Mass\na/1.png,,1\n", {"patient": "who"}, "line 2: no patient"),
-        ("image,part,Mass\na/1.png,valid,1\n", {"split": "part"}, "line 2: split 'valid' is none of train, val, test"),
-        ("image,Mass\n../1.png,1\n", {}, "line 2: image '../1.png' is no path below the data root"),
-        ("image,Mass\n/etc/passwd,1\n", {}, "line 2: image '/etc/passwd' is no path below"),
-        ("image,Mass\na\\1.png,1\n", {}, "is no path below"),
-        ("image,Mass\n,1\n", {}, "line 2: image '' is no path below"),
+        (
+            "image,part,Mass\na/1.png,valid,1\n",
+            {"split": "part"},
+            "column part, line 2: 'valid' is not one of 'train'",
+        ),
+        ("image,Mass\n../1.png,1\n", {}, "line 2, column image: image '../1.png' is not a path below the data root"),
+        ("image,Mass\n/etc/passwd,1\n", {}, "line 2, column image: image '/etc/passwd' is not a path below"),
+        ("image,Mass\na\\1.png,1\n", {}, "is not a path below"),
+        ("image,Mass\n,1\n", {}, "line 2, column image: image '' is not a path below"),
         ("image,Mass\na/1.png,1\n./a/1.png,0\n", {}, r"1 images more than once: a/1.png \(lines 2 and 3\)"),
         ("image,note\na/1.png,one\n", {}, "set data.columns.label"),
         ("image,l\na/1.png,\n", {"label": "l"}, "is empty in every row"),

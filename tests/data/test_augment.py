@@ -37,7 +37,7 @@ def images(num: int, side: int = 32) -> torch.Tensor:
     return torch.randint(0, 256, (num, 1, side, side), dtype=torch.uint8, generator=generator)
 
 
-def test_a_draw_has_the_same_parameters_in_any_company() -> None:
+def test_a_sample_has_the_same_parameters_in_any_batch() -> None:
     together = draw_parameters(FULL, seed=1, epoch=3, positions=np.arange(100))
     alone = draw_parameters(FULL, seed=1, epoch=3, positions=np.array([57]))
     assert torch.equal(together[57], alone[0])
@@ -140,7 +140,7 @@ def test_flip_is_exact_and_only_where_asked() -> None:
     assert torch.equal(out[0], image[0].flip(-1)) and torch.equal(out[1], image[1])
 
 
-def test_warp_turns_shifts_and_zooms_the_way_it_says() -> None:
+def test_warp_turns_shifts_and_zooms_in_the_documented_directions() -> None:
     image = torch.zeros(1, 1, 33, 33)
     image[0, 0, 16, 26] = 1  # right of the centre
 

@@ -27,7 +27,7 @@ OPACITY = CHEXPERT14.index("Lung Opacity")
 
 
 def chexpert(root: Path, **tables: str) -> Path:
-    """A folder of CheXpert whose images are there."""
+    """A folder of CheXpert with its images."""
     for name, rows in tables.items():
         root.mkdir(exist_ok=True)
         (root / f"{name}.csv").write_text(HEADER + rows)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcxr.data.phantom.png import SIGNATURE, encode_png
+from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels import chunk_kernels
 from distcxr.data.pixels.chunk_kernels import crc32, join_chunks
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import is_plain_grey, walk_chunks
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def walked(data: bytes) -> tuple[bytes, tuple[int, int]] | None:
     return (b"".join(bodies), (header.height, header.width)) if is_plain_grey(header) else None
 
 
-def test_the_crc_is_zlibs_at_every_length_and_place() -> None:
+def test_the_crc_is_zlibs_at_every_length_and_position() -> None:
     data = np.random.default_rng(0).integers(0, 256, 9000).astype(np.uint8)
     spans = [(start, start + length) for length in range(300) for start in (0, 1, 7, 16)]
     spans += [(0, 9000), (3, 8999), (0, 8192), (5, 5 + 8196)]
@@ -62,8 +62,8 @@ def test_the_crc_is_zlibs_where_the_processor_has_no_carryless_product(tmp_path:
         "assert all(k.crc32(data, 3, end) == zlib.crc32(data[3:end]) for end in range(3, 900))"
     )
     environ = os.environ | {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path)}
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(not chunk_kernels._CARRYLESS, reason="this processor has no carry-less product")

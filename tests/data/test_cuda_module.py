@@ -64,11 +64,11 @@ def test_kernels_are_loaded_and_launched_as_the_driver_wants(tmp_path: Path) -> 
         "PYTHONPATH": str(TESTS),
     }
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "image")]
-    said = subprocess.run(command, cwd=TESTS.parent, env=environ, capture_output=True, text=True, timeout=120)
-    assert said.returncode == 0 and said.stdout == "all of it\n", said.stderr
+    done = subprocess.run(command, cwd=TESTS.parent, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout == "all of it\n", done.stderr
 
 
-def test_without_cuda_bindings_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_cuda_bindings_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a ValueError, which `data.loader=auto` takes for a loader that is not there."""
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     monkeypatch.setattr(torch.cuda, "init", lambda: None)

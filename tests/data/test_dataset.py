@@ -1,4 +1,4 @@
-"""From a recipe to index and splits, and whose images another recipe has seen."""
+"""Opening a recipe's dataset: index and splits, and the patients that another recipe has seen."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def write_nih(root: Path, *, extra: dict[int, str] | None = None) -> Path:
     (root / "images").mkdir(parents=True)
     rows, names = [], []
     for row in range(NUM):
-        patient, film = divmod(row, 4)
-        names.append(f"{patient + 1:08d}_{film:03d}.png")
-        label = (extra or {}).get(row, FINDINGS[(patient + film) % 4])
-        view = "PA" if film < 2 else "AP"
-        rows.append(f"{names[-1]},{label},{film},{patient + 1},{20 + patient % 60},{'MF'[patient % 2]},{view}")
+        patient, visit = divmod(row, 4)
+        names.append(f"{patient + 1:08d}_{visit:03d}.png")
+        label = (extra or {}).get(row, FINDINGS[(patient + visit) % 4])
+        view = "PA" if visit < 2 else "AP"
+        rows.append(f"{names[-1]},{label},{visit},{patient + 1},{20 + patient % 60},{'MF'[patient % 2]},{view}")
         (root / "images" / names[-1]).touch()
     header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
     (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]))
@@ -78,11 +78,11 @@ def test_filters_and_limits_keep_the_rows_of_the_index(nih: Path) -> None:
     assert len(part.splits.train) == 60 and np.isin(part.splits.train, whole.splits.train).all()
     assert (part.index.view[part.splits.val] == "PA").all()
     assert part.hashes["train"] != whole.hashes["train"] and part.hashes["test"] != whole.hashes["test"]
-    said = "\n".join(part.describe())
-    assert "data.where: 37 of 100 test images (without ['No Finding'], view ['PA'])" in said
+    lines = "\n".join(part.describe())
+    assert "data.where: 37 of 100 test images (without ['No Finding'], view ['PA'])" in lines
     assert (
-        "data.max_train_samples: 60 of " in said
-        and f"train: 60 images of {part.counts['train']['num_patients']}" in said
+        "data.max_train_samples: 60 of " in lines
+        and f"train: 60 images of {part.counts['train']['num_patients']}" in lines
     )
     assert part.counts["test"]["num_images"] == 37
     assert not any("data." in line for line in whole.describe())

@@ -28,7 +28,7 @@ def test_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert index.file_names(range(3)) == ["abnormal/p1_2.JPG", "abnormal/p2_1.jpeg", "normal/p1_1.png"]
     assert index.targets_NC.tolist() == [[1, 0], [1, 0], [0, 1]] and index.mask_NC.all()
     assert index.patient_id.tolist() == [1, 2, 1] and index.split.tolist() == [""] * 3
-    assert "1 files are no images and are left out: normal/notes.txt" in caplog.text
+    assert "1 files are not images and are left out: normal/notes.txt" in caplog.text
 
 
 def test_split_folders(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_refused(tmp_path: Path) -> None:
         read_folders(touch(tmp_path / "e", "n/1_1.png", "n/x.png"), r"^(\d+)_")
 
 
-@pytest.mark.parametrize(("pattern", "message"), [("p(", "is no regular expression"), (r"p\d+", "has no group")])
+@pytest.mark.parametrize(("pattern", "message"), [("p(", "is not a regular expression"), (r"p\d+", "has no group")])
 def test_a_pattern_has_a_group(pattern: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Data.model_validate({"dataset": "folders", "patient_pattern": pattern})

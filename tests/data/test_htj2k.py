@@ -1,4 +1,4 @@
-"""Lossless HTJ2K: every image comes back bit for bit, and what is none of ours is refused in words."""
+"""Lossless HTJ2K: every image comes back bit for bit, and other data is refused with the reason."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def other(array: np.ndarray, **options: object) -> bytes:
 
 
 def claiming(field: int, *values: int) -> bytes:
-    """A codestream whose header has these 4-byte values from one of its fields on: width, height, ..."""
+    """A codestream with these 4-byte values in its header from one of its fields on: width, height, ..."""
     data = bytearray(encode_htj2k(NOISE))
     struct.pack_into(f">{len(values)}I", data, 8 + 4 * field, *values)
     return bytes(data)
@@ -100,7 +100,7 @@ def test_a_lossy_stream_is_read() -> None:
     assert back.shape == smooth.shape and np.abs(back.astype(int) - smooth).max() < 16
 
 
-def test_without_imagecodecs_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_imagecodecs_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encode_htj2k(NOISE)
     monkeypatch.setitem(sys.modules, "imagecodecs", None)
     with pytest.raises(ValueError, match=r"pip install 'imagecodecs>=2026\.1\.1'"):

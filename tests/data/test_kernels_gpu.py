@@ -15,10 +15,10 @@ from host_kernels import HostKernels
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels.cuda import table as tables
 from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, compile_for
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, Verdict, upload
+from distcxr.data.pixels.files import SIGNATURE
 from distcxr.data.pixels.png_gpu import MAX_WARPS
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import _THREADS, resize_on_gpu, resize_table
@@ -54,7 +54,7 @@ def by_libpng(stream: bytes, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def unfilter(
-    host: HostKernels, streams: list[bytes], shapes: list[tuple[int, int]], warps: int = 16, **said: list[int]
+    host: HostKernels, streams: list[bytes], shapes: list[tuple[int, int]], warps: int = 16, **given: list[int]
 ) -> tuple[list[NDArray[np.uint8]], list[int]]:
     """Pixels and verdicts of inflated rows; what lies around them has to stay as it is."""
     sizes = [len(stream) for stream in streams]
@@ -68,14 +68,14 @@ def unfilter(
             Field.WIDTH: [width for _, width in shapes],
             Field.ROWS: [memory.data_ptr() + start for start in starts],
             Field.ROWS_BYTES: sizes,
-            Field.ADLER: said.get("adler") or [zlib.adler32(stream) for stream in streams],
+            Field.ADLER: given.get("adler") or [zlib.adler32(stream) for stream in streams],
         },
         1,
         torch.device("cpu"),
     )
     verdicts = torch.full((len(streams),), 77, dtype=torch.int32)
-    statuses = torch.tensor(said.get("statuses", [0] * len(streams)), dtype=torch.int32)
-    actual = torch.tensor(said.get("actual", sizes), dtype=torch.int64)
+    statuses = torch.tensor(given.get("statuses", [0] * len(streams)), dtype=torch.int32)
+    actual = torch.tensor(given.get("actual", sizes), dtype=torch.int64)
     arguments = (table.address(), len(streams), statuses.data_ptr(), actual.data_ptr(), verdicts.data_ptr())
     host.launch("unfilter", (len(streams), 1), 32 * warps, warps * TILE_BYTES, arguments)
     images = []
@@ -124,7 +124,7 @@ def test_a_bad_image_has_its_verdict_and_its_neighbours_their_pixels(host: HostK
     np.testing.assert_array_equal(images[5], by_libpng(streams[5], shapes[5]))
 
 
-def test_adler_sees_every_byte_and_its_place(host: HostKernels) -> None:
+def test_adler_sees_every_byte_and_its_position(host: HostKernels) -> None:
     shape, stream = (37, 70), filtered((37, 70), 3)
     rng = np.random.default_rng(0)
     flipped = []
@@ -175,7 +175,7 @@ def test_images_wider_than_shared_memory_are_taken_in_strips(host: HostKernels) 
 
 
 def test_the_table_is_the_kernels() -> None:
-    """kernels.cu can't import table.py: the two say the same."""
+    """kernels.cu can't import table.py: the two define the same."""
     source = SOURCE.read_text()
     (fields,) = re.findall(r"enum \{\s*(STREAM,[^}]*)\}", source)
     assert [name.strip() for name in fields.split(",")] == [field.name for field in Field]
@@ -205,7 +205,7 @@ def test_nvrtc_compiles_for_every_gpu_and_has_nothing_to_say(capability: int) ->
 
 @pytest.mark.parametrize("capability", [75, 80, 86, 89, 90, 100, 120])
 def test_a_block_finds_registers_for_all_its_threads(capability: int) -> None:
-    """Else a launch fails: nothing in kernels.cu tells the compiler how many threads there will be."""
+    """Else a launch fails: kernels.cu does not set how many threads there will be."""
     nvrtc = pytest.importorskip("cuda.bindings.nvrtc", reason="no NVRTC, which torch's CUDA builds bring")
     status, program = nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), b"kernels.cu", 0, [], [])
     options = [f"--gpu-architecture=sm_{capability}".encode(), b"--std=c++17", b"--ptxas-options=-v"]
@@ -227,7 +227,7 @@ def test_a_gpu_too_old_is_named() -> None:
         compile_for(13)
 
 
-def test_a_source_that_does_not_compile_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_does_not_compile_is_named_with_the_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="no NVRTC, which torch's CUDA builds bring")
     broken = tmp_path / "broken.cu"
     broken.write_text('extern "C" __global__ void unfilter() { nonsense; }')

@@ -60,7 +60,7 @@ def test_patients_from_nih_names(tmp_path: Path) -> None:
         ("f,patient,Mass\na,1,1\nb,1\n", "line 3: 2 cells where the header has 3"),
         ("f,patient,Mass\na,1,1\na,1,0\n", "lists 1 images more than once: a"),
         ("f,patient,Mass,Mass\na,1,1,1\n", "without a name, or with the same"),
-        ("f,Mass\na,1\n", "nor does 'a': .*add a column 'Patient ID'"),
+        ("f,Mass\na,1\n", "'a' is not a name with NIH's patient number: .*add a column 'Patient ID'"),
         ("f,patient,Mass\na,,1\n", "1 images have no patient; the first is a"),
         (NIH + "00000001_000.png,Maas,0,1,1,M,PA\n", "unknown finding 'Maas', did you mean 'Mass'"),
     ],

@@ -36,7 +36,7 @@ def test_bad_findings_are_named(spec: str | list[str], words: list[str]) -> None
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_set_that_the_label_file_lacks_says_what_is_there() -> None:
+def test_a_set_that_the_label_file_lacks_is_refused_with_what_is_there() -> None:
     with pytest.raises(ValueError, match=r"data\.findings is nih14.* lacks Infiltration.* has Mass, .*findings=all"):
         resolve_findings("nih14", ("Mass", *(name for name in NIH14 if name not in ("Infiltration", "Mass"))))
     with pytest.raises(ValueError, match=r"unknown finding 'Normal', did you mean 'normal'\? Valid: cardiomegaly, no"):

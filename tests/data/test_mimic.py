@@ -40,7 +40,7 @@ def read(root: Path, **data: Any) -> SampleIndex:
 
 
 def mimic(root: Path, split: str = SPLIT, metadata: str = METADATA, labels: str = LABELS) -> Path:
-    """A folder of MIMIC-CXR-JPG whose images are there."""
+    """A folder of MIMIC-CXR-JPG with its images."""
     for name, text in {"split": split, "metadata": metadata, "chexpert": labels}.items():
         (root / f"mimic-cxr-2.0.0-{name}.csv.gz").write_bytes(gzip.compress(text.encode()))
     for line in SPLIT.splitlines()[1:]:
@@ -69,13 +69,13 @@ def test_mimic_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"has no mimic-cxr-2.0.0-split.csv.gz.\nGet MIMIC-CXR-JPG"):
         read(tmp_path)
     wrong: list[tuple[str, dict[str, str]]] = [
-        ("split.csv.gz, line 4, column split: 'dev' is none", {"split": SPLIT.replace("validate", "dev")}),
+        ("split.csv.gz, column split, line 4: 'dev' is not one", {"split": SPLIT.replace("validate", "dev")}),
         ("line 2, column dicom_id: '../x' can't be", {"split": SPLIT.replace("02aa804e-bde0afdd", "../x")}),
-        ("line 5, column subject_id: '1e7' is no subject's", {"split": SPLIT.replace("10000898", "1e7")}),
+        ("line 5, column subject_id: '1e7' is not a subject number", {"split": SPLIT.replace("10000898", "1e7")}),
         ("lists 1 images more than once", {"split": SPLIT + SPLIT.splitlines()[1] + "\n"}),
         ("metadata.csv.gz lacks 1 images of .*e084de3b", {"metadata": METADATA.replace("e084de3b", "00000000")}),
         ("chexpert.csv.gz, line 3, column No Finding: label 'yes'", {"labels": LABELS.replace(",1.0", ",yes")}),
-        ("line 4: a study that another line has", {"labels": LABELS + LABELS.splitlines()[1] + "\n"}),
+        ("line 4: a study that has labels in another line", {"labels": LABELS + LABELS.splitlines()[1] + "\n"}),
         ("has no label of any study", {"labels": LABELS.replace(",5", ",6")}),
     ]
     for message, tables in wrong:

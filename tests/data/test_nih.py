@@ -98,7 +98,9 @@ def test_patient_sex_and_quoted_headers(tmp_path: Path) -> None:
     assert (index.sex[0], index.view[0], index.patient_id[0], index.targets_NC.sum()) == ("F", "AP", 7, 2)
 
 
-def test_optional_columns_and_odd_values_are_unknown_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_odd_values_and_absent_columns_are_unknown_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     header = "Image Index,Finding Labels,Patient ID,Patient Gender,View Position"
     write_dataset(tmp_path, ["a.png,Mass,1,X,LL", "b.png,Mass,1,,PA"], header)
     with caplog.at_level(logging.WARNING):
@@ -174,7 +176,7 @@ def no_image(root: Path) -> Path:
     ("make", "problem"),
     [(no_folder, "not a folder"), (no_csv, "it holds holiday.txt"), (no_image, "None of the 3 images")],
 )
-def test_a_missing_dataset_says_how_to_get_it(tmp_path: Path, make: object, problem: str) -> None:
+def test_the_error_of_a_missing_dataset_has_how_to_get_it(tmp_path: Path, make: object, problem: str) -> None:
     assert callable(make)
     with pytest.raises(MissingDataError, match=problem) as caught:
         read_nih(make(tmp_path), NIH14, missing="skip")
@@ -295,9 +297,9 @@ def test_a_whole_dataset_is_indexed_in_time_and_memory(tmp_path: Path) -> None:
     with (tmp_path / nih.CSV_NAMES[0]).open("w") as csv:
         csv.write(HEADER + "\n")
         for number in range(112_120):
-            patient, film = divmod(number, 4)
-            person = f"{film},{patient},{number % 95},M,PA,2500,2048,0.143,0.143"
-            csv.write(f"{patient:08d}_{film:03d}.png,{labels[number % len(labels)]},{person}\n")
+            patient, visit = divmod(number, 4)
+            person = f"{visit},{patient},{number % 95},M,PA,2500,2048,0.143,0.143"
+            csv.write(f"{patient:08d}_{visit:03d}.png,{labels[number % len(labels)]},{person}\n")
     for number in range(1, 13):
         (tmp_path / f"images_{number:03d}" / "images").mkdir(parents=True)
     assert measure(tmp_path, "error", LISTING) == (112_120, 0)

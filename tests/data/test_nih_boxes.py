@@ -55,7 +55,7 @@ def test_a_row_is_a_file_a_finding_and_corners(tmp_path: Path, header: str, tail
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "is empty"),
         ("Image,Finding,x,y,w,h\n" + ROW, "line 1: columns 'Image,Finding,x,y,w,h'; expected are 'Image Index"),
@@ -67,7 +67,7 @@ def test_a_row_is_a_file_a_finding_and_corners(tmp_path: Path, header: str, tail
         (HEADER + "a.png,Effussion,1,2,3,4\n", "line 2: unknown finding 'Effussion', did you mean 'Effusion'"),
         (HEADER + "a.png,No Finding,1,2,3,4\n", "line 2: unknown finding 'No Finding'"),
         (HEADER + "a.png,Mass,1,two,3,4\n", "line 2: 1, two, 3, 4 are not the four numbers"),
-        (HEADER + "a.png,Mass,1,nan,3,4\n", "line 2: .* is no box"),
+        (HEADER + "a.png,Mass,1,nan,3,4\n", "line 2: .* is not a box"),
         (HEADER + "a.png,Mass,1,2,0,4\n", "line 2: .* above 0"),
         (HEADER + "a.png,Mass,1,2,3,-4\n", "line 2: .* above 0"),
         (HEADER + "a.png,Mass,-1,2,3,4\n", "line 2: .* out of the image of 1024 x 1024"),
@@ -76,9 +76,9 @@ def test_a_row_is_a_file_a_finding_and_corners(tmp_path: Path, header: str, tail
         (HEADER + 'a.png,"Mass,1,2,3,4\n', "line 2: not readable as CSV: unexpected end of data"),
     ],
 )
-def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_bad_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         read_boxes(path)
     assert str(error.value).startswith(str(path))
 
@@ -89,7 +89,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         read_boxes(tmp_path)
 
 
-def test_a_missing_file_says_where_to_get_it(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_has_where_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"BBox_List_2017\.csv does not exist.*nihcc"):
         read_boxes(tmp_path)
 

@@ -1,4 +1,4 @@
-"""nvCOMP without a GPU: which versions are taken, and that it is called as its own header says."""
+"""nvCOMP without a GPU: which versions are accepted, and that it is called as its header declares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distcxr.data.pixels.png_gpu import PngDecoder
 
 
 class FakeLibrary:
-    """Says that it is of some version."""
+    """A library that reports some version."""
 
     def __init__(self, version: int) -> None:
         self.version = version
@@ -52,7 +52,7 @@ def test_other_versions_are_refused_by_name(version: int, name: str) -> None:
         NvComp(FakeLibrary(version))
 
 
-def test_without_nvcomp_a_decoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_nvcomp_a_decoder_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     nvcomp.cache_clear()
     monkeypatch.setitem(sys.modules, "nvidia", None)
     with pytest.raises(ValueError, match=r"not installed: install \"nvidia-libnvcomp-cu1\d>=5.*data\.gpu\.inflate=cpu"):
@@ -78,7 +78,7 @@ def test_the_real_library_answers_without_a_gpu() -> None:
         assert 0 <= library.temp_bytes(num_images, longest, num_images * longest) < num_images * longest
 
 
-# What nvCOMP's header declares, done without a GPU: "inflating" copies a stream, and every argument is told apart.
+# What nvCOMP's header declares, done without a GPU: "inflating" copies a stream, and every argument is checked.
 STAND_IN = r"""
 #include <cstring>
 typedef struct CUstream_st* cudaStream_t;  // the header leaves it out where there is no CUDA
@@ -109,7 +109,7 @@ nvcompStatus_t nvcompBatchedDeflateDecompressGetTempSizeAsync(
     return nvcompSuccess;
 }
 nvcompStatus_t nvcompBatchedDeflateDecompressAsync(
-    const void* const* from, const size_t* from_bytes, const size_t* room, size_t* actual, size_t num, void* const temp,
+    const void* const* from, const size_t* from_bytes, const size_t* space, size_t* actual, size_t num, void* temp,
     size_t temp_bytes, void* const* to, nvcompBatchedDeflateDecompressOpts_t options, nvcompStatus_t* statuses,
     cudaStream_t stream)
 {
@@ -117,7 +117,7 @@ nvcompStatus_t nvcompBatchedDeflateDecompressAsync(
     if ((size_t)stream != 0x1234) return nvcompErrorCudaError;
     std::memset(temp, 7, temp_bytes);
     for (size_t i = 0; i < num; ++i) {
-        statuses[i] = from_bytes[i] > room[i] ? nvcompErrorOutputBufferTooSmall : nvcompSuccess;
+        statuses[i] = from_bytes[i] > space[i] ? nvcompErrorOutputBufferTooSmall : nvcompSuccess;
         actual[i] = from_bytes[i];
         if (!statuses[i]) std::memcpy(to[i], from[i], from_bytes[i]);
     }
@@ -135,8 +135,8 @@ def test_it_is_called_as_its_header_declares(tmp_path: Path, monkeypatch: pytest
         pytest.skip("no C++ compiler")
     (tmp_path / "stand_in.cpp").write_text(STAND_IN)
     command = ["g++", "-shared", "-fPIC", "-w", f"-I{include}", "-o", str(tmp_path / "it.so")]
-    said = subprocess.run([*command, str(tmp_path / "stand_in.cpp")], capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
+    done = subprocess.run([*command, str(tmp_path / "stand_in.cpp")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
     library = NvComp(ctypes.CDLL(str(tmp_path / "it.so")))
     assert library.align == 64
@@ -162,5 +162,5 @@ def test_it_is_called_as_its_header_declares(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_launch_that_fails_is_an_error() -> None:
-    with pytest.raises(RuntimeError, match="nvcompGetProperties says 10"):
+    with pytest.raises(RuntimeError, match="nvcompGetProperties returned 10"):
         module._check(10, "nvcompGetProperties")

@@ -79,7 +79,7 @@ def test_start_skips_whole_global_batches(weighted: bool) -> None:
     assert all_batches(100, 16, 2, 4, epoch=0, start=4, weighted=weighted) == whole[4:]
 
 
-def test_a_weighted_draw_is_a_hash_held_against_sums_of_weights() -> None:
+def test_a_weighted_sample_is_a_hash_compared_with_sums_of_weights() -> None:
     """If this moves, a resumed run draws other images. In Python's own integers, seed, stream, epoch and position."""
     sums, mask = np.cumsum(WEIGHTS).tolist(), 2**64 - 1
     expected = []
@@ -96,7 +96,7 @@ def test_a_weighted_draw_is_a_hash_held_against_sums_of_weights() -> None:
     assert all_batches(100, 32, 1, 32, epoch=6, weighted=True) != drawn
 
 
-def test_weights_are_how_often_a_row_is_drawn() -> None:
+def test_weights_are_how_often_a_row_is_sampled() -> None:
     """Over 400 epochs each of 10 rows comes up in proportion: chi-squared of 9 degrees under its 0.1 % bound."""
     weights = np.array([1, 2, 3, 4, 0.5, 6, 7, 8, 9, 10], dtype=np.float64)
     order = TrainOrder(np.arange(10), 0, BatchPlan(10, 10), np.cumsum(weights))
@@ -127,7 +127,7 @@ def test_a_million_million_images_need_no_memory() -> None:
     assert peak < 4e6, peak
 
 
-def test_a_range_draws_what_its_numbers_would() -> None:
+def test_a_range_gives_what_its_numbers_would() -> None:
     plan = BatchPlan(16, 8, 1)
     of_range, of_array = (list(TrainOrder(rows, 3, plan).epoch(1)) for rows in (range(7, 207, 2), np.arange(7, 207, 2)))
     for (places, drawn), (same_places, same) in zip(of_range, of_array, strict=True):

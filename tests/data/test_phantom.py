@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from distcxr.data.phantom.dataset import write_phantom
-from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.draw import draw_xray
 from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
-from distcxr.data.phantom.plan import FREQUENCY, plan_films
+from distcxr.data.phantom.plan import FREQUENCY, plan_xrays
 
 IMAGES, SIZE = 48, 64
 
@@ -42,7 +42,7 @@ def test_two_processes_write_the_same_bytes(folder: Path, tmp_path: Path) -> Non
     assert contents(tmp_path) == contents(folder)
 
 
-def test_another_seed_gives_other_films(folder: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_xrays(folder: Path, tmp_path: Path) -> None:
     write_phantom(tmp_path, images=8, size=SIZE, seed=6, workers=1)
     shared = {name for name in contents(tmp_path) if name.endswith(".png")} & set(contents(folder))
     assert shared
@@ -76,7 +76,7 @@ def test_csv_has_the_columns_and_values_of_nih(folder: Path) -> None:
             assert (image.mode, image.size) == ("L", (SIZE, SIZE))
 
 
-def test_lists_share_the_films_out_by_patient(folder: Path) -> None:
+def test_lists_share_the_xrays_out_by_patient(folder: Path) -> None:
     train_val, test = ((folder / name).read_text().split("\n") for name in ("train_val_list.txt", "test_list.txt"))
     assert sorted(train_val + test) == sorted(row["Image Index"] for row in rows_of(folder))
     assert train_val and test
@@ -84,20 +84,20 @@ def test_lists_share_the_films_out_by_patient(folder: Path) -> None:
 
 
 def test_findings_are_common_enough_to_score() -> None:
-    films = plan_films(4000, 0)
-    count = Counter(name for film in films for name in film.findings)
+    xrays = plan_xrays(4000, 0)
+    count = Counter(name for xray in xrays for name in xray.findings)
     assert set(count) == set(FREQUENCY) == set(PAINTERS) | set(RESHAPERS)
-    assert min(count.values()) >= 0.03 * len(films)
-    assert 0.35 < sum(not film.findings for film in films) / len(films) < 0.45
-    assert 0.17 < sum(film.in_test for film in films) / len(films) < 0.23
-    assert {b.follow_up - a.follow_up for a, b in pairwise(films) if a.patient_id == b.patient_id} == {1}
-    assert set(Counter(film.patient_id for film in films).values()) == set(range(1, 7))
+    assert min(count.values()) >= 0.03 * len(xrays)
+    assert 0.35 < sum(not xray.findings for xray in xrays) / len(xrays) < 0.45
+    assert 0.17 < sum(xray.in_test for xray in xrays) / len(xrays) < 0.23
+    assert {b.follow_up - a.follow_up for a, b in pairwise(xrays) if a.patient_id == b.patient_id} == {1}
+    assert set(Counter(xray.patient_id for xray in xrays).values()) == set(range(1, 7))
 
 
 def changes_of(finding: str) -> list[np.ndarray]:
     """Absolute grey change [64, 64] that the finding makes to each of twelve chests, else the same to the noise."""
     pairs = [
-        [draw_film(names, np.random.default_rng(seed), 64, "M", "PA").astype(int) for names in ([], [finding])]
+        [draw_xray(names, np.random.default_rng(seed), 64, "M", "PA").astype(int) for names in ([], [finding])]
         for seed in range(12)
     ]
     return [np.abs(healthy - ill) for healthy, ill in pairs]
@@ -109,7 +109,7 @@ def test_each_finding_shows(finding: str) -> None:
     assert min(shares) > 0 and 0.003 < np.median(shares) < 0.35
 
 
-# Where the change lies on average: distance from the midline and height, in half films (v from -1, top, to 1).
+# Where the change lies on average: distance from the midline and height, in half image sides (v from -1, top, to 1).
 @pytest.mark.parametrize(
     ("finding", "out", "height"),
     [
@@ -127,7 +127,7 @@ def test_findings_lie_where_they_belong(finding: str, out: tuple[float, float], 
     assert height[0] < np.average(centres, weights=change.sum(axis=1)) < height[1]
 
 
-def test_rows_are_filtered_like_real_films(folder: Path) -> None:
+def test_rows_are_filtered_like_real_xrays(folder: Path) -> None:
     filters: Counter[int] = Counter()
     for path in (folder / "images").iterdir():
         data, at, stream = path.read_bytes(), 8, b""
@@ -166,10 +166,10 @@ def test_folders_of_others_are_refused_untouched(tmp_path: Path) -> None:
 
 def test_real_data_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "00000001_000.png").write_bytes(b"a real film")
+    (tmp_path / "images" / "00000001_000.png").write_bytes(b"a real X-ray")
     with pytest.raises(ValueError, match="images"):
         write_phantom(tmp_path, images=8, size=32)
-    assert contents(tmp_path) == {"images/00000001_000.png": b"a real film"}
+    assert contents(tmp_path) == {"images/00000001_000.png": b"a real X-ray"}
 
 
 @pytest.mark.parametrize("other", [{"images": 9}, {"size": 40}, {"seed": 1}])
@@ -193,13 +193,13 @@ def test_a_linear_probe_on_thumbnails_sees_little() -> None:
     from sklearn.metrics import roc_auc_score
     from threadpoolctl import threadpool_limits
 
-    films = plan_films(1600, 0)
-    thumbnails_NP, targets_NC = [], np.array([[name in film.findings for name in FREQUENCY] for film in films])
-    for film in films:
-        pixels = draw_film(film.findings, np.random.default_rng([0, 1, film.number]), 64, film.sex, film.view)
+    xrays = plan_xrays(1600, 0)
+    thumbnails_NP, targets_NC = [], np.array([[name in xray.findings for name in FREQUENCY] for xray in xrays])
+    for xray in xrays:
+        pixels = draw_xray(xray.findings, np.random.default_rng([0, 1, xray.number]), 64, xray.sex, xray.view)
         thumbnails_NP.append(pixels.reshape(16, 4, 16, 4).mean(axis=(1, 3)).ravel())
     features_NP = np.array(thumbnails_NP)
-    held_out = np.array([film.in_test for film in films])
+    held_out = np.array([xray.in_test for xray in xrays])
     features_NP = (features_NP - features_NP[~held_out].mean(0)) / features_NP[~held_out].std(0)
     with threadpool_limits(1):
         for strength in (1.0, 0.01):

@@ -1,4 +1,4 @@
-"""The same synthetic films laid out like each dataset: what a recipe over it opens, and the pixels its readers give."""
+"""The same synthetic X-rays laid out like each dataset: what a recipe opens, and the pixels its readers give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.data.phantom.dataset import write_phantom
 from distcxr.data.phantom.layouts import LAYOUTS
-from distcxr.data.phantom.plan import plan_films
+from distcxr.data.phantom.plan import plan_xrays
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.store.cache_building import build_cache
 from distcxr.recipe import Recipe
@@ -58,44 +58,44 @@ def pixels(dataset: Dataset, rows: list[int], loader: str) -> torch.Tensor:
     return answer.pixels.clone()
 
 
-def films_in_order(layout: str) -> list[int]:
-    """Numbers of the films as the layout's index has them."""
-    films = plan_films(IMAGES, SEED)
+def xrays_in_order(layout: str) -> list[int]:
+    """Numbers of the X-rays as the layout's index has them."""
+    xrays = plan_xrays(IMAGES, SEED)
     key = {
-        "folders": lambda film: LAYOUTS["folders"].path(film),
-        "chexpert": lambda film: film.in_test,
-        "chestmnist": lambda film: 2 if film.in_test else int(film.patient_id % 10 == 3),
-    }.get(layout, lambda film: film.number)
-    return [film.number for film in sorted(films, key=key)]
+        "folders": lambda xray: LAYOUTS["folders"].path(xray),
+        "chexpert": lambda xray: xray.in_test,
+        "chestmnist": lambda xray: 2 if xray.in_test else int(xray.patient_id % 10 == 3),
+    }.get(layout, lambda xray: xray.number)
+    return [xray.number for xray in sorted(xrays, key=key)]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_labels_patients_and_splits(layout: str, roots: dict[str, Path]) -> None:
-    dataset, films = opened(layout, roots[layout]), plan_films(IMAGES, SEED)
-    films = [films[number] for number in films_in_order(layout)]
+    dataset, xrays = opened(layout, roots[layout]), plan_xrays(IMAGES, SEED)
+    xrays = [xrays[number] for number in xrays_in_order(layout)]
     index = dataset.index
     assert len(index) == IMAGES and all(len(dataset.splits.rows(name)) for name in ("train", "val", "test"))
     if layout == "folders":
         assert index.findings == ("abnormal", "normal")
-        assert index.targets_NC[:, 0].tolist() == [int(bool(film.findings)) for film in films]
+        assert index.targets_NC[:, 0].tolist() == [int(bool(xray.findings)) for xray in xrays]
     elif layout == "chexpert":
         column = index.findings.index("Pleural Effusion")
-        assert index.targets_NC[:, column].tolist() == [int("Effusion" in film.findings) for film in films]
-        assert index.targets_NC[:, 0].tolist() == [int(not film.findings) for film in films]
+        assert index.targets_NC[:, column].tolist() == [int("Effusion" in xray.findings) for xray in xrays]
+        assert index.targets_NC[:, 0].tolist() == [int(not xray.findings) for xray in xrays]
         assert not opened(layout, roots[layout], uncertain="mask").index.mask_NC.all()
     else:
         assert index.findings == NIH14
-        assert index.targets_NC.tolist() == [[int(name in film.findings) for name in NIH14] for film in films]
+        assert index.targets_NC.tolist() == [[int(name in xray.findings) for name in NIH14] for xray in xrays]
     if layout != "chestmnist":
-        assert index.patient_id.tolist() == [film.patient_id for film in films]
+        assert index.patient_id.tolist() == [xray.patient_id for xray in xrays]
     if layout != "folders":
-        assert dataset.splits.test.tolist() == [row for row, film in enumerate(films) if film.in_test]
+        assert dataset.splits.test.tolist() == [row for row, xray in enumerate(xrays) if xray.in_test]
 
 
 @pytest.mark.parametrize("layout", [layout for layout in LAYOUTS if layout != "nih"])
 def test_pixels_are_those_of_nihs_layout(layout: str, roots: dict[str, Path]) -> None:
     rows = [0, 1, 5, 20, IMAGES - 1]
-    numbers = [films_in_order(layout)[row] for row in rows]
+    numbers = [xrays_in_order(layout)[row] for row in rows]
     expected = pixels(opened("nih", roots["nih"]), numbers, "torch")
     loader = "auto" if layout == "chestmnist" else "torch"
     got = pixels(opened(layout, roots[layout]), rows, loader)

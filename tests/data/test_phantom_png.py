@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom.draw import draw_film
+from distcxr.data.phantom.draw import draw_xray
 from distcxr.data.phantom.png import encode_png
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (7, 5), (64, 33), (300, 257)]
@@ -66,8 +66,8 @@ def test_each_filter_wins_where_it_fits() -> None:
     assert 4 in filters_of(encode_png((across[None] // 2 + down[:, None] // 2).astype(np.uint8)))
 
 
-def test_a_film_is_written_like_nih_does() -> None:
-    data = encode_png(draw_film(["Mass"], np.random.default_rng(3), 256, "F", "PA"))
+def test_a_xray_is_written_like_nih_does() -> None:
+    data = encode_png(draw_xray(["Mass"], np.random.default_rng(3), 256, "F", "PA"))
     chunks = chunks_of(data)
     bodies = [body for kind, body in chunks if kind == b"IDAT"]
     assert chunks[0] == (b"IHDR", struct.pack(">IIBBBBB", 256, 256, 8, 0, 0, 0, 0))

@@ -15,8 +15,8 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import SIGNATURE, encode_png
-from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage, read_file
+from distcxr.data.phantom.png import encode_png
+from distcxr.data.pixels.files import MAX_PIXELS, SIGNATURE, UnreadableImage, read_file
 from distcxr.data.pixels.png import Header, decode_png, is_plain_grey, walk_chunks
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte
@@ -186,7 +186,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("flaw", BROKEN)
-def test_a_broken_file_says_why(flaw: str) -> None:
+def test_a_broken_file_is_refused_with_the_reason(flaw: str) -> None:
     data, reason = BROKEN[flaw]
     with pytest.raises(UnreadableImage, match=reason):
         decode_png(data)

@@ -17,10 +17,10 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import SIGNATURE, encode_png
+from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.cuda.table import Verdict
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png_gpu import PngDecoder
 from distcxr.data.pixels.resize import resize_grey
 
@@ -85,12 +85,12 @@ def test_stored_and_hardly_and_strongly_compressed(inflate: Way, level: int) -> 
 
 @WAYS
 def test_real_xrays(inflate: Way) -> None:
-    """Crops of the film that comes with the repository; with DISTCXR_NIH_ROOT, whole files."""
+    """Crops of the X-ray that comes with the repository; with DISTCXR_NIH_ROOT, whole files."""
     whole = [file.read_bytes() for file in real_xrays(every=60)]
     decoder = host_decoder(224, inflate)
     files = [file for file in whole if decoder.prepare(file) is not None]
-    film = decode_grey(files[0])
-    crops = [encode_png(np.ascontiguousarray(film[top : top + 200, left::3])) for top, left in ((0, 0), (500, 1))]
+    image = decode_grey(files[0])
+    crops = [encode_png(np.ascontiguousarray(image[top : top + 200, left::3])) for top, left in ((0, 0), (500, 1))]
     pixels, verdicts = decode(decoder, files + crops, 224)
     assert verdicts == [0] * len(pixels)
     for file, square in zip(files + crops, pixels, strict=True):
@@ -187,9 +187,9 @@ def test_broken_chunks_raise_what_decode_grey_raises(inflate: Way) -> None:
     for file in tries:
         with pytest.raises(UnreadableImage) as expected:
             decode_grey(file)
-        with pytest.raises(UnreadableImage) as said:
+        with pytest.raises(UnreadableImage) as raised:
             decoder.prepare(file)
-        assert str(said.value) == str(expected.value)
+        assert str(raised.value) == str(expected.value)
 
 
 def test_many_threads_prepare_at_once() -> None:
@@ -211,6 +211,6 @@ def test_what_is_prepared_is_the_stream_alone() -> None:
     assert prepared is not None and prepared.bytes_.numpy().tobytes() == ROWS
 
 
-def test_it_says_who_does_what() -> None:
+def test_where_names_what_inflates_and_what_resizes() -> None:
     assert host_decoder(SIZE).where == "inflated by zlib on the CPU, row filters and resize on the CPU"
     assert host_decoder(SIZE, "cpu").where == "inflated by ISA-L on the CPU, row filters and resize on the CPU"

@@ -33,7 +33,7 @@ def random_labels(num: int = 600, seed: int = 0, shares: NDArray[np.float64] = S
 
 
 def one_by_one(shown_NL: NDArray[np.bool_], cap: int, draw_N: NDArray[np.uint64]) -> list[bool]:
-    """What `capped` says it does, image by image."""
+    """The rule of `capped`'s docstring, image by image."""
     num_L = shown_NL.sum(axis=0).tolist()
     order = sorted(range(len(num_L)), key=lambda label: num_L[label])
     labels = [[label for label in range(len(num_L)) if row[label]] for row in shown_NL]
@@ -154,7 +154,7 @@ def test_a_cap_that_leaves_a_finding_without_images_names_it() -> None:
     assert "data.sampling.cap_per_label=1 leaves no training image of G (12): " in refused[0]
 
 
-def test_a_cap_that_leaves_less_than_a_batch_says_so() -> None:
+def test_a_cap_that_leaves_less_than_a_batch_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cap_per_label=20 leaves \d+ of 600 training images, fewer than train"):
         train_order(
             labelled(random_labels()), np.arange(600), Sampling(cap_per_label=20), seed=0, stage=0,
@@ -173,7 +173,7 @@ def test_nih_s_size_in_well_under_a_second() -> None:
 
 
 @pytest.mark.parametrize("balance", ["class", "sqrt"])
-def test_weights_are_those_of_drawing_a_label_first(balance: str) -> None:
+def test_weights_are_those_of_sampling_a_label_first(balance: str) -> None:
     _, shown_NL = labels_of(labelled(random_labels(80)), np.arange(80))
     num_L = shown_NL.sum(axis=0)
     wanted_L = [float(num) ** (0.5 if balance == "sqrt" else 0.0) for num in num_L]
@@ -203,13 +203,13 @@ def test_balance_meets_findings_equally_where_no_image_shows_two() -> None:
     np.testing.assert_allclose(met["sqrt"], roots / roots.sum(), atol=0.015)
 
 
-def test_the_note_says_how_often_each_finding_is_met() -> None:
+def test_the_note_has_how_often_each_finding_is_sampled() -> None:
     index, rows = labelled(random_labels()), np.arange(600)
     order = train_order(index, rows, Sampling(balance="class"), seed=0, stage=0, plan=BatchPlan(600, 600))
     drawn = np.concatenate([row for epoch in range(50) for _, row in order.epoch(epoch)])
-    said = [float(part.rsplit(" ", 2)[1]) for part in order.notes[0].split(": ")[2].split(", ")]
-    np.testing.assert_allclose(100 * labels_of(index, drawn)[1].mean(axis=0), said, atol=1.2)
-    assert labels_of(index, drawn)[0][0] == "A" and said[5] > 10  # F, on 1 % of the images
+    shares_pct = [float(part.rsplit(" ", 2)[1]) for part in order.notes[0].split(": ")[2].split(", ")]
+    np.testing.assert_allclose(100 * labels_of(index, drawn)[1].mean(axis=0), shares_pct, atol=1.2)
+    assert labels_of(index, drawn)[0][0] == "A" and shares_pct[5] > 10  # F, on 1 % of the images
 
 
 def test_the_cap_comes_before_the_balance() -> None:

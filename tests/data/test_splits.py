@@ -32,14 +32,14 @@ from distcxr.recipe.data import Data
 NUM_PATIENTS = 400
 
 
-def name_of(patient: int, film: int) -> str:
-    return f"{patient:08d}_{film:03d}.png"
+def name_of(patient: int, number: int) -> str:
+    return f"{patient:08d}_{number:03d}.png"
 
 
 def make_index(root: Path, patients: int | list[int] = NUM_PATIENTS, skipped: list[str] | None = None) -> SampleIndex:
     """Patient p has 1 + p % 4 images, patients count from 1; the first findings alternate."""
     numbers = range(1, patients + 1) if isinstance(patients, int) else patients
-    rows = [(patient, film) for patient in numbers for film in range(1 + patient % 4)]
+    rows = [(patient, number) for patient in numbers for number in range(1 + patient % 4)]
     rows = [row for row in rows if name_of(*row) not in (skipped or [])]
     num = len(rows)
     targets_NC = np.zeros((num, 3), dtype=np.uint8)
@@ -215,7 +215,7 @@ def test_list_files_of_one_name_keep_their_hashes(tmp_path: Path) -> None:
     assert set(splits.list_hashes) == {*NAMES, *map(str, files.values())}
 
 
-def test_images_in_no_list_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_in_no_list_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     files = write_three(tmp_path)
     with caplog.at_level(logging.WARNING):
         from_lists(make_index(tmp_path, 9), **files, val_fraction=0.1, seed=0)
@@ -264,7 +264,7 @@ def test_a_split_that_the_dataset_names(tmp_path: Path, caplog: pytest.LogCaptur
     assert f"{sum(1 + patient % 4 for patient in range(26, 30))} of {len(index)} images are in no split" in caplog.text
 
 
-def test_validation_patients_are_drawn_from_train_where_the_dataset_names_none(tmp_path: Path) -> None:
+def test_validation_patients_are_taken_from_train_where_the_dataset_names_none(tmp_path: Path) -> None:
     index = with_own_split(tmp_path, range(1, 31), range(0), range(31, 41))
     found = patients_of(index, from_index(index, val_fraction=0.3, seed=2))
     place = {patient: reference_place(2, patient) for patient in range(1, 31)}
@@ -328,13 +328,13 @@ def test_official_lists_that_are_not_there(tmp_path: Path) -> None:
 
 def test_lists_may_name_images_that_were_skipped(tmp_path: Path) -> None:
     files = write_three(tmp_path)
-    skipped = [name_of(7, film) for film in range(4)]
+    skipped = [name_of(7, number) for number in range(4)]
     index = make_index(tmp_path, 8, skipped=skipped)
     assert patients_of(index, from_lists(index, **files, val_fraction=0.1, seed=0))["test"] == {8}
 
 
 @pytest.mark.parametrize("name, patients", [("train", range(1, 5)), ("val", range(5, 7)), ("test", range(7, 9))])
-def test_a_split_whose_images_were_all_skipped(tmp_path: Path, name: str, patients: range) -> None:
+def test_a_split_with_all_images_skipped(tmp_path: Path, name: str, patients: range) -> None:
     files = write_three(tmp_path)
     whole = make_index(tmp_path, 8)
     skipped = [file for file in whole.file_names(range(len(whole))) if int(file[:8]) in patients]
@@ -343,7 +343,7 @@ def test_a_split_whose_images_were_all_skipped(tmp_path: Path, name: str, patien
         from_lists(index, **files, val_fraction=0.1, seed=0)
 
 
-def test_an_empty_split_says_which_key_to_change(tmp_path: Path) -> None:
+def test_the_error_of_an_empty_split_names_the_key_to_change(tmp_path: Path) -> None:
     write_lists(tmp_path, patients=6, num_train=4)
     index = make_index(tmp_path, 6)
     with pytest.raises(ValueError, match=r"the val split is empty: of the 4 patients .* raise data\.val_fraction"):

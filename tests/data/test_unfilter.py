@@ -17,10 +17,10 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import SIGNATURE, encode_png
+from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels import png
 from distcxr.data.pixels.decode import load_kernels
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.kernels import unfilter
 from distcxr.data.pixels.png import decode_png
 
@@ -50,7 +50,7 @@ def filtered(height: int, width: int, seed: int, kinds: tuple[int, ...] = (0, 1,
 
 
 def undone(stream: bytes, height: int, width: int) -> NDArray[np.uint8]:
-    """Into the middle of a larger array, whose surroundings have to stay as they are."""
+    """Into the middle of a larger array; the rest of it has to stay as it is."""
     around = np.full(height * width + 256, 0xA5, dtype=np.uint8)
     image = around[128:-128].reshape(height, width)
     assert unfilter(np.frombuffer(stream, dtype=np.uint8), image) == -1
@@ -107,7 +107,7 @@ def test_an_unknown_filter_is_refused_wherever_it_stands() -> None:
 
 @pytest.fixture
 def refused_by_the_fast_path(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows with every file that Pillow has to judge."""
+    """A list that grows with every file that Pillow has to decode."""
     calls: list[int] = []
     inner: Callable[..., NDArray[np.uint8]] = png._decode_by_pillow
 
@@ -190,10 +190,10 @@ def test_decoding_borrows_no_new_memory_for_each_image(tmp_path: Path) -> None:
         "list(pool.map(decode, range(10))); [decode(0) for _ in range(10)]; before = faults();"
         "list(pool.map(decode, range(20))); [decode(0) for _ in range(20)]; print((faults() - before) / 40)"
     )
-    said = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "large.png")], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert float(said.stdout) < 50
+    assert float(done.stdout) < 50
 
 
 @pytest.mark.slow
@@ -213,9 +213,9 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path: Path) -> None:
         "assert (decode_grey(encode_png(image)) == image).all(); print(distcxr.__file__)"
     )
     environ = {"PATH": os.environ["PATH"], "HOME": "/dev/null", "PYTHONDONTWRITEBYTECODE": "1"}
-    said = subprocess.run([sys.executable, "-c", decode], cwd=copy, env=environ, capture_output=True, text=True)
-    assert said.returncode == 0, said.stderr
-    assert said.stdout.strip() == str(copy / "distcxr" / "__init__.py")
+    done = subprocess.run([sys.executable, "-c", decode], cwd=copy, env=environ, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(copy / "distcxr" / "__init__.py")
 
 
 def test_warm_up_may_be_called_again() -> None:

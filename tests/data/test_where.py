@@ -45,15 +45,15 @@ def narrowed(labels: SampleIndex = LABELS, splits: Splits = WHOLE, **keys: Any) 
     return narrow(Data.model_validate(keys), labels, splits, LEARNT)
 
 
-def said(row: int, name: str) -> int | None:
+def label(row: int, name: str) -> int | None:
     """1, 0, or None where the label is unknown."""
     column = LABELS.findings.index(name)
     return int(LABELS.targets_NC[row, column]) if LABELS.mask_NC[row, column] else None
 
 
 CONDITIONS = {
-    "findings": (["Mass", "Other"], lambda row: said(row, "Mass") == 1 or said(row, "Other") == 1),
-    "without": (["No Finding", "Other"], lambda row: said(row, "No Finding") == said(row, "Other") == 0),
+    "findings": (["Mass", "Other"], lambda row: label(row, "Mass") == 1 or label(row, "Other") == 1),
+    "without": (["No Finding", "Other"], lambda row: label(row, "No Finding") == label(row, "Other") == 0),
     "view": (["PA", "LATERAL"], lambda row: LABELS.view[row] in ("PA", "LATERAL")),
     "sex": ("F", lambda row: LABELS.sex[row] == "F"),
     "age": ((18, 64), lambda row: 18 <= LABELS.age[row] <= 64),
@@ -76,7 +76,7 @@ def test_what_is_unknown_meets_no_condition() -> None:
     without = narrowed(where={"without": ["Other"]})
     with_it = narrowed(where={"findings": ["Other"]})
     neither = set(WHOLE.train.tolist()) - set(without.train.tolist()) - set(with_it.train.tolist())
-    assert neither == {row for row in WHOLE.train.tolist() if said(row, "Other") is None} != set()
+    assert neither == {row for row in WHOLE.train.tolist() if label(row, "Other") is None} != set()
     every_age = narrowed(where={"age": (0, 200)})
     assert len(every_age.train) == np.count_nonzero(~np.isnan(LABELS.age[WHOLE.train])) < len(WHOLE.train)
 
@@ -87,7 +87,7 @@ def test_without_conditions_the_splits_stay_as_they_are() -> None:
     assert all(found.rows(name).tolist() == WHOLE.rows(name).tolist() for name in NAMES)
 
 
-def test_limits_draw_at_random_and_the_same_every_time() -> None:
+def test_limits_choose_at_random_and_the_same_every_time() -> None:
     found = narrowed(max_train_samples=300, max_val_samples=20, max_test_samples=NUM)
     assert [len(found.rows(name)) for name in NAMES] == [300, 20, len(WHOLE.test)]
     for name in NAMES:
@@ -134,9 +134,9 @@ def test_conditions_that_empty_a_split_say_how_many_meet_each(name: str) -> None
         narrowed(labels, where={"sex": "F", "age": (20, 60)})
 
 
-def test_a_condition_on_what_the_label_file_does_not_tell_names_the_column() -> None:
+def test_a_condition_on_an_absent_attribute_names_the_column() -> None:
     labels = replace(LABELS, sex=np.full(NUM, ""), age=np.full(NUM, 50, np.float32))
-    with pytest.raises(ValueError, match=r"tells sex of no image \(data\.dataset: csv needs data\.columns\.sex\)$"):
+    with pytest.raises(ValueError, match=r"has no sex of any image \(data\.dataset: csv needs data\.columns\.sex\)$"):
         narrowed(labels, where={"sex": "F", "age": (20, 60)})
 
 

@@ -19,7 +19,7 @@ PLAIN_SGD = (
 
 
 def one_step(folder: Path, name: str, *overrides: str) -> tuple[dict[str, str], bool, torch.Tensor]:
-    """What DDP says of itself, whether its first bucket is PyTorch's own, and the change of the weights."""
+    """DDP's logging data, whether its first bucket is PyTorch's own, and the change of the weights."""
     run = tiny.build(folder, f"output={folder / name}", *PLAIN_SGD, *overrides)
     before = torch.cat([parameter.detach().clone().flatten() for parameter in run.setup.module.parameters()])
     train_step(run, next(updates(run)))
@@ -39,7 +39,7 @@ def test_bucket_size_and_bfloat16_reach_ddp_and_defaults_are_pytorchs(tmp_path: 
     assert is_own and own["bucket_cap_bytes"] == 25 * 2**20 and own.get("comm_hook", "") == ""
     large, is_own, same = one_step(tmp_path, "b", "train.bucket_mb=50")
     assert not is_own and large["bucket_cap_bytes"] == 50 * 2**20
-    sizes = [[int(size) for size in said["rebuilt_bucket_sizes"].split(",")] for said in (own, large)]
+    sizes = [[int(size) for size in data["rebuilt_bucket_sizes"].split(",")] for data in (own, large)]
     assert len(sizes[0]) == 2 and 2**20 <= sizes[0][0] < 2 * 2**20  # the first bucket holds 1 MiB
     assert sizes[1] == [sum(sizes[0])]
     assert torch.allclose(same, step, atol=1e-6)

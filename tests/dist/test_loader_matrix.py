@@ -1,7 +1,7 @@
 """One interface: whoever reads, the same recipe gives the same samples with the same pixels.
 
 Every loader x 1, 2 and 4 ranks x (training from its start, training resumed at a global batch, evaluation) is a cell.
-Each is held against what Pillow makes of the files and what `order` says, never against another loader.
+Each is compared with Pillow's decoding of the files and with `order`, never with another loader.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def decided_by_main(decide: Any) -> Any:
     """As `distcxr.runtime.Runtime` does it."""
-    said = [decide() if torch.distributed.get_rank() == 0 else None]
-    torch.distributed.broadcast_object_list(said)
-    return said[0]
+    values = [decide() if torch.distributed.get_rank() == 0 else None]
+    torch.distributed.broadcast_object_list(values)
+    return values[0]
 
 
 def make(folder: Path, index: SampleIndex, settings: dict[str, Any], plan: BatchPlan, device: str) -> PixelReader:

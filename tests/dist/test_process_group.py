@@ -1,4 +1,4 @@
-"""Waiting for a rank that works on its host: without a collective, whose time-out would end the run."""
+"""Waiting for a rank that works on its host: without a collective, which would time out and end the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ranks tell each other, and what of it they say aloud."""
+"""Decisions that ranks share, and which rank logs what."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_what_is_wrong_on_one_rank_is_raised_on_all(tmp_path: Path, world_size: 
     assert runtime.done_by_all(lambda: 3) == 3
 
 
-@pytest.mark.parametrize(("rank", "said"), [("0", ["line", "of any", "wrong"]), ("3", ["of any", "wrong"])])
-def test_who_says_what(
-    rank: str, said: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("rank", "expected"), [("0", ["line", "of any", "wrong"]), ("3", ["of any", "wrong"])])
+def test_which_rank_logs_what(
+    rank: str, expected: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, distcxr = logging.getLogger(), logging.getLogger("distcxr")
     kept, levels = root.handlers[:], (root.level, distcxr.level)
@@ -51,4 +51,4 @@ def test_who_says_what(
         root.setLevel(levels[0])
         distcxr.setLevel(levels[1])
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(maxsplit=1)[1].removeprefix(f"[rank {rank}] ") for line in lines] == said
+    assert [line.split(maxsplit=1)[1].removeprefix(f"[rank {rank}] ") for line in lines] == expected

@@ -1,4 +1,4 @@
-"""The `world_size` marker itself: the world is what it says, and a failing rank fails the test."""
+"""The `world_size` marker itself: the world has that size, and a failing rank fails the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ pytest_plugins = ["pytester"]
 
 
 @pytest.mark.world_size(3)
-def test_the_world_has_the_size_it_says() -> None:
+def test_the_world_has_the_size_of_the_marker() -> None:
     total = torch.ones(1)
     torch.distributed.all_reduce(total)
     assert total.item() == 3

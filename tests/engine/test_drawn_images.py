@@ -33,7 +33,7 @@ def test_batches_hold_what_the_recipe_lets_in(tmp_path: Path) -> None:
     assert len(set(ids.tolist())) < len(ids)  # with replacement
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "data.where: " in log and "data.max_train_samples: 40 of " in log
-    assert "data.sampling.cap_per_label=8: " in log and "data.sampling.balance=class: draws that show it" in log
+    assert "data.sampling.cap_per_label=8: " in log and "data.sampling.balance=class: samples that show it" in log
     run.setup.close()
 
 

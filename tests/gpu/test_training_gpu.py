@@ -31,7 +31,7 @@ def test_a_run_in_every_precision(tmp_path: Path, precision: str) -> None:
     assert rows and all(math.isfinite(float(row["loss"])) for row in rows)
 
 
-@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # torch says so of the mode itself
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # torch's own warning about the mode
 @pytest.mark.parametrize("precision", ["bf16", "no"])
 def test_a_step_never_waits_for_the_device(tmp_path: Path, precision: str) -> None:
     tiny.phantom(tmp_path)

@@ -1,4 +1,4 @@
-"""Weights out again: what torchvision has to be told beside the name. The command is in tests/cli/test_export.py."""
+"""Exporting weights: torchvision's arguments beside the name. The command is tested in tests/cli/test_export.py."""
 
 from __future__ import annotations
 

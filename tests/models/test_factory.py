@@ -93,7 +93,7 @@ def test_drop_rate_is_the_dropout_before_the_head() -> None:
     assert torch.equal(plain(images), dropped(images)), "it is off in evaluation"
 
 
-def test_drop_rate_takes_the_place_of_the_network_s_own() -> None:
+def test_drop_rate_replaces_the_network_s_own() -> None:
     for drop_rate in (0.0, 0.4):
         model = networks.build("mobilenet_v3_small", drop_rate=drop_rate)
         assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [drop_rate]
@@ -105,7 +105,7 @@ def test_drop_rate_takes_the_place_of_the_network_s_own() -> None:
     [
         ({"name": "resnet81"}, "no such classifier in torchvision.*nearest: resnet18.*list_models"),
         ({"name": "fasterrcnn_resnet50_fpn"}, "no such classifier in torchvision"),
-        ({"name": "zzzzzz"}, "nothing is near it"),
+        ({"name": "zzzzzz"}, "no name is similar"),
         ({"name": "resnet10", "library": "timm"}, "no such classifier in timm.*nearest: .*resnet10t.*list_models"),
         ({"name": "resnet10t.none", "library": "timm"}, r"no such classifier in timm.*resnet10t\.c3_in1k"),
         ({"name": "hf-hub:someone/model", "library": "timm"}, "no such classifier in timm"),

@@ -113,15 +113,15 @@ def test_attention_begins_as_a_mean_and_a_linear_layer(name: str, library: str) 
         torch.testing.assert_close(model(images()), plain(images()), rtol=1e-4, atol=1e-5)
 
 
-def test_attention_weighs_places_for_each_finding() -> None:
+def test_attention_weighs_positions_for_each_finding() -> None:
     head = AttentionHead(4, 2, 0.0, 0)
-    places = torch.zeros(1, 9, 4)
-    places[0, 3] = torch.tensor([1.0, 0, 0, 2])
+    positions = torch.zeros(1, 9, 4)
+    positions[0, 3] = torch.tensor([1.0, 0, 0, 2])
     nn.init.zeros_(head.out.bias)
     with torch.no_grad():
         head.out.weight.copy_(torch.tensor([[0.0, 0, 0, 1], [0, 0, 0, 1]]))
         head.attention.weight.copy_(torch.tensor([[50.0, 0, 0, 0], [-50, 0, 0, 0]]))
-        logits = head(places)
+        logits = head(positions)
     assert logits[0].tolist() == pytest.approx([2.0, 0.0], abs=1e-6), (
         "the place for one finding, all but it for another"
     )
@@ -147,8 +147,8 @@ def test_metadata_changes_the_logits_and_what_is_missing_differs_from_what_is_ze
 
 def test_metadata_that_is_missing_or_of_another_width_is_an_error() -> None:
     model = headed("test_resnet", "timm", num_metadata=2)
-    for wrong, said in ((None, "got none"), (torch.zeros(2, 7), "got 7")):
-        with pytest.raises(ValueError, match=f"takes 2 columns of metadata.*{said}"):
+    for wrong, message in ((None, "got none"), (torch.zeros(2, 7), "got 7")):
+        with pytest.raises(ValueError, match=f"takes 2 columns of metadata.*{message}"):
             model(images(), wrong)
 
 
@@ -174,7 +174,7 @@ def test_pooled_features_are_what_the_last_layer_takes(name: str, library: str, 
             torch.testing.assert_close(features @ weight.T + bias, model(images()), rtol=1e-4, atol=1e-5)
 
 
-def test_class_tokens_are_no_places() -> None:
+def test_class_tokens_are_not_positions() -> None:
     network = networks.build("test_vit", "timm", image_size=64)
     assert feature_map(network, images()).shape == (2, 16, 64)
     vit = networks.build("vit_b_32", image_size=64)
@@ -183,7 +183,7 @@ def test_class_tokens_are_no_places() -> None:
 
 
 def test_a_network_without_a_map_is_named() -> None:
-    with pytest.raises(ValueError, match=r"attention: PoolingVisionTransformer has no map.*kind=mlp"):
+    with pytest.raises(ValueError, match=r"attention: PoolingVisionTransformer has no feature map.*kind=mlp"):
         build_model("pit_ti_224", library="timm", num_classes=3, head=Head(kind="attention"), image_size=224)
 
 

@@ -77,8 +77,8 @@ def test_arnoweng_s_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     torch.save(checkpoint, tmp_path / "model.pth.tar", _use_new_zipfile_serialization=False)
     ours = imported(tmp_path / "model.pth.tar", "densenet121", "torchvision", num_classes=14)
     assert torch.equal(logits(ours, colour()).sigmoid(), logits(theirs.module, colour()))
-    (said,) = [record.message for record in caplog.records if record.levelname == "WARNING"]  # 14 of which order?
-    assert "does not say for which 14 findings" in said and "model.new_head=true" in said
+    (message,) = [record.message for record in caplog.records if record.levelname == "WARNING"]  # 14 of which order?
+    assert "does not name the 14 findings" in message and "model.new_head=true" in message
 
 
 def xrayvision() -> tuple[nn.Module, dict[str, Tensor]]:
@@ -277,7 +277,7 @@ def test_files_that_hold_no_weights_are_named(tmp_path: Path) -> None:
         ("none.pt", "no weights in it, but a dict of epoch, lr"),
         ("list.pt", "no weights in it, but a list"),
         ("page.pth", "neither a safetensors nor a PyTorch file"),
-        ("folder", "no checkpoint of distcxr"),
+        ("folder", "not a checkpoint of distcxr"),
         ("run", "checkpoint.json is damaged"),
         ("gone.pt", "no such file or folder"),
     ):

@@ -48,9 +48,7 @@ def test_a_file_of_the_same_network_loads_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("head", ["of another shape", "absent", "half there"])
-def test_another_head_stays_new_and_the_log_says_so(
-    head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_head_stays_new_with_a_log_line(head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = networks.build(num_classes=1000 if head == "of another shape" else 14)
     nn.init.ones_(source.fc.bias)  # type: ignore[union-attr, arg-type]
     left_out = {"absent": {"fc.weight": None, "fc.bias": None}, "half there": {"fc.weight": None}}.get(head, {})
@@ -186,7 +184,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_imagenet_without_a_network_says_which_file_to_place_where(hub: Path) -> None:
+def test_imagenet_without_a_network_names_the_file_to_put_where(hub: Path) -> None:
     before = socket.getdefaulttimeout()
     with pytest.raises(WeightsUnavailable) as caught:
         networks.build("densenet121", weights="imagenet")
@@ -197,7 +195,7 @@ def test_imagenet_without_a_network_says_which_file_to_place_where(hub: Path) ->
     assert socket.getdefaulttimeout() == before
 
 
-def test_a_placed_torchvision_file_is_read(hub: Path) -> None:
+def test_a_torchvision_file_put_by_hand_is_read(hub: Path) -> None:
     source = networks.build("resnet18", num_classes=1000)
     for in_chans in (3, 1):
         torch.save(source.state_dict(), hub / "resnet18-f37072fd.pth", _use_new_zipfile_serialization=in_chans == 1)
@@ -231,7 +229,7 @@ def test_a_cut_torchvision_file_is_named(hub: Path) -> None:
         networks.build(weights="imagenet")
 
 
-def test_timm_without_a_network_gives_up_at_once_and_says_what_to_do(hub: Path) -> None:
+def test_timm_without_a_network_gives_up_at_once_with_the_remedy(hub: Path) -> None:
     start = time.monotonic()
     with pytest.raises(WeightsUnavailable) as caught:
         networks.build("resnet10t", "timm", weights="imagenet")
@@ -262,7 +260,7 @@ def test_timm_weights_are_read_where_they_lie(place: str, in_chans: int, hub: Pa
     assert networks.forward(model, networks.grey().expand(-1, in_chans, -1, -1)).shape == (2, 14)
 
 
-def test_a_placed_timm_file_has_to_be_whole(hub: Path) -> None:
+def test_a_timm_file_put_by_hand_has_to_be_whole(hub: Path) -> None:
     source = networks.build("test_resnet", "timm", num_classes=1000)
     _save(source, hub / "test_resnet.r160_in1k.safetensors", **{"layer1.0.conv1.weight": None})
     with pytest.raises(ValueError, match=r"(?s)does not fit.*layer1\.0\.conv1\.weight"):

@@ -97,7 +97,7 @@ def _symbols(file: Path, *options: str) -> set[str]:
 
 
 def _stubs(names: set[str]) -> str:
-    """C++ for functions whose arguments nobody looks at, so they are declared without any."""
+    """C++ for functions declared without arguments, as theirs are not used."""
     lines = ['extern "C" {', "void null_cuda_ignored(const char* name);", "int null_cuda_refused(const char* name);"]
     for name in sorted(names):
         if name.endswith("String"):

@@ -24,7 +24,7 @@ def prepare(data: Path, own: Path) -> None:
 
 
 def step_bf16(folder: Path) -> dict[str, int]:
-    """With one input channel, whose weights' strides DDP is known to warn of; warnings are errors."""
+    """With one input channel: DDP is known to warn of its weights' strides, and warnings are errors."""
     run = build(folder, tiny.BF16, *ACCUMULATING, "train.per_device_batch_size=2")
     return figures(step_counts(run, NUM_UNTIL_SETTLED))
 
@@ -64,7 +64,7 @@ def devices(_: Path) -> dict[str, dict[str, int]]:
 
 
 def planted_thread(_: Path) -> dict[str, dict[str, int]]:
-    """The same after a thread that does not say which device is its own has made a tensor."""
+    """The same after a thread that sets no device has made a tensor."""
     thread = threading.Thread(target=lambda: torch.zeros(1, device="cuda"))
     thread.start()
     thread.join()

@@ -12,7 +12,7 @@ from distcxr.recipe.idle import idle_overrides
 STAGES = "train: {stages: [{epochs: 1, trainable: [head], lr: 1e-3}, {epochs: 2, LAST}]}\n"
 
 
-def said(folder: Path, text: str, *overrides: str) -> list[str]:
+def lines_of(folder: Path, text: str, *overrides: str) -> list[str]:
     path = folder / "recipe.yaml"
     path.write_text(text)
     return idle_overrides(load_recipe(path, overrides), overrides)
@@ -31,7 +31,7 @@ def said(folder: Path, text: str, *overrides: str) -> list[str]:
     ],
 )
 def test_stages_decide(tmp_path: Path, last: str, override: str, reason: str | None) -> None:
-    lines = said(tmp_path, STAGES.replace("LAST", last), override)
+    lines = lines_of(tmp_path, STAGES.replace("LAST", last), override)
     assert len(lines) == (reason is not None)
     assert reason is None or (lines[0].startswith(override.partition("=")[0]) and reason in lines[0])
 
@@ -49,5 +49,5 @@ def test_stages_decide(tmp_path: Path, last: str, override: str, reason: str | N
     ],
 )
 def test_a_key_of_another_choice(tmp_path: Path, idle: str, active: str) -> None:
-    assert [line.split()[0] for line in said(tmp_path, "", idle)] == [idle.partition("=")[0]]
-    assert said(tmp_path, "", idle, active) == []
+    assert [line.split()[0] for line in lines_of(tmp_path, "", idle)] == [idle.partition("=")[0]]
+    assert lines_of(tmp_path, "", idle, active) == []

@@ -54,8 +54,8 @@ def test_base_is_merged_key_by_key(tmp_path: Path) -> None:
 
 def test_base_errors(tmp_path: Path) -> None:
     assert "circle" in error_of(write(tmp_path, "base: recipe.yaml\n"))
-    said = error_of(write(tmp_path, "base: nowhere.yaml\n"))
-    assert "nowhere.yaml" in said and "recipe.yaml" in said
+    message = error_of(write(tmp_path, "base: nowhere.yaml\n"))
+    assert "nowhere.yaml" in message and "recipe.yaml" in message
     assert "`base` must be one file name" in error_of(write(tmp_path, "base: [a.yaml]\n"))
 
 
@@ -87,15 +87,15 @@ def test_base_errors(tmp_path: Path) -> None:
         ("seed: 1\nseed: 2", [], ["the key 'seed' is there twice"]),
         ("a: [1", [], ["is not valid YAML"]),
         ("? [a, b]\n: 3", [], ["is not valid YAML", "a key must be a word"]),
-        ("train: {epochs: true}", [], ["epochs takes no true"]),
+        ("train: {epochs: true}", [], ["epochs can't be true"]),
         ("- 1", [], ["must hold keys and values"]),
         ("seed: !!python/object/apply:os.getpid []", [], ["is not valid YAML"]),
     ],
 )
 def test_errors_name_key_and_remedy(tmp_path: Path, text: str, overrides: list[str], expected: list[str]) -> None:
-    said = error_of(write(tmp_path, text), *overrides)
+    message = error_of(write(tmp_path, text), *overrides)
     for part in expected:
-        assert part in said
+        assert part in message
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_stage_completes_its_sections_from_the_recipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("train.stages.2.lr=1", "'train.stages.2.lr=1': train.stages has no entry 2; its entries are 0 to 1"),
         ("train.stages.first.lr=1", "train.stages has no entry first; its entries are 0 to 1"),
@@ -170,14 +170,14 @@ def test_a_stage_completes_its_sections_from_the_recipe(tmp_path: Path) -> None:
         ("train.stages.0.loss.gama=1", "unknown key 'train.stages.0.loss.gama'"),
     ],
 )
-def test_overrides_of_a_stage(tmp_path: Path, override: str, said: str) -> None:
-    assert said in error_of(write(tmp_path, STAGES), override)
+def test_overrides_of_a_stage(tmp_path: Path, override: str, message: str) -> None:
+    assert message in error_of(write(tmp_path, STAGES), override)
 
 
-def test_a_mistake_that_a_stage_inherits_is_said_once(tmp_path: Path) -> None:
-    said = error_of(write(tmp_path, STAGES), "loss.gama=2")
-    assert said.count("gama") == 2  # the key and the override it came from
+def test_a_mistake_that_a_stage_inherits_is_reported_once(tmp_path: Path) -> None:
+    message = error_of(write(tmp_path, STAGES), "loss.gama=2")
+    assert message.count("gama") == 2  # the key and the override it came from
 
 
-def test_a_contradiction_that_a_stage_inherits_is_said_once(tmp_path: Path) -> None:
+def test_a_contradiction_that_a_stage_inherits_is_reported_once(tmp_path: Path) -> None:
     assert error_of(write(tmp_path, STAGES), "loss.alpha=0.5", "loss.weights=balanced").count("both weigh") == 1

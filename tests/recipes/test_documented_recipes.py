@@ -1,4 +1,4 @@
-"""The recipes that `docs/recipes.md` shows: each, as it is printed there, trains on data laid out as it says."""
+"""The recipes that `docs/recipes.md` shows: each, as it is printed there, trains on data in its layout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def laid_out(layout: str) -> Callable[[Path], None]:
 
 
 def mimic(root: Path) -> None:
-    """Twelve patients of MIMIC-CXR-JPG with one film each."""
+    """Twelve patients of MIMIC-CXR-JPG with one image each."""
     tables = {
         "split": "dicom_id,study_id,subject_id,split\n",
         "metadata": "dicom_id,subject_id,study_id,ViewPosition\n",

@@ -90,7 +90,7 @@ def test_chexnet_shows_its_network_256_px_of_the_centre(tmp_path: Path, nih: Pat
     assert stage.horizon.total_steps == 10 * len(stage.order) and stage.lr_at(stage.horizon.total_steps - 1, ()) == 1e-4
 
 
-def test_chexnet_goes_on_by_itself_and_prints_a_row_per_class(
+def test_chexnet_resumes_by_itself_and_prints_a_row_per_class(
     tmp_path: Path, nih: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     small = (
@@ -104,8 +104,8 @@ def test_chexnet_goes_on_by_itself_and_prints_a_row_per_class(
         run = watched.build("chexnet", tmp_path / "run", nih, *small, f"train.max_steps={last}")
         updates = watched.train(run)
     assert len(updates) == 3 and run.state.step == 5
-    said = caplog.text[caplog.text.rindex("AUROC", 0, caplog.text.rindex("Pneumothorax")) - 2000 :]
-    assert all(name.replace("_", " ") in said or name in said for name in run.setup.index.findings)
+    table = caplog.text[caplog.text.rindex("AUROC", 0, caplog.text.rindex("Pneumothorax")) - 2000 :]
+    assert all(name.replace("_", " ") in table or name in table for name in run.setup.index.findings)
 
 
 # --- efficientnet -------------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 ALL = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path.parent.name != "launch")  # Accelerate's files
 OURS = {"base", "densenet121", "resnet50", "quickstart"}
 PUBLISHED = [path for path in ALL if path.parent.name != "recipes" or path.stem not in OURS]
-# What a published recipe has to say itself: a default that we choose or change must not reach it.
-SAID = {
+# Keys that a published recipe has to set itself: a default that we choose or change must not reach it.
+REQUIRED = {
     "data": ("dataset", "findings", "split", "image_size"),
     "augment": ("flip", "rotate_deg", "translate", "scale", "brightness", "contrast", "normalize"),
     "model": ("name", "library", "weights", "in_chans"),
@@ -34,7 +34,7 @@ def name_of(path: Path) -> str:
 
 
 def written(path: Path) -> dict[str, Any]:
-    """What the file and its bases say, without the schema's defaults; values are of no interest here."""
+    """Keys of the file and its bases, without the schema's defaults; values are of no interest here."""
     values = yaml.safe_load(path.read_text())
     base = values.pop("base", None)
     below = written(path.parent / base) if base else {}
@@ -59,20 +59,20 @@ def test_it_opens_with_its_own_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
-def test_a_published_recipe_says_all_that_the_original_decides(path: Path) -> None:
+def test_a_published_recipe_sets_all_that_the_original_decides(path: Path) -> None:
     values = written(path)
-    silent = [f"{section}.{key}" for section, keys in SAID.items() for key in keys if key not in values[section]]
+    absent = [f"{section}.{key}" for section, keys in REQUIRED.items() for key in keys if key not in values[section]]
     stages = values["train"].get("stages")
     if stages:
-        silent += [f"stage {n}: {key}" for n, s in enumerate(stages) for key in ("lr", "epochs") if key not in s]
+        absent += [f"stage {n}: {key}" for n, s in enumerate(stages) for key in ("lr", "epochs") if key not in s]
     else:
-        silent += [key for key in ("lr",) if key not in values["optim"]]
-        silent += [key for key in ("epochs",) if key not in values["train"]]
-    assert not silent
+        absent += [key for key in ("lr",) if key not in values["optim"]]
+        absent += [key for key in ("epochs",) if key not in values["train"]]
+    assert not absent
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=name_of)
-def test_a_published_recipe_tells_what_was_claimed_and_what_to_expect(path: Path) -> None:
+def test_a_published_recipe_names_what_was_claimed_and_what_to_expect(path: Path) -> None:
     """In its own header, or in the one that it names."""
     text = path.read_text()
     named = [path.parent / name for name in re.findall(r"[\w./]+\.yaml", text) if (path.parent / name).is_file()]

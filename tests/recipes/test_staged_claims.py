@@ -67,7 +67,7 @@ def test_frozen_layers_go_on_measuring_as_in_the_original(
     assert changed["layer1.0.bn1.running_mean"] and not changed["layer1.0.bn1.weight"]
 
 
-def test_every_stage_draws_its_own_capped_images_and_keeps_each_hernia(tmp_path: Path, nih: Path) -> None:
+def test_every_stage_samples_its_own_capped_images_and_keeps_each_hernia(tmp_path: Path, nih: Path) -> None:
     run = watched.build("resnet50_staged", tmp_path / "run", nih, *OVERRIDES)
     run.setup.close()
     index, train = run.setup.index, run.setup.splits.train

@@ -75,6 +75,6 @@ def test_a_damaged_table_is_an_error_that_names_file_row_and_column(
     assert str(tmp_path / "steps.csv") in str(raised.value)
 
 
-def test_what_is_not_finite_is_not_drawn(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text("step,loss\n1,nan\n2,inf\n3,\n")
     assert history.read_columns(tmp_path / "steps.csv") == {"step": [1, 2, 3], "loss": [None, None, None]}

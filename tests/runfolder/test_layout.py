@@ -126,7 +126,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     assert weights_of(place) == b"old" and names_in(tmp_path) == ["stage-1"]
 
 
-def test_a_copy_takes_the_place_of_what_was_there(tmp_path: Path) -> None:
+def test_a_copy_replaces_what_was_there(tmp_path: Path) -> None:
     ours, theirs = layout.best_folder(tmp_path / "ours"), layout.best_folder(tmp_path / "theirs")
     for place in (ours, theirs):
         place.parent.mkdir(parents=True)

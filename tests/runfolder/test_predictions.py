@@ -107,7 +107,7 @@ def test_predictions_that_cannot_be_written_leave_the_old_file(tmp_path: Path) -
         ("file,patient\n", "header must be"),
         ("file,patient,Mass,logit:Mass,Mass_true\n", "header must be"),
         (f"{HEADER}\na,1,0.5,1\n", "line 2: 4 cells where the header has 5"),
-        (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, line 3: '2' is none of '0', '1', ''"),
+        (f"{HEADER}\na,1,0.5,1,0\nb,1,0.5,2,0\n", "Mass_true, line 3: '2' is not one of '0', '1', ''"),
         (f"{HEADER}\na,1,0.5,1,high\n", "logit:Mass, line 2: 'high' is not a number"),
     ],
 )

@@ -44,8 +44,8 @@ def test_one_node_two_ranks(place: Place) -> None:
     place.recipe("one-node", 10)
     job = place.submit("one-node", *TWO_RANKS)
     assert place.completed(job, "one-node")["Restarts"] == "0"
-    said = place.log("one-node").read_text()
-    assert "world size 2 (gloo)" in said and (place.folder / "one-node" / "report.html").exists()
+    output = place.log("one-node").read_text()
+    assert "world size 2 (gloo)" in output and (place.folder / "one-node" / "report.html").exists()
 
 
 def test_one_process_needs_no_launcher(place: Place) -> None:
@@ -83,7 +83,7 @@ def test_cancelled_stays_away_and_can_be_submitted_again(place: Place) -> None:
     time.sleep(10)  # a requeued job would wait for 6
     found = place.cluster.job(job)
     assert found["JobState"] == "CANCELLED" and found["Restarts"] == "0"
-    assert (place.folder / "cancelled" / RESUME).exists(), "it is told so early that it can save"
+    assert (place.folder / "cancelled" / RESUME).exists(), "it is signalled early enough to save"
     end = place.end_soon("cancelled")
     place.completed(place.submit("cancelled", *TWO_RANKS), "cancelled")
     assert place.differences({"cancelled": end}, ranks=2) == []
@@ -140,9 +140,9 @@ def test_submit_array_test_compare_and_status(place: Place) -> None:
     place.recipe("array", 10)
     grid = ("--array", "optim.lr=1e-3,1e30", "augment.scale=[1,1],[0.9,1.1]", "--at-once", "2")
     data = f"data.root={place.folder / 'phantom'}"
-    said = place.distcxr("submit", "array.yaml", data, *grid, "--gpus", "2", "--then-test")
-    compare = next(line.split()[2].rstrip(",") for line in said.splitlines() if line.startswith("compare "))
-    folders = [Path(line.split(maxsplit=2)[2]) for line in said.splitlines() if line.startswith("run folder")]
+    output = place.distcxr("submit", "array.yaml", data, *grid, "--gpus", "2", "--then-test")
+    compare = next(line.split()[2].rstrip(",") for line in output.splitlines() if line.startswith("compare "))
+    folders = [Path(line.split(maxsplit=2)[2]) for line in output.splitlines() if line.startswith("run folder")]
     assert len(folders) == 4
     shown = place.distcxr("status", "runs/sweeps")
     assert shown.count("not started") >= 2, shown
@@ -152,7 +152,7 @@ def test_submit_array_test_compare_and_status(place: Place) -> None:
     assert place.cluster.job(compare)["JobState"] == "COMPLETED"
     for folder in folders:
         tested = "optim.lr=1e-3" in folder.name
-        assert (place.folder / folder / "metrics_test.json").exists() == tested, said
+        assert (place.folder / folder / "metrics_test.json").exists() == tested, output
         assert (place.folder / folder / "report.html").exists() == tested
     folder = place.folder / folders[0].parent
     found = json.loads((folder / "sweep.json").read_text())
@@ -162,8 +162,8 @@ def test_submit_array_test_compare_and_status(place: Place) -> None:
     )
     assert found["best"] in (folders[0].name, folders[1].name) and found["splits"] == ["val", "test"]
     assert (folder / "sweep.html").exists()
-    said = (folder / f"slurm-{compare}.log").read_text()
-    assert str(folders[0].parent / "sweep.html") in said and said.count("no figures: ") == 2
+    output = (folder / f"slurm-{compare}.log").read_text()
+    assert str(folders[0].parent / "sweep.html") in output and output.count("no figures: ") == 2
     shown = place.distcxr("status", "runs/sweeps")
     assert shown.count("finished") == 2 and shown.count("failed") == 2, shown
 
@@ -180,21 +180,21 @@ def test_each_node_copies_the_cache_to_its_own_disk_once(place: Place) -> None:
     flags = ("--nodes=2", "--gpus-per-node=2", "--nodelist=node[1-2]")
     with disks(place, disk, {1: "1m", 2: "1m"}):
         place.completed(place.submit("staged", *flags, words=CACHED, settings=site), "staged")
-        said = place.log("staged").read_text()
-        copied = sorted(re.findall(rf"{disk}/\S+ on (node\d): copied .* from {place.folder}/phantom", said))
-        assert copied == ["node1", "node2"], said
+        output = place.log("staged").read_text()
+        copied = sorted(re.findall(rf"{disk}/\S+ on (node\d): copied .* from {place.folder}/phantom", output))
+        assert copied == ["node1", "node2"], output
         for node in (1, 2):
             assert "cache.json" in place.cluster.on_node(node, "find", str(disk))
         assert list(disk.iterdir()) == [], "nothing lies on the shared disk"
         place.recipe("again", 10)
         place.completed(place.submit("again", *flags, words=CACHED, settings=site), "again")
-        said = place.log("again").read_text()
-        assert ": copied" not in said and "made earlier is used" in said
+        output = place.log("again").read_text()
+        assert ": copied" not in output and "made earlier is used" in output
     assert place.differences({"staged": 10, "again": 10}, ranks=4) == []
 
 
 @pytest.mark.parametrize("wrong", ["full", "missing"])
-def test_a_node_whose_disk_is_full_or_missing_is_named(place: Place, wrong: str) -> None:
+def test_a_node_with_a_full_or_missing_disk_is_named(place: Place, wrong: str) -> None:
     disk, name = place.folder / f"disk-{wrong}", f"disk-is-{wrong}"
     place.recipe(name, 10)
     place.distcxr("cache", f"{name}.yaml", f"data.root={place.folder / 'phantom'}")
@@ -206,11 +206,11 @@ def test_a_node_whose_disk_is_full_or_missing_is_named(place: Place, wrong: str)
     with disks(place, disk, sizes):
         job = place.submit(name, "--nodes=2", "--gpus-per-node=2", "--nodelist=node[1-2]", words=CACHED, settings=site)
         found = place.wait(job, name, lambda found: found["JobState"] == "FAILED", 180)
-    said = place.log(name).read_text()
-    mistake = next(line for line in said.splitlines() if "error: data.cache.stage_to" in line)
-    assert found["Restarts"] == "0" and "on node2" in mistake and str(disk) in mistake and reason in mistake, said
-    assert "[rank" not in mistake and "Connection closed" not in said, "rank 0 says it, and no rank anything else"
-    assert "back into the queue" not in said and "a node is lost" not in said
+    output = place.log(name).read_text()
+    mistake = next(line for line in output.splitlines() if "error: data.cache.stage_to" in line)
+    assert found["Restarts"] == "0" and "on node2" in mistake and str(disk) in mistake and reason in mistake, output
+    assert "[rank" not in mistake and "Connection closed" not in output, "rank 0 reports it, and no rank anything else"
+    assert "back into the queue" not in output and "a node is lost" not in output
     if wrong == "missing":
         assert list((disk / "node1").glob("*/cache.json")), "the first node has its own folder"
 
@@ -228,5 +228,5 @@ def disks(place: Place, folder: Path, sizes: dict[int, str]) -> Iterator[None]:
 
 
 def test_sbatch_test_only(place: Place) -> None:
-    said = place.distcxr("submit", "array.yaml", f"data.root={place.folder / 'phantom'}", "--dry-run")
-    assert "to start at" in said and not list((place.folder / "runs").glob("array/slurm-*"))
+    output = place.distcxr("submit", "array.yaml", f"data.root={place.folder / 'phantom'}", "--dry-run")
+    assert "to start at" in output and not list((place.folder / "runs").glob("array/slurm-*"))

@@ -52,10 +52,10 @@ class Job:
         )  # fmt: skip
 
     def run(self, *words: str, **environ: str) -> tuple[int, str]:
-        """Exit code and what it said."""
+        """Exit code and output."""
         process = self.start(*words, **environ)
-        said = process.communicate(timeout=60)[0]
-        return process.returncode, said
+        output = process.communicate(timeout=60)[0]
+        return process.returncode, output
 
     def words(self) -> list[str]:
         """What launch.py was called with, on every node."""
@@ -101,10 +101,10 @@ def test_a_line_for_each_task_of_an_array(job: Job) -> None:
     (job.folder / "runs.txt").write_text(
         "tiny.yaml train.epochs=1\n'tiny.yaml' 'model.weights=$(touch gone)' \"x=it's\"\n"
     )
-    code, said = job.run("@runs.txt", "seed=3", SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_JOB_ID="5")
-    assert code == 0 and job.words() == ["tiny.yaml", "train.epochs=1", "seed=3", "output=runs/tiny/slurm-5_1"], said
-    code, said = job.run("@runs.txt", SLURM_ARRAY_TASK_ID="2")
-    assert code == 2 and "unknown key 'x'" in said and not (job.folder / "gone").exists()
+    code, output = job.run("@runs.txt", "seed=3", SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_JOB_ID="5")
+    assert code == 0 and job.words() == ["tiny.yaml", "train.epochs=1", "seed=3", "output=runs/tiny/slurm-5_1"], output
+    code, output = job.run("@runs.txt", SLURM_ARRAY_TASK_ID="2")
+    assert code == 2 and "unknown key 'x'" in output and not (job.folder / "gone").exists()
     assert "has no line 3" in job.run("@runs.txt", SLURM_ARRAY_TASK_ID="3")[1]
     assert "sbatch --array" in job.run("@runs.txt")[1]
 
@@ -120,8 +120,9 @@ def test_ranks_come_from_gpus_or_tasks_and_threads_from_cpus(job: Job) -> None:
     (job.folder / "bin" / "accelerate").chmod(0o755)
     (job.folder / "bin" / "python").write_text(f"#!/bin/sh\n{PYTHON}\necho $* > launched\n")
     assert job.run("tiny.yaml", HOSTS="node1 node2", SLURM_GPUS_ON_NODE="4", STEP=NODE_ONE)[0] == 0
-    said, launched = job.environment(), (job.folder / "launched").read_text()
-    assert (said["RANKS"], said["NODES"], said["PET_RDZV_ID"]) == ("4", "2", "7.0") and "ACCELERATE_USE_CPU" not in said
+    environ, launched = job.environment(), (job.folder / "launched").read_text()
+    ranks = environ["RANKS"], environ["NODES"], environ["PET_RDZV_ID"]
+    assert ranks == ("4", "2", "7.0") and "ACCELERATE_USE_CPU" not in environ
     assert launched.startswith("2 9 launch --multi_gpu --num_machines 2 --machine_rank 1 --num_processes 8 ")
     assert "--main_process_ip node1 --main_process_port 20007 --rdzv_backend c10d " in launched
     assert job.run("tiny.yaml", SLURM_TASKS_PER_NODE="3(x2)", STEP=NODE_ONE)[0] == 0
@@ -146,8 +147,8 @@ def test_the_sites_settings(job: Job) -> None:
     (job.folder / "site.env").write_text(f"{REAL_PYTHON}LOCAL_DISK='$TMPDIR/${{USER}}'\n")
     assert job.run("tiny.yaml", TMPDIR="/first")[0] == 0
     assert "data.cache.stage_to=$TMPDIR/${USER}" in job.words(), "each node fills in its own"
-    code, said = job.run("tiny.yaml", DISTCXR_SITE="nowhere.env")
-    assert code == 2 and "there is no nowhere.env" in said
+    code, output = job.run("tiny.yaml", DISTCXR_SITE="nowhere.env")
+    assert code == 2 and "there is no nowhere.env" in output
 
 
 SAVED = "touch runs/tiny/slurm-7/RESUME"
@@ -168,8 +169,8 @@ SAVED = "touch runs/tiny/slurm-7/RESUME"
     ],
 )
 def test_what_brings_a_job_back(job: Job, environ: dict[str, str], comes_back: bool, exit_code: int) -> None:
-    code, said = job.run("tiny.yaml", **environ)
-    assert (job.came_back, code) == (comes_back, exit_code), said
+    code, output = job.run("tiny.yaml", **environ)
+    assert (job.came_back, code) == (comes_back, exit_code), output
 
 
 def test_a_step_that_does_not_end_after_a_failure_has_lost_a_node(job: Job) -> None:
@@ -177,8 +178,8 @@ def test_a_step_that_does_not_end_after_a_failure_has_lost_a_node(job: Job) -> N
     assert script.count("failure_patience=120") == 1
     (job.folder / "hasty.sbatch").write_text(script.replace("failure_patience=120", "failure_patience=2"))
     process = job.start("tiny.yaml", script=job.folder / "hasty.sbatch", STEP="touch $FAILED; exec sleep 20 >&- 2>&-")
-    said = process.communicate(timeout=15)[0]
-    assert process.returncode == 0 and job.came_back, said
+    output = process.communicate(timeout=15)[0]
+    assert process.returncode == 0 and job.came_back, output
 
 
 def test_marks_of_an_earlier_start_do_not_count(job: Job) -> None:
@@ -186,13 +187,13 @@ def test_marks_of_an_earlier_start_do_not_count(job: Job) -> None:
     run.mkdir(parents=True)
     (run / "RESUME").touch()
     (run / "STOP").touch()
-    code, said = job.run("tiny.yaml", STEP="ls runs/tiny/slurm-7; exit 1")
-    assert code == 1 and not job.came_back and "STOP" not in said.replace("DISTCXR_STOP", "")
+    code, output = job.run("tiny.yaml", STEP="ls runs/tiny/slurm-7; exit 1")
+    assert code == 1 and not job.came_back and "STOP" not in output.replace("DISTCXR_STOP", "")
 
 
 def test_too_many_starts_end_before_training(job: Job) -> None:
-    code, said = job.run("tiny.yaml", SLURM_RESTART_COUNT="21")
-    assert code == 1 and "came back 20 times" in said and not (job.folder / "asked").exists()
+    code, output = job.run("tiny.yaml", SLURM_RESTART_COUNT="21")
+    assert code == 1 and "came back 20 times" in output and not (job.folder / "asked").exists()
 
 
 def test_a_signal_becomes_a_file_and_the_run_is_waited_for(job: Job) -> None:
@@ -203,11 +204,11 @@ def test_a_signal_becomes_a_file_and_the_run_is_waited_for(job: Job) -> None:
     while not (job.folder / "environment").exists():
         time.sleep(0.05)
     process.send_signal(signal.SIGUSR1)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and job.came_back and (job.folder / "ended").exists(), said
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and job.came_back and (job.folder / "ended").exists(), output
 
 
-def test_a_job_that_comes_back_goes_on_whatever_its_recipe_says(job: Job) -> None:
+def test_a_job_that_comes_back_resumes_whatever_its_recipe_has(job: Job) -> None:
     words = ("tiny.yaml", "train.resume=never")
     own = [*words, "output=runs/tiny/slurm-7"]
     (job.folder / "runs" / "tiny" / "slurm-7" / "checkpoints" / "last-00000003").mkdir(parents=True)
@@ -222,8 +223,8 @@ def test_the_script_that_compares_an_arrays_runs(job: Job) -> None:
     process = job.start("runs/sweeps/a b", script=script)
     assert process.communicate(timeout=20)[0] == "yes -m distcxr.cli report runs/sweeps/a b\n"
     assert process.returncode == 3
-    said = job.start("runs/x", script=script, DISTCXR_SITE="nowhere.env").communicate(timeout=20)[0]
-    assert "there is no nowhere.env" in said
+    output = job.start("runs/x", script=script, DISTCXR_SITE="nowhere.env").communicate(timeout=20)[0]
+    assert "there is no nowhere.env" in output
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")

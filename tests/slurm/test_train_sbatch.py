@@ -14,8 +14,8 @@ def test_a_time_limit_and_a_lost_node_leave_the_weights_as_they_would_be(place: 
     place.wait(job, "limited", lambda found: int(found["Restarts"]) > 0 and place.newest("limited") > 0, 300)
     ends = {"limited": place.end_soon("limited")}
     place.completed(job, "limited")
-    said = place.log("limited").read_text()
-    assert "asked to stop (STOP): saved" in said and "back into the queue" in said and "macro of" in said
+    output = place.log("limited").read_text()
+    assert "asked to stop (STOP): saved" in output and "back into the queue" in output and "macro of" in output
 
     place.recipe("lost", ENDLESS)
     job = place.submit("lost", *TWO_NODES)
@@ -43,5 +43,5 @@ def test_a_run_that_fails_in_training_does_not_come_back(place: Place) -> None:
     place.recipe("failing", 10)
     job = place.submit("failing", *TWO_NODES, words=("data.root=nowhere",))
     found = place.wait(job, "failing", lambda found: found["JobState"] == "FAILED", 120)
-    said = place.log("failing").read_text()
-    assert found["Restarts"] == "0" and "error: " in said and "nowhere" in said and "does not answer" not in said
+    output = place.log("failing").read_text()
+    assert found["Restarts"] == "0" and "error: " in output and "nowhere" in output and "does not answer" not in output

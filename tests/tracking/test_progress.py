@@ -23,7 +23,7 @@ def test_plain_lines_in_a_log(caplog: pytest.LogCaptureFixture) -> None:
     assert line.startswith("epoch 2  step 50/100  loss 0.1234  lr 1.00e-04  99 img/s  data wait 12 %  457 MB  ETA 0:0")
 
 
-def test_a_log_tells_how_far_its_run_is(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_log_shows_how_far_its_run_is(caplog: pytest.LogCaptureFixture) -> None:
     """`newest_figures` reads what `Progress` writes, behind whatever a log puts before it."""
     caplog.set_level(logging.INFO, "distcxr")
     progress = Progress(Console(file=io.StringIO()), total_steps=100, done_steps=40)

@@ -1,1 +1,1 @@
-"""Synthetic chest X-rays for the quickstart, tests and benchmarks: `dataset.write_phantom` is the way in."""
+"""Synthetic chest X-rays for the quickstart, tests and benchmarks, written by `dataset.write_phantom`."""

@@ -1,8 +1,8 @@
-"""One synthetic chest film: anatomy, findings where they belong, then exposure and noise.
+"""Draws one synthetic chest X-ray: anatomy, findings where they belong, then exposure and noise.
 
-A film is a sum of densities along the ray: soft tissue, less the air of the lungs, plus bone, vessels and what
-a finding adds. Every film has its own pose, build, breath, rib phase, exposure and shading, so that the grey at
-a fixed place says little and the shape of things says much. Lengths are in half films, as in `scene`.
+An X-ray is a sum of densities along the ray: soft tissue, less the air of the lungs, plus bone, vessels and what
+a finding adds. Every X-ray has its own pose, build, breath, rib phase, exposure and shading, so that findings
+show in shapes more than in the grey level at a fixed position. Lengths are in half image sides, as in `scene`.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from distcxr.data.phantom.scene import SIDES, Anatomy, Field, Scene, bump, looke
 LUNG_AIR = 0.46  # density that aerated lung lacks compared with soft tissue
 
 
-def draw_film(findings: Sequence[str], rng: np.random.Generator, size: int, sex: str, view: str) -> np.ndarray:
-    """Draw one film, uint8 [size, size], 0 black (air) to 255 white (bone).
+def draw_xray(findings: Sequence[str], rng: np.random.Generator, size: int, sex: str, view: str) -> np.ndarray:
+    """Draw one X-ray, uint8 [size, size], 0 black (air) to 255 white (bone).
 
     `findings` by their NIH names, painted in a fixed order whatever the order given; `sex` M or F; `view` PA or
-    AP. All randomness comes from `rng`; what a finding draws does not move the rest, so the same `rng` without the
-    finding gives the same chest, exposure and noise.
+    AP. All randomness comes from `rng`; findings have random numbers of their own, so the same `rng` without
+    the finding gives the same chest, exposure and noise.
     """
     chest, illness, camera = rng.spawn(3)
     anatomy = Anatomy.sample(chest, view)
@@ -128,7 +128,7 @@ def _vessels(scene: Scene, rng: np.random.Generator) -> Field:
 
 
 def _add_devices(scene: Scene, rng: np.random.Generator, density: Field, view: str) -> None:
-    """Leads, a central line or a pacemaker, more often on AP (bedside) films; whether ill or not."""
+    """Leads, a central line or a pacemaker, more often on AP (bedside) X-rays; whether ill or not."""
     u, v = scene.u, scene.v
     for _ in range(int(rng.integers(0, 4)) if view == "AP" or rng.uniform() < 0.15 else 0):
         tilt, bend, start = rng.uniform(-1.5, 1.5), rng.uniform(-0.8, 0.8), rng.uniform(-0.7, 0.7)

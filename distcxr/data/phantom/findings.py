@@ -1,8 +1,8 @@
-"""The fourteen findings of NIH ChestX-ray14 as they show on a synthetic film.
+"""Draws the fourteen findings of NIH ChestX-ray14 into a synthetic X-ray.
 
 `RESHAPERS` change the measures of the chest before it is drawn, `PAINTERS` change its fields afterwards. Sizes,
-places and strengths vary; the texture or outline is what tells one finding from another.
-Lengths are in half films, as in `scene`.
+positions and strengths vary; texture and outline distinguish the findings.
+Lengths are in half image sides, as in `scene`.
 """
 
 from collections.abc import Callable

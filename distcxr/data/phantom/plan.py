@@ -1,4 +1,4 @@
-"""Who has which findings on which film: patients, ages, sexes, views and labels of the synthetic X-rays."""
+"""Plans a synthetic dataset: patients, their ages, sexes and X-rays, with views and findings."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 NO_FINDING_SHARE = 0.40
-SAME_FINDINGS_SHARE = 0.35  # of follow-up films: the patient has what the last film showed
-NUM_FINDINGS_SHARES = (0.50, 0.32, 0.18)  # one, two or three findings on a film that has any
-# Relative frequencies, in NIH's order of rank but much flatter, so that 300 films hold enough of each.
+SAME_FINDINGS_SHARE = 0.35  # of follow-up X-rays: the patient has what the last X-ray showed
+NUM_FINDINGS_SHARES = (0.50, 0.32, 0.18)  # one, two or three findings on an X-ray that has any
+# Relative frequencies, in NIH's order of rank but much flatter, so that 300 X-rays hold enough of each.
 FREQUENCY = {
     "Atelectasis": 10.0,
     "Cardiomegaly": 7.0,
@@ -27,7 +27,7 @@ FREQUENCY = {
     "Pneumonia": 6.0,
     "Pneumothorax": 8.0,
 }
-# What comes more often once the first finding is there, as in the real set.
+# Findings that are more frequent beside the first, as in the real set.
 COMPANIONS = {
     "Cardiomegaly": ("Effusion", "Edema"),
     "Edema": ("Effusion", "Infiltration"),
@@ -37,12 +37,12 @@ COMPANIONS = {
     "Emphysema": ("Pneumothorax",),
     "Mass": ("Nodule",),
 }
-_STREAM = 0  # keeps the draws of patient k apart from those of film k
+_STREAM = 0  # keeps patient k's random numbers apart from X-ray k's
 
 
 @dataclass(frozen=True)
-class Film:
-    """One row of the CSV. `number` counts films from 0 and, with the seed, fixes the pixels."""
+class Xray:
+    """One row of the CSV. `number` counts X-rays from 0 and, with the seed, fixes the pixels."""
 
     number: int
     patient_id: int
@@ -58,15 +58,15 @@ class Film:
 
     @property
     def in_test(self) -> bool:
-        """Every fifth patient is a test patient, with all films."""
+        """Every fifth patient is a test patient, with all X-rays."""
         return self.patient_id % 5 == 2
 
 
-def plan_films(images: int, seed: int) -> list[Film]:
-    """Who has which findings on which film, in the order of the CSV; the first films do not depend on `images`."""
-    films: list[Film] = []
+def plan_xrays(images: int, seed: int) -> list[Xray]:
+    """The rows of the CSV in order; the first ones do not depend on `images`."""
+    xrays: list[Xray] = []
     patient_id = 0
-    while len(films) < images:
+    while len(xrays) < images:
         patient_id += 1
         rng = np.random.default_rng([seed, _STREAM, patient_id])
         age, sex = int(np.clip(rng.normal(50, 17), 4, 94)), "M" if rng.uniform() < 0.56 else "F"
@@ -76,8 +76,8 @@ def plan_films(images: int, seed: int) -> list[Film]:
                 findings = _draw_findings(rng)
             view = "AP" if rng.uniform() < 0.4 else "PA"
             age = min(age + int(rng.uniform() < 0.3), 95)
-            films.append(Film(len(films), patient_id, follow_up, age, sex, view, findings))
-    return films[:images]
+            xrays.append(Xray(len(xrays), patient_id, follow_up, age, sex, view, findings))
+    return xrays[:images]
 
 
 def _draw_findings(rng: np.random.Generator) -> tuple[str, ...]:

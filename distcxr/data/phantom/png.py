@@ -1,7 +1,7 @@
-"""A small PNG encoder for grey uint8 images whose files cost what NIH's cost to decode.
+"""A PNG encoder for grey uint8 images. Its files cost as much to decode as NIH's.
 
 Most encoders of synthetic images write filter None or Sub on every row, which decodes faster than a real
-chest film (there Paeth and Average make up 94 % of the rows). This one picks each row's filter by libpng's
+chest X-ray (there Paeth and Average make up 94 % of the rows). This one picks each row's filter by libpng's
 heuristic, the least sum of absolute differences, and cuts the stream into 8,192-byte IDAT chunks like NIH's.
 """
 
@@ -10,7 +10,8 @@ import zlib
 
 import numpy as np
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from distcxr.data.pixels.files import SIGNATURE
+
 IDAT_BYTES = 8192
 ZLIB_LEVEL = 6  # also what writes the stream header 78 9c that NIH's files have
 

@@ -1,6 +1,6 @@
-"""The canvas of a synthetic film: brushes, the body's measures, and the fields that findings may change.
+"""The parts of a synthetic X-ray: soft brushes, noise, the body's measures, and the fields that findings change.
 
-Lengths are in half films: u runs from -1 (left of the picture, the patient's right) to 1, v from -1 (top) to 1.
+Lengths are in half image sides: u runs from -1 (left of the picture, the patient's right) to 1, v from -1 (top) to 1.
 `out` is the distance from the midline towards the given side, so both lungs share one description.
 Only +, -, *, / and sqrt touch the pixels: these are rounded alike by every processor, where exp and sin are
 not, so a seed gives the same pixels on another machine. Fields are float32; Python floats leave them so.
@@ -40,7 +40,7 @@ def line(distance: Field, half_width: float) -> Field:
 
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Field:
-    """Noise with features of 1/cells of the film, about -1 to 1, [size, size]."""
+    """Noise with features of 1/cells of the X-ray, about -1 to 1, [size, size]."""
     knots = rng.uniform(-1, 1, (cells + 2, cells + 2)).astype(np.float32)
     at = (np.arange(size, dtype=np.float32) + rng.uniform()) * (cells / size)
     low = at.astype(np.intp)
@@ -66,7 +66,7 @@ def looked_up_noise(rng: np.random.Generator, x: Field, y: Field, cells: tuple[i
 
 @dataclass
 class Anatomy:
-    """The measures of one chest, in half films; index 0 of a pair is the left of the picture."""
+    """The measures of one chest, in half image sides; index 0 of a pair is the left of the picture."""
 
     half_width: float
     apex: float
@@ -79,7 +79,7 @@ class Anatomy:
 
     @staticmethod
     def sample(rng: np.random.Generator, view: str) -> "Anatomy":
-        """A chest without findings; an AP film shows the heart wider and the breath shallower."""
+        """A chest without findings; an AP X-ray shows the heart wider and the breath shallower."""
         ap = view == "AP"
         base = rng.uniform(0.26, 0.56) - (0.08 if ap else 0.0)
         return Anatomy(
@@ -95,7 +95,7 @@ class Anatomy:
 
 
 class Scene:
-    """Fields [H, W] of one film in the making; findings change `air`, `vessels` and `added`, and draw from `rng`.
+    """Fields [H, W] of one X-ray; findings change `air`, `vessels` and `added`, with random numbers of `rng`.
 
     air: 0 to 1, how much of the ray is aerated lung. vessels: 0 to 1, where lung markings may show.
     added: density laid over the rest (0.46 turns lung into soft tissue). lung: the lungs before any finding.
@@ -139,7 +139,7 @@ class Scene:
         return shape.base[side > 0] + shape.dome * off * off + self.wobble - self.v
 
     def point_in_lung(self, margin: float, side: int | None = None) -> tuple[float, float]:
-        """A random place in aerated lung, `margin` away from the wall and the diaphragm, as (u, v)."""
+        """A random position in aerated lung, `margin` away from the wall and the diaphragm, as (u, v)."""
         for _ in range(200):
             s = int(self.rng.choice(SIDES)) if side is None else side
             u, v = s * self.rng.uniform(0.18, 0.75), self.rng.uniform(-0.75, 0.45)

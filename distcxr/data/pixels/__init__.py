@@ -1,1 +1,1 @@
-"""Image codecs: bytes to grey uint8 and back, each exact against its reference."""
+"""Image decoding and resizing: PNG, JPEG and HTJ2K to grey uint8 [H, W], on a CPU or GPU, exact against references."""

@@ -1,4 +1,4 @@
-"""The chunks of a plain grey PNG, checked and joined without the GIL.
+"""Compiled loops over a PNG's chunks: CRC-32, and checking and joining the chunks of a plain grey file. No GIL.
 
 Imported inside functions, as kernels.py: importing compiles it, or loads the machine code from numba's disk cache.
 """
@@ -15,8 +15,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from distcxr.compiled import compiled
-from distcxr.data.phantom.png import SIGNATURE
-from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS
+from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, SIGNATURE
 
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")
@@ -28,7 +27,7 @@ _REFUSED = -1
 
 
 def _multiplies_without_carries() -> bool:
-    """Whether code that numba compiles here may use PCLMULQDQ: an x86 that has it, and nobody chose another target."""
+    """Whether code that numba compiles here may use PCLMULQDQ: an x86 that has it, and no other target is set."""
     chosen = config.CPU_NAME or config.CPU_FEATURES  # NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
     return not chosen and bool(binding.get_host_cpu_features().get("pclmul", False))
 
@@ -76,8 +75,8 @@ def _fold(context: Any, from_: Any, num_blocks: Any, crc: Any, to: Any) -> Any:
         )
 
         def load(address: Any, part: int) -> Any:
-            place = builder.add(address, ir.Constant(index, 16 * part))
-            loaded = builder.load(builder.inttoptr(place, pair.as_pointer()))
+            source = builder.add(address, ir.Constant(index, 16 * part))
+            loaded = builder.load(builder.inttoptr(source, pair.as_pointer()))
             loaded.align = 1
             return loaded
 
@@ -185,7 +184,7 @@ def join_chunks(data: NDArray[np.uint8], stream: NDArray[np.uint8], shape: NDArr
 
     Returns:
         length of the stream, 0 where the file has none; -1 for any other kind of file and for one that is broken:
-        `walk_chunks` says which.
+        `walk_chunks` finds which.
     """
     size = data.shape[0]
     if size < 8:

@@ -1,20 +1,19 @@
-"""Bytes of an image to grey pixels. `decode_grey` is the one judge of what can be read, whichever loader asks."""
+"""`decode_grey`: a PNG, JPEG or HTJ2K file to grey pixels. For every loader it decides what can be read."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels import htj2k, jpeg
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import decode_png
 
-_KEPT_BYTES = 60 << 20  # glibc heeds no block of over 32 MB
+_KEPT_BYTES = 60 << 20  # glibc ignores blocks of over 32 MB
 
 
 def decode_grey(data: bytes) -> NDArray[np.uint8]:
-    """Decode a PNG, JPEG or HTJ2K codestream (a pack's), told apart by its first bytes, never by its name.
+    """Decode a PNG, JPEG or HTJ2K codestream (a pack's), recognised by its first bytes, never by its name.
 
     Grey stays as it is, colours become ITU-R 601 luma as Pillow computes it. An orientation that EXIF asks for is not
     applied: pixels are taken as they are stored, as the label files' authors saw them.
@@ -23,7 +22,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
         uint8 [H, W].
 
     Raises:
-        UnreadableImage: it is none of them, or broken.
+        UnreadableImage: another kind of file, or a broken one.
     """
     if data.startswith(jpeg.START):
         return jpeg.decode_jpeg(data)
@@ -37,8 +36,8 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
 def load_kernels() -> None:
     """Load the compiled kernels, or compile them (5 s, once per machine), before threads or processes need them.
 
-    And see to it that freed memory is used again: glibc gives blocks as large as an X-ray back to the system, whose
-    next loan costs 700 page faults, 1.3 ms, an image. It keeps up to twice the largest mapped block that was freed.
+    And have freed memory used again: glibc returns blocks as large as an X-ray to the system, and getting the next one
+    costs 700 page faults, 1.3 ms, an image. It keeps up to twice the largest mapped block that was freed.
     """
     import distcxr.data.pixels.chunk_kernels
     import distcxr.data.pixels.kernels  # noqa: F401

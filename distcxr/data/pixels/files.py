@@ -1,4 +1,4 @@
-"""Images as bytes, from files of their own or out of a pack's, and the error of one that can't be read."""
+"""Reads the bytes of an image from its own file or from a pack's, and defines the error of one that can't be read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+"""The first eight bytes of a PNG."""
 HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
 """Kinds of a PNG's chunks that change no pixel of a grey image."""
 
@@ -85,5 +87,5 @@ def _borrowed(pid: int, fd: int, file: str) -> int:
     file system each time. At most as many as that process has."""
     try:
         return os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY)
-    except OSError:  # where the system does not let us; by its name it is there unless it was replaced
+    except OSError:  # not permitted: by its name, which finds it unless it was replaced
         return os.open(file, os.O_RDONLY)

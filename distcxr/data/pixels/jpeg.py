@@ -11,7 +11,7 @@ from PIL import Image, UnidentifiedImageError
 from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
 
 START = b"\xff\xd8\xff"
-"""What every JPEG begins with."""
+"""The first bytes of every JPEG."""
 
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # neither occurs in the coded pixels themselves
 
@@ -20,8 +20,8 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     """Decode a JPEG of any kind to grey.
 
     A grey file is returned as it is; colours, CMYK among them, become ITU-R 601 luma as Pillow computes it. Runs
-    without the GIL. A JPEG holds no checksum: bytes that changed in the midst of it can give wrong pixels that nobody
-    notices, but one that was cut short, or ends in zeros, is found.
+    without the GIL. A JPEG holds no checksum: bytes that changed in the middle can give wrong pixels
+    unnoticed, but one that was cut short, or ends in zeros, is found.
 
     Returns:
         uint8 [H, W].
@@ -29,7 +29,7 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: it is cut short, not a JPEG that Pillow decodes, or too large.
     """
-    # libjpeg makes up what is missing, and only sometimes says so.
+    # libjpeg fills in what is missing, and reports that only sometimes.
     if data.rfind(_END) < data.rfind(_SCAN):
         raise UnreadableImage(f"truncated: the file ends (at byte {len(data)}) without its end-of-image marker")
     try:
@@ -39,7 +39,7 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
             return np.array(image if image.mode == "L" else image.convert("L"))
     except (MemoryError, UnreadableImage):
         raise
-    except UnidentifiedImageError as error:  # whose message is an address in memory
+    except UnidentifiedImageError as error:  # its message is an address in memory
         raise UnreadableImage("corrupt JPEG: its header makes no sense") from error
     except Exception as error:
         raise UnreadableImage(f"corrupt JPEG: {error}") from error

@@ -1,7 +1,7 @@
-"""Compiled loops over pixels: undoing PNG's row filters, and an antialiased resize. They never hold the GIL.
+"""Compiled loops over pixels: undoing PNG's row filters, and an antialiased resize. They run without the GIL.
 
 Importing this file imports numba and loads the machine code from numba's disk cache, or compiles it (seconds, once
-per machine): so it is imported inside functions, where pixels are first needed, and `load_kernels` in `png.py` does it
+per machine). So it is imported inside functions, where pixels are first needed, and by `load_kernels` in `decode.py`
 before threads or processes start.
 """
 
@@ -150,7 +150,7 @@ def unfilter(stream: NDArray[np.uint8], image: NDArray[np.uint8]) -> int:
         image: uint8 [H, W], written.
 
     Returns:
-        -1, or the number of the first row whose filter type does not exist; `image` is then worth nothing.
+        -1, or the number of the first row with an unknown filter type; `image` is then undefined.
     """
     height, width = image.shape
     row_bytes = width + 1

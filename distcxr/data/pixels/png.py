@@ -1,4 +1,4 @@
-"""PNG bytes to grey pixels.
+"""Decodes PNG files to grey pixels, and checks their chunks.
 
 chunks: order, lengths, CRCs ──► inflate (ISA-L) ──► undo the row filters ──► uint8 [H, W]
                             └──► Pillow, for all that is not 8-bit grey ──────┘
@@ -15,8 +15,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import SIGNATURE
-from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, UnreadableImage
+from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, SIGNATURE, UnreadableImage
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -26,7 +25,7 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a PNG says of itself before its pixels.
+    """What a PNG's header chunk holds, and which other chunks follow.
 
     Attributes:
         colour_type: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA.
@@ -65,7 +64,7 @@ def decode_png(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_plain(data: bytes) -> NDArray[np.uint8] | None:
-    """Pixels of an 8-bit grey file; None for others, and when anything at all is odd: Pillow then judges it."""
+    """Pixels of an 8-bit grey file; None for others, and when anything is unusual: Pillow then decides."""
     from distcxr.data.pixels.chunk_kernels import join_chunks
     from distcxr.data.pixels.kernels import unfilter
 
@@ -104,8 +103,8 @@ def _decode_by_pillow(data: bytes, header: Header, stream: list[memoryview]) -> 
         raise
     except Exception as error:
         raise UnreadableImage(f"corrupt pixel data: {error}") from error
-    # Pillow leaves rows that a well-formed stream lacks at 0 and says nothing. A second inflate, 1.4 ms, tells, where
-    # the last row is black (13 % of NIH's images) or its value says nothing about its bytes.
+    # Pillow silently leaves rows that a well-formed stream lacks at 0. A second inflate, 1.4 ms, detects that, where
+    # the last row is black (13 % of NIH's images) or its values do not show whether its bytes were there.
     if not is_plain_grey(header) or not grey[-1].any():
         needed = _stream_bytes(header)
         total = _inflated_bytes(b"".join(stream), needed)
@@ -121,7 +120,7 @@ def is_plain_grey(header: Header) -> bool:
 
 
 def walk_chunks(view: memoryview) -> tuple[Header, list[memoryview]]:
-    """Header and the bodies of the IDAT chunks; signature, lengths, order and CRCs hold, or the error says which not.
+    """Header and the bodies of the IDAT chunks; signature, lengths, order and CRCs are checked.
 
     Costs 0.1 ms per X-ray, most of it with the GIL: `join_chunks` is for the many, this for what that refuses.
     """
@@ -137,8 +136,8 @@ def walk_chunks(view: memoryview) -> tuple[Header, list[memoryview]]:
     at = 8
     while previous != b"IEND":
         if at + 8 > size:
-            place = f"after an {previous.decode()} chunk" if previous else "before its first chunk"
-            raise UnreadableImage(f"truncated: the file ends {place} (at byte {size}) without its IEND chunk")
+            position = f"after an {previous.decode()} chunk" if previous else "before its first chunk"
+            raise UnreadableImage(f"truncated: the file ends {position} (at byte {size}) without its IEND chunk")
         length = int.from_bytes(view[at : at + 4])
         kind = bytes(view[at + 4 : at + 8])
         if not kind.isalpha():
@@ -204,5 +203,5 @@ def _inflated_bytes(stream: bytes, enough: int) -> int:
             if not pixels and not piece:
                 break
     except isal_zlib.error:  # type: ignore[misc]
-        pass  # Pillow was content: what is broken lies behind the pixels, or it has said so itself
+        pass  # Pillow raised no error, so what is broken lies behind the pixels
     return total

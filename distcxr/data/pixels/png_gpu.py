@@ -1,12 +1,12 @@
-"""PNG files to small grey images, the pixels on the GPU from the first byte on.
+"""`PngDecoder`: decodes and resizes PNG files on a GPU.
 
     CPU thread   chunks and CRCs checked ──► the Deflate stream, joined, in pinned memory
     GPU          copied ──► inflated by nvCOMP ──► Adler-32 checked, row filters undone ──► resized
 
-The result equals `resize_grey(decode_grey(data), size)` bit for bit. Whatever is not a plain 8-bit grey file, or odd in
-any way, is not judged here: `prepare` returns None or `decode` a verdict, and `decode_grey` has the last word.
+The result equals `resize_grey(decode_grey(data), size)` bit for bit. Files that are not plain 8-bit
+grey, or unusual in any way, are left to `decode_grey`: for them `prepare` returns None or `decode` a verdict.
 
-With `inflate="cpu"` a CPU thread inflates, by ISA-L, and the GPU does the rest: for where nvCOMP is not.
+With `inflate="cpu"` a CPU thread inflates, by ISA-L, and the GPU does the rest: where nvCOMP is missing.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.data.phantom.png import SIGNATURE
 from distcxr.data.pixels.cuda.module import Kernels, cuda_kernels
 from distcxr.data.pixels.cuda.nvcomp import Inflater, nvcomp
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, upload
+from distcxr.data.pixels.files import SIGNATURE
 from distcxr.data.pixels.png import inflate_rows, walk_chunks
 from distcxr.data.pixels.resize_gpu import resize_table
 
@@ -53,7 +53,7 @@ class PngDecoder:
 
     Args:
         image_size: side of the resized images, pixels.
-        inflate: who undoes Deflate, nvCOMP on the GPU or ISA-L in the threads that call `prepare`.
+        inflate: what undoes Deflate, nvCOMP on the GPU or ISA-L in the threads that call `prepare`.
         kernels, inflater: stand-ins, with which tests run all of it on a CPU.
 
     Raises:
@@ -81,7 +81,7 @@ class PngDecoder:
 
     @property
     def where(self) -> str:
-        """Who does what, in one phrase for the log."""
+        """What inflates and what resizes, in one phrase for the log."""
         by = self._inflater.name if self._inflater else "ISA-L on the CPU"
         return f"inflated by {by}, row filters and resize on {self._kernels.where}"
 
@@ -92,10 +92,10 @@ class PngDecoder:
 
         Returns:
             None when the file is not for the GPU: not a PNG, not plain 8-bit grey, or something about its stream is
-            odd. `decode_grey` then decodes it, or says what is wrong.
+            unusual. `decode_grey` then decodes it, or raises the error.
 
         Raises:
-            UnreadableImage: the chunks of this PNG are broken, as `decode_grey` would say, too.
+            UnreadableImage: the chunks of this PNG are broken, with the message of `decode_grey`.
         """
         from distcxr.data.pixels.chunk_kernels import join_chunks
 
@@ -106,7 +106,7 @@ class PngDecoder:
         shape = np.empty(2, dtype=np.int64)
         num_bytes = join_chunks(np.frombuffer(data, dtype=np.uint8), stream.numpy(), shape)
         if num_bytes <= _ZLIB_HEADER + _ADLER:
-            walk_chunks(memoryview(data))  # which says what is wrong, if anything is
+            walk_chunks(memoryview(data))  # raises the error, if there is one
             return None
         height, width = shape.tolist()
         if not _is_zlib(*stream[:_ZLIB_HEADER].tolist()):
@@ -120,7 +120,7 @@ class PngDecoder:
     def decode(self, images: Sequence[Prepared], out_BSS: Tensor) -> Tensor:
         """Decode and resize on the current stream of the device, asynchronously.
 
-        One bad image never harms another; its own pixels are worth nothing. While it runs it takes what all streams and
+        One bad image never harms another; its own pixels are undefined. While it runs it takes what all streams and
         their rows take: 1.05 MB and the file's size for a 1024 x 1024 image.
 
         Args:
@@ -129,10 +129,10 @@ class PngDecoder:
 
         Returns:
             int32 [B] on the device: 0 where the pixels are right, else a `Verdict` or nvCOMP's status, and
-            `decode_grey` has to judge the file.
+            `decode_grey` has to decode the file.
 
         Raises:
-            torch.OutOfMemoryError: the GPU has no room for so many at once.
+            torch.OutOfMemoryError: the GPU's memory is too small for so many at once.
         """
         assert images and out_BSS.dtype == torch.uint8 and out_BSS.device == self._device
         assert out_BSS.shape == (len(images), self._image_size, self._image_size) and out_BSS.is_contiguous()
@@ -160,7 +160,7 @@ class PngDecoder:
         statuses, actual = 0, 0
         if self._inflater is not None:
             statuses_B = torch.empty_like(verdicts_B)
-            actual_B = torch.zeros(len(images), dtype=torch.int64, device=self._device)  # until nvCOMP says better
+            actual_B = torch.zeros(len(images), dtype=torch.int64, device=self._device)  # until nvCOMP writes them
             self._inflater.inflate(table, max(rows_bytes), sum(rows_bytes), actual_B, statuses_B)
             statuses, actual = statuses_B.data_ptr(), actual_B.data_ptr()
         warps = min(MAX_WARPS, -(-max(image.height for image in images) // 32))
@@ -170,7 +170,7 @@ class PngDecoder:
         return verdicts_B
 
     def _laid_out(self, sizes: Sequence[int], align: int) -> tuple[Tensor, list[int]]:
-        """One piece of device memory with room for each size, and the aligned address of each room."""
+        """One block of device memory that holds each of `sizes` bytes, and the aligned address of each."""
         offsets, end = [], align
         for size in sizes:
             offsets.append(end)

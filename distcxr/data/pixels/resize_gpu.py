@@ -41,9 +41,9 @@ def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: Kernels) -> Tens
 
 
 def resize_table(table: Table, widest: int, out_BSS: Tensor, kernels: Kernels) -> None:
-    """Resize the images of a table, whose widest has so many pixels a row, into uint8 [B, S, S]."""
+    """Resize the images of a table into uint8 [B, S, S]; `widest` is their largest width in pixels."""
     size = out_BSS.shape[1]
     assert out_BSS.shape == (table.num_images, size, size) and out_BSS.is_contiguous()
-    room = min(widest, MAX_SHARED_BYTES // 4)
-    arguments = (table.address(), table.num_images, size, out_BSS.data_ptr(), room)
-    kernels.launch("resize", (size, table.num_images), _THREADS, 4 * room, arguments)
+    capacity = min(widest, MAX_SHARED_BYTES // 4)
+    arguments = (table.address(), table.num_images, size, out_BSS.data_ptr(), capacity)
+    kernels.launch("resize", (size, table.num_images), _THREADS, 4 * capacity, arguments)

@@ -1,1 +1,1 @@
-"""Readers of label files, one module a dataset: each returns a `distcxr.data.index.SampleIndex`."""
+"""Label files, one module for each dataset: each reads them into a `distcxr.data.index.SampleIndex`."""

@@ -1,4 +1,4 @@
-"""Any CSV table of images, by the column map of the recipe: one column of labels, or a column per finding.
+"""Any CSV table of images, with `data.columns` naming its columns: one column of labels, or a column per finding.
 
     image,patient,diagnosis            image,patient,Mass,Edema      0, 1, -1 (uncertain) or empty (unknown)
     a/1.png,p1,Mass|Edema              a/1.png,p1,1,0
@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
-from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers
-from distcxr.data.sources.files import as_bytes, checked_path, first_few, need_path_as_name, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes
+from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers, splits
+from distcxr.data.sources.files import check_unique, checked_paths, need_path_as_name, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes, make_index
 from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
 
-_SPLITS = ("", "train", "val", "test")
+_SPLITS = {"train": "train", "val": "val", "test": "test", "": ""}  # an empty cell is in no split
 
 
 def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleIndex:
@@ -40,7 +40,7 @@ def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleInde
 
     Raises:
         MissingDataError: no table, or images without a file and `data.missing` is `error`.
-        ValueError: a column that is not there, an image named twice or outside `root`, a cell that means nothing; names
+        ValueError: a column that is not there, an image named twice or outside `root`, a cell that is not valid; names
             the file, the line and the column.
     """
     root = Path(os.path.abspath(root.expanduser()))
@@ -56,42 +56,24 @@ def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleInde
         for key, column in data.columns.model_dump(exclude={"table"}).items()
         if column is not None
     }
-    images = _images(table, cells["image"])
+    images = checked_paths(table, data.columns.image)
+    check_unique(table, images)
     findings, codes_NC = _joined_labels(table, cells["label"]) if "label" in cells else _label_columns(table, data)
-    unknown = ("",) * len(table)
-    index = SampleIndex(
-        root=root,
-        findings=findings,
-        path=as_bytes(images),
+    index = make_index(
+        root,
+        findings,
+        images,
+        codes_NC,
         patient_id=_patients(table, cells["patient"]) if "patient" in cells else each_its_own(images),
-        targets_NC=(codes_NC == 1).astype(np.uint8),
-        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
-        age=ages(path, cells.get("age", unknown)),
-        sex=categories(path, "sex", cells.get("sex", unknown), SEXES),
-        view=categories(path, "view", cells.get("view", unknown), VIEWS),
-        split=_splits(table, cells.get("split", unknown)),
         label_hash=table.content_hash,
-        skipped=as_bytes([]),
+        age=ages(path, cells["age"]) if "age" in cells else None,
+        sex=categories(path, "sex", cells["sex"], SEXES) if "sex" in cells else None,
+        view=categories(path, "view", cells["view"], VIEWS) if "view" in cells else None,
+        split=splits(table, data.columns.split, _SPLITS) if data.columns.split is not None else None,
         named_by_path=need_path_as_name(images),
     )
     layout = f"Column {data.columns.image!r} (data.columns.image) is taken for paths below data.root, {root}"
     return with_files(index, lister, table=path, missing=data.missing, layout=layout)
-
-
-def _images(table: Table, cells: Sequence[str]) -> list[str]:
-    images, row_of = [], dict[str, int]()
-    repeated = []
-    for row, cell in enumerate(cells):
-        try:
-            image = checked_path(cell)
-        except ValueError as error:
-            raise ValueError(f"{table.where(row)}: {error}") from None
-        if (first := row_of.setdefault(image, row)) != row:
-            repeated.append(f"{image} (lines {table.lines[first]} and {table.lines[row]})")
-        images.append(image)
-    if repeated:
-        raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
-    return images
 
 
 def _joined_labels(table: Table, cells: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int8]]:
@@ -129,13 +111,13 @@ def _label_columns(table: Table, data: Data) -> tuple[tuple[str, ...], NDArray[n
         else:
             ignored.append(f"{name} ({', '.join(map(repr, sorted(found - valid.keys())[:1])) or 'empty'})")
     if ignored:
-        logger.info(f"{table.path}: columns left out, no labels of 0, 1, -1 or nothing: {'; '.join(ignored)}")
+        logger.info(f"{table.path}: columns left out, not labels of 0, 1, -1 or empty: {'; '.join(ignored)}")
     if not findings:
         raise ValueError(
             f"{table.path} has no column of labels (0, 1, -1 or empty) besides those of data.columns; its columns: "
             f"{', '.join(table.header)}. If one column names what the image shows, set data.columns.label to it"
         )
-    hint = "If this is no finding, leave it out of data.findings and data.where"
+    hint = "If this is not a finding, leave it out of data.findings and data.where"
     return tuple(findings), label_codes(table, findings, uncertain=data.uncertain, blank=UNKNOWN, hint=hint)
 
 
@@ -144,13 +126,3 @@ def _patients(table: Table, cells: Sequence[str]) -> NDArray[np.int64]:
         row = list(cells).index("")
         raise ValueError(f"{table.where(row)}: no patient, in the column that data.columns.patient names")
     return patient_numbers(cells)
-
-
-def _splits(table: Table, cells: Sequence[str]) -> NDArray[np.str_]:
-    if wrong := set(cells) - set(_SPLITS):
-        row = next(row for row, cell in enumerate(cells) if cell in wrong)
-        raise ValueError(
-            f"{table.where(row)}: split {cells[row]!r} is none of train, val, test and empty (in no split), in the "
-            "column that data.columns.split names"
-        )
-    return np.array(cells, dtype="U5")

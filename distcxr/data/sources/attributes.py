@@ -1,4 +1,4 @@
-"""What label files say besides the findings: whose image it is, age, sex and view, each as the index holds it.
+"""Parses patient, age, sex and view in label files into the arrays of a `SampleIndex`.
 
 Shapes: N samples.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.sources.files import first_few
+from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ MAX_AGE_YEARS = 120
 SEXES = {"M": "M", "F": "F", "MALE": "M", "FEMALE": "F"}
 FRONTAL_VIEWS = {"PA": "PA", "AP": "AP"}
 VIEWS = {**FRONTAL_VIEWS, "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL"}
-"""Spellings, in capitals, and what the index calls them. LL and RL are DICOM's left and right lateral."""
+"""Spellings, in capitals, and their names in the index. LL and RL are DICOM's left and right lateral."""
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
 _YEARS_PER = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
@@ -49,7 +50,7 @@ def ages(path: Path, texts: Sequence[str]) -> NDArray[np.float32]:
 
 
 def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping[str, str]) -> NDArray[np.str_]:
-    """`texts` as `spellings` calls them, [N]; "" where it has none, with a warning that names `path` and `column`."""
+    """`texts` in the spelling of the index, str [N]; "" for a text not in `spellings`, with a warning."""
     known = {text: spellings.get(text.upper(), "") for text in set(texts)}
     counts = Counter(text for text in texts if text and not known[text])
     if counts:
@@ -59,11 +60,18 @@ def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping
     return np.array([known[text] for text in texts], dtype=f"U{max(map(len, spellings.values()))}")
 
 
+def splits(table: Table, column: str, names: Mapping[str, str]) -> NDArray[np.str_]:
+    """The column's cells as the index's splits, [N], by `names`; ValueError, with line and column, for other cells."""
+    table.cells(column)  # raises where it is missing
+    codes_N = table.codes(table.header.index(column), {name: code for code, name in enumerate(names)})
+    return np.array(list(names.values()), dtype="U5")[codes_N]
+
+
 def patient_numbers(texts: Sequence[str]) -> NDArray[np.int64]:
     """A number for each patient, int64 [N], of 18 digits at most: the text itself where it is a whole number, else a
     hash of it.
 
-    A number depends on no other row, so a patient keeps its place in a random split when images are added.
+    A number depends on no other row, so a patient stays in its random split when images are added.
     """
     number = {text: _patient_number(text) for text in set(texts)}
     return np.array([number[text] for text in texts], dtype=np.int64)
@@ -76,5 +84,5 @@ def _patient_number(text: str) -> int:
 
 
 def each_its_own(paths: Sequence[str]) -> NDArray[np.int64]:
-    """A patient for each image, int64 [N], where the dataset does not say whose they are."""
+    """A patient for each image, int64 [N], where the dataset names no patients."""
     return patient_numbers([f"image {path}" for path in paths])

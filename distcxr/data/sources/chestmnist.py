@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources.attributes import each_its_own
-from distcxr.data.sources.files import as_bytes
+from distcxr.data.sources.label_codes import make_index
 
 SPLITS = ("train", "val", "test")
 
@@ -42,7 +42,7 @@ def read_chestmnist(root: Path) -> SampleIndex:
         root: the file, or a folder that holds one.
 
     Raises:
-        MissingDataError: there is no such file.
+        MissingDataError: the file does not exist.
         ValueError: an array that is not there, has another type or shape, or can't be read; names file and array.
     """
     file = _find(Path(os.path.abspath(root.expanduser())))
@@ -57,20 +57,14 @@ def read_chestmnist(root: Path) -> SampleIndex:
     targets_NC = np.column_stack([shown_NC, ~shown_NC.any(axis=1)]).astype(np.uint8)
     counts = [len(array) for array in labels]
     paths = [f"{split}/{row:06d}" for split, count in zip(SPLITS, counts, strict=True) for row in range(count)]
-    unknown = np.full(len(paths), "")
-    return SampleIndex(
-        root=file,
-        findings=NIH15,
-        path=as_bytes(paths),
+    return make_index(
+        file,
+        NIH15,
+        paths,
+        targets_NC,
         patient_id=each_its_own(paths),
-        targets_NC=targets_NC,
-        mask_NC=np.ones_like(targets_NC),
-        age=np.full(len(paths), np.nan, dtype=np.float32),
-        sex=unknown,
-        view=unknown,
-        split=np.repeat(SPLITS, counts),
         label_hash=hashlib.sha256(targets_NC.tobytes()).hexdigest(),
-        skipped=as_bytes([]),
+        split=np.repeat(SPLITS, counts),
         named_by_path=True,
     )
 
@@ -83,7 +77,7 @@ def array_rows(index: SampleIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 def read_array(file: Path, name: str) -> NDArray[np.generic]:
-    """One array of an npz file: mapped where it is stored as it is, read into memory where it is packed.
+    """One array of an npz file: mapped where it is stored as it is, read into memory where it is compressed.
 
     Raises ValueError, naming file and array, when it is not there or can't be read. Nothing is ever unpickled.
     """
@@ -103,7 +97,7 @@ def _read_member(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) ->
         with archive.open(info) as packed:
             return np.lib.format.read_array(packed, allow_pickle=False)
     with file.open("rb") as stream:
-        stream.seek(info.header_offset + 26)  # the member's own header: two lengths, and what they are lengths of
+        stream.seek(info.header_offset + 26)  # the member's own header: lengths of its name and extra field
         name_bytes, extra_bytes = struct.unpack("<HH", stream.read(4))
         stream.seek(name_bytes + extra_bytes, os.SEEK_CUR)
         version = np.lib.format.read_magic(stream)
@@ -119,7 +113,7 @@ def _find(root: Path) -> Path:
         return root
     found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
     if not found:
-        raise MissingDataError(f"{root} is no such file and holds none.\n{_LAYOUT}")
+        raise MissingDataError(f"{root} neither is such a file nor holds one.\n{_LAYOUT}")
     if len(found) > 1:
         raise ValueError(
             f"{root} holds {', '.join(file.name for file in found)}: set data.root to the file that is meant"

@@ -3,7 +3,7 @@
     ROOT/train.csv, valid.csv (and test.csv)      Path, Sex, Age, Frontal/Lateral, AP/PA, then the 14 observations
     ROOT/train/patient00001/study1/view1_frontal.jpg
 
-A label is 1.0, 0.0, -1.0 (uncertain: `data.uncertain` says what that means) or blank, not mentioned in the report,
+A label is 1.0, 0.0, -1.0 (uncertain: 0, 1 or unknown by `data.uncertain`) or blank, not mentioned in the report,
 which counts as absent, as is usual with this dataset.
 
 Splits: train.csv trains and, in part, validates. Without test.csv, which Stanford gave out later, valid.csv (200
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
-from distcxr.data.sources.files import as_bytes, checked_path, first_few, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, optional_cells
+from distcxr.data.sources.files import checked_paths, first_few, with_files
+from distcxr.data.sources.label_codes import Uncertain, label_codes, make_index, optional_cells
 from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.tables import Table, read_table
 
@@ -55,13 +55,13 @@ def read_chexpert(
 
     Args:
         root: the folder that holds train.csv, or the one above it.
-        lister: tells which images are there.
+        lister: lists the images that are there.
         uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
 
     Raises:
         MissingDataError: no train.csv or valid.csv, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, a path that is not CheXpert's, a label that is none; names the file, the
+        ValueError: a column that is not there, a path that is not CheXpert's, an invalid label; names the file, the
             line and the column.
     """
     root = _find(Path(os.path.abspath(root.expanduser())))
@@ -74,19 +74,17 @@ def read_chexpert(
     codes_NC = np.concatenate(
         [label_codes(table, CHEXPERT14, uncertain=uncertain, blank=BLANK, hint=LABEL_HINT) for table in tables]
     )
-    index = SampleIndex(
-        root=root,
-        findings=CHEXPERT14,
-        path=as_bytes(paths),
+    index = make_index(
+        root,
+        CHEXPERT14,
+        paths,
+        codes_NC,
         patient_id=np.concatenate([_patients(table) for table in tables]),
-        targets_NC=(codes_NC == 1).astype(np.uint8),
-        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
+        label_hash=hashlib.sha256("".join(table.content_hash for table in tables).encode()).hexdigest(),
         age=np.concatenate([ages(table.path, optional_cells(table, "Age")) for table in tables]),
         sex=np.concatenate([categories(table.path, "Sex", optional_cells(table, "Sex"), SEXES) for table in tables]),
         view=np.concatenate([categories(table.path, "AP/PA", _views(table), VIEWS) for table in tables]),
         split=np.repeat([splits[table.path.name] for table in tables], [len(table) for table in tables]),
-        label_hash=hashlib.sha256("".join(table.content_hash for table in tables).encode()).hexdigest(),
-        skipped=as_bytes([]),
         named_by_path=True,
     )
     return with_files(index, lister, table=root / _FILES[0], missing=missing, layout=_LAYOUT)
@@ -108,15 +106,9 @@ def _find(root: Path) -> Path:
 
 
 def _paths(table: Table) -> list[str]:
-    """Paths of a table's images relative to its folder, whose name they begin with in the table."""
-    paths = []
-    for row, cell in enumerate(table.cells("Path")):
-        try:
-            path = checked_path(cell)
-        except ValueError as error:
-            raise ValueError(f"{table.where(row)}, column Path: {error}") from None
-        paths.append(path.partition("/")[2] if path.startswith("CheXpert") else path)
-    return paths
+    """Paths of a table's images relative to its folder; in the table they begin with its name."""
+    paths = checked_paths(table, "Path")
+    return [path.partition("/")[2] if path.startswith("CheXpert") else path for path in paths]
 
 
 def _patients(table: Table) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Image files that a label file names: paths that stay in the data root, and which of them are there."""
+"""Paths of images in label files: checked to stay in the data root, and looked up in the dataset's folders."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.listing import Lister, Listing
+from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
 
@@ -25,11 +26,35 @@ _LIST_THREADS = 16  # a network file system answers many at once
 
 
 def checked_path(text: str) -> str:
-    """A path relative to the data root, its parts joined by `/`; ValueError when it is none or could leave the root."""
+    """A path relative to the data root, its parts joined by `/`; ValueError for one that could leave the root."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
     if text.startswith("/") or "\\" in text or "\0" in text or ".." in parts or not parts:
-        raise ValueError(f"image {text!r} is no path below the data root (with / between folders)")
+        raise ValueError(f"image {text!r} is not a path below the data root (with / between folders)")
     return "/".join(parts)
+
+
+def checked_paths(table: Table, column: str) -> list[str]:
+    """`checked_path` of a column's cells; ValueError with file, line and column."""
+    paths = []
+    for row, cell in enumerate(table.cells(column)):
+        try:
+            paths.append(checked_path(cell))
+        except ValueError as error:
+            raise ValueError(f"{table.where(row)}, column {column}: {error}") from None
+    return paths
+
+
+def check_unique(table: Table, images: Sequence[str]) -> None:
+    """Raise ValueError, with the lines, where two rows of a table name the same of `images`, one a row."""
+    if len(set(images)) == len(images):
+        return
+    row_of: dict[str, int] = {}
+    repeated = [
+        f"{image} (lines {table.lines[first]} and {table.lines[row]})"
+        for row, image in enumerate(images)
+        if (first := row_of.setdefault(image, row)) != row
+    ]
+    raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
 
 
 def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
@@ -58,12 +83,12 @@ def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
 def with_files(
     index: SampleIndex, lister: Lister, *, table: Path, missing: Literal["error", "skip"], layout: str
 ) -> SampleIndex:
-    """The samples of `index` whose file is there; the others are its `skipped`.
+    """The samples of `index` with a file; the others are its `skipped`.
 
     Args:
-        lister: tells which files are there.
+        lister: lists the files that are there.
         table: the label file that names them, for messages.
-        missing: what to do about samples without a file: `error`, or `skip` them and say how many.
+        missing: what to do about samples without a file: `error`, or `skip` them and log how many.
         layout: where files are expected, for messages.
 
     Raises MissingDataError when no file is there, or some are not and `missing` is `error`.
@@ -78,14 +103,14 @@ def with_files(
     problem = f"{len(absent):,} of {len(index):,} images in {table} have no file in {index.root}: {first}"
     if missing == "error":
         raise MissingDataError(
-            f"{problem}. Put them there, or set data.missing=skip to go on without these images\n{layout}"
+            f"{problem}. Put them there, or set data.missing=skip to leave these images out\n{layout}"
         )
     logger.warning(f"data.missing=skip: {problem}; they are left out")
     return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))
 
 
 def need_path_as_name(paths: Sequence[str]) -> bool:
-    """Whether two of these images have the same file name, so that it takes the path to tell them apart."""
+    """Whether two of these images have the same file name, so that only the path identifies them."""
     return len({path.rpartition("/")[2] for path in paths}) < len(paths)
 
 

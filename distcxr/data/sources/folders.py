@@ -1,4 +1,4 @@
-"""A folder of images per class, as in studies of normal against abnormal: each image shows its folder's name alone.
+"""A folder of images per class, as in studies of normal against abnormal: the folder's name is the one finding.
 
     ROOT/normal/a.png                  ROOT/train/normal/a.png
     ROOT/abnormal/b.jpg                ROOT/test/abnormal/b.jpg      and val, if there is one
@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.attributes import each_its_own, patient_numbers
-from distcxr.data.sources.files import IMAGE_SUFFIXES, as_bytes, first_few
+from distcxr.data.sources.files import IMAGE_SUFFIXES, first_few
+from distcxr.data.sources.label_codes import make_index
 from distcxr.data.sources.listing import FileListing, Lister, Listing
 
 logger = logging.getLogger(__name__)
 
 OWN_FOLDERS = ("distcxr-cache", "distcxr-pack")
-"""Where the decoded cache and the pack are as a rule; they are no classes."""
+"""Where the decoded cache and the pack are by default; they are not classes."""
 
 _SPLITS = ("train", "val", "test")
 _LAYOUT = f"""\
@@ -37,7 +38,7 @@ data.dataset=folders expects a folder of images ({", ".join(IMAGE_SUFFIXES)}) pe
 
 
 class _Image(NamedTuple):
-    """`path` is relative to the root; `split` is "" where folders do not say."""
+    """`path` is relative to the root; `split` is "" without folders for splits."""
 
     path: str
     finding: str
@@ -47,12 +48,12 @@ class _Image(NamedTuple):
 def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileListing) -> SampleIndex:
     """Index the images in the class folders below `root`. Findings are the names of the folders, sorted.
 
-    Hidden files and folders are passed over; files that are no images by their name are, too, with a warning.
+    Hidden files and folders are left out; so are files without an image's suffix, with a warning.
 
     Args:
-        patient_pattern: a regular expression whose first group finds the patient in a file's name; without it every
+        patient_pattern: a regular expression; its first group matches the patient in a file's name. Without it every
             image counts as a patient of its own.
-        lister: tells which folders and images are there.
+        lister: lists the folders and images that are there.
 
     Raises:
         MissingDataError: no such folder, or no image in it.
@@ -70,20 +71,14 @@ def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileL
     column_of = {name: column for column, name in enumerate(findings)}
     targets_NC = np.zeros((len(images), len(findings)), dtype=np.uint8)
     targets_NC[np.arange(len(images)), [column_of[image.finding] for image in images]] = 1
-    unknown = np.full(len(images), "")
-    return SampleIndex(
-        root=root,
-        findings=findings,
-        path=as_bytes(paths),
+    return make_index(
+        root,
+        findings,
+        paths,
+        targets_NC,
         patient_id=_patients(patient_pattern, paths),
-        targets_NC=targets_NC,
-        mask_NC=np.ones_like(targets_NC),
-        age=np.full(len(images), np.nan, dtype=np.float32),
-        sex=unknown,
-        view=unknown,
-        split=np.array([image.split for image in images], dtype="U5"),
         label_hash=listing,
-        skipped=as_bytes([]),
+        split=np.array([image.split for image in images], dtype="U5"),
         named_by_path=True,
     )
 
@@ -105,7 +100,7 @@ def _images(root: Path, listing: Listing) -> Iterable[_Image]:
 
 
 def _of_classes(root: Path, listing: Listing, split: str, classes: list[str]) -> Iterable[_Image]:
-    strangers = []
+    others = []
     for finding in classes:
         folder = f"{split}/{finding}" if split else finding
         if inner := _folders(listing, folder):
@@ -115,12 +110,12 @@ def _of_classes(root: Path, listing: Listing, split: str, classes: list[str]) ->
             )
         names = sorted(name for name in listing.names(folder) if not name.startswith("."))
         pictures = [name for name in names if name.lower().endswith(IMAGE_SUFFIXES)]
-        strangers += [f"{folder}/{name}" for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
+        others += [f"{folder}/{name}" for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
             raise ValueError(f"{root / folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it")
         yield from (_Image(f"{folder}/{name}", finding, split) for name in pictures)
-    if strangers:
-        logger.warning(f"{root}: {len(strangers):,} files are no images and are left out: {first_few(strangers)}")
+    if others:
+        logger.warning(f"{root}: {len(others):,} files are not images and are left out: {first_few(others)}")
 
 
 def _folders(listing: Listing, folder: str) -> list[str]:

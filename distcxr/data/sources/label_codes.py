@@ -1,4 +1,5 @@
-"""Columns of a label table as the index needs them: cells of 0, 1, -1 and nothing as codes, and optional columns.
+"""Reads columns of a label table: labels of 0, 1, -1 or empty as integer codes, and columns that may be absent. Makes
+the index of such codes.
 
 Shapes: N rows, C findings.
 """
@@ -7,11 +8,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.data.index import SampleIndex
+from distcxr.data.sources.files import as_bytes
 from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -49,9 +53,9 @@ def label_codes(
         names: the C columns.
         uncertain: what -1 means; None refuses it.
         blank: code of an empty cell.
-        hint: what to do about a cell that is no label, for the message.
+        hint: what to do about an invalid cell, for the message.
 
-    Raises ValueError for a column that is not there and a cell that is no label; names file, line and column.
+    Raises ValueError for a column that is not there and an invalid cell; names file, line and column.
     """
     code_of = codes(uncertain, blank)
     codes_NC = np.empty((len(table), len(names)), dtype=np.int8)
@@ -74,3 +78,37 @@ def codes(uncertain: Uncertain | None, blank: int) -> dict[str, int]:
     if uncertain is not None:
         known |= dict.fromkeys(("-1", "-1.0"), UNCERTAIN[uncertain])
     return known
+
+
+def make_index(
+    root: Path,
+    findings: Sequence[str],
+    paths: Sequence[str],
+    codes_NC: NDArray[np.integer],
+    *,
+    patient_id: NDArray[np.int64],
+    label_hash: str,
+    age: NDArray[np.float32] | None = None,
+    sex: NDArray[np.str_] | None = None,
+    view: NDArray[np.str_] | None = None,
+    split: NDArray[np.str_] | None = None,
+    skipped: Sequence[str] = (),
+    named_by_path: bool = False,
+) -> SampleIndex:
+    """An index of labels as `label_codes` gives them; other arguments as `SampleIndex`. What is None is unknown."""
+    unknown = np.full(len(paths), "")
+    return SampleIndex(
+        root=root,
+        findings=tuple(findings),
+        path=as_bytes(paths),
+        patient_id=patient_id,
+        targets_NC=(codes_NC == 1).astype(np.uint8),
+        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
+        age=np.full(len(paths), np.nan, dtype=np.float32) if age is None else age,
+        sex=unknown if sex is None else sex,
+        view=unknown if view is None else view,
+        split=unknown if split is None else split,
+        label_hash=label_hash,
+        skipped=as_bytes(skipped),
+        named_by_path=named_by_path,
+    )

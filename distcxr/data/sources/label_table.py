@@ -1,4 +1,4 @@
-"""Labels for judging predictions: NIH's file, or any table with a column per finding. No image is opened.
+"""Labels to score predictions with: NIH's file, or any table with a column per finding. No image is opened.
 
     file,Patient ID,Mass,Nodule      0, 1, or empty where the label is unknown; the first column is the image file
     a.png,7,0,1
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,8 +20,8 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
-from distcxr.data.sources.files import as_bytes, first_few
-from distcxr.data.sources.label_codes import UNKNOWN, label_codes
+from distcxr.data.sources.files import check_unique
+from distcxr.data.sources.label_codes import UNKNOWN, label_codes, make_index
 from distcxr.data.sources.nih import index_labels
 from distcxr.tables import read_table
 
@@ -36,45 +35,40 @@ def read_labels(path: Path) -> SampleIndex:
     """Index every row of a label file, as if its images lay beside it.
 
     NIH's file is known by its column "Finding Labels" and gives all 15 findings. In any other table every column is a
-    finding but the first and those of patient, age, sex and view, which are called as NIH calls them, or plainly so.
+    finding but the first and those of patient, age, sex and view, by the names in `_ATTRIBUTES` and `_PATIENT`.
     Patients come from their column, or else from file names as NIH writes them.
 
     Raises ValueError for a file that can't be read, a cell other than 0, 1 and empty, a row too long or too short, an
-    image twice, or patients that are not to be had; names the file, the line and the column.
+    image twice, or an image without a patient; names the file, the line and the column.
     """
     path = Path(os.path.abspath(path.expanduser()))
     table = read_table(path)
     header = table.header
     if "Finding Labels" in header:
         return index_labels(table, NIH15)
-    attribute_of = {_attribute(name): place for place, name in enumerate(header) if place and _attribute(name)}
-    findings = tuple(name for place, name in enumerate(header) if place and not _attribute(name))
+    attribute_of = {_attribute(name): column for column, name in enumerate(header) if column and _attribute(name)}
+    findings = tuple(name for column, name in enumerate(header) if column and not _attribute(name))
     if not findings:
         raise ValueError(
             f"{path} has no findings: it is neither NIH's label file nor a table with a column per finding"
         )
     if len(set(findings)) < len(findings) or "" in findings:
         raise ValueError(f"{path}: columns without a name, or with the same: {', '.join(header)}")
-    hint = "If this is no finding, remove the column"
+    hint = "If this is not a finding, remove the column"
     codes_NC = label_codes(table, findings, uncertain=None, blank=UNKNOWN, hint=hint)
     names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in table.columns[0]]
-    if repeated := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
-    texts = {name: table.columns[place] for name, place in attribute_of.items()}
-    unknown = ("",) * len(names)
-    return SampleIndex(
-        root=path.parent,
-        findings=findings,
-        path=as_bytes(names),
+    check_unique(table, names)
+    texts = {name: table.columns[column] for name, column in attribute_of.items()}
+    return make_index(
+        path.parent,
+        findings,
+        names,
+        codes_NC,
         patient_id=_patients(path, texts.get("patient"), names),
-        targets_NC=(codes_NC == 1).astype(np.uint8),
-        mask_NC=(codes_NC != UNKNOWN).astype(np.uint8),
-        age=ages(path, texts.get("age", unknown)),
-        sex=categories(path, "sex", texts.get("sex", unknown), SEXES),
-        view=categories(path, "view", texts.get("view", unknown), VIEWS),
-        split=np.full(len(names), ""),
         label_hash=table.content_hash,
-        skipped=as_bytes([]),
+        age=ages(path, texts["age"]) if "age" in texts else None,
+        sex=categories(path, "sex", texts["sex"], SEXES) if "sex" in texts else None,
+        view=categories(path, "view", texts["view"], VIEWS) if "view" in texts else None,
     )
 
 
@@ -88,10 +82,10 @@ def _attribute(name: str) -> str | None:
 def _patients(path: Path, texts: Sequence[str] | None, names: Sequence[str]) -> NDArray[np.int64]:
     if texts is None:
         found = [_NIH_NAME.fullmatch(name) for name in names]
-        if strangers := [name for name, match in zip(names, found, strict=True) if match is None]:
+        if others := [name for name, match in zip(names, found, strict=True) if match is None]:
             raise ValueError(
-                f"{path} says of no image which patient it is of, nor does {strangers[0]!r}: intervals are made of "
-                "patients, so add a column 'Patient ID'"
+                f"{path} has no column of patients, and {others[0]!r} is not a name with NIH's patient number: "
+                "intervals resample patients, so add a column 'Patient ID'"
             )
         texts = [match[1] for match in found if match]
     if "" in texts:

@@ -1,4 +1,4 @@
-"""Who says which files a dataset has: its folders, or whoever holds their images in their stead."""
+"""`Listing`: the folders and files of a dataset. `FileListing` asks the file system; a pack has its own listing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Listing(Protocol):
     def is_folder(self, folder: str) -> bool: ...
 
     def names(self, folder: str) -> list[str]:
-        """What lies in a folder, folders among it, in any order; nothing where there is no such folder."""
+        """Names of the files and folders in a folder, in any order; none where it does not exist."""
         ...
 
     def folders(self, folder: str) -> list[str]:
-        """Names of the folders in a folder, sorted; none where there is no such folder."""
+        """Names of the folders in a folder, sorted; none where it does not exist."""
         ...
 
 
@@ -27,7 +27,7 @@ Lister = Callable[[Path], Listing]
 
 
 class FileListing:
-    """What the file system says. Each call asks it: a network file system is slow, so ask once for each folder."""
+    """The file system's folders. Each call asks it, which is slow over a network: ask once for each folder."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

@@ -1,12 +1,12 @@
-"""MIMIC-CXR-JPG as PhysioNet ships it: 377,110 images whose labels belong to studies, in three tables.
+"""MIMIC-CXR-JPG as PhysioNet ships it: 377,110 images, labels by study, in three tables.
 
     mimic-cxr-2.0.0-chexpert.csv.gz     subject_id, study_id, the 14 observations as CheXpert's labeller found them
     mimic-cxr-2.0.0-split.csv.gz        dicom_id, study_id, subject_id, split: train, validate or test
     mimic-cxr-2.0.0-metadata.csv.gz     dicom_id, subject_id, study_id, ViewPosition and much else
     files/p10/p10000032/s50414267/<dicom_id>.jpg
 
-Labels are read as CheXpert's are: blank counts as absent, and `data.uncertain` says what -1.0 means. Images whose study
-has no row of labels keep their place with no known label. Age and sex are in MIMIC-IV, not here: unknown.
+Labels are read as CheXpert's are: blank counts as absent, and `data.uncertain` sets what -1.0 means. Images of a study
+without a row of labels stay, with no known label. Age and sex are in MIMIC-IV, not here: unknown.
 
 Source: Johnson et al., "MIMIC-CXR-JPG", 2019, https://physionet.org/content/mimic-cxr-jpg/
 """
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.attributes import VIEWS, categories
+from distcxr.data.sources.attributes import VIEWS, categories, splits
 from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
-from distcxr.data.sources.files import as_bytes, first_few, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes
+from distcxr.data.sources.files import check_unique, first_few, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, make_index
 from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.tables import Table, read_table
 
@@ -54,13 +54,13 @@ def read_mimic(
 
     Args:
         root: the folder that holds the tables and `files/`.
-        lister: tells which images are there.
+        lister: lists the images that are there.
         uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
 
     Raises:
         MissingDataError: a table is not there, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, an image without metadata, a number or a label that is none; names the
+        ValueError: a column that is not there, an image without metadata, an invalid number or label; names the
             file, the line and the column.
     """
     root = Path(os.path.abspath(root.expanduser()))
@@ -74,28 +74,22 @@ def read_mimic(
         f"files/p{subject // 10**6}/p{subject}/s{study}/{image}.jpg"
         for subject, study, image in zip(subjects.tolist(), studies.tolist(), images, strict=True)
     ]
-    if len(set(paths)) < len(paths):
-        raise ValueError(f"{split.path} lists {len(paths) - len(set(paths)):,} images more than once")
-    targets_NC, mask_NC = _labels(split, subjects, studies, labels, uncertain)
-    index = SampleIndex(
-        root=root,
-        findings=CHEXPERT14,
-        path=as_bytes(paths),
+    check_unique(split, paths)
+    index = make_index(
+        root,
+        CHEXPERT14,
+        paths,
+        _labels(split, subjects, studies, labels, uncertain),
         patient_id=subjects,
-        targets_NC=targets_NC,
-        mask_NC=mask_NC,
-        age=np.full(len(paths), np.nan, dtype=np.float32),
-        sex=np.full(len(paths), ""),
-        view=_views(split, metadata),
-        split=_split_names(split),
         label_hash=hashlib.sha256((labels.content_hash + split.content_hash).encode()).hexdigest(),
-        skipped=as_bytes([]),
+        view=_views(split, metadata),
+        split=splits(split, "split", _SPLITS),
     )
     return with_files(index, lister, table=split.path, missing=missing, layout=_LAYOUT)
 
 
 def _find(root: Path, what: str) -> Path:
-    """One of the tables, packed or not; of several versions the newest."""
+    """One of the tables, compressed or not; of several versions the newest."""
     found = sorted([*root.glob(f"mimic-cxr-2.*-{what}.csv"), *root.glob(f"mimic-cxr-2.*-{what}.csv.gz")])
     if not found:
         raise MissingDataError(f"{root} has no mimic-cxr-2.0.0-{what}.csv.gz.\n{_LAYOUT}")
@@ -106,20 +100,20 @@ def _numbers(table: Table, name: str) -> NDArray[np.int64]:
     cells = table.cells(name)
     for row, cell in enumerate(cells):
         if not (cell.isascii() and cell.isdigit() and len(cell) <= _DIGITS):
-            raise ValueError(f"{table.where(row)}, column {name}: {cell!r} is no {name.removesuffix('_id')}'s number")
+            raise ValueError(f"{table.where(row)}, column {name}: {cell!r} is not a {name.removesuffix('_id')} number")
     return np.array(cells, dtype=np.int64)
 
 
 def _labels(
     split: Table, subjects: NDArray[np.int64], studies: NDArray[np.int64], labels: Table, uncertain: Uncertain
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Targets and mask of every image, uint8 [N, C] both, from the labels of its study."""
+) -> NDArray[np.int8]:
+    """Label codes of every image, int8 [N, C], from those of its study."""
     codes_SC = label_codes(labels, CHEXPERT14, uncertain=uncertain, blank=BLANK, hint=LABEL_HINT)  # S studies
     keys_S = _numbers(labels, "subject_id") * 10**_DIGITS + _numbers(labels, "study_id")
     order = np.argsort(keys_S)
     if (repeated := np.flatnonzero(np.diff(keys_S[order]) == 0)).size:
         row = int(order[repeated[0] + 1])
-        raise ValueError(f"{labels.where(row)}: a study that another line has labels of, too")
+        raise ValueError(f"{labels.where(row)}: a study that has labels in another line, too")
     keys_N = subjects * 10**_DIGITS + studies
     at = order[np.minimum(np.searchsorted(keys_S[order], keys_N), len(order) - 1)]
     known = keys_S[at] == keys_N
@@ -127,8 +121,8 @@ def _labels(
         raise ValueError(f"{labels.path} has no label of any study in {split.path}: they do not belong together")
     if num_open := int(np.count_nonzero(~known)):
         logger.warning(f"{labels.path}: {num_open:,} images are of studies without labels: all are unknown for them")
-    codes_NC = np.where(known[:, None], codes_SC[at], UNKNOWN)
-    return (codes_NC == 1).astype(np.uint8), (codes_NC != UNKNOWN).astype(np.uint8)
+    codes_NC: NDArray[np.int8] = np.where(known[:, None], codes_SC[at], np.int8(UNKNOWN))
+    return codes_NC
 
 
 def _views(split: Table, metadata: Table) -> NDArray[np.str_]:
@@ -138,11 +132,3 @@ def _views(split: Table, metadata: Table) -> NDArray[np.str_]:
     if absent:
         raise ValueError(f"{metadata.path} lacks {len(absent):,} images of {split.path.name}: {first_few(absent)}")
     return views[[row_of[image] for image in split.cells("dicom_id")]]
-
-
-def _split_names(split: Table) -> NDArray[np.str_]:
-    cells = split.cells("split")
-    if wrong := set(cells) - _SPLITS.keys():
-        row = next(row for row, cell in enumerate(cells) if cell in wrong)
-        raise ValueError(f"{split.where(row)}, column split: {cells[row]!r} is none of {', '.join(_SPLITS)}")
-    return np.array([_SPLITS[cell] for cell in cells], dtype="U5")

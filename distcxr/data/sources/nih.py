@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
 from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
-from distcxr.data.sources.files import as_bytes, first_few
-from distcxr.data.sources.label_codes import optional_cells
+from distcxr.data.sources.files import check_unique, first_few
+from distcxr.data.sources.label_codes import make_index, optional_cells
 from distcxr.data.sources.listing import FileListing, Lister, Listing
 from distcxr.tables import Table, read_table
 
@@ -49,11 +49,11 @@ train_val_list.txt and test_list.txt. Extract them into one of two layouts:
   ROOT/{CSV_NAMES[0]} (or {CSV_NAMES[1]}), ROOT/train_val_list.txt, ROOT/test_list.txt and
   either ROOT/images/00000001_000.png ...
   or     ROOT/images_001/images/00000001_000.png ... ROOT/images_012/images/00030805_000.png
-Then say where it is: data.root=ROOT, or DISTCXR_NIH_ROOT=ROOT in the environment."""
+Then set data.root=ROOT, or DISTCXR_NIH_ROOT=ROOT in the environment."""
 
 
 def missing_dataset(problem: str) -> MissingDataError:
-    """An error that starts with `problem` and tells how to get the dataset and which layout is expected."""
+    """An error of `problem`, how to get the dataset, and the layout that is expected."""
     return MissingDataError(f"{problem}\n{_HOW_TO_GET}")
 
 
@@ -73,14 +73,14 @@ def read_nih(
     Args:
         findings: columns of the targets, some of `NIH15`; no other token may be in the label file. None takes every
             token that is there, sorted.
-        lister: tells which images are there.
-        missing: what to do about rows without a file: `error`, or `skip` them and say how many.
+        lister: lists the images that are there.
+        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
         csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
 
     Raises:
         MissingDataError: no dataset at `root`, or rows without a file and `missing` is `error`.
         ValueError: a label file that lacks a column, lists an image twice, names a path instead of a file, or
-            holds an unknown finding or a patient id that is no number; names the file and the line.
+            holds an unknown finding or a patient id that is not a number; names the file and the line.
     """
     root = Path(os.path.abspath(root.expanduser()))
     csv_path = _find_csv(root, csv)
@@ -90,7 +90,7 @@ def read_nih(
     found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
     _report_missing(root, csv_path, folders, names, absent, missing)
     paths = [f"{folders[folder_of_row[row]]}{names[row]}" for row in found.tolist()]
-    skipped = as_bytes([names[row] for row in absent.tolist()])
+    skipped = [names[row] for row in absent.tolist()]
     return _index(root, table, findings, found, paths, skipped)
 
 
@@ -100,7 +100,7 @@ def index_labels(table: Table, findings: Sequence[str]) -> SampleIndex:
     Raises ValueError as `read_nih`.
     """
     names = _names(table)
-    return _index(table.path.parent, table, findings, np.arange(len(names)), names, as_bytes([]))
+    return _index(table.path.parent, table, findings, np.arange(len(names)), names, [])
 
 
 def _index(
@@ -109,7 +109,7 @@ def _index(
     findings: Sequence[str] | None,
     rows: NDArray[np.intp],
     paths: Sequence[str],
-    skipped: NDArray[np.bytes_],
+    skipped: Sequence[str],
 ) -> SampleIndex:
     """The index of some rows of the label file; `paths` are theirs."""
     labels = table.cells(_LABELS)
@@ -118,18 +118,16 @@ def _index(
         tokens = {token for label in set(labels) for token in label.split("|")}
         findings = known = sorted(tokens - {""})
     targets_NC = encode(labels, findings, known=known, source=str(table.path), lines=table.lines)
-    return SampleIndex(
-        root=root,
-        findings=tuple(findings),
-        path=as_bytes(paths),
+    return make_index(
+        root,
+        findings,
+        paths,
+        targets_NC[rows],  # NIH leaves no label unknown
         patient_id=_patients(table)[rows],
-        targets_NC=targets_NC[rows],
-        mask_NC=np.ones((len(rows), len(findings)), dtype=np.uint8),  # NIH leaves no label open
+        label_hash=table.content_hash,
         age=ages(table.path, optional_cells(table, *_AGE))[rows],
         sex=categories(table.path, "sex", optional_cells(table, *_SEX), SEXES)[rows],
         view=categories(table.path, "view", optional_cells(table, *_VIEW), FRONTAL_VIEWS)[rows],
-        split=np.full(len(rows), ""),
-        label_hash=table.content_hash,
         skipped=skipped,
     )
 
@@ -157,14 +155,8 @@ def _names(table: Table) -> Sequence[str]:
             f"{table.where(wrong)}: image {names[wrong]!r} is not a plain file name. Names such as 00000001_000.png "
             "are expected; a path could leave the data root"
         )
-    if len(set(names)) == len(names):
-        return names
-    first_row: dict[str, int] = {}
-    repeated = []
-    for row, name in enumerate(names):
-        if (first := first_row.setdefault(name, row)) != row:
-            repeated.append(f"{name} (lines {table.lines[first]} and {table.lines[row]})")
-    raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
+    check_unique(table, names)
+    return names
 
 
 def _patients(table: Table) -> NDArray[np.int64]:
@@ -217,5 +209,5 @@ def _report_missing(
         return
     raise MissingDataError(
         f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
-        "or set data.missing=skip to go on without these images"
+        "or set data.missing=skip to leave these images out"
     )

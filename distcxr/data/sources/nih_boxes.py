@@ -28,7 +28,7 @@ from distcxr.tables import read_table
 
 FILE_NAME = "BBox_List_2017.csv"
 SOURCE_PX = 1024
-"""Side of NIH's images, whose pixels the boxes count."""
+"""Side of NIH's images in pixels, the unit of the boxes."""
 
 _HEADER = ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]
 _SPELLINGS = {"Infiltrate": "Infiltration"}
@@ -89,8 +89,8 @@ def read_boxes(path: Path) -> BoxList:
         path: the file, or the folder that holds `FILE_NAME`.
 
     Raises:
-        MissingDataError: no such file.
-        ValueError: another header, an unknown finding, a box that is no box of numbers inside an image of `SOURCE_PX`,
+        MissingDataError: the file does not exist.
+        ValueError: another header, an unknown finding, a box that is not four numbers inside an image of `SOURCE_PX`,
             or the same box twice; names the file and the line.
     """
     path = path.expanduser()
@@ -186,7 +186,7 @@ def _parse(where: str, fields: list[str]) -> tuple[str, str, tuple[float, ...]]:
         raise ValueError(f"{where}: {', '.join(texts)} are not the four numbers x, y, w, h of a box") from None
     corners = (x, y, x + width, y + height)
     if not (all(map(math.isfinite, corners)) and width > 0 and height > 0):
-        raise ValueError(f"{where}: x, y, w, h = {', '.join(texts)} is no box: width and height have to be above 0")
+        raise ValueError(f"{where}: x, y, w, h = {', '.join(texts)} is not a box: width and height have to be above 0")
     if x < 0 or y < 0 or max(corners) > SOURCE_PX:
         raise ValueError(
             f"{where}: x, y, w, h = {', '.join(texts)} reaches from ({x:g}, {y:g}) to ({corners[2]:g}, "

@@ -1,4 +1,4 @@
-"""From `data.dataset` to the index of it, whatever its layout."""
+"""`read_index`: calls the module of the dataset that `data.dataset` names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def read_index(data: Data, root: Path, lister: Lister | None = None) -> SampleIn
 
     Args:
         root: folder of the dataset; for `chestmnist` it may be the file.
-        lister: tells which images are there; without one the pack does or the folders do, as `data.source` says.
+        lister: lists the images that are there; without it, the pack or the folders, by `data.source`.
 
     Raises:
-        StoreError: `data.source` is `pack`, and there is none that can be used.
-        MissingDataError: there is no such dataset at `root`, or images without a file and `data.missing` is `error`.
-        ValueError: what is there can't be right; names the file, the line, the column and the value.
+        StoreError: `data.source` is `pack`, and no pack can be used.
+        MissingDataError: no dataset is at `root`, or images without a file and `data.missing` is `error`.
+        ValueError: invalid content; names the file, the line, the column and the value.
     """
     if lister is None:
         lister = pack_lister(data) if data.source == "pack" else FileListing

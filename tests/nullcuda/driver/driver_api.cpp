@@ -19,7 +19,7 @@ constexpr size_t ROOM_FOR_ARGUMENTS = 8;  // what launch_on_host reads
 constexpr size_t MESSAGE_BYTES = 500;
 using Arguments = std::array<unsigned long long, ROOM_FOR_ARGUMENTS>;
 using LaunchOnHost = void (*)(void* kernel, unsigned grid_x, unsigned grid_y, unsigned threads, unsigned shared_bytes,
-                              const unsigned long long* arguments, int descending, char* message, size_t room);
+                              const unsigned long long* arguments, int descending, char* message, size_t message_bytes);
 
 void* host_kernels() {
     const char* path = std::getenv("NULLCUDA_KERNELS");

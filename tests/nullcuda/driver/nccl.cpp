@@ -1,4 +1,4 @@
-// NCCL for a world whose other ranks hold what this one holds: nothing is sent and nobody is waited for.
+// NCCL for a world in which all ranks hold the same: nothing is sent and nobody is waited for.
 //
 // A sum hands back one rank's addend; a gather, this rank's part once for every rank.
 

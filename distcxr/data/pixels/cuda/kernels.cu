@@ -27,7 +27,7 @@ enum {
     COLUMN_FILTER
 };
 
-// The order of table.py's Verdict; what nvCOMP says of a stream, its status, is positive.
+// The order of table.py's Verdict; nvCOMP's statuses of a stream are positive.
 enum { GOOD = 0, WRONG_LENGTH = -1, UNKNOWN_FILTER = -2, WRONG_ADLER = -3 };
 
 #define LANES 32            // rows a warp unfilters side by side, and columns of a tile
@@ -50,7 +50,7 @@ static __device__ int predicted(int filter, int left, int up, int corner)
 
 // Undo the row filters of one image a block, in place, and write its verdict.
 //
-// The inflated rows are byte [H, 1 + W], each behind its filter type; a pixel takes the place of its filtered byte.
+// The inflated rows are byte [H, 1 + W], each behind its filter type; a pixel replaces its filtered byte.
 //
 // A warp takes a group of 32 rows, lane k the k-th. Lane k trails lane k-1 by one pixel, so at step t it is at column
 // t-k and knows its neighbours: up is what lane k-1 made one step ago, corner what that made two steps ago, left what
@@ -67,8 +67,8 @@ static __device__ int predicted(int filter, int left, int up, int corner)
 // end.
 //
 // Launch with grid B, whole warps, and TILE_BYTES of dynamic shared memory for each.
-//   statuses: int32 [B] and actual: uint64 [B], what the inflater said, or 0 where the rows are known to be whole.
-//   verdicts: int32 [B], written. Where one is not GOOD the image's pixels are worth nothing.
+//   statuses: int32 [B] and actual: uint64 [B], the inflater's results, or 0 where the rows are known to be whole.
+//   verdicts: int32 [B], written. Where one is not GOOD the image's pixels are undefined.
 extern "C" __global__ void unfilter(const u64* table, u64 num_images, const int* statuses, const u64* actual,
                                     int* verdicts)
 {
@@ -136,10 +136,10 @@ extern "C" __global__ void unfilter(const u64* table, u64 num_images, const int*
             for (int t = 0; t < LANES; ++t) {
                 int up = __shfl_up_sync(ALL_LANES, left, 1);
                 if (lane == 0) up = above[t];
-                byte* place = tile + lane * TILE_PITCH + t;
-                left = (*place + predicted(filter, left, up, corner)) & 255;
+                byte* pixel = tile + lane * TILE_PITCH + t;
+                left = (*pixel + predicted(filter, left, up, corner)) & 255;
                 corner = up;
-                *place = (byte)left;
+                *pixel = (byte)left;
             }
             __syncwarp();
             at = first * pitch + 1 + column;
@@ -184,12 +184,12 @@ extern "C" __global__ void unfilter(const u64* table, u64 num_images, const int*
 // The filter of an axis is int32 [2 + taps, size]: each output pixel's first source pixel, their number, their weights
 // in units of 2^-22. Each pixel's weights are between 0 and 1 and sum to 1, so the sums over rows stay inside int32.
 //
-// The sums over rows of `room` columns fit into shared memory. A wider image is taken in strips, with the sums done
+// The sums over rows of `capacity` columns fit into shared memory. A wider image is taken in strips, with the sums done
 // anew for every blockDim.x output pixels: right, and slow.
 //
-// Launch with grid (size, B) and `room` int32 of dynamic shared memory.
+// Launch with grid (size, B) and `capacity` int32 of dynamic shared memory.
 //   resized: byte [B, size, size], written.
-extern "C" __global__ void resize(const u64* table, u64 num_images, u64 size_, byte* resized, u64 room_)
+extern "C" __global__ void resize(const u64* table, u64 num_images, u64 size_, byte* resized, u64 capacity_)
 {
     DYNAMIC_SHARED(shared);
     int* sums = (int*)shared;
@@ -198,7 +198,7 @@ extern "C" __global__ void resize(const u64* table, u64 num_images, u64 size_, b
     const i64 pitch = (i64)field[PITCH * num_images], width = (i64)field[WIDTH * num_images];
     const int* row_filter = (const int*)field[ROW_FILTER * num_images] + blockIdx.x;
     const int* column_filter = (const int*)field[COLUMN_FILTER * num_images];
-    const i64 size = (i64)size_, room = (i64)room_;
+    const i64 size = (i64)size_, capacity = (i64)capacity_;
     byte* out = resized + ((i64)blockIdx.y * size + blockIdx.x) * size;
 
     const byte* top = pixels + row_filter[0] * pitch;
@@ -211,9 +211,9 @@ extern "C" __global__ void resize(const u64* table, u64 num_images, u64 size_, b
             end = begin + column_filter[size + j];
         }
         i64 total = 1ll << (2 * WEIGHT_BITS - 1);
-        for (i64 strip = 0; strip < width; strip += room) {
-            const int strip_width = width - strip < room ? (int)(width - strip) : (int)room;
-            if (base == 0 || room < width) {
+        for (i64 strip = 0; strip < width; strip += capacity) {
+            const int strip_width = width - strip < capacity ? (int)(width - strip) : (int)capacity;
+            if (base == 0 || capacity < width) {
                 __syncthreads();  // the strip before has been read by all
                 for (int x = threadIdx.x; x < strip_width; x += blockDim.x) {
                     int sum = 0;

@@ -1,4 +1,4 @@
-"""The kernels of kernels.cu, compiled for a GPU and launched on torch's stream.
+"""Compiles the kernels of kernels.cu for a GPU and launches them on torch's stream.
 
 NVRTC and the driver are called through `cuda.bindings`, which torch's CUDA builds bring along, so neither a compiler
 nor a package is needed that training does without. Compiling takes a second and is done once per process and kind of
@@ -18,7 +18,7 @@ import torch
 SOURCE = Path(__file__).with_name("kernels.cu")
 KERNELS = ("unfilter", "resize")
 MAX_SHARED_BYTES = 48 << 10
-"""Dynamic shared memory that every GPU gives a block without being asked in a special way."""
+"""Dynamic shared memory that every GPU gives a block without an attribute being set."""
 
 
 class Kernels(Protocol):
@@ -52,7 +52,7 @@ class CudaKernels:
         torch.cuda.init()  # type: ignore[no-untyped-call]
         self._device = device
         major, minor = torch.cuda.get_device_capability(device)
-        compiled = compile_for(10 * major + minor)  # first of all: it says what to do where `cuda.bindings` is missing
+        compiled = compile_for(10 * major + minor)  # first: its error names the remedy where `cuda.bindings` is missing
         from cuda.bindings import driver
 
         self._architecture = compiled.architecture
@@ -99,7 +99,7 @@ def cuda_kernels(device: torch.device) -> CudaKernels:
     """The kernels for a GPU, the current one where the device names none; compiled at the first call.
 
     Raises:
-        ValueError: they can't be compiled or loaded; says what to install.
+        ValueError: they can't be compiled or loaded; names what to install.
     """
     return _of_gpu(torch.cuda.current_device() if device.index is None else device.index)
 
@@ -115,7 +115,7 @@ class Compiled(NamedTuple):
     Attributes:
         image: what the driver loads.
         architecture: sm_90 for machine code, compute_90 for PTX.
-        log: what the compiler had to say, most often nothing.
+        log: the compiler's messages, most often none.
     """
 
     image: bytes
@@ -171,5 +171,5 @@ def _checked(answer: tuple[Any, ...]) -> Any:
     """What a call of `cuda.bindings` returned besides its status; RuntimeError when that is not success."""
     status, *values = answer
     if int(status) != 0:
-        raise RuntimeError(f"CUDA says {status.name}")
+        raise RuntimeError(f"CUDA returned {status.name}")
     return values[0] if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""nvCOMP's batched Deflate, through ctypes: one raw Deflate stream an image, all streams of a call at once."""
+"""Inflates many raw Deflate streams at once on a GPU, by nvCOMP through ctypes."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Inflater(Protocol):
         Args:
             longest, total: the largest of ROWS_BYTES, and their sum.
             actual_B: int64 [B] on the table's device, written: how many bytes a stream inflated to.
-            statuses_B: int32 [B], written: 0, or a positive number where a stream is broken or its bytes have no room.
+            statuses_B: int32 [B], written: 0, or a positive number where a stream is broken or longer than ROWS_BYTES.
         """
         ...
 
 
 class _Options(ctypes.Structure):
-    """`nvcompBatchedDeflateDecompressOpts_t`; what a version does not know of has to be 0."""
+    """`nvcompBatchedDeflateDecompressOpts_t`; fields that a version does not know have to be 0."""
 
     _fields_ = (("backend", ctypes.c_int), ("sort", ctypes.c_int), ("reserved", ctypes.c_char * 56))
 
@@ -59,9 +59,9 @@ class _Alignments(ctypes.Structure):
 class NvComp:
     """nvCOMP 5 as an `Inflater`.
 
-    It says of itself that it detects only some broken streams. So the rows' Adler-32 is checked, too, and `PngDecoder`
-    hands it only streams of files whose every chunk has the right CRC: damage on a disk or a network never gets here.
-    What nvCOMP does with a stream that somebody made to be broken is not defined.
+    By its documentation it detects only some broken streams. So the rows' Adler-32 is checked, too, and `PngDecoder`
+    gives it only streams of files in which every chunk has the right CRC: damage on a disk or network is found before.
+    What nvCOMP does with a stream that was built to be broken is undefined.
 
     Args:
         library: the loaded libnvcomp.
@@ -138,7 +138,7 @@ def nvcomp() -> NvComp:
     """The installed nvCOMP.
 
     Raises:
-        ValueError: there is none, or it is of a version that is not supported; says what to install.
+        ValueError: it is missing, or of a version that is not supported; names what to install.
     """
     try:
         from nvidia import libnvcomp
@@ -157,4 +157,4 @@ def _package() -> str:
 
 def _check(status: int, function: str) -> None:
     if status != 0:
-        raise RuntimeError(f"nvCOMP's {function} says {status}")
+        raise RuntimeError(f"nvCOMP's {function} returned {status}")

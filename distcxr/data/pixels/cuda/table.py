@@ -1,4 +1,4 @@
-"""The one table that tells the kernels and the inflater of a call's images: where they lie, how large they are.
+"""The table of a call's images, which kernels and inflater read: addresses and sizes on the device.
 
     fields uint64 [F, B] | filter int32 [2 + taps, S] | filter | ...      one buffer, one copy to the device
 
@@ -37,7 +37,7 @@ class Field(IntEnum):
 
 
 class Verdict(IntEnum):
-    """What `unfilter` says of an image, besides nvCOMP's own statuses, which are positive."""
+    """The result of `unfilter` for an image; nvCOMP's own statuses are positive."""
 
     GOOD = 0
     WRONG_LENGTH = -1
@@ -53,13 +53,13 @@ TILE_BYTES = 33 * 36
 
 
 class Table(NamedTuple):
-    """A table on the device. Whoever enqueued work that reads it may let go of it at once on the same stream."""
+    """A table on the device. It may be freed as soon as the work that reads it is queued on the same stream."""
 
     memory: Tensor
     num_images: int
 
     def address(self, field: Field = Field.STREAM) -> int:
-        """Where a field's uint64 [B] lies; the first field's is the whole table's."""
+        """Address of a field's uint64 [B]; the first field's is the whole table's."""
         return self.memory.data_ptr() + 8 * field * self.num_images
 
 
