@@ -10,12 +10,6 @@ BIN := .venv/bin
 READY := .venv/.ready
 PHANTOM := data/phantom
 
-# One process per GPU, or two on a CPU.
-GPUS := $(shell nvidia-smi -L 2>/dev/null | grep -c '^GPU')
-PROCESSES := $(if $(filter 0,$(GPUS)),2,$(GPUS))
-LAUNCH := $(BIN)/accelerate launch $(if $(filter 1,$(PROCESSES)),,--multi_gpu) --num_processes $(PROCESSES) \
-	--num_machines 1 --mixed_precision no --dynamo_backend no
-
 .PHONY: setup train test lint slurm clean
 .DELETE_ON_ERROR:
 
@@ -33,7 +27,7 @@ $(READY): setup.cfg setup.py pyproject.toml $(REQUIREMENTS)
 
 train: $(READY)
 	$(BIN)/distcxr phantom $(PHANTOM) --images 4000 --size 128
-	$(LAUNCH) launch.py recipes/quickstart.yaml data.root=$(PHANTOM)
+	$(BIN)/distcxr train recipes/quickstart.yaml data.root=$(PHANTOM)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(TESTS)

@@ -190,7 +190,7 @@ def _wait(run: Run) -> None:
 
 
 def _draw(folder: Path, num: int, size: int) -> None:
-    from distcxr.data.phantom.dataset import write_phantom
+    from distcxr.phantom.writing import write_phantom
 
     write_phantom(folder, images=num, size=size)
 

@@ -36,7 +36,7 @@ from rich.console import Console
 from distcxr.data.batch import Batch
 from distcxr.data.loader import Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.budget import thread_budget

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from gpu_decode import ROOT, check, make_decoder
 
-from distcxr.data.phantom.png import encode_png
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.image_bytes import read_file
+from distcxr.phantom.png_encoder import encode_png
 
 SIZE = 96
 SHAPES = ((1, 1), (33, 65), (64, 32), (100, 31), (513, 40), (300, 257))

@@ -151,7 +151,7 @@ def _interpreters(args: argparse.Namespace) -> tuple[dict[str, Python], dict[str
 
 
 def _draw_phantoms(folder: Path, num: int) -> None:
-    from distcxr.data.phantom.dataset import write_phantom
+    from distcxr.phantom.writing import write_phantom
 
     write_phantom(folder, images=num, size=PHANTOM_SIZE)
 

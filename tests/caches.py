@@ -14,7 +14,7 @@ from PIL import Image
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.store.cache_building import build_cache
 from distcxr.data.store.store_building import Built

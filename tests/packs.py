@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
 from distcxr.data.store import pack_building
 from distcxr.data.store.pack_building import build_pack
 from distcxr.data.store.pack_format import Pack

@@ -34,10 +34,11 @@ ALLOWED = {
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking"},
-    "cluster": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch", "error_file"},
+    "phantom": {"data"},
+    "jobs": {"recipe", "runfolder", "data", "models", "tracking", "engine", "launch", "error_file"},
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "cluster",
+        "runtime", "jobs", "phantom",
     },
     "launch": {"recipe", "engine", "runtime", "error_file"},
 }  # fmt: skip
@@ -129,6 +130,11 @@ def test_no_module_imports_itself_through_others() -> None:
         TopologicalSorter(within).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_a_base_name_means_one_file() -> None:
+    names = [path.name for path in modules() if path.name != "__init__.py" and path.parent != ROOT]
+    assert [name for name in sorted(set(names)) if names.count(name) > 1] == []
 
 
 def test_printing_a_recipe_does_not_import_torch() -> None:

@@ -13,9 +13,9 @@ import tiny
 from test_launch import ENVIRONMENT
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from distcxr.cluster.launcher import first_failure, num_processes
 from distcxr.data.dataset import open_dataset
 from distcxr.error_file import write_error_file
+from distcxr.jobs.launcher import first_failure, num_processes
 
 TWO_RANKS = ("--processes", "2")
 
@@ -103,7 +103,7 @@ def test_a_mistake_comes_before_ranks_that_lost_their_peer(tmp_path: Path, monke
 def test_without_gpus_there_are_two_processes_where_there_are_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     for cores, expected in (([0], 1), ([0, 1], 2), (list(range(16)), 2)):
-        monkeypatch.setattr("distcxr.cluster.launcher.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("distcxr.jobs.launcher.usable_cores", lambda cores=cores: cores)
         assert num_processes(None) == expected
     assert num_processes(5) == 5
     with pytest.raises(ValueError, match="at least one"):

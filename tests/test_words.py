@@ -13,7 +13,7 @@ SUFFIXES = (".py", ".md", ".yaml", ".cu")
 CHECKED = (
     "README.md", "BENCHMARKS.md", "CONTRIBUTING.md", "docs/*", "recipes/**/*", "distcxr/*.py", "distcxr/recipe/*",
     "distcxr/runfolder/*", "distcxr/data/*.py", "distcxr/data/sources/*", "distcxr/data/pixels/**/*",
-    "distcxr/data/phantom/*", "distcxr/models/*", "distcxr/tracking/*",
+    "distcxr/phantom/*", "distcxr/models/*", "distcxr/tracking/*",
 )  # fmt: skip
 ALLOWED = {
     ("distcxr/data/pixels/kernels.py", "lane"),  # of a vector register

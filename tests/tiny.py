@@ -14,10 +14,10 @@ from accelerate.state import AcceleratorState
 from rich.console import Console
 
 from distcxr.cli import main
-from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import fit
 from distcxr.engine.state import Run
+from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe, load_recipe
 from distcxr.runtime import Runtime, start_runtime
 

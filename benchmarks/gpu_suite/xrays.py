@@ -73,7 +73,7 @@ def pick(root: Path, folder: Path, images: int) -> None:
 
 def draw(folder: Path, images: int, size: int) -> None:
     """Draw phantoms and encode them anew; a second of a core each."""
-    from distcxr.data.phantom.dataset import write_phantom
+    from distcxr.phantom.writing import write_phantom
 
     write_phantom(folder, images=images, size=size)
     files = sorted((folder / "images").glob("*.png"))
@@ -86,8 +86,8 @@ def encode_anew(file: Path) -> None:
     """Write a phantom smoother along its rows and darker: less noise, other filters."""
     import numpy as np
 
-    from distcxr.data.phantom.png import encode_png
     from distcxr.data.pixels.decode import decode_grey
+    from distcxr.phantom.png_encoder import encode_png
 
     image = decode_grey(file.read_bytes()).astype(np.float64)
     smooth = (6 * image + np.roll(image, 1, axis=1) + np.roll(image, -1, axis=1)) / 8

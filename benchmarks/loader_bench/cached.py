@@ -81,7 +81,7 @@ def _epochs(task: Task, resident: str) -> Generator[int]:
     from distcxr.data.augment import draw_parameters
     from distcxr.data.loader import Loader
     from distcxr.data.order import BatchPlan, TrainOrder
-    from distcxr.recipe.augment import Augment
+    from distcxr.recipe.augmentation import Augment
 
     spec = Augment(flip=0.5, rotate_deg=7, translate=0.03, scale=(0.95, 1.05), brightness=0.05, contrast=0.1)
     index = _large_index(task.num_rows)

@@ -26,7 +26,7 @@ def pick_files(root: Path, num: int, batch_size: int) -> tuple[str, ...]:
         ValueError: there are not enough for one batch.
     """
     from distcxr.data.pixels.decode import decode_grey
-    from distcxr.data.pixels.files import UnreadableImage, read_file
+    from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
 
     found = sorted(file for folder in sorted(root.absolute().glob("images*")) for file in folder.rglob("*.png"))
     if len(found) < batch_size:
@@ -52,7 +52,7 @@ def pick_files(root: Path, num: int, batch_size: int) -> tuple[str, ...]:
 
 def draw_phantoms(folder: Path, num: int) -> Path:
     """`num` synthetic X-rays of 1024 px where there are no real ones, half a second each; returns their folder."""
-    from distcxr.data.phantom.dataset import write_phantom
+    from distcxr.phantom.writing import write_phantom
 
     out = folder / f"phantom{num}"
     write_phantom(out, images=num, size=PHANTOM_SIZE)

@@ -36,7 +36,7 @@ def run(path: Checkpoint, out: _Out, words: _Words = None, splits: _Splits = Non
     import numpy as np
 
     from distcxr.engine.checkpoint import open_checkpoint
-    from distcxr.engine.embed import as_embedder, embed, write_embedded
+    from distcxr.engine.embeddings import as_embedder, embed, write_embedded
     from distcxr.engine.opening import opened
     from distcxr.recipe import load_recipe
 

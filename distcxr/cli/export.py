@@ -39,7 +39,7 @@ def run(path: Checkpoint, out: _Out, format_: _Format = "torchvision") -> int:
     from distcxr.data.augment import input_side
     from distcxr.engine.checkpoint import open_checkpoint
     from distcxr.engine.opening import load_network
-    from distcxr.models.export import export_weights
+    from distcxr.models.exported import export_weights
     from distcxr.runfolder.whole import being_written, write_json
 
     checkpoint = open_checkpoint(path)

@@ -27,7 +27,7 @@ def run(
     workers: Workers = None,
 ) -> int:
     """Write synthetic chest X-rays laid out like NIH's, or others'."""
-    from distcxr.data.phantom.dataset import write_phantom
+    from distcxr.phantom.writing import write_phantom
 
     write_phantom(out, layout=layout, images=images, size=size, seed=seed, workers=workers)
     print(f"{out}: {images} synthetic X-rays of {size} x {size} pixels, seed {seed}")

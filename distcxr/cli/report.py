@@ -32,8 +32,8 @@ def run(folder: _Folder) -> int:
 
 
 def _compare(folder: Path) -> None:
-    from distcxr.cluster.listing import read_listing
-    from distcxr.cluster.status import FINISHED, job_states, read_status, slurm_jobs
+    from distcxr.jobs.run_status import FINISHED, job_states, read_status, slurm_jobs
+    from distcxr.jobs.runs_json import read_listing
     from distcxr.report.compare import Entry, write_comparison
 
     listed = read_listing(folder)

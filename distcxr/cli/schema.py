@@ -7,7 +7,7 @@ import json
 
 def run() -> int:
     """Print the JSON schema of recipes."""
-    from distcxr.recipe.schema import json_schema
+    from distcxr.recipe.keys import json_schema
 
     print(json.dumps(json_schema(), indent=1))
     return 0

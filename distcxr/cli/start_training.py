@@ -16,7 +16,7 @@ def run(recipe_path: Recipe, overrides: Overrides = None, processes: Processes =
 
     The same command resumes a run that was stopped. For several machines use accelerate launch or distcxr submit.
     """
-    from distcxr.cluster.launcher import launch, num_processes
+    from distcxr.jobs.launcher import launch, num_processes
     from distcxr.recipe import load_recipe
 
     words = [str(recipe_path), *(overrides or ())]

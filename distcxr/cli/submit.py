@@ -62,9 +62,9 @@ def run(
     import shutil
     from dataclasses import replace
 
-    from distcxr.cluster.check import check_runs
-    from distcxr.cluster.listing import write_listing
-    from distcxr.cluster.submit import (
+    from distcxr.jobs.check import check_runs
+    from distcxr.jobs.runs_json import write_listing
+    from distcxr.jobs.submission import (
         Resources,
         expected_start,
         plan_submission,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from distcxr.cluster.slots import Slot
-    from distcxr.cluster.sweep import Job, State
+    from distcxr.jobs.slots import Slot
+    from distcxr.jobs.sweep_runner import Job, State
 
 _LOG_EVERY_S = 60.0
 _MARKS: dict[State, str] = {
@@ -81,10 +81,10 @@ def run(
     """
     from rich.console import Console
 
-    from distcxr.cluster.check import check_runs
-    from distcxr.cluster.grid import default_folder, plan
-    from distcxr.cluster.listing import write_listing
-    from distcxr.cluster.sweep import Job, Sweep, is_finished
+    from distcxr.jobs.check import check_runs
+    from distcxr.jobs.grid import default_folder, plan
+    from distcxr.jobs.runs_json import write_listing
+    from distcxr.jobs.sweep_runner import Job, Sweep, is_finished
     from distcxr.report.compare import Entry, write_comparison
     from distcxr.runfolder import filenames
     from distcxr.runfolder.lock import claim
@@ -133,7 +133,7 @@ def run(
 
 
 def _slots(parallel: str | None, processes: int | None) -> list[Slot]:
-    from distcxr.cluster.slots import shared_machine, usable_cores, visible_gpus, whole_machine
+    from distcxr.jobs.slots import shared_machine, usable_cores, visible_gpus, whole_machine
 
     if parallel is None:
         return whole_machine(processes, visible_gpus())

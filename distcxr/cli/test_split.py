@@ -24,7 +24,7 @@ def run(words: _Words, processes: Processes = None) -> int:
 
     The files go to the run's folder; of several runs to output=FOLDER.
     """
-    from distcxr.cluster.launcher import launch, num_processes
+    from distcxr.jobs.launcher import launch, num_processes
     from distcxr.recipe import load_recipe
     from distcxr.recipe.shipped import is_recipe
     from distcxr.runfolder.layout import find_checkpoint

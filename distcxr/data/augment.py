@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distcxr.data.order import hash64
-from distcxr.recipe.augment import Augment, Statistics
+from distcxr.recipe.augmentation import Augment, Statistics
 
 _RANDOM = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
 _AFFINE = ("x_from_x", "y_from_x", "x_from_y", "y_from_y", "x_shift", "y_shift")

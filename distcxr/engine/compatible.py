@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.recipe import Recipe
-from distcxr.recipe.schema import IDENTITY_FREE
+from distcxr.recipe.keys import IDENTITY_FREE
 
 logger = logging.getLogger(__name__)
 

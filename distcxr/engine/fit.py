@@ -16,8 +16,8 @@ import torch
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores
+from distcxr.engine.final_scores import Weights, draw_curves, score_splits
 from distcxr.engine.preempt import Interrupted, Preempted
-from distcxr.engine.score import Weights, draw_curves, score_splits
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate

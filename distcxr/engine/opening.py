@@ -28,7 +28,7 @@ from distcxr.engine.setup import Setup, memory_format
 from distcxr.losses import build_loss, check_exclusive
 from distcxr.models.factory import build_model
 from distcxr.recipe import Recipe
-from distcxr.recipe.augment import Statistics
+from distcxr.recipe.augmentation import Statistics
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from PIL import Image
 from distcxr.data.sources.nih_boxes import FILE_NAME, InputBoxes, place_boxes, read_boxes
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.setup import Setup
-from distcxr.explain.evaluate import Localisation, localise
+from distcxr.explain.against_boxes import Localisation, localise
 from distcxr.explain.gradcam import gradcam
 from distcxr.explain.overlay import overlay
 from distcxr.losses import binary_logits

@@ -20,9 +20,9 @@ from distcxr.losses import check_weights
 from distcxr.models.freeze import trainable_names
 from distcxr.recipe import Recipe
 from distcxr.recipe import train as recipe_train
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
+from distcxr.recipe.keys import to_steps
 from distcxr.recipe.loss import Loss
-from distcxr.recipe.schema import to_steps
 from distcxr.recipe.train import Schedule
 from distcxr.schedule import lr_at, reductions
 

@@ -12,9 +12,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from distcxr.engine.compatible import as_trained, check_testable, check_unseen, shared_patients
 from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
-from distcxr.engine.folder import describe, folder_for
-from distcxr.engine.opening import build_setup, log_start
-from distcxr.engine.score import (
+from distcxr.engine.final_scores import (
     Weights,
     illustrate,
     operating_of,
@@ -24,6 +22,8 @@ from distcxr.engine.score import (
     write_operating,
     write_scores,
 )  # fmt: skip
+from distcxr.engine.folder import describe, folder_for
+from distcxr.engine.opening import build_setup, log_start
 from distcxr.engine.setup import Setup
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distcxr.recipe.schema import Recipe
+from distcxr.recipe.keys import Recipe
 
 _OF_SCHEDULE = {
     "every": {"step"}, "factor": {"step", "plateau"}, "patience": {"plateau"}, "min_lr": {"cosine", "plateau"},

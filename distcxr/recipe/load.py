@@ -11,7 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from distcxr.recipe.schema import Recipe
+from distcxr.recipe.keys import Recipe
 from distcxr.recipe.section import DURATION_KEYS
 from distcxr.recipe.shipped import find_recipe, not_found
 

@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from distcxr.report.blocks import Chart
-from distcxr.report.training import loss_charts
+from distcxr.report.training_section import loss_charts
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import read_columns
 from distcxr.runfolder.whole import write_whole

@@ -28,10 +28,10 @@ from distcxr.report.origin import (
     trained_with,
     why_not_comparable,
 )  # fmt: skip
-from distcxr.report.pictures import localisation_section, pictures_section
+from distcxr.report.picture_sections import localisation_section, pictures_section
 from distcxr.report.results import curves_section, findings_section, subgroups_section
 from distcxr.report.thresholds import calibration_section, operating_section
-from distcxr.report.training import training_section
+from distcxr.report.training_section import training_section
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.predictions import read_predictions

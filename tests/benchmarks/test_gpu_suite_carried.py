@@ -20,9 +20,9 @@ from gpu_suite.fatbin import keep_architecture, trim_wheel
 from gpu_suite.wheels import divide, take
 from gpu_suite.xrays import LISTS, TABLE, encode_anew, pick
 
-from distcxr.data.phantom.draw import draw_xray
-from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.decode import decode_grey
+from distcxr.phantom.draw import draw_xray
+from distcxr.phantom.png_encoder import encode_png
 
 
 def wheel(folder: Path, name: str, module: str, size: int = 0) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distcxr.data.phantom.dataset import write_phantom
+from distcxr.phantom.writing import write_phantom
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 COLUMNS = (

@@ -97,7 +97,7 @@ def test_parallel_takes_a_number_or_nothing(
 def test_a_mistake_in_the_recipe_starts_no_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("distcxr.cluster.launcher.launch", lambda *_: pytest.fail("started"))
+    monkeypatch.setattr("distcxr.jobs.launcher.launch", lambda *_: pytest.fail("started"))
     assert call(monkeypatch, "train", "quickstart", "train.epoch=3") == 2
     assert "did you mean 'epochs'?" in capsys.readouterr().err
     assert call(monkeypatch, "test", "quickstart", "seed=1") == 2
@@ -106,7 +106,7 @@ def test_a_mistake_in_the_recipe_starts_no_process(
 
 def test_test_takes_the_recipe_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[list[str], int]] = []
-    monkeypatch.setattr("distcxr.cluster.launcher.launch", lambda words, processes: started.append((words, processes)))
+    monkeypatch.setattr("distcxr.jobs.launcher.launch", lambda words, processes: started.append((words, processes)))
     run = tmp_path / "run"
     (run / "checkpoints" / "best").mkdir(parents=True)
     (run / "recipe.yaml").write_text(to_yaml(load_recipe(Path("quickstart"))))

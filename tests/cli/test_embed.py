@@ -14,7 +14,7 @@ from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import open_checkpoint
-from distcxr.engine.embed import as_embedder, embed
+from distcxr.engine.embeddings import as_embedder, embed
 from distcxr.engine.opening import build_setup
 from distcxr.recipe import load_recipe
 
@@ -45,7 +45,7 @@ def test_features_are_the_input_of_the_head(place: Path, monkeypatch: pytest.Mon
     recipe = load_recipe(place / "run" / "recipe.yaml")
     dataset = open_dataset(recipe)
     setup = build_setup(recipe, checkpoint, tiny.runtime(recipe), dataset)
-    monkeypatch.setattr("distcxr.engine.embed._BLOCK", 5)  # several gathers, which may not change the order
+    monkeypatch.setattr("distcxr.engine.embeddings._BLOCK", 5)  # several gathers, which may not change the order
     found = embed(setup, dataset.splits.test[::-1].copy())
     assert found.rows.tolist() == dataset.splits.test.tolist()
     setup.close()

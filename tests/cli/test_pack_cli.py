@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 
 from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
-from distcxr.data.phantom.dataset import write_phantom
+from distcxr.phantom.writing import write_phantom
 
 pytest.importorskip("imagecodecs")
 

@@ -25,7 +25,7 @@ from distcxr.data.augment import (
     warp,
     without_augmentation,
 )
-from distcxr.recipe.augment import Augment, Statistics
+from distcxr.recipe.augmentation import Augment, Statistics
 
 FULL = Augment(
     flip=0.5, rotate_deg=10, translate=0.1, scale=(0.8, 1.2), crop=24, brightness=0.1, contrast=0.2, normalize="half"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels import chunk_kernels
 from distcxr.data.pixels.chunk_kernels import crc32, join_chunks
-from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import is_plain_grey, walk_chunks
+from distcxr.phantom.png_encoder import encode_png
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,7 +20,7 @@ SCRIPT = """
 import sys, types
 import numpy as np, torch
 from host_kernels import HostInflater
-from distcxr.data.phantom.png import encode_png
+from distcxr.phantom.png_encoder import encode_png
 from distcxr.data.pixels.cuda import module
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import PngDecoder

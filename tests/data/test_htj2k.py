@@ -11,8 +11,8 @@ import pytest
 from nih_files import real_xrays
 
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage, read_file
 from distcxr.data.pixels.htj2k import START, check_available, decode_htj2k, encode_htj2k
+from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
 
 imagecodecs = pytest.importorskip("imagecodecs")
 

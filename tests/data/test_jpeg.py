@@ -11,7 +11,7 @@ from PIL import Image
 
 from distcxr.data.pixels import jpeg
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.image_bytes import UnreadableImage
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (40, 56, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
 GREY = COLOUR[..., 0]

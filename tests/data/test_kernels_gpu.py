@@ -18,7 +18,7 @@ from PIL import Image
 from distcxr.data.pixels.cuda import table as tables
 from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, compile_for
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, Verdict, upload
-from distcxr.data.pixels.files import SIGNATURE
+from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png_gpu import MAX_WARPS
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import _THREADS, resize_on_gpu, resize_table

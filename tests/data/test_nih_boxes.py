@@ -14,7 +14,7 @@ from distcxr.data.augment import DeviceTransform, identity_parameters, input_sid
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.data.sources.nih_boxes import BoxList, evaluation_window, place_boxes, read_boxes
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
 
 HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
 ROW = "00000001_000.png,Infiltrate,100.5,200,50,60.25\n"

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
-from distcxr.data.pixels.files import Locate
+from distcxr.data.pixels.image_bytes import Locate
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.data.readers.choose import choose_reader

@@ -15,9 +15,9 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import encode_png
-from distcxr.data.pixels.files import MAX_PIXELS, SIGNATURE, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import MAX_PIXELS, SIGNATURE, UnreadableImage, read_file
 from distcxr.data.pixels.png import Header, decode_png, is_plain_grey, walk_chunks
+from distcxr.phantom.png_encoder import encode_png
 
 HEIGHT, WIDTH = 33, 37  # odd, so that rows of packed bits and Adam7 passes end in the middle of a byte
 ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))

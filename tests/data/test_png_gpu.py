@@ -17,12 +17,12 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.cuda.table import Verdict
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png_gpu import PngDecoder
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.phantom.png_encoder import encode_png
 
 Way = Literal["gpu", "cpu"]
 WAYS = pytest.mark.parametrize("inflate", ["gpu", "cpu"])

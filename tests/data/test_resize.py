@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.resize import resize_grey, resize_rim
 
 SHAPES = [

@@ -17,12 +17,12 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels import png
 from distcxr.data.pixels.decode import load_kernels
-from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.kernels import unfilter
 from distcxr.data.pixels.png import decode_png
+from distcxr.phantom.png_encoder import encode_png
 
 SIDES = (1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 97, 200)
 ROOT = Path(__file__).parents[2]
@@ -183,7 +183,7 @@ def test_decoding_borrows_no_new_memory_for_each_image(tmp_path: Path) -> None:
     code = (
         "import sys, resource; from concurrent.futures import ThreadPoolExecutor;"
         "from distcxr.data.pixels.decode import decode_grey, load_kernels;"
-        "from distcxr.data.pixels.files import read_file; load_kernels();"
+        "from distcxr.data.pixels.image_bytes import read_file; load_kernels();"
         "data, _ = read_file(sys.argv[1]); pool = ThreadPoolExecutor(1);"
         "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt;"
         "decode = lambda _: decode_grey(data).sum();"
@@ -207,7 +207,7 @@ def test_kernels_compile_where_no_cache_can_be_written(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", code, str(copy)], cwd=ROOT, check=True)
     (copy / "distcxr/data/pixels/__pycache__").touch()  # a file: nothing can be written there, not even by root
     decode = (
-        "import numpy as np; from distcxr.data.phantom.png import encode_png;"
+        "import numpy as np; from distcxr.phantom.png_encoder import encode_png;"
         "from distcxr.data.pixels.decode import decode_grey, load_kernels; import distcxr; load_kernels();"
         "image = np.arange(4000, dtype=np.uint8).reshape(50, 80);"
         "assert (decode_grey(encode_png(image)) == image).all(); print(distcxr.__file__)"

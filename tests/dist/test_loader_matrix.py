@@ -34,8 +34,8 @@ from distcxr.data.readers.choose import choose_reader
 from distcxr.data.order import BatchPlan, EvalOrder, TrainOrder, shuffled
 from distcxr.data.store.pack_building import build_pack
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage, read_file
-from distcxr.recipe.augment import Augment
+from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
+from distcxr.recipe.augmentation import Augment
 from distcxr.recipe.data import Data
 
 SIZE, SEED, EPOCH, GLOBAL_BATCH = 32, 7, 3, 8

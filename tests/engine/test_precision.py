@@ -11,7 +11,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from distcxr.engine.embed import embed
+from distcxr.engine.embeddings import embed
 from distcxr.engine.evaluate import predict
 
 # Everything that training may do to an image; grey levels come through the normalisation as they are.

@@ -13,11 +13,11 @@ import torch
 from cohort import known
 from PIL import Image
 
-from distcxr.engine import score
+from distcxr.engine import final_scores
 from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.final_scores import Weights, operating_of, score_splits, trained_with, write_scores
 from distcxr.engine.fit import finish, fit
 from distcxr.engine.pictures import write_pictures
-from distcxr.engine.score import Weights, operating_of, score_splits, trained_with, write_scores
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.scored import Known, Scored
 from distcxr.metrics.threshold import Rule, choose_threshold, count_cells
@@ -124,9 +124,9 @@ def test_what_only_illustrates_cannot_lose_a_run(
     def broken(*_: Any) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("distcxr.engine.score.write_report", broken)
-    monkeypatch.setattr(score, "write_pictures", broken)
-    monkeypatch.setattr(score, "write_localisation", broken)
+    monkeypatch.setattr("distcxr.engine.final_scores.write_report", broken)
+    monkeypatch.setattr(final_scores, "write_pictures", broken)
+    monkeypatch.setattr(final_scores, "write_localisation", broken)
     tiny.phantom(tmp_path)
     tiny.train(tmp_path, f"output={tmp_path / 'run'}", "train.max_steps=1")
     assert caplog.text.count("no ink") == 3 and "distcxr report" in caplog.text

@@ -13,8 +13,8 @@ from torch import Tensor
 from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.engine.evaluate import predict
 from distcxr.engine.setup import VIEWS, through
-from distcxr.recipe.augment import Augment
-from distcxr.recipe.schema import Eval
+from distcxr.recipe.augmentation import Augment
+from distcxr.recipe.keys import Eval
 
 
 def pixels(num: int = 3, side: int = 16) -> Tensor:

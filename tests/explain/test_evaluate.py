@@ -21,9 +21,9 @@ from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.sources.nih_boxes import BoxList, InputBoxes, place_boxes
 from distcxr.engine import checkpoint
-from distcxr.explain.evaluate import Localisation, localise
+from distcxr.explain.against_boxes import Localisation, localise
 from distcxr.explain.localisation import table_rows
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
 
 FINDINGS = ("Mass", "Nodule", "Hernia")
 SIDE = 64

@@ -12,12 +12,12 @@ import torch
 from pictures import broken, kinds, locate, requests
 from torch import Tensor
 
-from distcxr.data.phantom.png import encode_png
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import UnreadableImage
+from distcxr.data.pixels.image_bytes import UnreadableImage
 from distcxr.data.pixels.png_gpu import PngDecoder
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.gpu_reader import GpuReader
+from distcxr.phantom.png_encoder import encode_png
 
 pytestmark = pytest.mark.gpu
 SIZE = 48

@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from distcxr.engine.evaluate import predict
-from distcxr.engine.score import Weights, score_splits
+from distcxr.engine.final_scores import Weights, score_splits
 
 pytestmark = pytest.mark.gpu
 

@@ -16,7 +16,7 @@ from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import begin_next_stage, fit, train_stage, updates
 from distcxr.engine.step import train_step
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
 
 pytestmark = pytest.mark.gpu
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distcxr.models.export import export_weights
+from distcxr.models.exported import export_weights
 from distcxr.models.factory import build_model
 from distcxr.recipe import Recipe
 

@@ -15,7 +15,7 @@ from nullcuda import counts
 from nullcuda.counts import Counts
 
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.engine import evaluate as evaluation
 from distcxr.engine.fit import updates

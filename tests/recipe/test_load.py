@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from distcxr.recipe import Recipe, RecipeError, load_recipe
+from distcxr.recipe.keys import json_schema, to_steps
 from distcxr.recipe.load import to_yaml
-from distcxr.recipe.schema import json_schema, to_steps
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

@@ -14,9 +14,9 @@ import watched
 from PIL import Image
 from rich.console import Console
 
-from distcxr.data.phantom.dataset import write_phantom
 from distcxr.engine.build import build_run
 from distcxr.engine.state import Run
+from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import load_recipe
 
 PAGE = (watched.RECIPES.parent / "docs" / "recipes.md").read_text()

@@ -10,7 +10,7 @@ import pytest
 from run_folders import write_training
 
 from distcxr.report.drawing import write_curves
-from distcxr.report.training import loss_charts
+from distcxr.report.training_section import loss_charts
 from distcxr.runfolder.history import read_columns
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from distcxr.compiled import compiled
-from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, SIGNATURE
+from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, SIGNATURE
 
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")

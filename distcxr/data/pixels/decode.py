@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.pixels import htj2k, jpeg
-from distcxr.data.pixels.files import SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import decode_png
 
 _KEPT_BYTES = 60 << 20  # glibc ignores blocks of over 32 MB

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
+from distcxr.data.pixels.image_bytes import MAX_PIXELS, UnreadableImage
 
 START = b"\xff\x4f\xff\x51"
 """What every codestream begins with: start of codestream, then the marker of the sizes."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from distcxr.data.pixels.files import MAX_PIXELS, UnreadableImage
+from distcxr.data.pixels.image_bytes import MAX_PIXELS, UnreadableImage
 
 START = b"\xff\xd8\xff"
 """The first bytes of every JPEG."""

@@ -15,7 +15,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.pixels.files import HARMLESS, MAX_PIXELS, SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, SIGNATURE, UnreadableImage
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}

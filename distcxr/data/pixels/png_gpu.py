@@ -22,7 +22,7 @@ from torch import Tensor
 from distcxr.data.pixels.cuda.module import Kernels, cuda_kernels
 from distcxr.data.pixels.cuda.nvcomp import Inflater, nvcomp
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, upload
-from distcxr.data.pixels.files import SIGNATURE
+from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png import inflate_rows, walk_chunks
 from distcxr.data.pixels.resize_gpu import resize_table
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.pixels import htj2k
-from distcxr.data.pixels.files import Source, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import Source, UnreadableImage, read_file
 from distcxr.data.readers.dali_reader import INPUT, DaliReader, Fed
 
 Resize = Callable[[Sequence[Tensor]], Tensor]

@@ -24,7 +24,7 @@ from torch.utils.dlpack import from_dlpack
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_rim
 from distcxr.data.readers.prefetch import Job, PrefetchingReader
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.prefetch import Job, PrefetchingReader

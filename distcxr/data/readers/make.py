@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader, Pixels, Request
-from distcxr.data.pixels.files import Locate
 from distcxr.data.pixels.htj2k import check_available
+from distcxr.data.pixels.image_bytes import Locate
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.cache_reader import CacheReader
 from distcxr.data.readers.torch_reader import TorchReader

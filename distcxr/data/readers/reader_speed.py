@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.loader import PixelReader, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 _SECONDS = 0.4  # that one loader is measured for

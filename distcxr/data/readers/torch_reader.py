@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
 
 logger = logging.getLogger(__name__)

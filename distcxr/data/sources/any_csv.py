@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers, splits
-from distcxr.data.sources.files import check_unique, checked_paths, need_path_as_name, with_files
+from distcxr.data.sources.file_listing import FileListing, Lister
+from distcxr.data.sources.image_paths import check_unique, checked_paths, need_path_as_name, with_files
 from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes, make_index
-from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 

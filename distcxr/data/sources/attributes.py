@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.sources.files import first_few
+from distcxr.data.sources.image_paths import first_few
 from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)

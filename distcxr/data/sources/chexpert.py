@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
-from distcxr.data.sources.files import checked_paths, first_few, with_files
+from distcxr.data.sources.file_listing import FileListing, Lister
+from distcxr.data.sources.image_paths import checked_paths, first_few, with_files
 from distcxr.data.sources.label_codes import Uncertain, label_codes, make_index, optional_cells
-from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.tables import Table, read_table
 
 BLANK = 0

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.attributes import each_its_own, patient_numbers
-from distcxr.data.sources.files import IMAGE_SUFFIXES, first_few
+from distcxr.data.sources.file_listing import FileListing, Lister, Listing
+from distcxr.data.sources.image_paths import IMAGE_SUFFIXES, first_few
 from distcxr.data.sources.label_codes import make_index
-from distcxr.data.sources.listing import FileListing, Lister, Listing
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.sources.files import as_bytes
+from distcxr.data.sources.image_paths import as_bytes
 from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)

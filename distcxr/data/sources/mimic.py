@@ -27,9 +27,9 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import VIEWS, categories, splits
 from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
-from distcxr.data.sources.files import check_unique, first_few, with_files
+from distcxr.data.sources.file_listing import FileListing, Lister
+from distcxr.data.sources.image_paths import check_unique, first_few, with_files
 from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, make_index
-from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
 from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
-from distcxr.data.sources.files import check_unique, first_few
+from distcxr.data.sources.file_listing import FileListing, Lister, Listing
+from distcxr.data.sources.image_paths import check_unique, first_few
 from distcxr.data.sources.label_codes import make_index, optional_cells
-from distcxr.data.sources.listing import FileListing, Lister, Listing
 from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)

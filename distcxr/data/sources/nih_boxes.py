@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from distcxr.data.augment import COLUMNS, center_crop, crop, identity_parameters
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
 from distcxr.tables import read_table
 
 FILE_NAME = "BBox_List_2017.csv"

@@ -9,8 +9,8 @@ from distcxr.data.labels import NIH15
 from distcxr.data.sources.any_csv import read_csv
 from distcxr.data.sources.chestmnist import read_chestmnist
 from distcxr.data.sources.chexpert import read_chexpert
+from distcxr.data.sources.file_listing import FileListing, Lister
 from distcxr.data.sources.folders import read_folders
-from distcxr.data.sources.listing import FileListing, Lister
 from distcxr.data.sources.mimic import read_mimic
 from distcxr.data.sources.nih import read_nih
 from distcxr.data.store.pack_listing import pack_lister

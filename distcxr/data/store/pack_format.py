@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.files import Part
+from distcxr.data.pixels.image_bytes import Part
 from distcxr.data.store.opened_store import OpenedStore
 from distcxr.data.store.store_files import PACK, UNREADABLE
 from distcxr.recipe.data import Data

@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from distcxr.data.sources.listing import FileListing, Lister, Listing
+from distcxr.data.sources.file_listing import FileListing, Lister, Listing
 from distcxr.data.store.pack_format import Pack, pack_folder
 from distcxr.data.store.store_files import StoreError
 from distcxr.recipe.data import Data

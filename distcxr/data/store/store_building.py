@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.files import UnreadableImage, read_file
+from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
 from distcxr.data.store.store_files import CACHE, GONE, PACK, UNREADABLE, Format, StoreError, locked, look, shown_size
 
 Report = Callable[[str, int, int], None]

@@ -16,7 +16,7 @@ import pytest
 from packs import SHARD
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.files import read_file
+from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.store import pack_building
 from distcxr.data.store.pack_format import open_pack
 from distcxr.data.store.pack_shards import read_shard_end

@@ -15,13 +15,13 @@ import pytest
 
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
-from distcxr.data.phantom.dataset import write_phantom
-from distcxr.data.pixels.files import Part, UnreadableImage, read_file
-from distcxr.data.sources.listing import FileListing, Listing
+from distcxr.data.pixels.image_bytes import Part, UnreadableImage, read_file
+from distcxr.data.sources.file_listing import FileListing, Listing
 from distcxr.data.sources.read import read_index
 from distcxr.data.store.pack_format import open_pack, pack_folder
 from distcxr.data.store.pack_listing import Both, PackListing, pack_and_files
 from distcxr.data.store.store_files import StoreError, read_json, write_json
+from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Data
 

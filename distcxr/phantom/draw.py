@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
-from distcxr.data.phantom.scene import SIDES, Anatomy, Field, Scene, bump, looked_up_noise, ramp, smooth_noise
+from distcxr.phantom.findings import PAINTERS, RESHAPERS
+from distcxr.phantom.scene import SIDES, Anatomy, Field, Scene, bump, looked_up_noise, ramp, smooth_noise
 
 LUNG_AIR = 0.46  # density that aerated lung lacks compared with soft tissue
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distcxr.cluster.grid import Planned
+from distcxr.jobs.grid import Planned
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_json
 

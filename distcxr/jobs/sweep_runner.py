@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from distcxr.cluster.grid import Planned
-from distcxr.cluster.slots import Slot
+from distcxr.jobs.grid import Planned
+from distcxr.jobs.slots import Slot
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import best_auroc
 from distcxr.runfolder.whole import write_json
@@ -136,7 +136,7 @@ def command(planned: Planned, slot: Slot) -> list[str]:
     """What starts a run."""
     cores = "all" if slot.cores is None else ",".join(map(str, slot.cores))
     return [
-        sys.executable, "-m", "distcxr.cluster.child", str(os.getpid()), str(slot.processes), cores,
+        sys.executable, "-m", "distcxr.jobs.child", str(os.getpid()), str(slot.processes), cores,
         str(planned.recipe_path), *planned.overrides,
     ]  # fmt: skip
 

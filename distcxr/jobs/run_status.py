@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distcxr.cluster.listing import read_listing
+from distcxr.jobs.runs_json import read_listing
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_environment, read_recipe
 from distcxr.runfolder.history import best_auroc, newest_step

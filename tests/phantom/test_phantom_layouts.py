@@ -13,11 +13,11 @@ import torch
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH14
-from distcxr.data.phantom.dataset import write_phantom
-from distcxr.data.phantom.layouts import LAYOUTS
-from distcxr.data.phantom.plan import plan_xrays
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.store.cache_building import build_cache
+from distcxr.phantom.layouts import LAYOUTS
+from distcxr.phantom.plan import plan_xrays
+from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe
 
 IMAGES, SIZE, SEED = 40, 48, 3

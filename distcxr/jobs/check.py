@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from distcxr.cluster.grid import Planned
 from distcxr.data.dataset import open_dataset
 from distcxr.engine.opening import build_network
+from distcxr.jobs.grid import Planned
 from distcxr.recipe import Recipe
 from distcxr.tracking.services import check_installed
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import tiny
 
-from distcxr.cluster.check import check_runs
-from distcxr.cluster.grid import Planned, default_folder, plan, split_values
+from distcxr.jobs.check import check_runs
+from distcxr.jobs.grid import Planned, default_folder, plan, split_values
 from distcxr.recipe import load_recipe
 
 

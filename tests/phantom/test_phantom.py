@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom.dataset import write_phantom
-from distcxr.data.phantom.draw import draw_xray
-from distcxr.data.phantom.findings import PAINTERS, RESHAPERS
-from distcxr.data.phantom.plan import FREQUENCY, plan_xrays
+from distcxr.phantom.draw import draw_xray
+from distcxr.phantom.findings import PAINTERS, RESHAPERS
+from distcxr.phantom.plan import FREQUENCY, plan_xrays
+from distcxr.phantom.writing import write_phantom
 
 IMAGES, SIZE = 48, 64
 

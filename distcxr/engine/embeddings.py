@@ -18,7 +18,7 @@ from distcxr.engine.evaluate import Outputs, compute
 from distcxr.engine.setup import Setup
 from distcxr.engine.step import made_up_batch
 from distcxr.recipe import Recipe
-from distcxr.recipe.augment import Statistics
+from distcxr.recipe.augmentation import Statistics
 from distcxr.recipe.loss import Loss
 from distcxr.runfolder.whole import being_written
 

@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from distcxr.cli import main
-from distcxr.cluster.listing import read_listing
+from distcxr.jobs.runs_json import read_listing
 
 
 @pytest.fixture
@@ -121,6 +121,6 @@ def test_what_is_wrong_is_said_before_anything_is_submitted(
 
 
 def test_without_slurm(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("distcxr.cluster.submit.shutil.which", lambda _: None)
+    monkeypatch.setattr("distcxr.jobs.submission.shutil.which", lambda _: None)
     assert submit(monkeypatch) == 2 and "there is no sbatch on this machine" in capsys.readouterr().err
     assert not (place / "runs").exists()

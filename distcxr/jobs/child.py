@@ -1,4 +1,4 @@
-"""One run of a sweep, in a process of its own: `python -m distcxr.cluster.child PARENT PROCESSES CORES COMMAND...`.
+"""One run of a sweep, in a process of its own: `python -m distcxr.jobs.child PARENT PROCESSES CORES COMMAND...`.
 
 It ends when the sweep that started it ends, however that comes about: no run is left behind on a GPU.
 """
@@ -25,7 +25,7 @@ def main() -> None:
         sys.exit(1)
     if cores != "all":
         os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
-    from distcxr.cluster.launcher import launch
+    from distcxr.jobs.launcher import launch
 
     sys.exit(launch(command, int(processes)))
 

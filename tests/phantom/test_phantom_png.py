@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distcxr.data.phantom.draw import draw_xray
-from distcxr.data.phantom.png import encode_png
+from distcxr.phantom.draw import draw_xray
+from distcxr.phantom.png_encoder import encode_png
 
 SHAPES = [(1, 1), (1, 9), (9, 1), (7, 5), (64, 33), (300, 257)]
 

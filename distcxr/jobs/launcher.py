@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distcxr.cluster.slots import usable_cores, visible_gpus, whole_machine
 from distcxr.error_file import REPORTED_VARIABLE
+from distcxr.jobs.slots import usable_cores, visible_gpus, whole_machine
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

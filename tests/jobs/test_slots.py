@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from distcxr.cluster.slots import Slot, shared_machine, visible_gpus, whole_machine
+from distcxr.jobs.slots import Slot, shared_machine, visible_gpus, whole_machine
 
 
 def test_one_after_another_takes_every_gpu() -> None:

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from distcxr.data.pixels.files import SIGNATURE
+from distcxr.data.pixels.image_bytes import SIGNATURE
 
 IDAT_BYTES = 8192
 ZLIB_LEVEL = 6  # also what writes the stream header 78 9c that NIH's files have

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distcxr.cluster.grid import Planned, default_folder, plan
 from distcxr.data.order import BatchPlan
+from distcxr.jobs.grid import Planned, default_folder, plan
 from distcxr.recipe import load_recipe
 from distcxr.recipe.shipped import shipped
 from distcxr.runfolder import filenames

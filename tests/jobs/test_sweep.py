@@ -16,10 +16,10 @@ import pytest
 import tiny
 
 from distcxr.cli import main
-from distcxr.cluster import sweep as sweeps
-from distcxr.cluster.grid import Planned, plan
-from distcxr.cluster.slots import Slot
-from distcxr.cluster.sweep import Job, Sweep
+from distcxr.jobs import sweep_runner as sweeps
+from distcxr.jobs.grid import Planned, plan
+from distcxr.jobs.slots import Slot
+from distcxr.jobs.sweep_runner import Job, Sweep
 
 ROOT = Path(__file__).parents[2]
 # What a run does instead of training: says which part of the machine it has, and ends as its seed says.
@@ -151,7 +151,7 @@ def test_a_line_shows_how_far_a_run_is(tmp_path: Path) -> None:
 def test_a_child_ends_with_its_sweep(tmp_path: Path) -> None:
     """`child` asks the kernel for it: killed without a chance to clean up, a sweep leaves no run behind."""
     code = (
-        "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-m', 'distcxr.cluster.child', "
+        "import os, subprocess, sys, time; child = subprocess.Popen([sys.executable, '-m', 'distcxr.jobs.child', "
         "str(os.getpid()), '1', 'all', sys.argv[1]]); print(child.pid, flush=True); "
         "time.sleep(600)"
     )

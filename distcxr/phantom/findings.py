@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distcxr.data.phantom.scene import SIDES, Anatomy, Scene, bump, ramp, smooth_noise
+from distcxr.phantom.scene import SIDES, Anatomy, Scene, bump, ramp, smooth_noise
 
 
 def _any_side(scene: Scene) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.listing import Lister, Listing
+from distcxr.data.sources.file_listing import Lister, Listing
 from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)

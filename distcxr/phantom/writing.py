@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.phantom.draw import draw_xray
-from distcxr.data.phantom.layouts import CHESTMNIST, LAYOUTS, write_chestmnist
-from distcxr.data.phantom.plan import Xray, plan_xrays
-from distcxr.data.phantom.png import encode_png
+from distcxr.phantom.draw import draw_xray
+from distcxr.phantom.layouts import CHESTMNIST, LAYOUTS, write_chestmnist
+from distcxr.phantom.plan import Xray, plan_xrays
+from distcxr.phantom.png_encoder import encode_png
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from distcxr.recipe.augment import Augment
+from distcxr.recipe.augmentation import Augment
 from distcxr.recipe.data import Data
 from distcxr.recipe.loss import Loss
 from distcxr.recipe.model import Model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distcxr.cli import main
-from distcxr.cluster.status import job_states, read_status, run_folders
+from distcxr.jobs.run_status import job_states, read_status, run_folders
 
 
 def write(folder: Path, step: int, *, total: int | None = 100, job: str | None = None, scored: bool = False) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.labels import CHEXPERT14, NIH14, NIH15, NO_FINDING
-from distcxr.data.phantom.plan import Xray
+from distcxr.phantom.plan import Xray
 
 IMAGE_WIDTH_MM = 350
 NIH_CSV, TRAIN_VAL_LIST, TEST_LIST = "Data_Entry_2017_v2020.csv", "train_val_list.txt", "test_list.txt"
