@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from loader_bench.answer import Need, answer, claims, claims_table, facts, find_need
+from loader_bench.cases import KINDS, Case, Task, plan
 from loader_bench.images import draw_phantoms, host_facts, native_size, num_gpus, pick_files
-from loader_bench.lanes import KINDS, Case, Task, plan
 from loader_bench.measure import measure, resident_pages
 from loader_bench.plot import draw
 from loader_bench.table import LEGEND, Row, add_ratios, against, first_size, markdown, read_rows, to_row

@@ -10,14 +10,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 WORDS = re.compile(r"\b(said|says|told|judge|judged|judges|whose|lane|goes on)\b", re.IGNORECASE)
 SUFFIXES = (".py", ".md", ".yaml", ".cu")
-CHECKED = (
-    "README.md", "BENCHMARKS.md", "CONTRIBUTING.md", "docs/*", "recipes/**/*", "distcxr/*.py", "distcxr/recipe/*",
-    "distcxr/runfolder/*", "distcxr/data/*.py", "distcxr/data/sources/*", "distcxr/data/pixels/**/*",
-    "distcxr/phantom/*", "distcxr/models/*", "distcxr/tracking/*",
-)  # fmt: skip
+CHECKED = ("*.md", "docs/*", "recipes/**/*", "distcxr/**/*", "benchmarks/**/*")  # fmt: skip
 ALLOWED = {
     ("distcxr/data/pixels/kernels.py", "lane"),  # of a vector register
     ("distcxr/data/pixels/cuda/kernels.cu", "lane"),  # of a warp
+    ("distcxr/cli/score.py", "said"),  # a key of the JSON, which stays
 }
 
 

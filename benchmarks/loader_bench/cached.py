@@ -20,7 +20,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.store.cache_format import DecodedCache
 from distcxr.data.store.store_files import CACHE, MADE, StoreError
 from distcxr.runfolder.whole import flush
-from loader_bench.lanes import Task
+from loader_bench.cases import Task
 from loader_bench.product import device_of, file_index, make_index, make_reader
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.resize import resize_grey
 from loader_bench import cached, packed
-from loader_bench.lanes import KINDS, Task
+from loader_bench.cases import KINDS, Task
 from loader_bench.product import file_index, make_reader, rows_of
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
-from loader_bench.lanes import Case, Task
+from loader_bench.cases import Case, Task
 from loader_bench.rank import Window, serve
 
 ANSWER_TIMEOUT_S = 600.0
@@ -119,7 +119,7 @@ def measure(
 
     Args:
         tasks: the task of each rank of a case.
-        drop: files whose pages are dropped before a window of a cold case.
+        drop: files to drop from the page cache before a window of a cold case.
         log: gets a line for each case that fails.
     """
     results = [Measured(case) for case in group]

@@ -10,7 +10,7 @@ from pathlib import Path
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.image_bytes import Part
 from distcxr.data.store.pack_format import Pack, open_pack
-from loader_bench.lanes import Task
+from loader_bench.cases import Task
 from loader_bench.product import file_index, rows_of
 
 FOLDER = "pack"

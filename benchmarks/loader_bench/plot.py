@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from loader_bench.lanes import KINDS
+from loader_bench.cases import KINDS
 from loader_bench.table import Row
 
 _COLOURS = {"png": "#4878a8", "pack": "#7a5fa8", "cache": "#2f8f5b", "deflate": "#9a9a9a", "memory": "#9a9a9a"}

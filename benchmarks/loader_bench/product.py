@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from loader_bench.lanes import Task
+from loader_bench.cases import Task
 
 if TYPE_CHECKING:
     from distcxr.data.loader import PixelReader

@@ -14,7 +14,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loader_bench.lanes import Task
+from loader_bench.cases import Task
 
 BARRIER_TIMEOUT_S = 300.0
 _USING_TORCH = ("torch", "dali", "dali pack", "gpu", "gpu filters", "cache", "cache reader", "cache device")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loader_bench.lanes import KINDS, Task
+from loader_bench.cases import KINDS, Task
 from loader_bench.measure import Measured
 
 COLUMNS = (

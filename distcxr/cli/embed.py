@@ -13,7 +13,7 @@ _Words = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECIPE|key=value", show_default=False,
-        help="a YAML file whose images are taken (default: those of the checkpoint's run), and keys that differ",
+        help="a YAML file that names the images (default: those of the checkpoint's run), and keys that differ",
     ),
 ]  # fmt: skip
 _Out = Annotated[Path, typer.Option(metavar="FILE.npz", show_default=False, help="the file to write")]

@@ -17,7 +17,7 @@ _Boxes = Annotated[
 _Split = Annotated[Split, typer.Option(help="images of this split")]
 _Layer = Annotated[
     str | None,
-    typer.Option(show_default=False, help="the module whose output is the map (default: the last before pooling)"),
+    typer.Option(show_default=False, help="the module that outputs the map (default: the last before pooling)"),
 ]
 _Threshold = Annotated[float, typer.Option(help="of the IoU, share of the maximum")]
 _Tolerance = Annotated[float, typer.Option(help="pixels around a box that still hit")]

@@ -99,7 +99,5 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
         return Path(named[0]), overrides
     folder = run_folder_of(checkpoint)
     if folder is None or not (kept := folder / filenames.RECIPE).is_file():
-        raise ValueError(
-            f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name the recipe whose images to take"
-        )
+        raise ValueError(f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name a recipe, too")
     return kept, overrides

@@ -139,7 +139,7 @@ def _compare(
         p_values = [_cell(found[key]) for key in ("p", "p_delong")]
         rows.append((name, *values, _cell(found["difference"], "+.4f"), interval, *p_values, found["reason"] or ""))
     print(f"\nless {against}, the same resampled patients for both")
-    for sentence in entry["said"]:
+    for sentence in log:
         print(sentence)
     print(table_text(rows, width=100))
     return entry
@@ -157,7 +157,9 @@ def _print(full: FullReport, log: list[str]) -> None:
     print("\noperating points, calibration and subgroups: --json FILE writes them")
     differences = full.subgroups.differences
     num_pairs = full.subgroups.num_pairs
-    print(f"\ngroups whose intervals do not meet: {len(differences)} of {num_pairs} pairs (of many, some by chance)")
+    print(
+        f"\ngroups with intervals that do not overlap: {len(differences)} of {num_pairs} pairs (of many, some by chance)"
+    )
     for found in differences[:_NUM_DIFFERENCES_SHOWN]:
         low, high = (f"{side.group} {_cell(side.auroc.value)}" for side in (found.lower, found.higher))
         print(f"  {found.attribute}, {found.finding}: {low} < {high}")

@@ -115,7 +115,7 @@ def _rows_of(scores: ForeignScores, row_of: dict[str, int]) -> NDArray[np.int64]
         raise ValueError(
             f"{scores.path}: none of the {len(found):,} images is in the labels: {first_few(strangers, 3)}, where "
             f"labels name {next(iter(row_of))}. The first column has to be the image file (pandas puts row numbers "
-            "there, unless told index=False)"
+            "there, unless it is given index=False)"
         )
     if strangers:
         raise ValueError(

@@ -120,7 +120,7 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
 
 
 def check_beginnings(weights: str, dataset: Dataset) -> None:
-    """`check_unseen` for the run whose weights `model.weights` names, the run which that began with, and so on.
+    """`check_unseen` for the run of the weights that `model.weights` names, the run which that began with, and so on.
 
     Validation on patients that one of them was trained on is no error: the log warns that it is flattered.
     """

@@ -106,7 +106,7 @@ def compute(
 ) -> Outputs:  # fmt: skip
     """What the network makes of the plain images of the index rows `rows`; all ranks call it, and get the same.
 
-    The module is called without DDP, whose buffer broadcast would wait for ever where ranks have unequal numbers of
+    The module is called without DDP: its buffer broadcast would wait for ever where ranks have unequal numbers of
     batches. The BatchNorm statistics are rank 0's on every rank.
 
     Args:

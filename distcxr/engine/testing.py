@@ -140,7 +140,7 @@ def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings: list[str]) -> None:
-    """Refuse checkpoints whose logits don't mean the same, or something else than the recipe's `findings`."""
+    """Refuse checkpoints with logits of different meaning, or of other findings than the recipe's `findings`."""
     first = checkpoints[0]
     lines = [
         f"  - {one.path}: findings {', '.join(one.meta['findings'])}; the recipe's are {', '.join(findings)}"

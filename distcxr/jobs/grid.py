@@ -29,7 +29,7 @@ class Planned:
         recipe_path, overrides: its command, the run folder among the overrides.
         values: of the keys that have several, as they were written; with the recipe, what tells runs apart.
         recipe: resolved; `output` is the run folder.
-        after: name of the run whose weights this one starts from.
+        after: name of the run that this one's weights come from.
     """
 
     name: str
@@ -61,7 +61,7 @@ def default_folder(recipes: Sequence[Path], assignments: Sequence[str]) -> Path:
 def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> list[Planned]:
     """All runs of a grid, in the order of the recipes and of the values, the last key fastest.
 
-    A recipe whose `model.weights` lie in another recipe's `output` (a transfer chain) starts from that recipe's run in
+    A recipe with `model.weights` in another recipe's `output` (a transfer chain) starts from that recipe's run in
     this sweep, the one with the same values, and waits for it.
 
     Args:
@@ -100,8 +100,8 @@ def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> l
                 )
             )  # fmt: skip
     if mistakes:
-        said = ["\n".join([head, *lines]) for head, lines in mistakes.items()]
-        raise ValueError("\n".join(["nothing was started:", *said]))
+        blocks = ["\n".join([head, *lines]) for head, lines in mistakes.items()]
+        raise ValueError("\n".join(["nothing was started:", *blocks]))
     _refuse_twice("run", [run.name for run in runs])
     chained = [_chained(run, runs, outputs) for run in runs]
     _refuse_circles(chained)
@@ -157,7 +157,7 @@ def _stems(recipes: Sequence[Path]) -> dict[Path, str]:
 
 
 def _name(stem: str, values: dict[str, str]) -> str:
-    """A folder's name; what a file system or a shell may stumble on is replaced, and told apart by a hash."""
+    """A folder's name; what a file system or a shell may stumble on is replaced, and a hash keeps names apart."""
     whole = "__".join([stem, *(f"{key}={text}" for key, text in values.items())])
     name = _NOT_IN_NAMES.sub("_", whole)
     if name == whole and len(name) <= _LONGEST_NAME:

@@ -26,8 +26,8 @@ class RunStatus:
     """How far a run is.
 
     Attributes:
-        state: running, finished, saved (asked to stop, goes on by the same command), failed, stopped, not started, or
-            what SLURM says of its job.
+        state: running, finished, saved (asked to stop, resumed by the same command), failed, stopped, not started, or
+            its job's state in SLURM.
         total_steps: if nothing ends it early; None where it is not known.
         best_auroc: highest macro AUROC of validation so far.
         eta_s: seconds of training left at the newest speed, validation left out.
@@ -47,8 +47,8 @@ class RunStatus:
         """State and step, `timeout at step 40 of 100`; of a run that has failed also the reason in its log."""
         if self.state == NOT_STARTED:
             return self.state
-        said = f"{self.state} at step {self.step}" + ("" if self.total_steps is None else f" of {self.total_steps}")
-        return f"{said}{_error(self.folder)}" if self.state == "failed" else said
+        text = f"{self.state} at step {self.step}" + ("" if self.total_steps is None else f" of {self.total_steps}")
+        return f"{text}{_error(self.folder)}" if self.state == "failed" else text
 
 
 def run_folders(places: Sequence[Path]) -> list[Path]:
@@ -131,19 +131,19 @@ def _error(folder: Path) -> str:
 
 def slurm_jobs(folders: Sequence[Path]) -> list[str]:
     """Numbers of the SLURM jobs that the runs were last started by."""
-    said = [_read_or_nothing(read_environment, folder / filenames.ENVIRONMENT).get("slurm_job") for folder in folders]
-    return sorted({str(job) for job in said if job})
+    jobs = [_read_or_nothing(read_environment, folder / filenames.ENVIRONMENT).get("slurm_job") for folder in folders]
+    return sorted({str(job) for job in jobs if job})
 
 
 def job_states(jobs: Sequence[str]) -> dict[str, str]:
-    """What SLURM says of jobs by their numbers: from its accounting where it has one, else from its short memory.
+    """States of jobs by their numbers in SLURM: from its accounting where it has one, else from its short memory.
 
     Empty where SLURM is not here or does not answer.
     """
     if not jobs or shutil.which("scontrol") is None:
         return {}
-    said = _ask("sacct", "-X", "-n", "-P", "-o", "JobIDRaw,State", "-j", ",".join(jobs))
-    states = dict(line.split("|", 1) for line in said.splitlines() if "|" in line)
+    printed = _ask("sacct", "-X", "-n", "-P", "-o", "JobIDRaw,State", "-j", ",".join(jobs))
+    states = dict(line.split("|", 1) for line in printed.splitlines() if "|" in line)
     for job in jobs:
         if job not in states and (found := re.search(r"\bJobState=(\w+)", _ask("scontrol", "-o", "show", "job", job))):
             states[job] = found.group(1)

@@ -65,7 +65,7 @@ def _share(cores: list[int], place: int, num: int) -> list[int]:
 
 
 def visible_gpus() -> list[str]:
-    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process sees; none where the launcher is told to do without.
+    """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process sees; none where the launcher is set to do without.
 
     Counting them opens no context on them.
     """

@@ -141,7 +141,7 @@ def plan_submission(
         runs = (Planned(recipe_path.stem, recipe_path, tuple(overrides), {}, recipe),)
     for run in runs:
         total, ranks = run.recipe.train.global_batch_size, resources.nodes * max(1, resources.gpus)
-        BatchPlan(  # says what does not fit
+        BatchPlan(  # raises an error for what does not fit
             global_batch_size=total, world_size=ranks, rank=0,
             per_device_batch_size=run.recipe.train.per_device_batch_size or max(1, total // ranks),
         )  # fmt: skip
@@ -169,12 +169,12 @@ def submit_comparison(submission: Submission, after: str) -> str:
     return _number(_sbatch(submission.comparison(after)))
 
 
-def _number(said: str) -> str:
-    return said.split(";")[0].strip()  # "123;cluster" where there are several
+def _number(printed: str) -> str:
+    return printed.split(";")[0].strip()  # "123;cluster" where there are several
 
 
 def expected_start(submission: Submission) -> str:
-    """What SLURM says of when the job would start, without submitting it; raises ValueError as `submit`."""
+    """When the job would start by SLURM's estimate, without submitting it; raises ValueError as `submit`."""
     command = submission.command()
     return _sbatch([command[0], "--test-only", *command[2:]])
 

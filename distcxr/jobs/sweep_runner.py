@@ -116,7 +116,7 @@ class Sweep:
         self.free.append(job.slot)
         job.process = None
         if code == 0 and (job.planned.folder / filenames.RESUME).exists():
-            job.state, job.reason = "failed", "asked to stop, and saved: the same sweep goes on with it"
+            job.state, job.reason = "failed", "asked to stop, and saved: the same sweep resumes it"
         elif code == 0:
             job.state = "finished"
             write_json(job.planned.folder / filenames.FINISHED, {"recipe": job.planned.identity()})
@@ -142,7 +142,7 @@ def command(planned: Planned, slot: Slot) -> list[str]:
 
 
 def start(job: Job, slot: Slot) -> None:
-    """Start a run in a slot; what it says goes to `launch.log` in its folder, behind what earlier starts said."""
+    """Start a run in a slot; its output is appended to `launch.log` in its folder."""
     folder = job.planned.folder
     folder.mkdir(parents=True, exist_ok=True)
     environ = os.environ | ({} if slot.gpu is None else {"CUDA_VISIBLE_DEVICES": slot.gpu})
@@ -185,10 +185,10 @@ def _tail(path: Path, start: int) -> str:
 
 
 def _why(log: str, code: int) -> str:
-    """The line that says what went wrong."""
-    said = [line.split("error: ", 1)[1] for line in log.splitlines() if "error: " in line]
-    if said:
-        return said[0]
+    """The reason in a log: its first error, or how the process ended."""
+    errors = [line.split("error: ", 1)[1] for line in log.splitlines() if "error: " in line]
+    if errors:
+        return errors[0]
     if code < 0:
         name = signal.Signals(-code).name
         return f"ended by {name}" + (", out of memory perhaps" if name == "SIGKILL" else "")

@@ -48,7 +48,7 @@ class PatientResamples:
 
     Args: the number of patients; the number of replicates; a seed from 0 to 2**64 - 1; the most threads that share the
     findings (default: this process's cores, at most 4; no figure depends on it).
-    Replicate k is a function of (seed, k, number of patients) alone: Philox with the key (seed, k), whose raw bits
+    Replicate k is a function of (seed, k, number of patients) alone: Philox with the key (seed, k); its raw bits
     numpy promises not to change. Patients count in ascending order of their ids.
     Raises ValueError for fewer than 2 replicates, or a seed out of range.
     """

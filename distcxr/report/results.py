@@ -164,7 +164,7 @@ def _differences(content: Content, split: str, groups: Sequence[dict[str, Any]])
     if not found:
         yield paragraph(f"Among {among} of groups, none has intervals that stay apart.")
         return
-    yield paragraph("Groups whose intervals do not meet", kind="heading")
+    yield paragraph("Groups with intervals that do not overlap", kind="heading")
     yield paragraph(
         f"{len(found)} of {among}. A cautious sign of a difference, not of its cause: groups differ in how ill they "
         "are, too, and among many pairs a few come up by chance.",

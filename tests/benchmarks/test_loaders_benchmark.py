@@ -203,7 +203,7 @@ def test_a_case_that_breaks_leaves_the_others_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from loader_bench.lanes import Case, Task
+    from loader_bench.cases import Case, Task
     from loader_bench.measure import measure
 
     write_phantom(tmp_path / "data", images=8, size=32, workers=1)

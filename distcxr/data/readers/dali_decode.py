@@ -3,7 +3,7 @@
     requests ──► threads of ours: read, compare checksums ──► DALI: decode ──► kernel: resize ──► Pixels
 
 The pixels are those of `resize_grey`, bit for bit: a pack is lossless and the kernel computes what `resize_grey` does.
-DALI is given codestreams whose checksum is right, and a blank one instead of any other.
+DALI is given codestreams with the right checksum, and a blank one instead of any other.
 
 Shapes: B batch, S side of the square output.
 """
