@@ -157,9 +157,7 @@ def _print(full: FullReport, log: list[str]) -> None:
     print("\noperating points, calibration and subgroups: --json FILE writes them")
     differences = full.subgroups.differences
     num_pairs = full.subgroups.num_pairs
-    print(
-        f"\ngroups with intervals that do not overlap: {len(differences)} of {num_pairs} pairs (of many, some by chance)"
-    )
+    print(f"\ngroups with intervals that do not overlap: {len(differences)} of {num_pairs} pairs (some by chance)")
     for found in differences[:_NUM_DIFFERENCES_SHOWN]:
         low, high = (f"{side.group} {_cell(side.auroc.value)}" for side in (found.lower, found.higher))
         print(f"  {found.attribute}, {found.finding}: {low} < {high}")
