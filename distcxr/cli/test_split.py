@@ -35,5 +35,9 @@ def run(words: _Words, processes: Processes = None) -> int:
     if not tested:
         raise ValueError("name a run folder or a checkpoint to test, for example runs/densenet121/TIME")
     recipe_path, overrides = recipe_of(find_checkpoint(Path(tested[0])), [*recipes, *overrides])
+    if (
+        not recipes
+    ):  # the run's own names the folder that it was trained in, from which it may have been moved or copied
+        overrides = ["output=null", *overrides]
     load_recipe(recipe_path, overrides)  # a mistake in it is reported before any process starts
     return launch([str(recipe_path), *overrides, "--test", *tested], num_processes(processes))

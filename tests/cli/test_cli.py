@@ -113,6 +113,6 @@ def test_test_takes_the_recipe_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     assert call(monkeypatch, "test", str(run), "seed=3", "--processes", "2") == 0
     assert call(monkeypatch, "test", str(run), "quickstart", "--processes", "1") == 0
     assert started == [
-        ([str(run / "recipe.yaml"), "seed=3", "--test", str(run)], 2),
+        ([str(run / "recipe.yaml"), "output=null", "seed=3", "--test", str(run)], 2),  # results go to the run's folder
         (["quickstart", "--test", str(run)], 1),
     ]
