@@ -40,7 +40,7 @@ def test_a_mistake_of_every_rank_is_the_last_thing_on_the_screen(place: Path) ->
     failed = train(place, "data.root=nowhere", *TWO_RANKS)
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ") and failed.stderr.count("nowhere is not a folder") == 1
-    assert "Traceback" not in failed.stderr and "Then say where it is" in failed.stderr.splitlines()[-1]
+    assert "Traceback" not in failed.stderr and "Then set data.root=ROOT" in failed.stderr.splitlines()[-1]
 
 
 def test_a_mistake_in_the_recipe_is_the_only_line(place: Path) -> None:

@@ -1,1 +1,1 @@
-"""Training and evaluation: what holds the other rooms together."""
+"""Training and evaluation: what joins the other packages."""

@@ -1,1 +1,1 @@
-"""Many runs of one machine: sweeps."""
+"""Starting runs: the processes of one, a sweep of many, jobs of SLURM."""
