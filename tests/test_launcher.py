@@ -93,7 +93,8 @@ def test_a_mistake_comes_before_ranks_that_lost_their_peer(tmp_path: Path, monke
         1,
         "rank 0 failed with exit code 1: ConnectionError: closed by peer",
     )
-    killed = {1: ProcessFailure(1, 7, -signal.SIGKILL, "")}
+    ended = {2: ProcessFailure(2, 8, -signal.SIGTERM, "")}  # by the launcher, after the others
+    killed = ended | failures | {1: ProcessFailure(1, 7, -signal.SIGKILL, "")}
     assert first_failure(ChildFailedError("train", killed)) == (
         128 + signal.SIGKILL,
         "rank 1 was ended by SIGKILL, out of memory perhaps",

@@ -73,10 +73,13 @@ def launch(words: Sequence[str], processes: int) -> int:
 def first_failure(error: ChildFailedError) -> tuple[int, str]:
     """Exit code and message of the rank that failed first.
 
-    A user's mistake comes before the failures of others: ranks that lose their peer fail in the same second.
+    A user's mistake comes before the failures of others, and so does a signal that is not the launcher's own SIGTERM:
+    ranks that lose their peer fail in the same second.
     """
-    mistakes = [one for one in error.failures.items() if one[1].exitcode == _USER_MISTAKE]
-    rank, failure = mistakes[0] if mistakes else error.get_first_failure()
+    failures = error.failures.items()
+    causes = [one for one in failures if one[1].exitcode == _USER_MISTAKE]
+    causes += [one for one in failures if one[1].exitcode < 0 and one[1].exitcode != -signal.SIGTERM]
+    rank, failure = causes[0] if causes else error.get_first_failure()
     message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
     if failure.exitcode == _USER_MISTAKE:
         return _USER_MISTAKE, message
