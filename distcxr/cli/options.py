@@ -47,7 +47,7 @@ Checkpoint = Annotated[
 Workers = Annotated[int | None, typer.Option(help="threads or processes (default: one per core)", show_default=False)]
 Processes = Annotated[
     int | None,
-    typer.Option(metavar="N", show_default=False, help="processes of a run (default: one per GPU)"),
+    typer.Option(metavar="N", show_default=False, help="processes of a run (default: one per GPU, two on a CPU)"),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help="write everything as JSON")]
 Seed = Annotated[int, typer.Option(help="of random numbers")]

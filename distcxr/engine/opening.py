@@ -44,7 +44,7 @@ def opened(recipe: Recipe, checkpoint: Checkpoint, adapt: Adapt) -> Generator[Se
     """All it takes to evaluate a checkpoint on a recipe's dataset: the process joins the others, and leaves at the end.
 
     Args:
-        adapt: `compatible.as_tested` or `embed.as_embedder`.
+        adapt: `compatible.as_tested` or `embeddings.as_embedder`.
 
     Raises:
         ValueError: data that can't be read, or a checkpoint that does not fit them or the recipe.
