@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distcxr.error_file import write_error_file
+from distcxr.interrupt import without_traceback
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
@@ -56,4 +57,5 @@ def _recipe_first(words: Sequence[str]) -> list[str]:
 
 
 if __name__ == "__main__":
+    without_traceback()
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -64,20 +65,32 @@ def test_a_mistake_that_one_rank_finds_is_the_last_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_sigterm_reaches_the_ranks_which_save(place: Path) -> None:
-    output = place / "asked"
+@pytest.mark.parametrize(
+    ("by", "to_group", "reason", "exit_code"),
+    [
+        (signal.SIGTERM, False, "SIGTERM", 128 + signal.SIGTERM),
+        (signal.SIGINT, True, "Ctrl-C", -signal.SIGINT),  # as a terminal sends it: to the launcher and all ranks
+        (signal.SIGINT, False, "Ctrl-C", -signal.SIGINT),
+    ],
+)
+def test_a_signal_reaches_the_ranks_which_save(
+    place: Path, by: signal.Signals, to_group: bool, reason: str, exit_code: int
+) -> None:
+    output = place / f"asked-{by.name}-{to_group}"
     words = ("data.root=phantom", "train.epochs=900", "eval.every=900ep", f"output={output}", *TWO_RANKS)
     with (place / "asked.txt").open("w") as log:
-        running = subprocess.Popen(command(*words), cwd=place, env=ENVIRONMENT, stdout=log, stderr=log)
+        running = subprocess.Popen(
+            command(*words), cwd=place, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
+        )
     deadline = time.monotonic() + 120
     while not (output / "steps.csv").exists() and time.monotonic() < deadline:
         assert running.poll() is None, (place / "asked.txt").read_text()
         time.sleep(0.2)
-    running.send_signal(signal.SIGTERM)
+    (os.killpg if to_group else os.kill)(running.pid, by)
     code = running.wait(60)
     log_text = (place / "asked.txt").read_text()
-    assert code == 128 + signal.SIGTERM, log_text
-    assert (output / "RESUME").exists() and "asked to stop (SIGTERM): saved" in log_text.splitlines()[-1]
+    assert code == exit_code, log_text
+    assert (output / "RESUME").exists() and f"asked to stop ({reason}): saved" in log_text.splitlines()[-1]
     assert "Traceback" not in log_text
 
 

@@ -13,9 +13,10 @@ from rich.console import Console
 
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
-from distcxr.engine.preempt import Preempted, signals_noted
+from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.error_file import write_error_file
+from distcxr.interrupt import end_by_interrupt
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runtime import Runtime, start_logging, start_runtime
@@ -27,7 +28,8 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     """Join the other processes, then train, or test the checkpoints `test` where there are any.
 
     Returns:
-        0, or 2 for a user's mistake, which is logged without a traceback.
+        0, or 2 for a user's mistake, which is logged without a traceback. A single process that was saved because of
+        Ctrl-C ends by that signal instead; of several ranks it is their launcher that does.
     """
     console = Console(stderr=True)
     start_logging(console)
@@ -38,6 +40,11 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         else:
             train(recipe, recipe_name, runtime, console)
         runtime.close()
+        return 0
+    except Preempted as stop:
+        runtime.close()
+        if stop.by_interrupt and runtime.world_size == 1:
+            end_by_interrupt()
         return 0
     except UnreadableTrainingFile as error:  # on this rank alone
         return _leave(2, str(error))
@@ -63,12 +70,17 @@ def _leave(code: int, message: str) -> int:
 
 @signals_noted()
 def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> None:
-    """Train, score, and log where everything is; or save everything and end early if asked to."""
+    """Train, score, and log where everything is.
+
+    Raises:
+        Preempted: asked to end early; everything is saved.
+    """
     training = build_run(recipe, recipe_name, runtime, console)
     try:
-        fit(training)
+        with savable():
+            fit(training)
     except Preempted:
-        return
+        raise
     except BaseException:
         if training.tracker:
             training.tracker.close()  # the last points on the curves show why

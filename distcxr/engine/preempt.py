@@ -1,6 +1,6 @@
 """Leaving before the end because somebody asks: a time limit that draws near, preemption, an administrator.
 
-    SIGUSR1 or SIGTERM to any rank, or a file STOP in the run folder
+    SIGUSR1, SIGTERM or Ctrl-C to any rank, or a file STOP in the run folder
         ──► all ranks agree, between two updates or two batches of a validation
         ──► checkpoint ──► file RESUME ──► exit code 0
 
@@ -23,6 +23,7 @@ from types import FrameType
 
 import torch
 
+from distcxr.interrupt import end_by_interrupt, interrupt_noted
 from distcxr.runfolder.filenames import RESUME, STOP
 from distcxr.runtime import Runtime
 
@@ -41,7 +42,15 @@ _received: list[str] = []
 
 
 class Preempted(Exception):
-    """The run was asked to stop; everything is saved."""
+    """The run was asked to stop; everything is saved.
+
+    Attributes:
+        by_interrupt: it was asked by Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_interrupt = signal.SIGINT.name in _received
 
 
 class Interrupted(Exception):
@@ -59,6 +68,13 @@ def signals_noted() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         _received.clear()
+
+
+@contextmanager
+def savable() -> Iterator[None]:
+    """Have Ctrl-C noted, too: from here on there is something to save. Main thread only."""
+    with interrupt_noted(lambda: _received.append(signal.SIGINT.name)):
+        yield
 
 
 def _note(number: int, _: FrameType | None) -> None:
@@ -113,7 +129,9 @@ class StopRequest:
         logger.info(f"asked to stop ({self._reason()}): saved; the same command resumes from here")
 
     def _reason(self) -> str:
-        return _received[0] if _received else self._file.name if self._seen() else "on another rank"
+        if _received:
+            return "Ctrl-C" if _received[0] == signal.SIGINT.name else _received[0]
+        return self._file.name if self._seen() else "on another rank"
 
     @contextmanager
     def leaving_at_once(self) -> Iterator[None]:
@@ -133,7 +151,7 @@ class StopRequest:
 
     def _watch(self, done: threading.Event) -> None:
         while not done.wait(_LOOK_EVERY_S):
-            asked = signal.SIGUSR1.name in _received or self._seen()
+            asked = self._seen() or any(name != signal.SIGTERM.name for name in _received)
             if asked:
                 (self._folder / RESUME).touch()
             if asked or _received:
@@ -142,4 +160,6 @@ class StopRequest:
                 logging.shutdown()
                 sys.stderr.flush()
                 # Not by an exception: the main thread may be in a collective that the other ranks have left.
+                if signal.SIGINT.name in _received and self._runtime.world_size == 1:
+                    end_by_interrupt()
                 os._exit(0 if asked else 128 + signal.SIGTERM)

@@ -11,9 +11,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from distcxr.error_file import REPORTED_VARIABLE
+from distcxr.interrupt import end_by_interrupt
 from distcxr.jobs.slots import usable_cores, visible_gpus, whole_machine
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ def num_processes(asked: int | None) -> int:
 def launch(words: Sequence[str], processes: int) -> int:
     """Run the command `words` of `launch.py` in `processes` ranks of this machine.
 
-    SIGTERM and Ctrl-C are handed on to the ranks, which then have 30 s.
+    SIGTERM is handed on to the ranks, which then have 30 s. So is Ctrl-C, and they have all the time that they need:
+    this process then waits for them, and ends by SIGINT as they do without a launcher.
 
     Returns:
         The exit code: 0, that of the rank that failed first, or 128 plus the signal that ended the launcher.
@@ -58,16 +62,35 @@ def launch(words: Sequence[str], processes: int) -> int:
         ]
     )  # fmt: skip
     os.environ[REPORTED_VARIABLE] = "1"
+    os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGHUP,SIGQUIT"  # without SIGINT, at which it would end the ranks
+    interrupts: list[int] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        interrupts.append(number)
+        _signal_ranks(number)
+
+    signal.signal(signal.SIGINT, hand_on)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs each rank that it ends
     try:
         launch_command(args)
     except ChildFailedError as error:
+        if interrupts and not error.get_first_failure()[1].message:
+            end_by_interrupt()
         code, message = first_failure(error)
         sys.stderr.write(f"error: {message}\n")
         return code
     except SignalException as error:
         return 128 + int(error.sigval)
+    if interrupts:
+        end_by_interrupt()
     return 0
+
+
+def _signal_ranks(number: int) -> None:
+    """Hand a signal on to the ranks: a terminal signals them, too, `kill` only this process."""
+    for children in Path("/proc/self/task").glob("*/children"):
+        for child in children.read_text().split():
+            os.kill(int(child), number)
 
 
 def first_failure(error: ChildFailedError) -> tuple[int, str]:

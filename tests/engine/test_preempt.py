@@ -262,19 +262,35 @@ def test_sigterm_to_the_launcher_saves_the_run(place: Path, launcher: str) -> No
         assert process.returncode == 0 and "asked to stop (SIGTERM): saved" in output_text
 
 
-@pytest.mark.parametrize(("by", "exit_code"), [("STOP", 0), ("SIGUSR1", 0), ("SIGTERM", 143)])
-def test_scoring_is_left_at_once(place: Path, by: str, exit_code: int) -> None:
-    """Scores are made anew by the run that resumes. A launcher sends SIGTERM when another rank has failed."""
-    output = place / f"scoring-{by}"
-    process = started(
-        place, output.name, (), "train.max_steps=1", "eval.every=900ep", "eval.splits=[val]", "eval.replicates=3000000"
-    )
-    wait_for(lambda: list((output / "checkpoints").glob("last-*")), process)
-    time.sleep(0.5)
-    if by == "STOP":
-        (output / STOP).touch()
-    else:
-        process.send_signal(getattr(signal, by))
+@pytest.mark.slow
+def test_ctrl_c_saves_the_run_and_before_it_trains_ends_it(place: Path) -> None:
+    output = place / "interrupted"
+    process = started(place, output.name, (), "train.epochs=3000", "eval.every=900ep", "logging.every=1st")
+    wait_for(output.exists, process)
+    process.send_signal(signal.SIGINT)
     output_text = process.communicate(timeout=60)[0]
-    assert process.returncode == exit_code and "while scoring" in output_text, output_text
-    assert (output / RESUME).exists() == (exit_code == 0) and not (output / "metrics_val.json").exists()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in output_text
+    assert not (output / RESUME).exists() and not last_folders(output)
+    process = started(place, output.name, (), "train.epochs=3000", "eval.every=900ep", "logging.every=1st")
+    wait_for((output / "steps.csv").exists, process)
+    process.send_signal(signal.SIGINT)
+    output_text = process.communicate(timeout=60)[0]
+    assert process.returncode == -signal.SIGINT and "Traceback" not in output_text
+    assert "press it again to quit" in output_text and "asked to stop (Ctrl-C): saved" in output_text
+    assert (output / RESUME).exists() and last_folders(output)
+
+
+def test_a_second_ctrl_c_ends_a_process_and_a_repeated_signal_does_not() -> None:
+    """A terminal signals the ranks, and so does their launcher: two signals of one key press."""
+    program = "import os, signal, sys, time; from distcxr.interrupt import interrupt_noted\n"
+    program += "with interrupt_noted(lambda: print('noted', flush=True)):\n    print('ready', flush=True)\n"
+    program += "    deadline = time.monotonic() + 60\n    while time.monotonic() < deadline: time.sleep(0.1)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "noted\n"
+        process.send_signal(signal.SIGINT)
+        time.sleep(2.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == -signal.SIGINT
