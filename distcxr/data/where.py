@@ -1,4 +1,4 @@
-"""Leaves images out of the splits: by the conditions of `data.where`, and to `data.max_{train,val,test}_samples`.
+"""Leaves images out of the splits: by `data.quarantine`, the conditions of `data.where`, and `data.max_*_samples`.
 
 Patients stay in the split they were in. What is unknown meets no condition.
 
@@ -7,12 +7,15 @@ Shapes: N samples, C findings.
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import check_findings
 from distcxr.data.order import hash64
+from distcxr.data.quarantine import read_quarantine
 from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
 from distcxr.recipe.data import Data, Where
 
@@ -20,16 +23,19 @@ _STREAM = 0x3A3  # keeps this choice apart from other hashes of the same seed
 
 
 def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str, ...]) -> Splits:
-    """The splits without the images that `data.where` leaves out, and then with `max_*_samples` of each at most.
+    """The splits without the images that `data.quarantine` and `data.where` leave out, and then with `max_*_samples`
+    of each at most.
 
     Args:
         labels: the index with every finding of the label file, which conditions may name.
         findings: those that are learnt.
 
     Raises:
-        ValueError: a condition that names a finding the label file lacks; conditions that no image of a split meets;
-            a finding that training images show in the split but not in what is left.
+        ValueError: a quarantine file that can't be read or names a whole split; a condition that names a finding the
+            label file lacks; conditions that no image of a split meets; a finding that training images show in the
+            split but not in what is left.
     """
+    splits = _without_quarantined(data, labels, splits)
     met = _conditions(data.where, labels)
     limits = {"train": data.max_train_samples, "val": data.max_val_samples, "test": data.max_test_samples}
     rows: dict[str, NDArray[np.int64]] = {}
@@ -56,6 +62,18 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
             if name == "train":
                 _check_findings_kept(labels, findings, before, rows[name], f"data.max_train_samples={limit}")
     return fewer(labels, splits, rows, notes)
+
+
+def _without_quarantined(data: Data, labels: SampleIndex, splits: Splits) -> Splits:
+    if data.quarantine is None:
+        return splits
+    listed = [os.fsencode(path) for path in read_quarantine(data.quarantine, labels)]
+    kept = ~np.isin(labels.path, listed)
+    rows = {name: splits.rows(name)[kept[splits.rows(name)]] for name in NAMES}
+    if empty := [name for name in NAMES if not len(rows[name])]:
+        raise ValueError(f"data.quarantine: {data.quarantine} names every {empty[0]} image")
+    counts = ", ".join(f"{len(splits.rows(name)) - len(rows[name]):,} {name}" for name in NAMES)
+    return fewer(labels, splits, rows, [f"data.quarantine: images left out that can't be read: {counts}"])
 
 
 def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_]]:

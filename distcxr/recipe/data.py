@@ -163,6 +163,8 @@ class Data(Section):
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
     missing: Literal["error", "skip"] = "error"
     """Rows of the label file without an image file: stop, or leave them out and log how many."""
+    quarantine: Path | None = None
+    """A list of images that can't be read, as `distcxr check RECIPE` writes it: they are left out of all splits."""
     on_error: Literal["mask", "stop"] = "mask"
     """A file that can't be read, in training: keep its position with no known label, or stop. Evaluation lists it
     and leaves it out."""

@@ -1,0 +1,202 @@
+"""`distcxr check RECIPE`: what would stop a run, spoil it or slow it down, found before it starts.
+
+recipe ──► labels, splits ──► every file decoded ──► plan of batches ──► a few real updates ──► disk, limits, duration
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from distcxr.data.dataset import Dataset, open_dataset
+from distcxr.data.order import BatchPlan, shuffled
+from distcxr.data.pixels.image_bytes import Locate
+from distcxr.data.quarantine import find_unreadable, read_quarantine
+from distcxr.data.readers.budget import thread_budget
+from distcxr.data.splits import NAMES, findings_without_positives
+from distcxr.data.store.pack_format import open_pack, pack_folder
+from distcxr.data.store.store_files import shown_size
+from distcxr.engine.rehearsal import Rehearsal, rehearse
+from distcxr.engine.stages import Stage, plan_stages
+from distcxr.recipe import Recipe
+from distcxr.runtime import start_runtime
+
+Verdict = Literal["ok", "warning", "error"]
+SAMPLE = 1000
+"""Images that are decoded where not all of them are."""
+
+_FEW_OPEN_FILES = 4096  # torch's workers hold one per batch that they hand over, and a process per GPU has several
+_RUN_S = 10.0  # of a rank: what starting, closing and scoring at the end take at least
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing that was checked."""
+
+    about: str
+    message: str
+    verdict: Verdict = "ok"
+
+
+@dataclass
+class Preflight:
+    """Checks of one recipe, in the order of a run; each is made when its lines are asked for.
+
+    Attributes:
+        recipe: resolved.
+        processes: ranks that the run will have on this machine.
+        sample: how many images are decoded; None for all.
+        report: called with the images decoded so far and in all.
+        unreadable: reason by path of the images that can't be read; filled while the lines are asked for.
+        listed: the same of those that the recipe's quarantine file names already.
+    """
+
+    recipe: Recipe
+    processes: int
+    sample: int | None
+    report: Callable[[int, int], None]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    listed: dict[str, str] = field(default_factory=dict)
+
+    def lines(self) -> Iterator[Line]:
+        """All checks; one that fails ends those that build on it."""
+        try:
+            dataset = open_dataset(self.recipe)
+        except ValueError as error:
+            yield Line("data", str(error), "error")
+            return
+        if self.recipe.data.quarantine is not None:
+            self.listed = read_quarantine(self.recipe.data.quarantine, dataset.labels)
+        yield from _data(dataset)
+        yield self._files(dataset)
+        try:
+            plan = BatchPlan(
+                global_batch_size=(total := self.recipe.train.global_batch_size),
+                per_device_batch_size=self.recipe.train.per_device_batch_size or max(1, total // self.processes),
+                world_size=self.processes,
+            )
+            stages = plan_stages(self.recipe, dataset.index, dataset.splits.train, plan)
+        except ValueError as error:
+            yield Line("batches", str(error), "error")
+            return
+        num_steps = sum(stage.horizon.total_steps for stage in stages)
+        num_steps = min(num_steps, self.recipe.train.max_steps or num_steps)
+        yield Line(
+            "batches",
+            f"{plan.global_batch_size} images an update = {plan.per_device_batch_size} per device x "
+            f"{plan.accumulation} accumulation x {plan.world_size} ranks; {num_steps:,} updates",
+        )
+        try:
+            measured = self._rehearsed(dataset, stages, plan)
+        except (ValueError, torch.OutOfMemoryError) as error:
+            yield Line("network", _why(error, plan), "error")
+            return
+        yield from self._network(measured, plan, num_steps, dataset)
+        yield self._disk(measured)
+        yield _open_files()
+
+    def _files(self, dataset: Dataset) -> Line:
+        if self.recipe.data.source == "npz":
+            return Line("files", "the images are arrays of one file, which was read")
+        index, rows = dataset.index, _in_splits(dataset)
+        chosen = rows
+        if self.sample is not None and self.sample < len(rows):
+            chosen = rows[shuffled(np.arange(self.sample), len(rows), seed=0, epoch=0)]
+        locate: Locate = index.files
+        if self.recipe.data.source == "pack":
+            try:
+                locate = open_pack(pack_folder(dataset.data, index.root), index).parts
+            except ValueError as error:
+                return Line("files", str(error), "error")
+        self.unreadable |= find_unreadable(
+            index, locate, chosen, thread_budget(1), lambda done: self.report(done, len(chosen))
+        )
+        of = f"{len(chosen):,} of {len(rows):,} images" if len(chosen) < len(rows) else f"all {len(rows):,} images"
+        if not self.unreadable:
+            return Line("files", f"{of} decoded")
+        share = len(self.unreadable) / len(chosen)
+        return Line("files", f"{of} decoded; {len(self.unreadable):,} ({share:.2%}) can't be read", "warning")
+
+    def _rehearsed(self, dataset: Dataset, stages: tuple[Stage, ...], plan: BatchPlan) -> Rehearsal:
+        train = self.recipe.train.model_copy(update={"per_device_batch_size": plan.per_device_batch_size})
+        recipe = self.recipe.model_copy(update={"train": train})
+        return rehearse(recipe, dataset, stages, start_runtime(recipe))
+
+    def _network(self, measured: Rehearsal, plan: BatchPlan, num_steps: int, dataset: Dataset) -> Iterator[Line]:
+        yield Line("network", f"{self.recipe.model.name}, {measured.num_parameters / 1e6:.1f} million parameters")
+        on_gpu = torch.cuda.is_available()
+        needed = measured.memory_bytes * (1 if on_gpu else plan.world_size)
+        share = needed / measured.memory_limit_bytes
+        where = "of the GPU's" if on_gpu else "of this machine's"
+        yield Line(
+            "memory",
+            f"{shown_size(needed)} {where} {shown_size(measured.memory_limit_bytes)}",
+            "ok" if share < 0.9 else "warning",
+        )
+        step_s = measured.micro_step_s * plan.accumulation
+        read_s = plan.global_batch_size / measured.read_img_per_s
+        total_s = num_steps * max(step_s, read_s) + self._validation_s(measured, plan, dataset) + _RUN_S
+        yield Line(
+            "speed",
+            f"an update takes {step_s:.2g} s to compute and its images {read_s:.2g} s to read, on this machine",
+            "ok" if read_s < 1.1 * step_s else "warning",
+        )
+        yield Line("duration", f"about {_shown_s(total_s)}, {plan.world_size * total_s / 3600:.2g} device hours")
+
+    def _validation_s(self, measured: Rehearsal, plan: BatchPlan, dataset: Dataset) -> float:
+        """Seconds of all validations: a forward pass takes about a third of both, for each view of an image."""
+        images = len(dataset.splits.val) * (1 + len(self.recipe.eval.tta))
+        compute_s = images / plan.per_device_batch_size / plan.world_size * measured.micro_step_s / 3
+        return self.recipe.train.epochs * max(compute_s, len(dataset.splits.val) / measured.read_img_per_s)
+
+    def _disk(self, measured: Rehearsal) -> Line:
+        kept = self.recipe.checkpoint.keep + 2 + len(self.recipe.train.stages)  # `best`, and the one being written
+        needed = kept * measured.state_bytes
+        folder = (self.recipe.output or Path()).absolute()
+        there = next(path for path in (folder, *folder.parents) if path.is_dir())
+        free = shutil.disk_usage(there).free
+        message = f"checkpoints take {shown_size(needed)}, {shown_size(free)} are free in {there}"
+        return Line("disk", message, "ok" if needed < free else "error")
+
+
+def _data(dataset: Dataset) -> Iterator[Line]:
+    yield Line("data", f"{dataset.index.root}: {len(dataset.index):,} images; no patient is in two splits")
+    for line in dataset.describe():
+        yield Line("labels", line)
+    for name in NAMES[1:]:
+        if absent := findings_without_positives(dataset.index, dataset.splits.rows(name)):
+            yield Line("labels", f"no {name} image shows {', '.join(absent)}: they have no AUROC there", "warning")
+
+
+def _in_splits(dataset: Dataset) -> NDArray[np.int64]:
+    return np.concatenate([dataset.splits.rows(name) for name in NAMES])
+
+
+def _why(error: Exception, plan: BatchPlan) -> str:
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"{plan.per_device_batch_size} images of a device do not fit the GPU's memory: lower "
+            f"train.per_device_batch_size (global_batch_size stays {plan.global_batch_size}, in more parts)"
+        )
+    return str(error)
+
+
+def _open_files() -> Line:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = soft < _FEW_OPEN_FILES
+    advice = f"; raise them with ulimit -n {min(hard, 65536)}" if few and hard > soft else ""
+    return Line("open files", f"at most {soft:,} in a process{advice}", "warning" if soft < 1024 else "ok")
+
+
+def _shown_s(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,67 @@
+"""What `distcxr check RECIPE` finds before a run starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+from accelerate.state import AcceleratorState
+
+from distcxr.cli.check_recipe import check_recipe
+from distcxr.data.dataset import open_dataset
+from distcxr.jobs import preflight
+from distcxr.jobs.preflight import Line, Preflight
+
+
+def check(folder: Path, *overrides: str, processes: int = 1, sample: int | None = None) -> dict[str, Line]:
+    AcceleratorState._reset_state(reset_partial_state=False)
+    asked = Preflight(tiny.recipe(folder, *overrides), processes, sample, lambda done, total: None)
+    return {line.about: line for line in asked.lines()}
+
+
+def test_a_recipe_that_would_run(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    found = check(tmp_path, "train.max_steps=5")
+    assert {line.verdict for line in found.values()} <= {"ok", "warning"}
+    assert found["files"].message == "all 96 images decoded"
+    assert found["batches"].message.startswith("16 images an update = 16 per device x 1 accumulation x 1 ranks; 5 ")
+    assert found["network"].message.startswith("test_resnet, 0.4 million parameters")
+    assert {"memory", "speed", "duration", "disk", "open files"} <= found.keys()
+
+
+def test_the_ranks_share_the_batch(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    found = check(tmp_path, "train.per_device_batch_size=4", processes=2, sample=10)
+    assert found["files"].message == "10 of 96 images decoded"
+    assert "= 4 per device x 2 accumulation x 2 ranks" in found["batches"].message
+    refused = check(tmp_path, processes=3)
+    assert refused["batches"].verdict == "error" and "15 or 18" in refused["batches"].message
+    assert "network" not in refused
+
+
+def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.phantom(tmp_path)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    disk = check(tmp_path)["disk"]
+    assert disk.verdict == "error" and "1.00 MB are free" in disk.message
+
+
+def test_the_command_writes_a_list_that_training_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.phantom(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset(tiny.recipe(tmp_path))
+    for number in (0, 1):
+        (bad,) = dataset.index.files(dataset.splits.train[[number]])
+        Path(bad).write_bytes(b"not a picture")
+        AcceleratorState._reset_state(reset_partial_state=False)
+        overrides = ["data.root=phantom", *(["data.quarantine=quarantine.csv"] if number else [])]
+        assert check_recipe(Path("tiny.yaml"), overrides, 1, quick=False) == 0
+        shown = capsys.readouterr().out
+        assert "1 (1.0" in shown and "quarantine.csv lists 1 image more" in shown
+    assert len((tmp_path / "quarantine.csv").read_text().splitlines()) == 3
+    assert check_recipe(Path("tiny.yaml"), ["data.root=nowhere"], 1, quick=True) == 2
+    assert "nowhere is not a folder" in " ".join(capsys.readouterr().out.split())
