@@ -23,8 +23,7 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     from distcxr.data.dataset import data_root
     from distcxr.data.sources.read import read_index
     from distcxr.data.store.pack_building import build_pack
-    from distcxr.data.store.pack_format import pack_folder
-    from distcxr.data.store.pack_listing import pack_and_files
+    from distcxr.data.store.pack_format import pack_and_files, pack_folder
     from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 

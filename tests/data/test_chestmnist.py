@@ -18,7 +18,7 @@ from distcxr.data.labels import NIH15
 from distcxr.data.loader import PixelReader
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.choose import choose_reader
-from distcxr.data.sources.chestmnist import array_rows, read_chestmnist
+from distcxr.data.sources.chestmnist import array_rows
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
@@ -42,12 +42,15 @@ def written(folder: Path, name: str = "chestmnist.npz", *, packed: bool = True, 
     return folder / name
 
 
+def read(root: Path) -> SampleIndex:
+    return read_index(Data.model_validate({"dataset": "chestmnist"}), root)
+
+
 def test_index(tmp_path: Path) -> None:
     file = written(tmp_path)
-    data = Data.model_validate({"dataset": "chestmnist"})
-    assert data.source == "npz"
-    index = read_index(data, tmp_path)  # the folder, or the file
-    assert index.root == read_chestmnist(file).root == file
+    assert Data.model_validate({"dataset": "chestmnist"}).source == "npz"
+    index = read(tmp_path)  # the folder, or the file
+    assert index.root == read(file).root == file
     assert index.findings == NIH15 and len(index) == 16
     assert index.targets_NC[5, :3].tolist() == [1, 0, 1] and index.targets_NC[0].tolist() == [0] * 14 + [1]
     assert index.targets_NC[5, 14] == 0 and index.mask_NC.all()
@@ -59,9 +62,9 @@ def test_index(tmp_path: Path) -> None:
 
 
 def test_the_hash_is_of_the_labels(tmp_path: Path) -> None:
-    before = read_chestmnist(written(tmp_path)).label_hash
-    assert read_chestmnist(written(tmp_path, packed=False)).label_hash == before
-    assert read_chestmnist(written(tmp_path, test_labels=1 - arrays()["test_labels"])).label_hash != before
+    before = read(written(tmp_path)).label_hash
+    assert read(written(tmp_path, packed=False)).label_hash == before
+    assert read(written(tmp_path, test_labels=1 - arrays()["test_labels"])).label_hash != before
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "mapped"])
@@ -69,7 +72,7 @@ def test_the_hash_is_of_the_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [28, 20, 64])
 def test_pixels(tmp_path: Path, packed: bool, threads: int, size: int) -> None:
     """The arrays' own pixels, or what Pillow's bilinear makes of them, smaller and larger."""
-    index = read_chestmnist(written(tmp_path, packed=packed))
+    index = read(written(tmp_path, packed=packed))
     order = np.random.default_rng(1).permutation(len(index))
     requests = np.array_split(order, 3)
     images = np.concatenate([arrays()[f"{split}_images"] for split in COUNTS])
@@ -88,7 +91,7 @@ def test_pixels(tmp_path: Path, packed: bool, threads: int, size: int) -> None:
 
 
 def test_closing_a_read_early_leaves_a_clean_start(tmp_path: Path) -> None:
-    index = read_chestmnist(written(tmp_path))
+    index = read(written(tmp_path))
     requests = [np.array([row]) for row in range(16)]
     with closing(ArrayReader(index, 28, num_threads=2, pin_memory=False)) as reader:
         with closing(reader.read(requests)) as first:
@@ -106,7 +109,7 @@ def chosen(index: SampleIndex, **data: Any) -> PixelReader:
 
 
 def test_its_reader_is_chosen_and_no_other(tmp_path: Path) -> None:
-    with closing(chosen(read_chestmnist(written(tmp_path)), num_workers=1)) as reader:
+    with closing(chosen(read(written(tmp_path)), num_workers=1)) as reader:
         assert isinstance(reader, ArrayReader) and "28 x 28 pixels" in reader.where
     wrong = [({"loader": "cache"}, "data.loader: cache reads image files"), ({"source": "png"}, "does not go with")]
     for data, message in wrong:
@@ -119,11 +122,11 @@ def test_its_reader_is_chosen_and_no_other(tmp_path: Path) -> None:
 def test_missing_and_ambiguous_files(tmp_path: Path) -> None:
     for absent in (tmp_path, tmp_path / "nowhere.npz"):
         with pytest.raises(MissingDataError, match=r"data.dataset=chestmnist reads chestmnist.npz"):
-            read_chestmnist(absent)
+            read(absent)
     written(tmp_path)
     written(tmp_path, "chestmnist_64.npz")
     with pytest.raises(ValueError, match=r"holds chestmnist.npz, chestmnist_64.npz: set data.root"):
-        read_chestmnist(tmp_path)
+        read(tmp_path)
 
 
 LABELS = arrays()["train_labels"]
@@ -146,7 +149,7 @@ LABELS = arrays()["train_labels"]
 def test_refused(tmp_path: Path, changed: dict[str, Any], message: str, packed: bool) -> None:
     file = written(tmp_path, packed=packed, **changed)
     with pytest.raises(ValueError, match=message) as caught:
-        ArrayReader(read_chestmnist(file), 28, num_threads=0, pin_memory=False)
+        ArrayReader(read(file), 28, num_threads=0, pin_memory=False)
     assert str(file) in str(caught.value)
 
 
@@ -157,7 +160,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     for data in (b"", b"no npz", whole[: len(whole) // 2], whole[:at] + bytes(20) + whole[at + 20 :]):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=r"chestmnist.npz can't be read"):
-            read_chestmnist(file)
+            read(file)
     file.write_bytes(pickle.dumps(arrays()))
     with pytest.raises(ValueError, match="can't be read"):
-        read_chestmnist(file)
+        read(file)

@@ -9,7 +9,8 @@ import pytest
 
 from distcxr.data.labels import NIH15
 from distcxr.data.sources.label_table import read_labels
-from distcxr.data.sources.nih import read_nih
+from distcxr.data.sources.read import read_index
+from distcxr.recipe.data import Data
 
 NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"
 
@@ -22,12 +23,12 @@ def write(folder: Path, text: str) -> Path:
 
 def test_nih_file_needs_no_images(tmp_path: Path) -> None:
     rows = "00000001_000.png,Mass|Nodule,0,1,058Y,M,PA\n00000002_000.png,No Finding,0,2,31,F,AP\n"
-    path = write(tmp_path, NIH + rows)
+    path = write(tmp_path, NIH + rows).rename(tmp_path / "Data_Entry_2017.csv")
     index = read_labels(path)
     (tmp_path / "images").mkdir()
     for name in ("00000001_000.png", "00000002_000.png"):
         (tmp_path / "images" / name).touch()
-    whole = read_nih(tmp_path, NIH15, csv=path)
+    whole = read_index(Data(), tmp_path)
     assert index.findings == NIH15 and index.file_names([0, 1]) == ["00000001_000.png", "00000002_000.png"]
     for name in ("patient_id", "targets_NC", "mask_NC", "age", "sex", "view"):
         np.testing.assert_array_equal(getattr(index, name), getattr(whole, name))

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distcxr.data.index import MissingDataError
+from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources import nih
 from distcxr.data.sources.attributes import parse_age
-from distcxr.data.sources.nih import read_nih
+from distcxr.data.sources.read import read_index
+from distcxr.recipe.data import Data
 
 HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -35,10 +36,14 @@ SIZE_LIMIT_MB, CPU_LIMIT_S = 150, 2.0
 
 
 def write_dataset(root: Path, rows: list[str] = ROWS, header: str = HEADER, folder: str = "images") -> Path:
-    """A label file and an empty file for every image of it. `read_nih` opens no image."""
+    """A label file and an empty file for every image of it: no image is opened."""
     (root / nih.CSV_NAMES[0]).write_text("\n".join([header, *rows]) + "\n")
     touch(root / folder, [row.split(",")[0] for row in rows])
     return root
+
+
+def read(root: Path, findings: tuple[str, ...] = NIH14, **data: str) -> SampleIndex:
+    return read_index(Data.model_validate(data), root).with_findings(findings)
 
 
 def touch(folder: Path, names: list[str]) -> None:
@@ -48,7 +53,7 @@ def touch(folder: Path, names: list[str]) -> None:
 
 
 def test_columns(tmp_path: Path) -> None:
-    index = read_nih(write_dataset(tmp_path), NIH15)
+    index = read(write_dataset(tmp_path), NIH15)
     assert index.file_names(range(3)) == NAMES
     assert index.files([0]) == [str(tmp_path / "images" / NAMES[0])]
     assert index.patient_id.tolist() == [1, 1, 2]
@@ -76,25 +81,23 @@ def test_the_file_of_2017(tmp_path: Path, newline: str, mark: str, caplog: pytes
     (tmp_path / nih.CSV_NAMES[1]).write_bytes(text.encode())
     touch(tmp_path / "images", NAMES)
     with caplog.at_level(logging.WARNING):
-        index = read_nih(tmp_path, NIH14)
+        index = read(tmp_path)
     np.testing.assert_array_equal(index.age, np.array([58, np.nan, 80], dtype=np.float32))
     assert index.file_names(range(3)) == NAMES
     assert index.targets_NC.sum() == 3
     assert "1 ages above 120 years or unreadable count as unknown: 414" in caplog.text
 
 
-def test_the_newer_label_file_wins_unless_one_is_named(tmp_path: Path) -> None:
+def test_the_newer_label_file_wins(tmp_path: Path) -> None:
     write_dataset(tmp_path)
-    old = tmp_path / nih.CSV_NAMES[1]
-    old.write_text(f"{HEADER}\n{ROWS[0]}\n")
-    assert len(read_nih(tmp_path, NIH14)) == 3
-    assert len(read_nih(tmp_path, NIH14, csv=old)) == 1
+    (tmp_path / nih.CSV_NAMES[1]).write_text(f"{HEADER}\n{ROWS[0]}\n")
+    assert len(read(tmp_path)) == 3
 
 
 def test_patient_sex_and_quoted_headers(tmp_path: Path) -> None:
     header = 'Image Index,Finding Labels,Patient ID,Patient Age,Patient Sex,View Position,"Image[Width,Height]"'
     write_dataset(tmp_path, ['a.png,"Mass|Edema",00000007,55,F,AP,"1,2"'], header)
-    index = read_nih(tmp_path, NIH14)
+    index = read(tmp_path)
     assert (index.sex[0], index.view[0], index.patient_id[0], index.targets_NC.sum()) == ("F", "AP", 7, 2)
 
 
@@ -104,7 +107,7 @@ def test_odd_values_and_absent_columns_are_unknown_with_a_warning(
     header = "Image Index,Finding Labels,Patient ID,Patient Gender,View Position"
     write_dataset(tmp_path, ["a.png,Mass,1,X,LL", "b.png,Mass,1,,PA"], header)
     with caplog.at_level(logging.WARNING):
-        index = read_nih(tmp_path, NIH14)
+        index = read(tmp_path)
     assert np.isnan(index.age).all()
     assert index.sex.tolist() == ["", ""]
     assert index.view.tolist() == ["", "PA"]
@@ -121,7 +124,7 @@ def test_ages() -> None:
 
 @pytest.mark.parametrize("folder", ["images", "images_012/images", "."])
 def test_layouts(tmp_path: Path, folder: str) -> None:
-    index = read_nih(write_dataset(tmp_path, folder=folder), NIH14)
+    index = read(write_dataset(tmp_path, folder=folder))
     assert index.files(range(3)) == [str(tmp_path / folder / name) for name in NAMES]
 
 
@@ -130,7 +133,7 @@ def test_twelve_folders_and_an_image_in_two_of_them(tmp_path: Path, caplog: pyte
     touch(tmp_path / "images_001/images", NAMES[:1])
     (tmp_path / "images_002/images" / NAMES[1]).rename(tmp_path / "images_001/images" / NAMES[1])
     with caplog.at_level(logging.WARNING):
-        index = read_nih(tmp_path, NIH14)
+        index = read(tmp_path)
     folders = [Path(file).parent.parent.name for file in index.files(range(3))]
     assert folders == ["images_001", "images_001", "images_002"]
     assert f"1 images lie in two folders of {tmp_path}, the first counts: {NAMES[0]}" in caplog.text
@@ -140,8 +143,8 @@ def test_rows_without_a_file_are_an_error(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     for name in NAMES[:2]:
         (tmp_path / "images" / name).unlink()
-    with pytest.raises(MissingDataError, match=f"2 of 3 images in .* have no file: {NAMES[0]}, {NAMES[1]}") as caught:
-        read_nih(tmp_path, NIH14)
+    with pytest.raises(MissingDataError, match=f"2 of 3 images .* no file in .*: {NAMES[0]}, {NAMES[1]}") as caught:
+        read(tmp_path)
     assert "data.missing=skip" in str(caught.value)
 
 
@@ -149,12 +152,13 @@ def test_rows_without_a_file_are_skipped_on_request(tmp_path: Path, caplog: pyte
     write_dataset(tmp_path)
     (tmp_path / "images" / NAMES[1]).unlink()
     with caplog.at_level(logging.WARNING):
-        index = read_nih(tmp_path, NIH14, missing="skip")
+        index = read(tmp_path, missing="skip")
     assert index.file_names(range(len(index))) == [NAMES[0], NAMES[2]]
     assert index.patient_id.tolist() == [1, 2]
     assert index.age.tolist() == [57, 80]
     assert index.skipped.tolist() == [NAMES[1].encode()]
-    assert f"data.missing=skip: 1 of 3 images in {tmp_path / nih.CSV_NAMES[0]} have no file: {NAMES[1]}" in caplog.text
+    table = tmp_path / nih.CSV_NAMES[0]
+    assert f"data.missing=skip: 1 of 3 images in {table} have no file in {tmp_path}: {NAMES[1]};" in caplog.text
 
 
 def no_folder(root: Path) -> Path:
@@ -179,29 +183,24 @@ def no_image(root: Path) -> Path:
 def test_the_error_of_a_missing_dataset_has_how_to_get_it(tmp_path: Path, make: object, problem: str) -> None:
     assert callable(make)
     with pytest.raises(MissingDataError, match=problem) as caught:
-        read_nih(make(tmp_path), NIH14, missing="skip")
+        read(make(tmp_path), missing="skip")
     message = str(caught.value)
     for words in ("nihcc.app.box.com/v/ChestXray-NIHCC", "images_012.tar.gz", "test_list.txt", "ROOT/images/",
                   "ROOT/images_001/images/", "ROOT/images_012/images/", "data.root=", "DISTCXR_NIH_ROOT="):  # fmt: skip
         assert words in message
 
 
-def test_a_label_file_that_was_named_and_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(MissingDataError, match=r"mine\.csv does not exist"):
-        read_nih(write_dataset(tmp_path), NIH14, csv=tmp_path / "mine.csv")
-
-
 @pytest.mark.parametrize("column", ["Image Index", "Finding Labels", "Patient ID"])
 def test_a_needed_column_is_missing(tmp_path: Path, column: str) -> None:
     write_dataset(tmp_path, header=HEADER.replace(column, "Other"))
     with pytest.raises(ValueError, match=f"no column '{column}'; its columns: .*Other"):
-        read_nih(tmp_path, NIH14)
+        read(tmp_path)
 
 
 def test_a_needed_column_is_there_twice(tmp_path: Path) -> None:
     write_dataset(tmp_path, header=HEADER.replace("Follow-up #", "Patient ID"))
     with pytest.raises(ValueError, match="more than one column 'Patient ID'"):
-        read_nih(tmp_path, NIH14)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +228,7 @@ def test_bad_rows_are_named(tmp_path: Path, old: str, new: str, problem: str, mi
     assert text.count(old) == 1
     csv.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=f"{re.escape(str(csv))}.*{problem}"):
-        read_nih(tmp_path, NIH14, missing=missing)  # type: ignore[arg-type]
+        read(tmp_path, missing=missing)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +243,7 @@ def test_bad_rows_are_named(tmp_path: Path, old: str, new: str, problem: str, mi
 def test_a_file_that_is_no_label_file(tmp_path: Path, content: bytes, problem: str) -> None:
     (tmp_path / nih.CSV_NAMES[0]).write_bytes(content)
     with pytest.raises(ValueError, match=problem):
-        read_nih(tmp_path, NIH14)
+        read(tmp_path)
 
 
 # The peak is VmHWM and not getrusage's ru_maxrss: a child inherits the latter from pytest, which holds torch.
@@ -256,10 +255,10 @@ def peak_mb():
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 root, missing = Path(sys.argv[1]), sys.argv[2]
 {listing}
+from distcxr.recipe.data import Data
 bare_mb, start_s = peak_mb(), time.process_time()
-from distcxr.data.labels import NIH15
-from distcxr.data.sources.nih import read_nih
-index = read_nih(root, NIH15, missing=missing)
+from distcxr.data.sources.read import read_index
+index = read_index(Data(missing=missing), root)
 print(len(index), len(index.skipped), time.process_time() - start_s, peak_mb() - bare_mb)
 """
 
@@ -310,7 +309,7 @@ def test_the_real_label_file() -> None:
     if not root:
         pytest.skip("DISTCXR_NIH_ROOT is not set: no real data here")
     assert sum(measure(Path(root), "skip")) == 112_120
-    index = read_nih(Path(root), NIH15, missing="skip")
+    index = read(Path(root), NIH15, missing="skip")
     assert nih.KNOWN_HASHES.get(index.label_hash) == "NIH v2020"
     assert all(Path(file).is_file() for file in index.files(range(len(index))))
     assert (index.targets_NC.any(axis=1)).all()

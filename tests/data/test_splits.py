@@ -15,7 +15,7 @@ import pytest
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.data.sources import nih
-from distcxr.data.sources.nih import read_nih
+from distcxr.data.sources.read import read_index
 from distcxr.data.splits import (
     NAMES,
     Splits,
@@ -384,7 +384,7 @@ def test_the_real_lists() -> None:
     source = os.environ.get("DISTCXR_NIH_ROOT")
     if not source:
         pytest.skip("DISTCXR_NIH_ROOT is not set: no real data here")
-    part = read_nih(Path(source), NIH14, missing="skip")
+    part = read_index(Data(missing="skip"), Path(source)).with_findings(NIH14)
     splits = official(part, Path(source), val_fraction=0.1, seed=0)
     lines = describe_hashes(Data(), part, splits)
     assert lines[:3] == [

@@ -11,9 +11,10 @@ import tiny
 import torch
 
 from distcxr.data.labels import NIH14
-from distcxr.data.sources.nih import read_nih
+from distcxr.data.sources.read import read_index
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import fit
+from distcxr.recipe.data import Data
 
 NIH = os.environ.get("DISTCXR_NIH_ROOT")
 
@@ -23,7 +24,7 @@ NIH = os.environ.get("DISTCXR_NIH_ROOT")
 def test_overfits_64_real_images(tmp_path: Path) -> None:
     """Augmentation off, findings with at least two positives: macro training AUROC above 0.99."""
     assert NIH is not None
-    index = read_nih(Path(NIH), NIH14, missing="skip")
+    index = read_index(Data(missing="skip"), Path(NIH)).with_findings(NIH14)
     by_patient: dict[int, list[int]] = {}
     for row, patient in enumerate(index.patient_id.tolist()):
         by_patient.setdefault(patient, []).append(row)

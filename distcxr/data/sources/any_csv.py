@@ -10,7 +10,6 @@ Shapes: N samples, C findings.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +18,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
-from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, each_its_own, patient_numbers, splits
-from distcxr.data.sources.file_listing import FileListing, Lister
-from distcxr.data.sources.image_paths import check_unique, checked_paths, need_path_as_name, with_files
+from distcxr.data.sources.attributes import attributes, each_its_own, patient_numbers, splits
+from distcxr.data.sources.image_paths import Lister, check_unique, checked_paths, need_path_as_name, with_files
 from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes, make_index
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
@@ -31,19 +29,13 @@ logger = logging.getLogger(__name__)
 _SPLITS = {"train": "train", "val": "val", "test": "test", "": ""}  # an empty cell is in no split
 
 
-def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleIndex:
+def read_csv(root: Path, data: Data, lister: Lister) -> SampleIndex:
     """Index the images that a table lists and that lie under `root`.
 
     Findings are the names that `data.columns.label` holds, sorted; or without that key, the columns that have no other
     meaning and hold nothing but 0, 1, -1 and empty cells, as the table has them. Columns that the recipe asks for by
     name must be such columns; others that are not are left out, with a line in the log.
-
-    Raises:
-        MissingDataError: no table, or images without a file and `data.missing` is `error`.
-        ValueError: a column that is not there, an image named twice or outside `root`, a cell that is not valid; names
-            the file, the line and the column.
     """
-    root = Path(os.path.abspath(root.expanduser()))
     path = root / data.columns.table.expanduser()
     if not path.is_file():
         raise MissingDataError(
@@ -66,14 +58,12 @@ def read_csv(root: Path, data: Data, lister: Lister = FileListing) -> SampleInde
         codes_NC,
         patient_id=_patients(table, cells["patient"]) if "patient" in cells else each_its_own(images),
         label_hash=table.content_hash,
-        age=ages(path, cells["age"]) if "age" in cells else None,
-        sex=categories(path, "sex", cells["sex"], SEXES) if "sex" in cells else None,
-        view=categories(path, "view", cells["view"], VIEWS) if "view" in cells else None,
         split=splits(table, data.columns.split, _SPLITS) if data.columns.split is not None else None,
         named_by_path=need_path_as_name(images),
+        **attributes(path, cells),
     )
     layout = f"Column {data.columns.image!r} (data.columns.image) is taken for paths below data.root, {root}"
-    return with_files(index, lister, table=path, missing=data.missing, layout=layout)
+    return with_files(index, data, lister, table=path, layout=layout)
 
 
 def _joined_labels(table: Table, cells: Sequence[str]) -> tuple[tuple[str, ...], NDArray[np.int8]]:

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,15 @@ VIEWS = {**FRONTAL_VIEWS, "LATERAL": "LATERAL", "LL": "LATERAL", "RL": "LATERAL"
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([YMWD]?)")
 _YEARS_PER = {"": 1.0, "Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+
+def attributes(path: Path, cells: Mapping[str, Sequence[str]], views: Mapping[str, str] = VIEWS) -> dict[str, Any]:
+    """Those of age, sex and view that `cells` has, as `make_index` takes them; `path` names the file in warnings."""
+    found: dict[str, Any] = {"age": ages(path, cells["age"])} if "age" in cells else {}
+    for column, spellings in (("sex", SEXES), ("view", views)):
+        if column in cells:
+            found[column] = categories(path, column, cells[column], spellings)
+    return found
 
 
 def parse_age(text: str) -> float:

@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources.attributes import each_its_own
+from distcxr.data.sources.image_paths import Lister
 from distcxr.data.sources.label_codes import make_index
+from distcxr.recipe.data import Data
 
 SPLITS = ("train", "val", "test")
 
@@ -33,19 +35,16 @@ data.dataset=chestmnist reads chestmnist.npz (28 px) or chestmnist_64.npz, _128 
 data.root is the file, or a folder that holds one of them"""
 
 
-def read_chestmnist(root: Path) -> SampleIndex:
+def read_chestmnist(root: Path, data: Data, lister: Lister) -> SampleIndex:
     """Index the images of a MedMNIST file of chest X-rays; its pixels are not read.
 
     `index.root` is the file, and paths are `train/000000`: the split and the row in its array, `array_rows`.
 
     Args:
         root: the file, or a folder that holds one.
-
-    Raises:
-        MissingDataError: the file does not exist.
-        ValueError: an array that is not there, has another type or shape, or can't be read; names file and array.
+        data, lister: not needed: there is one layout, and no image file to look for.
     """
-    file = _find(Path(os.path.abspath(root.expanduser())))
+    file = _find(root)
     labels = [read_array(file, f"{split}_labels") for split in SPLITS]
     for split, array in zip(SPLITS, labels, strict=True):
         if array.ndim != 2 or array.shape[1] != len(NIH14) or not np.isin(array, (0, 1)).all():

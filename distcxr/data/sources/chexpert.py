@@ -15,11 +15,9 @@ Source: Irvin et al., "CheXpert", AAAI 2019.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +25,10 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
-from distcxr.data.sources.file_listing import FileListing, Lister
-from distcxr.data.sources.image_paths import checked_paths, first_few, with_files
-from distcxr.data.sources.label_codes import Uncertain, label_codes, make_index, optional_cells
+from distcxr.data.sources.image_paths import Lister, checked_paths, first_few, with_files
+from distcxr.data.sources.label_codes import label_codes, make_index, optional_cells
+from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
-
-BLANK = 0
-"""Code of a label that the report does not mention."""
-LABEL_HINT = f"The columns {CHEXPERT14[0]} to {CHEXPERT14[-1]} are labels"
 
 _FILES = ("train.csv", "valid.csv", "test.csv")
 _PATIENT = re.compile(r"patient(\d{1,18})")
@@ -44,41 +38,24 @@ CheXpert-v1.0 or CheXpert-v1.0-small, or the one above it:
   ROOT/train.csv, ROOT/valid.csv, ROOT/train/patient00001/study1/view1_frontal.jpg ..., ROOT/valid/..."""
 
 
-def read_chexpert(
-    root: Path,
-    lister: Lister = FileListing,
-    *,
-    uncertain: Uncertain = "mask",
-    missing: Literal["error", "skip"] = "error",
-) -> SampleIndex:
-    """Index the images that CheXpert's tables list and that lie under `root`, with its 14 observations.
+def read_chexpert(root: Path, data: Data, lister: Lister) -> SampleIndex:
+    """Index the images that CheXpert's tables list, with its 14 observations.
 
     Args:
         root: the folder that holds train.csv, or the one above it.
-        lister: lists the images that are there.
-        uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
-
-    Raises:
-        MissingDataError: no train.csv or valid.csv, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, a path that is not CheXpert's, an invalid label; names the file, the
-            line and the column.
     """
-    root = _find(Path(os.path.abspath(root.expanduser())))
+    root = _find(root)
     tables = [read_table(root / name) for name in _FILES if (root / name).is_file()]
     paths = [path for table in tables for path in _paths(table)]
     if repeated := [path for path, count in Counter(paths).items() if count > 1]:
         raise ValueError(f"{root}: its tables list {len(repeated):,} images more than once: {first_few(repeated)}")
     held_out = "val" if len(tables) == len(_FILES) else "test"
     splits = {"train.csv": "train", "valid.csv": held_out, "test.csv": "test"}
-    codes_NC = np.concatenate(
-        [label_codes(table, CHEXPERT14, uncertain=uncertain, blank=BLANK, hint=LABEL_HINT) for table in tables]
-    )
     index = make_index(
         root,
         CHEXPERT14,
         paths,
-        codes_NC,
+        np.concatenate([observations(table, data) for table in tables]),
         patient_id=np.concatenate([_patients(table) for table in tables]),
         label_hash=hashlib.sha256("".join(table.content_hash for table in tables).encode()).hexdigest(),
         age=np.concatenate([ages(table.path, optional_cells(table, "Age")) for table in tables]),
@@ -87,7 +64,13 @@ def read_chexpert(
         split=np.repeat([splits[table.path.name] for table in tables], [len(table) for table in tables]),
         named_by_path=True,
     )
-    return with_files(index, lister, table=root / _FILES[0], missing=missing, layout=_LAYOUT)
+    return with_files(index, data, lister, table=root / _FILES[0], layout=_LAYOUT)
+
+
+def observations(table: Table, data: Data) -> NDArray[np.int8]:
+    """Codes of the 14 observations, int8 [N, 14]. What the report does not mention counts as absent."""
+    hint = f"The columns {CHEXPERT14[0]} to {CHEXPERT14[-1]} are labels"
+    return label_codes(table, CHEXPERT14, uncertain=data.uncertain, blank=0, hint=hint)
 
 
 def _find(root: Path) -> Path:

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.attributes import each_its_own, patient_numbers
-from distcxr.data.sources.file_listing import FileListing, Lister, Listing
-from distcxr.data.sources.image_paths import IMAGE_SUFFIXES, first_few
+from distcxr.data.sources.image_paths import IMAGE_SUFFIXES, Lister, Listing, first_few
 from distcxr.data.sources.label_codes import make_index
+from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
@@ -45,21 +45,12 @@ class _Image(NamedTuple):
     split: str
 
 
-def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileListing) -> SampleIndex:
+def read_folders(root: Path, data: Data, lister: Lister) -> SampleIndex:
     """Index the images in the class folders below `root`. Findings are the names of the folders, sorted.
 
-    Hidden files and folders are left out; so are files without an image's suffix, with a warning.
-
-    Args:
-        patient_pattern: a regular expression; its first group matches the patient in a file's name. Without it every
-            image counts as a patient of its own.
-        lister: lists the folders and images that are there.
-
-    Raises:
-        MissingDataError: no such folder, or no image in it.
-        ValueError: a folder in a class folder, a class without images, or a name that the pattern does not fit.
+    Hidden files and folders are left out; so are files without an image's suffix, with a warning. A folder in a class
+    folder, and a class without images, are errors.
     """
-    root = Path(os.path.abspath(root.expanduser()))
     if not root.is_dir():
         raise MissingDataError(f"{root} is not a folder.\n{_LAYOUT}")
     images = list(_images(root, lister(root)))
@@ -76,7 +67,7 @@ def read_folders(root: Path, patient_pattern: str | None, lister: Lister = FileL
         findings,
         paths,
         targets_NC,
-        patient_id=_patients(patient_pattern, paths),
+        patient_id=_patients(data.patient_pattern, paths),
         label_hash=listing,
         split=np.array([image.split for image in images], dtype="U5"),
         named_by_path=True,

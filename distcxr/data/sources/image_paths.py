@@ -1,21 +1,24 @@
-"""Paths of images in label files: checked to stay in the data root, and looked up in the dataset's folders."""
+"""Paths of images in label files: checked to stay in the data root, and looked up in the dataset's folders.
+
+Shapes: N samples.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.file_listing import Lister, Listing
+from distcxr.recipe.data import Data
 from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
@@ -23,6 +26,42 @@ logger = logging.getLogger(__name__)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 _LIST_THREADS = 16  # a network file system answers many at once
+
+
+class Listing(Protocol):
+    """The folders of a dataset. A `folder` is relative to its root, `/` between names, "" for the root itself."""
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the files and folders in a folder, in any order; none where it does not exist."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders in a folder, sorted; none where it does not exist."""
+        ...
+
+
+Lister = Callable[[Path], Listing]
+"""The listing of the dataset at a root. A source calls it once it knows its root."""
+
+
+class FileListing:
+    """The file system's folders. Each call asks it, which is slow over a network: ask once for each folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return os.listdir(self._root / folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def folders(self, folder: str) -> list[str]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                return sorted(entry.name for entry in entries if entry.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
 
 def checked_path(text: str) -> str:
@@ -57,11 +96,11 @@ def check_unique(table: Table, images: Sequence[str]) -> None:
     raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
 
 
-def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
-    """Which files are there, bool [N]. Each folder that `paths` name is listed once, several at a time.
-
-    Asking for 377,110 files one by one is slow on a network file system.
-    """
+def with_files(index: SampleIndex, data: Data, lister: Lister, *, table: Path, layout: str) -> SampleIndex:
+    """The samples of `index` with a file, as `without_missing`. Each folder that paths name is listed once, several at
+    a time: asking for 377,110 files one by one is slow on a network file system."""
+    listing = lister(index.root)
+    paths = [os.fsdecode(path) for path in index.path.tolist()]
     rows_of: defaultdict[str, list[int]] = defaultdict(list)
     for row, path in enumerate(paths):
         rows_of[path.rpartition("/")[0]].append(row)
@@ -77,23 +116,20 @@ def present(listing: Listing, paths: Sequence[str]) -> NDArray[np.bool_]:
 
     with ThreadPoolExecutor(_LIST_THREADS, thread_name_prefix="list") as pool:
         list(pool.map(look, rows_of))
-    return there
+    return without_missing(index, there, data, table=table, layout=layout)
 
 
-def with_files(
-    index: SampleIndex, lister: Lister, *, table: Path, missing: Literal["error", "skip"], layout: str
+def without_missing(
+    index: SampleIndex, there: NDArray[np.bool_], data: Data, *, table: Path, layout: str
 ) -> SampleIndex:
-    """The samples of `index` with a file; the others are its `skipped`.
+    """The samples of `index` with a file, bool [N]; the others are its `skipped`, with a line in the log.
 
     Args:
-        lister: lists the files that are there.
         table: the label file that names them, for messages.
-        missing: what to do about samples without a file: `error`, or `skip` them and log how many.
         layout: where files are expected, for messages.
 
-    Raises MissingDataError when no file is there, or some are not and `missing` is `error`.
+    Raises MissingDataError when no file is there, or some are not and `data.missing` is `error`.
     """
-    there = present(lister(index.root), [os.fsdecode(path) for path in index.path.tolist()])
     absent = np.flatnonzero(~there)
     if not len(absent):
         return index
@@ -101,7 +137,7 @@ def with_files(
         raise MissingDataError(f"None of the {len(index):,} images that {table} lists is in {index.root}.\n{layout}")
     first = first_few([os.fsdecode(path) for path in index.path[absent[:4]].tolist()])
     problem = f"{len(absent):,} of {len(index):,} images in {table} have no file in {index.root}: {first}"
-    if missing == "error":
+    if data.missing == "error":
         raise MissingDataError(
             f"{problem}. Put them there, or set data.missing=skip to leave these images out\n{layout}"
         )
@@ -119,7 +155,6 @@ def as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
-def first_few(names: Sequence[str], count: int | None = None) -> str:
-    """The first three, for messages; `count` is how many there are, where `names` does not hold all."""
-    more = (len(names) if count is None else count) > 3
-    return ", ".join(names[:3]) + (", ..." if more else "")
+def first_few(names: Sequence[str]) -> str:
+    """The first three, for messages."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

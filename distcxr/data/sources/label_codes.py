@@ -1,5 +1,4 @@
-"""Reads columns of a label table: labels of 0, 1, -1 or empty as integer codes, and columns that may be absent. Makes
-the index of such codes.
+"""Columns of labels of 0, 1, -1 or empty as integer codes, columns that may be absent, and the index of such codes.
 
 Shapes: N rows, C findings.
 """
@@ -92,7 +91,6 @@ def make_index(
     sex: NDArray[np.str_] | None = None,
     view: NDArray[np.str_] | None = None,
     split: NDArray[np.str_] | None = None,
-    skipped: Sequence[str] = (),
     named_by_path: bool = False,
 ) -> SampleIndex:
     """An index of labels as `label_codes` gives them; other arguments as `SampleIndex`. What is None is unknown."""
@@ -109,6 +107,6 @@ def make_index(
         view=unknown if view is None else view,
         split=unknown if split is None else split,
         label_hash=label_hash,
-        skipped=as_bytes(skipped),
+        skipped=as_bytes(()),
         named_by_path=named_by_path,
     )

@@ -19,15 +19,16 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
-from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
+from distcxr.data.sources.attributes import attributes, patient_numbers
 from distcxr.data.sources.image_paths import check_unique
 from distcxr.data.sources.label_codes import UNKNOWN, label_codes, make_index
 from distcxr.data.sources.nih import index_labels
 from distcxr.tables import read_table
 
-_PATIENT = ("patient id", "patient_id", "patient")
-_ATTRIBUTES = {"age": ("patient age", "age"), "sex": ("patient gender", "patient sex", "sex"),
-               "view": ("view position", "view")}  # fmt: skip
+_MEANING = {
+    "patient id": "patient", "patient_id": "patient", "patient": "patient", "patient age": "age", "age": "age",
+    "patient gender": "sex", "patient sex": "sex", "sex": "sex", "view position": "view", "view": "view",
+}  # fmt: skip
 _NIH_NAME = re.compile(r"(\d{8})_\d{3}\b.*")
 
 
@@ -35,7 +36,7 @@ def read_labels(path: Path) -> SampleIndex:
     """Index every row of a label file, as if its images lay beside it.
 
     NIH's file is known by its column "Finding Labels" and gives all 15 findings. In any other table every column is a
-    finding but the first and those of patient, age, sex and view, by the names in `_ATTRIBUTES` and `_PATIENT`.
+    finding but the first and those of patient, age, sex and view, by the names in `_MEANING`.
     Patients come from their column, or else from file names as NIH writes them.
 
     Raises ValueError for a file that can't be read, a cell other than 0, 1 and empty, a row too long or too short, an
@@ -46,8 +47,9 @@ def read_labels(path: Path) -> SampleIndex:
     header = table.header
     if "Finding Labels" in header:
         return index_labels(table, NIH15)
-    attribute_of = {_attribute(name): column for column, name in enumerate(header) if column and _attribute(name)}
-    findings = tuple(name for column, name in enumerate(header) if column and not _attribute(name))
+    columns = list(enumerate(header))[1:]
+    texts = {_MEANING[name.lower()]: table.columns[at] for at, name in columns if name.lower() in _MEANING}
+    findings = tuple(name for name in header[1:] if name.lower() not in _MEANING)
     if not findings:
         raise ValueError(
             f"{path} has no findings: it is neither NIH's label file nor a table with a column per finding"
@@ -58,7 +60,6 @@ def read_labels(path: Path) -> SampleIndex:
     codes_NC = label_codes(table, findings, uncertain=None, blank=UNKNOWN, hint=hint)
     names = [name.replace("\\", "/").rsplit("/", 1)[-1] for name in table.columns[0]]
     check_unique(table, names)
-    texts = {name: table.columns[column] for name, column in attribute_of.items()}
     return make_index(
         path.parent,
         findings,
@@ -66,17 +67,8 @@ def read_labels(path: Path) -> SampleIndex:
         codes_NC,
         patient_id=_patients(path, texts.get("patient"), names),
         label_hash=table.content_hash,
-        age=ages(path, texts["age"]) if "age" in texts else None,
-        sex=categories(path, "sex", texts["sex"], SEXES) if "sex" in texts else None,
-        view=categories(path, "view", texts["view"], VIEWS) if "view" in texts else None,
+        **attributes(path, texts),
     )
-
-
-def _attribute(name: str) -> str | None:
-    lower = name.lower()
-    if lower in _PATIENT:
-        return "patient"
-    return next((attribute for attribute, names in _ATTRIBUTES.items() if lower in names), None)
 
 
 def _patients(path: Path, texts: Sequence[str] | None, names: Sequence[str]) -> NDArray[np.int64]:

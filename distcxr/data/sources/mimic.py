@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +24,10 @@ from numpy.typing import NDArray
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.attributes import VIEWS, categories, splits
-from distcxr.data.sources.chexpert import BLANK, LABEL_HINT
-from distcxr.data.sources.file_listing import FileListing, Lister
-from distcxr.data.sources.image_paths import check_unique, first_few, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, Uncertain, label_codes, make_index
+from distcxr.data.sources.chexpert import observations
+from distcxr.data.sources.image_paths import Lister, check_unique, first_few, with_files
+from distcxr.data.sources.label_codes import UNKNOWN, make_index
+from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
@@ -43,27 +41,8 @@ Get MIMIC-CXR-JPG from https://physionet.org/content/mimic-cxr-jpg and leave the
   ROOT/files/p10/p10000032/s50414267/<dicom_id>.jpg ..."""
 
 
-def read_mimic(
-    root: Path,
-    lister: Lister = FileListing,
-    *,
-    uncertain: Uncertain = "mask",
-    missing: Literal["error", "skip"] = "error",
-) -> SampleIndex:
-    """Index the images that MIMIC-CXR-JPG's split table lists and that lie under `root`; takes 5 s of a core for all.
-
-    Args:
-        root: the folder that holds the tables and `files/`.
-        lister: lists the images that are there.
-        uncertain: what a label of -1 means.
-        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
-
-    Raises:
-        MissingDataError: a table is not there, or rows without a file and `missing` is `error`.
-        ValueError: a column that is not there, an image without metadata, an invalid number or label; names the
-            file, the line and the column.
-    """
-    root = Path(os.path.abspath(root.expanduser()))
+def read_mimic(root: Path, data: Data, lister: Lister) -> SampleIndex:
+    """Index the images that MIMIC-CXR-JPG's split table lists; takes 5 s of a core for all."""
     split, labels = read_table(_find(root, "split")), read_table(_find(root, "chexpert"))
     metadata = read_table(_find(root, "metadata"), only=("dicom_id", "ViewPosition"))
     images, studies = split.cells("dicom_id"), _numbers(split, "study_id")
@@ -79,13 +58,13 @@ def read_mimic(
         root,
         CHEXPERT14,
         paths,
-        _labels(split, subjects, studies, labels, uncertain),
+        _labels(split, subjects, studies, labels, data),
         patient_id=subjects,
         label_hash=hashlib.sha256((labels.content_hash + split.content_hash).encode()).hexdigest(),
         view=_views(split, metadata),
         split=splits(split, "split", _SPLITS),
     )
-    return with_files(index, lister, table=split.path, missing=missing, layout=_LAYOUT)
+    return with_files(index, data, lister, table=split.path, layout=_LAYOUT)
 
 
 def _find(root: Path, what: str) -> Path:
@@ -105,10 +84,10 @@ def _numbers(table: Table, name: str) -> NDArray[np.int64]:
 
 
 def _labels(
-    split: Table, subjects: NDArray[np.int64], studies: NDArray[np.int64], labels: Table, uncertain: Uncertain
+    split: Table, subjects: NDArray[np.int64], studies: NDArray[np.int64], labels: Table, data: Data
 ) -> NDArray[np.int8]:
     """Label codes of every image, int8 [N, C], from those of its study."""
-    codes_SC = label_codes(labels, CHEXPERT14, uncertain=uncertain, blank=BLANK, hint=LABEL_HINT)  # S studies
+    codes_SC = observations(labels, data)  # S studies
     keys_S = _numbers(labels, "subject_id") * 10**_DIGITS + _numbers(labels, "study_id")
     order = np.argsort(keys_S)
     if (repeated := np.flatnonzero(np.diff(keys_S[order]) == 0)).size:

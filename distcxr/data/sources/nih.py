@@ -11,18 +11,18 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
-from distcxr.data.sources.attributes import FRONTAL_VIEWS, SEXES, ages, categories
-from distcxr.data.sources.file_listing import FileListing, Lister, Listing
-from distcxr.data.sources.image_paths import check_unique, first_few
+from distcxr.data.sources.attributes import FRONTAL_VIEWS, attributes
+from distcxr.data.sources.image_paths import Lister, Listing, as_bytes, check_unique, first_few, without_missing
 from distcxr.data.sources.label_codes import make_index, optional_cells
+from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
 logger = logging.getLogger(__name__)
@@ -57,88 +57,56 @@ def missing_dataset(problem: str) -> MissingDataError:
     return MissingDataError(f"{problem}\n{_HOW_TO_GET}")
 
 
-def read_nih(
-    root: Path,
-    findings: Sequence[str] | None,
-    lister: Lister = FileListing,
-    *,
-    missing: Literal["error", "skip"] = "error",
-    csv: Path | None = None,
-) -> SampleIndex:
-    """Index the images that NIH's label file lists and that lie under `root`.
+def read_nih(root: Path, data: Data, lister: Lister) -> SampleIndex:
+    """Index the images that NIH's label file lists: with `NIH15` as findings and no other label in the file, or with
+    every label that is there, sorted, where `data.findings` is `all`.
 
     Images are looked for in `images/`, `images_NNN/images/` and `root` itself. Each folder is listed once:
     asking for 112,120 files one by one is slow on a network file system.
-
-    Args:
-        findings: columns of the targets, some of `NIH15`; no other token may be in the label file. None takes every
-            token that is there, sorted.
-        lister: lists the images that are there.
-        missing: what to do about rows without a file: `error`, or `skip` them and log how many.
-        csv: the label file; by default the one of `CSV_NAMES` in `root`, the newer first.
-
-    Raises:
-        MissingDataError: no dataset at `root`, or rows without a file and `missing` is `error`.
-        ValueError: a label file that lacks a column, lists an image twice, names a path instead of a file, or
-            holds an unknown finding or a patient id that is not a number; names the file and the line.
     """
-    root = Path(os.path.abspath(root.expanduser()))
-    csv_path = _find_csv(root, csv)
-    table = read_table(csv_path, only=_COLUMNS, ragged=True)
-    names = _names(table)
+    table = read_table(_find_csv(root), only=_COLUMNS, ragged=True)
+    index = index_labels(table, None if data.findings == "all" else NIH15)
+    names = index.file_names(range(len(index)))
     folders, folder_of_row = _locate(root, lister(root), names)
-    found, absent = np.flatnonzero(folder_of_row >= 0), np.flatnonzero(folder_of_row < 0)
-    _report_missing(root, csv_path, folders, names, absent, missing)
-    paths = [f"{folders[folder_of_row[row]]}{names[row]}" for row in found.tolist()]
-    skipped = [names[row] for row in absent.tolist()]
-    return _index(root, table, findings, found, paths, skipped)
+    there = folder_of_row >= 0
+    index = replace(
+        index,
+        root=root,
+        path=as_bytes([folders[number] + name for number, name in zip(folder_of_row.tolist(), names, strict=True)]),
+    )
+    searched = " and ".join(folder or "the folder itself" for folder in folders)
+    layout = f"Searched in {root}: {searched}.\n{_HOW_TO_GET}"
+    return without_missing(index, there, data, table=table.path, layout=layout)
 
 
-def index_labels(table: Table, findings: Sequence[str]) -> SampleIndex:
+def index_labels(table: Table, findings: Sequence[str] | None) -> SampleIndex:
     """Index every row of NIH's label file, as if its images lay beside it: for scoring predictions without pixels.
 
-    Raises ValueError as `read_nih`.
+    Args:
+        findings: columns of the targets, all that the file may hold; None takes every one that is there, sorted.
+
+    Raises ValueError for a label file that lacks a column, lists an image twice, names a path instead of a file, or
+    holds an unknown finding or a patient id that is not a number; names the file and the line.
     """
-    names = _names(table)
-    return _index(table.path.parent, table, findings, np.arange(len(names)), names, [])
-
-
-def _index(
-    root: Path,
-    table: Table,
-    findings: Sequence[str] | None,
-    rows: NDArray[np.intp],
-    paths: Sequence[str],
-    skipped: Sequence[str],
-) -> SampleIndex:
-    """The index of some rows of the label file; `paths` are theirs."""
     labels = table.cells(_LABELS)
-    known: Sequence[str] = NIH15
     if findings is None:
-        tokens = {token for label in set(labels) for token in label.split("|")}
-        findings = known = sorted(tokens - {""})
-    targets_NC = encode(labels, findings, known=known, source=str(table.path), lines=table.lines)
+        findings = sorted({token for label in set(labels) for token in label.split("|")} - {""})
+    cells = {"age": optional_cells(table, *_AGE), "sex": optional_cells(table, *_SEX),
+             "view": optional_cells(table, *_VIEW)}  # fmt: skip
     return make_index(
-        root,
+        table.path.parent,
         findings,
-        paths,
-        targets_NC[rows],  # NIH leaves no label unknown
-        patient_id=_patients(table)[rows],
+        _names(table),
+        encode(labels, findings, known=findings, source=str(table.path), lines=table.lines),  # none is unknown
+        patient_id=_patients(table),
         label_hash=table.content_hash,
-        age=ages(table.path, optional_cells(table, *_AGE))[rows],
-        sex=categories(table.path, "sex", optional_cells(table, *_SEX), SEXES)[rows],
-        view=categories(table.path, "view", optional_cells(table, *_VIEW), FRONTAL_VIEWS)[rows],
-        skipped=skipped,
+        **attributes(table.path, cells, FRONTAL_VIEWS),
     )
 
 
-def _find_csv(root: Path, csv: Path | None) -> Path:
+def _find_csv(root: Path) -> Path:
     if not root.is_dir():
         raise missing_dataset(f"{root} is not a folder: no dataset is there.")
-    if csv is not None:
-        if not csv.is_file():
-            raise missing_dataset(f"The label file {csv} does not exist.")
-        return csv
     for name in CSV_NAMES:
         if (root / name).is_file():
             return root / name
@@ -171,9 +139,9 @@ def _patients(table: Table) -> NDArray[np.int64]:
 
 def _locate(root: Path, listing: Listing, names: Sequence[str]) -> tuple[list[str], NDArray[np.int16]]:
     """Folders below `root` ("" or ending in "/"), and for every name the first of them that has it, or -1."""
-    archives = sorted(name for name in listing.names("") if _ARCHIVE_FOLDER.fullmatch(name))
-    candidates = ["images/", *(f"{name}/images/" for name in archives), ""]
-    folders = [folder for folder in candidates if listing.is_folder(folder.rstrip("/"))]
+    tops = listing.folders("")
+    archives = [name for name in tops if _ARCHIVE_FOLDER.fullmatch(name) and "images" in listing.folders(name)]
+    folders = [*(["images/"] if "images" in tops else []), *(f"{name}/images/" for name in archives), ""]
     row_of = {name: row for row, name in enumerate(names)}
     folder_of_row = np.full(len(names), -1, dtype=np.int16)
     repeated: list[str] = []
@@ -190,24 +158,3 @@ def _locate(root: Path, listing: Listing, names: Sequence[str]) -> tuple[list[st
         first = f"{first_few(repeated)}; searched first: {folders[0]}"
         logger.warning(f"{len(repeated):,} images lie in two folders of {root}, the first counts: {first}")
     return folders, folder_of_row
-
-
-def _report_missing(
-    root: Path, csv_path: Path, folders: list[str], names: Sequence[str], absent: NDArray[np.intp], missing: str
-) -> None:
-    if not len(absent):
-        return
-    searched = " and ".join(folder or "the folder itself" for folder in folders)
-    if len(absent) == len(names):
-        raise missing_dataset(
-            f"None of the {len(names):,} images that {csv_path} lists is in {root} (searched: {searched})."
-        )
-    first = first_few([names[row] for row in absent[:4].tolist()], len(absent))
-    problem = f"{len(absent):,} of {len(names):,} images in {csv_path} have no file: {first}"
-    if missing == "skip":
-        logger.warning(f"data.missing=skip: {problem}; they are left out")
-        return
-    raise MissingDataError(
-        f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
-        "or set data.missing=skip to leave these images out"
-    )

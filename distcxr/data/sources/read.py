@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.labels import NIH15
 from distcxr.data.sources.any_csv import read_csv
 from distcxr.data.sources.chestmnist import read_chestmnist
 from distcxr.data.sources.chexpert import read_chexpert
-from distcxr.data.sources.file_listing import FileListing, Lister
 from distcxr.data.sources.folders import read_folders
+from distcxr.data.sources.image_paths import FileListing, Lister
 from distcxr.data.sources.mimic import read_mimic
 from distcxr.data.sources.nih import read_nih
-from distcxr.data.store.pack_listing import pack_lister
+from distcxr.data.store.pack_format import pack_lister
 from distcxr.recipe.data import Data
+
+_READERS = {
+    "nih": read_nih, "csv": read_csv, "folders": read_folders, "chexpert": read_chexpert, "mimic": read_mimic,
+    "chestmnist": read_chestmnist,
+}  # fmt: skip
 
 
 def read_index(data: Data, root: Path, lister: Lister | None = None) -> SampleIndex:
@@ -31,14 +36,4 @@ def read_index(data: Data, root: Path, lister: Lister | None = None) -> SampleIn
     """
     if lister is None:
         lister = pack_lister(data) if data.source == "pack" else FileListing
-    if data.dataset == "csv":
-        return read_csv(root, data, lister)
-    if data.dataset == "folders":
-        return read_folders(root, data.patient_pattern, lister)
-    if data.dataset == "chexpert":
-        return read_chexpert(root, lister, uncertain=data.uncertain, missing=data.missing)
-    if data.dataset == "mimic":
-        return read_mimic(root, lister, uncertain=data.uncertain, missing=data.missing)
-    if data.dataset == "chestmnist":
-        return read_chestmnist(root)
-    return read_nih(root, None if data.findings == "all" else NIH15, lister, missing=data.missing)
+    return _READERS[data.dataset](Path(os.path.abspath(root.expanduser())), data, lister)

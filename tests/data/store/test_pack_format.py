@@ -16,10 +16,9 @@ import pytest
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.image_bytes import Part, UnreadableImage, read_file
-from distcxr.data.sources.file_listing import FileListing, Listing
+from distcxr.data.sources.image_paths import FileListing, Listing
 from distcxr.data.sources.read import read_index
-from distcxr.data.store.pack_format import open_pack, pack_folder
-from distcxr.data.store.pack_listing import Both, PackListing, pack_and_files
+from distcxr.data.store.pack_format import Both, PackListing, open_pack, pack_and_files, pack_folder
 from distcxr.data.store.store_files import StoreError, read_json, write_json
 from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe
@@ -182,7 +181,6 @@ def test_a_listing_of_the_pack_is_that_of_the_folders(index: SampleIndex) -> Non
     for folder in ("images", "images_2", "", "nothing", "images/01.png", "images/nothing"):
         found = [sorted(set(listing.names(folder)) - {"distcxr-pack"}) for listing in listings]
         assert found[0] == found[1] == found[2], folder
-        assert len({listing.is_folder(folder) for listing in listings}) == 1, folder
         assert len({tuple(set(listing.folders(folder)) - {"distcxr-pack"}) for listing in listings}) == 1, folder
 
 
