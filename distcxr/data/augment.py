@@ -61,16 +61,11 @@ def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[
     return _with_affine(values)
 
 
-def fixed_parameters(num: int, **changed: float) -> Tensor:
-    """The same parameters for `num` images, float32 [num, P]: the identity but for what is `changed`, by the names
-    of random columns. Crops are taken at the centre."""
+def identity_parameters(num: int, **changed: float) -> Tensor:
+    """The same parameters for `num` images, float32 [num, P]: they change nothing but what is `changed`, by the names
+    of random columns. Crops are taken at the centre, as evaluation does."""
     row = np.array([[(_IDENTITY | changed).get(name, 0.0) for name in _RANDOM]], dtype=np.float32)
     return _with_affine(row).repeat(num, 1)
-
-
-def identity_parameters(num: int) -> Tensor:
-    """Parameters that change nothing, float32 [num, P]: crops are taken at the centre, as evaluation does."""
-    return fixed_parameters(num)
 
 
 def _with_affine(values: NDArray[np.float32]) -> Tensor:

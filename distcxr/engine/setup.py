@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from distcxr.data.augment import DeviceTransform, fixed_parameters, identity_parameters
+from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Loader, PixelReader
@@ -60,7 +60,7 @@ def through(view: str, transform: DeviceTransform, parameters: Tensor) -> tuple[
         parameters: the identity's.
     """
     spec, column, value = VIEWS[view]
-    changed = fixed_parameters(1, **{column: value}).to(parameters.device, non_blocking=True)
+    changed = identity_parameters(1, **{column: value}).to(parameters.device, non_blocking=True)
     return replace(transform, spec=transform.spec.model_copy(update=spec)), changed.expand(len(parameters), -1)
 
 

@@ -17,7 +17,6 @@ from distcxr.data.augment import (
     channel_statistics,
     crop,
     draw_parameters,
-    fixed_parameters,
     flip,
     identity_parameters,
     input_side,
@@ -145,7 +144,7 @@ def test_warp_turns_shifts_and_zooms_in_the_documented_directions() -> None:
     image[0, 0, 16, 26] = 1  # right of the centre
 
     def brightest(**changed: float) -> tuple[int, int]:
-        return divmod(int(warp(image, fixed_parameters(1, **changed)[:, -6:]).argmax()), 33)
+        return divmod(int(warp(image, identity_parameters(1, **changed)[:, -6:]).argmax()), 33)
 
     assert brightest() == (16, 26)
     assert brightest(rotate_deg=90) == (6, 16)  # counter-clockwise: from the right to the top

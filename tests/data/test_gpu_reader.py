@@ -7,6 +7,7 @@ import re
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 
@@ -22,7 +23,6 @@ from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import Prepared
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.gpu_reader import GpuReader
-from distcxr.data.readers.prefetch import _Making
 
 SIZE = 32
 
@@ -177,7 +177,7 @@ def test_a_wave_without_anything_for_the_gpu(tmp_path: Path) -> None:
 
 def test_a_launched_wave_lets_go_of_its_bytes(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Pinned memory is given out again once the GPU has done what was queued before it was let go."""
-    monkeypatch.setattr(_Making, "is_made", True)  # the second wave is launched before the first is collected
+    monkeypatch.setattr(Future, "done", lambda _: True)  # the second wave is launched before the first is collected
     decoder = Decoder()
     with closing(reader_of(decoder, wave=8)) as reader, closing(reader.read(requests(files[:16], 8))) as answers:
         next(answers)

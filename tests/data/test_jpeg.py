@@ -9,7 +9,7 @@ import pytest
 from pictures import saved
 from PIL import Image
 
-from distcxr.data.pixels import jpeg
+from distcxr.data.pixels import decode
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import UnreadableImage
 
@@ -64,8 +64,8 @@ def test_a_file_cut_short_anywhere_is_refused(kind: str) -> None:
         (b"", "zero bytes"),
         (bytes(500), "neither a PNG nor a JPEG"),
         (b"GIF89a" + bytes(50), "neither a PNG nor a JPEG"),
-        (jpeg.START, "corrupt JPEG"),
-        (jpeg.START + b"garbage" * 50, "corrupt JPEG: its header makes no sense"),
+        (b"\xff\xd8\xff", "corrupt JPEG"),
+        (b"\xff\xd8\xff" + b"garbage" * 50, "corrupt JPEG: its header makes no sense"),
         (KINDS["grey"][:-2], r"truncated: the file ends \(at byte \d+\) without its end-of-image marker"),
     ],
 )
@@ -79,6 +79,6 @@ def test_what_follows_the_image_does_not_count() -> None:
 
 
 def test_huge_images_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg, "MAX_PIXELS", 224 * 160 - 1)
+    monkeypatch.setattr(decode, "MAX_PIXELS", 224 * 160 - 1)
     with pytest.raises(UnreadableImage, match="its size is 224 x 160, more than 35839 pixels"):
         decode_grey(KINDS["grey"])

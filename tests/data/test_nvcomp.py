@@ -17,7 +17,6 @@ import pytest
 import torch
 from host_kernels import HostKernels
 
-from distcxr.data.pixels.cuda import nvcomp as module
 from distcxr.data.pixels.cuda.nvcomp import NvComp, nvcomp
 from distcxr.data.pixels.cuda.table import Field, upload
 from distcxr.data.pixels.png_gpu import PngDecoder
@@ -26,12 +25,12 @@ from distcxr.data.pixels.png_gpu import PngDecoder
 class FakeLibrary:
     """A library that reports some version."""
 
-    def __init__(self, version: int) -> None:
-        self.version = version
+    def __init__(self, version: int, status: int = 0) -> None:
+        self.version, self.status = version, status
 
     def nvcompGetProperties(self, properties: Any) -> int:
         properties._obj.version = self.version
-        return 0
+        return self.status
 
     def nvcompBatchedDeflateDecompressGetRequiredAlignments(self, options: Any, needed: Any) -> int:
         needed._obj.input, needed._obj.output, needed._obj.temp = 4, 32, 8
@@ -163,4 +162,4 @@ def test_it_is_called_as_its_header_declares(tmp_path: Path, monkeypatch: pytest
 
 def test_a_launch_that_fails_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="nvcompGetProperties returned 10"):
-        module._check(10, "nvcompGetProperties")
+        NvComp(FakeLibrary(5100, status=10))

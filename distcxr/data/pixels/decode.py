@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
-from distcxr.data.pixels import htj2k, jpeg
-from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
+from distcxr.data.pixels import htj2k
+from distcxr.data.pixels.image_bytes import MAX_PIXELS, SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import decode_png
 
+_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"  # the latter not in coded pixels
 _KEPT_BYTES = 60 << 20  # glibc ignores blocks of over 32 MB
 
 
@@ -24,13 +28,35 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: another kind of file, or a broken one.
     """
-    if data.startswith(jpeg.START):
-        return jpeg.decode_jpeg(data)
+    if data.startswith(_JPEG_START):
+        return _decode_jpeg(data)
     if data.startswith(htj2k.START):
         return htj2k.decode_htj2k(data)
     if data[: len(SIGNATURE)] != SIGNATURE[: len(data)]:
         raise UnreadableImage("neither a PNG nor a JPEG")
     return decode_png(data)
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
+    """Decode a JPEG of any kind, CMYK among them, by Pillow's libjpeg, without the GIL.
+
+    A JPEG holds no checksum: bytes that changed in the middle can give wrong pixels unnoticed, but one that was cut
+    short, or ends in zeros, is found.
+    """
+    # libjpeg fills in what is missing, and reports that only sometimes.
+    if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+        raise UnreadableImage(f"truncated: the file ends (at byte {len(data)}) without its end-of-image marker")
+    try:
+        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImage(f"its size is {image.width} x {image.height}, more than {MAX_PIXELS} pixels")
+            return np.array(image if image.mode == "L" else image.convert("L"))
+    except (MemoryError, UnreadableImage):
+        raise
+    except UnidentifiedImageError as error:  # its message is an address in memory
+        raise UnreadableImage("corrupt JPEG: its header makes no sense") from error
+    except Exception as error:
+        raise UnreadableImage(f"corrupt JPEG: {error}") from error
 
 
 def load_kernels() -> None:

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.data.pixels.cuda.module import Kernels, cuda_kernels
-from distcxr.data.pixels.cuda.nvcomp import Inflater, nvcomp
+from distcxr.data.pixels.cuda.module import CudaKernels, cuda_kernels
+from distcxr.data.pixels.cuda.nvcomp import NvComp, nvcomp
 from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, upload
 from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png import inflate_rows, walk_chunks
@@ -51,6 +51,9 @@ class Prepared(NamedTuple):
 class PngDecoder:
     """Decodes plain grey PNGs on one GPU.
 
+    Attributes:
+        where: what inflates and what resizes, in one phrase for the log.
+
     Args:
         image_size: side of the resized images, pixels.
         inflate: what undoes Deflate, nvCOMP on the GPU or ISA-L in the threads that call `prepare`.
@@ -66,8 +69,8 @@ class PngDecoder:
         device: torch.device,
         *,
         inflate: Literal["gpu", "cpu"],
-        kernels: Kernels | None = None,
-        inflater: Inflater | None = None,
+        kernels: CudaKernels | None = None,
+        inflater: NvComp | None = None,
     ) -> None:
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
@@ -78,12 +81,8 @@ class PngDecoder:
         self._pinned = device.type == "cuda"
         self._kernels = kernels or cuda_kernels(device)
         self._inflater = (inflater or nvcomp()) if inflate == "gpu" else None
-
-    @property
-    def where(self) -> str:
-        """What inflates and what resizes, in one phrase for the log."""
         by = self._inflater.name if self._inflater else "ISA-L on the CPU"
-        return f"inflated by {by}, row filters and resize on {self._kernels.where}"
+        self.where = f"inflated by {by}, row filters and resize on {self._kernels.where}"
 
     def prepare(self, data: bytes) -> Prepared | None:
         """Check a file and lay out what the GPU needs of it. Any number of threads may call this at once.

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, Kernels
+from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, CudaKernels
 from distcxr.data.pixels.cuda.table import Field, Table, upload
 
 _THREADS = 256
 
 
-def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: Kernels) -> Tensor:
+def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: CudaKernels) -> Tensor:
     """Resize images of any sizes to squares of `size` pixels, asynchronously on the current stream.
 
     Args:
@@ -40,7 +40,7 @@ def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: Kernels) -> Tens
     return resized_BSS
 
 
-def resize_table(table: Table, widest: int, out_BSS: Tensor, kernels: Kernels) -> None:
+def resize_table(table: Table, widest: int, out_BSS: Tensor, kernels: CudaKernels) -> None:
     """Resize the images of a table into uint8 [B, S, S]; `widest` is their largest width in pixels."""
     size = out_BSS.shape[1]
     assert out_BSS.shape == (table.num_images, size, size) and out_BSS.is_contiguous()

@@ -7,7 +7,6 @@ Shapes: B batch, N images of a split, S side of the arrays' images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -58,11 +57,8 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
         super().close()
         self._arrays = []
 
-    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[Pixels]]:
-        return (Job([request], [partial(self._make, request)]) for request in requests)
-
-    def _launch(self, requests: Sequence[Request], made: list[Pixels]) -> list[Pixels]:
-        return made
+    def _job(self, requests: list[Request]) -> Job[Pixels]:
+        return Job(requests, [partial(self._make, request) for request in requests])
 
     def _collect(self, launched: list[Pixels]) -> list[Pixels]:
         return launched

@@ -9,7 +9,6 @@ Shapes: B batch, S side, K images in the device's memory.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -80,11 +79,8 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         self._resident = self._resident[:0].clone()
         self._cache.close()
 
-    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[_Gathered]]:
-        return (Job([request], [partial(self._gather, request)]) for request in requests)
-
-    def _launch(self, requests: Sequence[Request], made: list[_Gathered]) -> list[_Gathered]:
-        return made
+    def _job(self, requests: list[Request]) -> Job[_Gathered]:
+        return Job(requests, [partial(self._gather, request) for request in requests])
 
     def _collect(self, launched: list[_Gathered]) -> list[Pixels]:
         return [self._assemble(gathered) for gathered in launched]

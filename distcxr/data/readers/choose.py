@@ -120,21 +120,17 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
     results, speeds, errors = [], dict[Kind, Speed](), []
     for kind in kinds:
         try:
-            speeds[kind] = speed = _speed(rank, kind, rows, measured)
-            results.append(f"{kind} gives {speed}")
-            if max(speeds, key=lambda one: _worth(rank, one, speeds[one])) != kind and kind in measured:
-                measured.pop(kind).close()
+            speeds[kind] = _speed(rank, kind, rows, measured)
+            results.append(f"{kind} gives {speeds[kind]}")
         except (ValueError, RuntimeError) as error:
-            if kind in measured:
-                measured.pop(kind).close()
             results.append(f"{kind} failed: {error}")
             errors.append(error)
+        best = max(speeds, key=lambda one: _worth(rank, one, speeds[one]), default=None)
+        for other in [other for other in measured if other != best]:
+            measured.pop(other).close()
     logger.info("measured on %d image%s, for each rank: %s", len(rows), "s" * (len(rows) != 1), "; ".join(results))
-    if not speeds:
+    if best is None:
         raise ValueError(f"data.loader={data.loader} does not work here: {errors[0]}") from errors[0]
-    best = max(speeds, key=lambda kind: _worth(rank, kind, speeds[kind]))
-    for kind in [kind for kind in measured if kind != best]:
-        measured.pop(kind).close()
     if is_auto and rank.pack is None:
         _log_what_a_cache_would_do(rank, speeds["torch"])
     return best, "measured fastest" if len(speeds) > 1 else "as asked" if len(kinds) == 1 else "nothing else works here"

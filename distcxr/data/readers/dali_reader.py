@@ -11,7 +11,7 @@ Shapes: B batch, S side of the square output.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -81,13 +81,11 @@ class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
         super().close()
         self._pipeline = None
 
-    def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[Fed]]:
+    def _job(self, requests: list[Request]) -> Job[Fed]:
         assert self._pipeline is not None, "closed, or broken by an earlier error"
-        return map(self._job, requests)
-
-    def _job(self, request: Request) -> Job[Fed]:
+        (request,) = requests
         assert 0 < len(request) <= self._max_batch_size
-        return Job([request], [partial(self._fetch, file) for file in self._locate(request)])
+        return Job(requests, [partial(self._fetch, file) for file in self._locate(request)])
 
     def _launch(self, requests: Sequence[Request], made: list[Fed]) -> list[Fed]:
         """They have to live until the GPU has fetched them: DALI is given images without a copy."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -82,12 +82,16 @@ class PrefetchingReader(ABC, Generic[Made, Launched]):
             self._pool.shutdown(cancel_futures=True)
 
     @abstractmethod
+    def _job(self, requests: list[Request]) -> Job[Made]:
+        """What the threads do about these requests."""
+
     def _jobs(self, requests: Iterable[Request]) -> Iterator[Job[Made]]:
         """The requests as jobs, pulled no earlier than they are asked for."""
+        return (self._job([request]) for request in requests)
 
-    @abstractmethod
     def _launch(self, requests: Sequence[Request], made: list[Made]) -> Launched:
         """Begin what follows on the threads' work, and wait for none of it."""
+        return cast("Launched", made)
 
     @abstractmethod
     def _collect(self, launched: Launched) -> Sequence[Pixels]:
@@ -104,19 +108,21 @@ class PrefetchingReader(ABC, Generic[Made, Launched]):
             yield from self._collect(self._launch(requests, [make() for make in work]))
 
     def _read_ahead(self, jobs: Iterator[Job[Made]], pool: ThreadPoolExecutor) -> Generator[Pixels]:
-        making = deque[_Making[Made]]()
+        making = deque[tuple[Sequence[Request], list[Future[Made]]]]()
         launched, answers = deque[Launched](), deque[Pixels]()
         collected: Launched | None = None
         try:
             while True:
                 while len(making) < self._prefetch and (job := next(jobs, None)) is not None:
-                    making.append(_Making(job.requests, [pool.submit(make) for make in job.work]))
+                    making.append((job.requests, [pool.submit(make) for make in job.work]))
                 while making and len(launched) < self._launched_at_once:
-                    if (launched or answers) and not making[0].is_made:
+                    asked, futures = making[0]
+                    if (launched or answers) and not all(future.done() for future in futures):
                         break  # rather hand out what is ready than wait for what is not
-                    made = [future.result() for future in making[0].futures]
-                    launched.append(self._launch(making.popleft().requests, made))
-                    del made  # it may be large
+                    made = [future.result() for future in futures]
+                    making.popleft()
+                    launched.append(self._launch(asked, made))
+                    del made, futures  # they may be large
                 if not answers:
                     if not launched:
                         return
@@ -127,19 +133,8 @@ class PrefetchingReader(ABC, Generic[Made, Launched]):
                 self._handed_out()
                 collected = None
         finally:
-            ahead = [future for one in making for future in one.futures]
+            ahead = [future for _, futures in making for future in futures]
             for future in ahead:
                 future.cancel()
             wait(ahead)
             self._abandon(launched)
-
-
-class _Making(NamedTuple, Generic[Made]):
-    """A job that the threads are at work on."""
-
-    requests: Sequence[Request]
-    futures: list[Future[Made]]
-
-    @property
-    def is_made(self) -> bool:
-        return all(future.done() for future in self.futures)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,31 +21,12 @@ MAX_SHARED_BYTES = 48 << 10
 """Dynamic shared memory that every GPU gives a block without an attribute being set."""
 
 
-class Kernels(Protocol):
-    """The compiled kernels, on a GPU; in tests, on a CPU."""
-
-    @property
-    def where(self) -> str:
-        """What runs them, for the log."""
-        ...
-
-    def launch(
-        self, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int, arguments: Sequence[int]
-    ) -> None:
-        """Run a kernel on the current stream, asynchronously.
-
-        Args:
-            kernel: one of KERNELS.
-            grid: blocks along x and y.
-            threads: of a block.
-            shared_bytes: dynamic shared memory of a block, at most MAX_SHARED_BYTES.
-            arguments: 64 bits each, addresses on the device and numbers.
-        """
-        ...
-
-
 class CudaKernels:
-    """`Kernels` on one NVIDIA GPU."""
+    """The compiled kernels, on one NVIDIA GPU; tests have others, on a CPU.
+
+    Attributes:
+        where: what runs them, for the log.
+    """
 
     def __init__(self, device: torch.device) -> None:
         assert device.type == "cuda" and device.index is not None
@@ -55,7 +36,7 @@ class CudaKernels:
         compiled = compile_for(10 * major + minor)  # first: its error names the remedy where `cuda.bindings` is missing
         from cuda.bindings import driver
 
-        self._architecture = compiled.architecture
+        self.where = f"{device} ({compiled.architecture})"
         image = np.frombuffer(compiled.image, dtype=np.uint8)
         # The context that torch uses, too. A thread that has made no CUDA call yet has none that is current.
         self._context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(device.index))))
@@ -71,13 +52,18 @@ class CudaKernels:
         finally:
             _checked(driver.cuCtxPopCurrent())
 
-    @property
-    def where(self) -> str:
-        return f"{self._device} ({self._architecture})"
-
     def launch(
         self, kernel: str, grid: tuple[int, int], threads: int, shared_bytes: int, arguments: Sequence[int]
     ) -> None:
+        """Run a kernel on the current stream, asynchronously.
+
+        Args:
+            kernel: one of KERNELS.
+            grid: blocks along x and y.
+            threads: of a block.
+            shared_bytes: dynamic shared memory of a block, at most MAX_SHARED_BYTES.
+            arguments: 64 bits each, addresses on the device and numbers.
+        """
         from cuda.bindings import driver
 
         assert shared_bytes <= MAX_SHARED_BYTES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,30 +16,6 @@ OLDEST, BELOW = 5100, 6000
 
 _DEFAULT_BACKEND = 0  # Blackwell's decompression engine where it is and takes the buffers, else CUDA kernels
 _WITHOUT = "or set data.gpu.inflate=cpu, which does without it"
-
-
-class Inflater(Protocol):
-    """Inflates the raw Deflate streams of a table, on the GPU; in tests, on a CPU."""
-
-    @property
-    def name(self) -> str:
-        """For the log."""
-        ...
-
-    @property
-    def align(self) -> int:
-        """Bytes; streams and rows have to begin at a multiple of it."""
-        ...
-
-    def inflate(self, table: Table, longest: int, total: int, actual_B: Tensor, statuses_B: Tensor) -> None:
-        """Inflate from field STREAM to field ROWS, asynchronously on the current stream.
-
-        Args:
-            longest, total: the largest of ROWS_BYTES, and their sum.
-            actual_B: int64 [B] on the table's device, written: how many bytes a stream inflated to.
-            statuses_B: int32 [B], written: 0, or a positive number where a stream is broken or longer than ROWS_BYTES.
-        """
-        ...
 
 
 class _Options(ctypes.Structure):
@@ -57,67 +33,63 @@ class _Alignments(ctypes.Structure):
 
 
 class NvComp:
-    """nvCOMP 5 as an `Inflater`.
+    """Inflates raw Deflate streams by nvCOMP 5; tests have an inflater on a CPU.
 
     By its documentation it detects only some broken streams. So the rows' Adler-32 is checked, too, and `PngDecoder`
     gives it only streams of files in which every chunk has the right CRC: damage on a disk or network is found before.
     What nvCOMP does with a stream that was built to be broken is undefined.
 
-    Args:
-        library: the loaded libnvcomp.
-
-    Raises:
-        ValueError: its version is not supported.
+    Attributes:
+        name: for the log.
+        align: bytes; streams and rows have to begin at a multiple of it.
     """
 
     def __init__(self, library: Any) -> None:
+        """Take the loaded libnvcomp; ValueError where its version is not supported."""
         self._library = library
-        properties = _Properties()
-        _check(library.nvcompGetProperties(ctypes.byref(properties)), "nvcompGetProperties")
+        properties, needed = _Properties(), _Alignments()
+        self._call("nvcompGetProperties", ctypes.byref(properties))
         version = properties.version
-        self._version = f"{version // 1000}.{version % 1000 // 100}"
+        self.name = f"nvCOMP {version // 1000}.{version % 1000 // 100}"
         if not OLDEST <= version < BELOW:
             raise ValueError(
-                f"nvCOMP {self._version} is installed, but only 5.1 to 5.x are supported: install "
+                f"{self.name} is installed, but only 5.1 to 5.x are supported: install "
                 f'"{_package()}>=5.1,<6", {_WITHOUT}'
             )
-        needed = _Alignments()
-        _check(
-            library.nvcompBatchedDeflateDecompressGetRequiredAlignments(
-                _Options(_DEFAULT_BACKEND), ctypes.byref(needed)
-            ),
-            "nvcompBatchedDeflateDecompressGetRequiredAlignments",
-        )
-        self._align = max(int(needed.input), int(needed.output), 16)  # 16, though 4 are asked for: whole vector loads
-
-    @property
-    def name(self) -> str:
-        return f"nvCOMP {self._version}"
-
-    @property
-    def align(self) -> int:
-        return self._align
+        function = "nvcompBatchedDeflateDecompressGetRequiredAlignments"
+        self._call(function, _Options(_DEFAULT_BACKEND), ctypes.byref(needed))
+        self.align = max(int(needed.input), int(needed.output), 16)  # 16, though 4 are asked for: whole vector loads
 
     def temp_bytes(self, num_images: int, longest: int, total: int) -> int:
         """Device memory that nvCOMP needs besides; asks no device."""
         found = ctypes.c_size_t()
-        status = self._library.nvcompBatchedDeflateDecompressGetTempSizeAsync(
-            *map(ctypes.c_size_t, (num_images, longest)),
+        self._call(
+            "nvcompBatchedDeflateDecompressGetTempSizeAsync",
+            ctypes.c_size_t(num_images),
+            ctypes.c_size_t(longest),
             _Options(_DEFAULT_BACKEND),
             ctypes.byref(found),
             ctypes.c_size_t(total),
         )
-        _check(status, "nvcompBatchedDeflateDecompressGetTempSizeAsync")
         return int(found.value)
 
     def inflate(self, table: Table, longest: int, total: int, actual_B: Tensor, statuses_B: Tensor) -> None:
-        """As `Inflater.inflate`; RuntimeError where nvCOMP can't be launched."""
+        """Inflate from field STREAM to field ROWS, asynchronously on the current stream.
+
+        Args:
+            longest, total: the largest of ROWS_BYTES, and their sum.
+            actual_B: int64 [B] on the table's device, written: how many bytes a stream inflated to.
+            statuses_B: int32 [B], written: 0, or a positive number where a stream is broken or longer than ROWS_BYTES.
+
+        RuntimeError where nvCOMP can't be launched.
+        """
         device = table.memory.device
         num_bytes = self.temp_bytes(table.num_images, longest, total)
         # torch's blocks begin at multiples of 512 bytes, more than any alignment asked for.
         temp = torch.empty(max(num_bytes, 1), dtype=torch.uint8, device=device)
         with torch.cuda.device(device):
-            status = self._library.nvcompBatchedDeflateDecompressAsync(
+            self._call(
+                "nvcompBatchedDeflateDecompressAsync",
                 ctypes.c_void_p(table.address(Field.STREAM)),
                 ctypes.c_void_p(table.address(Field.STREAM_BYTES)),
                 ctypes.c_void_p(table.address(Field.ROWS_BYTES)),
@@ -130,7 +102,11 @@ class NvComp:
                 ctypes.c_void_p(statuses_B.data_ptr()),
                 ctypes.c_void_p(torch.cuda.current_stream(device).cuda_stream),
             )
-        _check(status, "nvcompBatchedDeflateDecompressAsync")
+
+    def _call(self, function: str, *arguments: Any) -> None:
+        status = getattr(self._library, function)(*arguments)
+        if status != 0:
+            raise RuntimeError(f"nvCOMP's {function} returned {status}")
 
 
 @functools.cache
@@ -153,8 +129,3 @@ def nvcomp() -> NvComp:
 def _package() -> str:
     """nvCOMP's C library for the CUDA that torch was built with."""
     return f"nvidia-libnvcomp-cu{(torch.version.cuda or '13').split('.')[0]}"
-
-
-def _check(status: int, function: str) -> None:
-    if status != 0:
-        raise RuntimeError(f"nvCOMP's {function} returned {status}")
