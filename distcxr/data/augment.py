@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from distcxr.data.order import hash64
+from distcxr.data.order import uniform
 from distcxr.recipe.augmentation import Augment, Statistics
 
 _RANDOM = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
@@ -40,11 +40,9 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[np.int64]) -> Tensor:
     """Augmentation parameters of the samples at `positions` of an epoch, int64 [B].
 
-    Returns:
-        float32 [B, P].
+    Returns float32 [B, P].
     """
-    bits = hash64(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _RANDOM_NUMBERS)
-    u = (bits >> np.uint64(11)) * 2.0**-53  # float64 [B, random columns] in [0, 1)
+    u = uniform(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _RANDOM_NUMBERS)  # [B, random]
     # All columns with a range of plus or minus something at once: a call of numpy costs more than 64 samples.
     reach = {
         "rotate_deg": spec.rotate_deg, "translate_x": spec.translate, "translate_y": spec.translate,

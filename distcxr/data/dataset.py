@@ -80,8 +80,7 @@ class Dataset:
         Its `where` and `max_*_samples` apply: who was left out there was not trained on. Its caps do not: they change
         with every stage, and all stages together may have shown any image.
 
-        Returns:
-            int64, ascending: ids as this index has them.
+        Returns int64, ascending: ids as this index has them.
         """
         labels = self.labels
         if any(getattr(other, key) != getattr(self.data, key) for key in _READING):
@@ -112,8 +111,7 @@ def data_root(recipe: Recipe) -> Path:
 def open_dataset(recipe: Recipe) -> Dataset:
     """Read the labels, split by patient, check that no patient is in two splits, and apply `data.where` and limits.
 
-    Raises:
-        ValueError: with the file, row or key that is wrong.
+    Raises ValueError: with the file, row or key that is wrong.
     """
     root = data_root(recipe)
     data = recipe.data.model_copy(update={"root": root})

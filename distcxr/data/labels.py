@@ -5,7 +5,7 @@ Shapes: N samples, C findings.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
 import numpy as np
@@ -75,46 +75,26 @@ def check_findings(key: str, names: Sequence[str], available: Sequence[str]) -> 
             raise ValueError(f"{key}: {_unknown(name, available)}")
 
 
-def encode(
-    labels: Sequence[str],
-    findings: Sequence[str],
-    *,
-    known: Sequence[str] = NIH15,
-    source: str = "labels",
-    lines: Sequence[int] | NDArray[np.int64] | None = None,
-) -> NDArray[np.uint8]:
-    """Label strings such as `"Mass|Nodule"` as multi-hot rows. Only whole tokens match.
+def encode(labels: Sequence[str], findings: Sequence[str], where: Callable[[int], str]) -> NDArray[np.uint8]:
+    """Label strings such as `"Mass|Nodule"` as multi-hot rows, uint8 [N, C]. Only whole tokens match.
 
     Args:
         labels: N strings, tokens joined by `|`.
-        findings: the C columns of the result; tokens of `known` outside it set nothing.
-        known: every token that the label file may hold.
-        source: name of the label file, for errors.
-        lines: line number of each label in that file, for errors; without it, rows count from 0.
+        findings: the C columns of the result, every token that may occur.
+        where: names file and line of a label, for errors.
 
-    Returns:
-        uint8 [N, C], 0 or 1.
-
-    Raises:
-        ValueError: a token that is not in `known`, or "No Finding" next to a finding; names file and line.
+    Raises ValueError: a token that is not in `findings`, or "No Finding" next to a finding.
     """
     # A label file repeats few strings (836 of 112,120 in NIH's): each is parsed once.
     code_of: dict[str, int] = {}
-    rows: list[list[int]] = []
-    codes = np.empty(len(labels), dtype=np.intp)
-    for position, label in enumerate(labels):
-        code = code_of.get(label)
-        if code is None:
-            tokens = label.split("|")
-            problem = _problem(tokens, known)
-            if problem:
-                where = f"row {position}" if lines is None else f"line {lines[position]}"
-                raise ValueError(f"{source}, {where}: label {label!r}: {problem}")
-            code = code_of[label] = len(rows)
-            rows.append([int(finding in tokens) for finding in findings])
-        codes[position] = code
-    table_LC = np.array(rows, dtype=np.uint8).reshape(len(rows), len(findings))  # L distinct label strings
-    return table_LC[codes]
+    for row, label in enumerate(labels):
+        if label not in code_of:
+            if problem := _problem(label.split("|"), findings):
+                raise ValueError(f"{where(row)}: label {label!r}: {problem}")
+            code_of[label] = len(code_of)
+    distinct = [set(label.split("|")) for label in code_of]
+    table_LC = np.array([[finding in tokens for finding in findings] for tokens in distinct], dtype=np.uint8)
+    return table_LC.reshape(-1, len(findings))[[code_of[label] for label in labels]]
 
 
 def _problem(tokens: list[str], known: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.metadata import metadata_of
-from distcxr.data.order import Positions
+from distcxr.data.order import EvalOrder, TrainOrder
 
 _BLOCK = 16
 """Micro-batches for which augmentation parameters are made at once: one by one, that would cost more than anything but
@@ -66,14 +66,6 @@ class PixelReader(Protocol):
     def close(self) -> None: ...
 
 
-class Order(Protocol):
-    """Which samples in which micro-batches; see `distcxr.data.order`."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Positions]: ...
-
-    def __len__(self) -> int: ...
-
-
 @dataclass(frozen=True)
 class Loader:
     """Batches of one split, read by `reader` in the order that `order` gives.
@@ -83,7 +75,7 @@ class Loader:
     """
 
     index: SampleIndex
-    order: Order
+    order: TrainOrder | EvalOrder
     reader: PixelReader
     augment: AugmentParameters
     metadata: tuple[str, ...] = ()

@@ -54,6 +54,11 @@ def hash64(*words: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(state, dtype=np.uint64)
 
 
+def uniform(*words: int | NDArray[np.uint64]) -> NDArray[np.float64]:
+    """`hash64` as numbers in [0, 1)."""
+    return (hash64(*words) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finaliser itself; uses up `state`."""
     state ^= state >> np.uint64(30)
@@ -80,8 +85,7 @@ def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -
     Args:
         positions: int64 [B], each in `range(num)`.
 
-    Returns:
-        int64 [B], distinct for distinct positions.
+    Returns int64 [B], distinct for distinct positions.
     """
     assert num > 0
     half_bits = np.uint64(max(1, ((num - 1).bit_length() + 1) // 2))
@@ -103,8 +107,7 @@ def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -
 class BatchPlan:
     """How one global batch is shared out: `per_device_batch_size x accumulation x world_size = global_batch_size`.
 
-    Raises:
-        ValueError: when the sizes do not divide, naming the values that do.
+    Raises ValueError: when the sizes do not divide, naming the values that do.
     """
 
     global_batch_size: int
@@ -193,8 +196,7 @@ class TrainOrder:
         """Which of the rows, counted from 0, the epoch has at `positions`."""
         if self.cumulative_N is None:
             return shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch)
-        bits = hash64(self.seed, _WEIGHTED, epoch, positions.astype(np.uint64))
-        point = (bits >> np.uint64(11)).astype(np.float64) / 2.0**53 * self.cumulative_N[-1]
+        point = uniform(self.seed, _WEIGHTED, epoch, positions.astype(np.uint64)) * self.cumulative_N[-1]
         # Without its last entry: a product rounded up to the whole sum still finds the last row.
         sampled: NDArray[np.int64] = np.searchsorted(self.cumulative_N[:-1], point, side="right")
         return sampled

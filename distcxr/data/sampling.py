@@ -34,8 +34,7 @@ def train_order(
         An order with as many samples an epoch as there are images after the cap. Its `notes` give the effect of cap
         and weights on each label. Without either it is the plain shuffle of `rows`.
 
-    Raises:
-        ValueError: fewer images than a global batch, or a cap that leaves a label without images.
+    Raises ValueError: fewer images than a global batch, or a cap that leaves a label without images.
     """
     if spec.cap_per_label is None and spec.balance == "none":
         return TrainOrder(rows, seed, plan)

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.order import hash64
+from distcxr.data.order import uniform
+from distcxr.data.sources.image_paths import first_few
 from distcxr.data.sources.nih import KNOWN_HASHES, missing_dataset
 from distcxr.recipe.data import Data
 
@@ -73,8 +74,7 @@ def official(index: SampleIndex, root: Path, *, val_fraction: float, seed: int) 
 def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     """The splits that the dataset itself names; where it names no val, `val_fraction` of the training patients.
 
-    Raises:
-        ValueError: no image that is named train, or none test; otherwise as `from_lists`.
+    Raises ValueError: no image that is named train, or none test; otherwise as `from_lists`.
     """
     member = {name: index.split == name for name in NAMES}
     absent = [name for name in ("train", "test") if not member[name].any()]
@@ -94,11 +94,8 @@ def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
 def by_patient(index: SampleIndex, *, ratios: tuple[float, float, float], seed: int) -> Splits:
     """All images, split at random by patient, in about the shares `ratios` (train, val, test; they sum to 1).
 
-    Raises:
-        ValueError: ratios that are not three positive shares of 1, or a split that turns out empty.
+    Raises ValueError: a split that turns out empty.
     """
-    if len(ratios) != 3 or not all(ratio > 0 for ratio in ratios) or abs(sum(ratios) - 1) > 1e-6:
-        raise ValueError(f"data.ratios must be three shares above 0 that sum to 1, not {ratios}")
     position_N = _position(index.patient_id, seed)
     train_end, val_end = ratios[0], ratios[0] + ratios[1]
     member = {
@@ -124,9 +121,8 @@ def from_lists(
     Without a `val` list, about `val_fraction` of the patients of the `train` list become val; with one,
     `val_fraction` and `seed` have no part in it. Images in no list are in no split, and counted in the log.
 
-    Raises:
-        ValueError: a list that can't be read, is empty, names an image twice or one the label file lacks;
-            a split without images; a patient in two splits; `val_fraction` outside (0, 1) where it is needed.
+    Raises ValueError: a list that can't be read, is empty, names an image twice or one the label file lacks; a split
+    without images; a patient in two splits; `val_fraction` outside (0, 1) where it is needed.
     """
     given = {"train": train, "val": val, "test": test}
     files = {name: index.root / path for name, path in given.items() if path is not None}
@@ -190,13 +186,13 @@ def read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[ND
         raise ValueError(f"the list {path} is empty: one image name a line is expected")
     repeated = [name for name, count in Counter(listed).items() if count > 1]
     if repeated:
-        raise ValueError(f"{path} names {len(repeated):,} images more than once: {_first(repeated)}")
+        raise ValueError(f"{path} names {len(repeated):,} images more than once: {first_few(repeated)}")
     member = np.zeros(len(row_of), dtype=np.bool_)
     member[[row_of[name] for name in listed if name in row_of]] = True
     unknown = [name for name in listed if name not in row_of and name not in skipped]
     if unknown:
         raise ValueError(
-            f"{path} names {len(unknown):,} images that the label file lacks: {_first(unknown)}. A list holds one "
+            f"{path} names {len(unknown):,} images that the label file lacks: {first_few(unknown)}. A list holds one "
             "file name a line, without folder or labels (the path below data.root, where two images share a file "
             "name), and belongs to its label file"
         )
@@ -214,7 +210,7 @@ def check_leak(index: SampleIndex, splits: Splits) -> None:
         if len(both):
             raise ValueError(
                 f"{len(both):,} patients have images in both {first} and {second}, which flatters results: "
-                f"patients {_first(both.tolist())}. Put all images of a patient in one split"
+                f"patients {first_few(list(map(str, both.tolist())))}. Put all images of a patient in one split"
             )
 
 
@@ -254,8 +250,7 @@ def describe_hashes(data: Data, index: SampleIndex, splits: Splits) -> list[str]
 
 def _position(patient_id: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
     """A number in [0, 1) for each patient id, the same for the same (seed, id) whatever else is there."""
-    bits = hash64(seed, _STREAM, patient_id.astype(np.uint64))
-    return (bits >> np.uint64(11)).astype(np.float64) / 2.0**53
+    return uniform(seed, _STREAM, patient_id.astype(np.uint64))
 
 
 def _checked(
@@ -284,8 +279,3 @@ def _known(what: str, digest: str) -> str:
     if digest in KNOWN_HASHES:
         return f"{what}: {KNOWN_HASHES[digest]} ({digest[:8]}…)"
     return f"{what}: not a known NIH file ({digest[:8]}…): {NOT_COMPARABLE}"
-
-
-def _first(values: Iterable[object]) -> str:
-    shown = [str(value) for value in values]
-    return ", ".join(shown[:3]) + (", ..." if len(shown) > 3 else "")

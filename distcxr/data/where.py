@@ -30,10 +30,9 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
         labels: the index with every finding of the label file, which conditions may name.
         findings: those that are learnt.
 
-    Raises:
-        ValueError: a quarantine file that can't be read or names a whole split; a condition that names a finding the
-            label file lacks; conditions that no image of a split meets; a finding that training images show in the
-            split but not in what is left.
+    Raises ValueError: a quarantine file that can't be read or names a whole split; a condition that names a finding the
+    label file lacks; conditions that no image of a split meets; a finding that training images show in the split but
+    not in what is left.
     """
     splits = _without_quarantined(data, labels, splits)
     met = _conditions(data.where, labels)

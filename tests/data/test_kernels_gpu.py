@@ -17,11 +17,19 @@ from PIL import Image
 
 from distcxr.data.pixels.cuda import table as tables
 from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, SOURCE, compile_for
-from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, Verdict, upload
+from distcxr.data.pixels.cuda.table import (
+    _RESIZE_THREADS,
+    NO_ADLER,
+    TILE_BYTES,
+    Field,
+    Verdict,
+    resize_on_gpu,
+    resize_table,
+    upload,
+)
 from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png_gpu import MAX_WARPS
 from distcxr.data.pixels.resize import resize_grey
-from distcxr.data.pixels.resize_gpu import _THREADS, resize_on_gpu, resize_table
 
 SIDES = (1, 2, 31, 32, 33, 63, 64, 65, 100)
 SHAPES = [(height, width) for height in SIDES for width in SIDES]
@@ -215,7 +223,7 @@ def test_a_block_finds_registers_for_all_its_threads(capability: int) -> None:
     log = bytes(nvrtc.nvrtcGetProgramLogSize(program)[1])
     nvrtc.nvrtcGetProgramLog(program, log)
     found = re.findall(r"entry function '(\w+)'.*?Used (\d+) registers", log.decode(), re.DOTALL)
-    threads = {"unfilter": 32 * MAX_WARPS, "resize": _THREADS}
+    threads = {"unfilter": 32 * MAX_WARPS, "resize": _RESIZE_THREADS}
     assert {kernel for kernel, _ in found} == threads.keys()
     for kernel, registers in found:
         assert -(-int(registers) // 8) * 8 * threads[kernel] <= 65_536, kernel  # given out by the eight

@@ -18,7 +18,7 @@ import pytest
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources import nih
-from distcxr.data.sources.attributes import parse_age
+from distcxr.data.sources.label_columns import parse_age
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 

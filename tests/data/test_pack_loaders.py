@@ -21,9 +21,9 @@ from torch import Tensor
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader
+from distcxr.data.pixels.cuda.table import resize_on_gpu
 from distcxr.data.pixels.image_bytes import Locate
 from distcxr.data.pixels.resize import resize_grey
-from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.readers.dali_decode import DaliDecoder, Resize
 from distcxr.data.readers.dali_reader import DaliReader

@@ -14,11 +14,11 @@ from nih_files import real_xrays
 from numpy.typing import NDArray
 
 from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, cuda_kernels
+from distcxr.data.pixels.cuda.table import resize_on_gpu
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png_gpu import PngDecoder, Prepared
 from distcxr.data.pixels.resize import resize_grey
-from distcxr.data.pixels.resize_gpu import resize_on_gpu
 from distcxr.phantom.png_encoder import encode_png
 
 pytestmark = pytest.mark.gpu

@@ -182,9 +182,8 @@ def join_chunks(data: NDArray[np.uint8], stream: NDArray[np.uint8], shape: NDArr
         stream: uint8 [n], its beginning written.
         shape: int64 [2], written: height and width.
 
-    Returns:
-        length of the stream, 0 where the file has none; -1 for any other kind of file and for one that is broken:
-        `walk_chunks` finds which.
+    Returns length of the stream, 0 where the file has none; -1 for any other kind of file and for one that is broken:
+    `walk_chunks` finds which.
     """
     size = data.shape[0]
     if size < 8:

@@ -22,11 +22,7 @@ def decode_grey(data: bytes) -> NDArray[np.uint8]:
     Grey stays as it is, colours become ITU-R 601 luma as Pillow computes it. An orientation that EXIF asks for is not
     applied: pixels are taken as they are stored, as the label files' authors saw them.
 
-    Returns:
-        uint8 [H, W].
-
-    Raises:
-        UnreadableImage: another kind of file, or a broken one.
+    Returns uint8 [H, W]. Raises UnreadableImage: another kind of file, or a broken one.
     """
     if data.startswith(_JPEG_START):
         return _decode_jpeg(data)

@@ -33,11 +33,8 @@ def decode_htj2k(data: bytes) -> NDArray[np.uint8]:
     The sizes it claims are checked here, because OpenJPH believes them. It holds no checksum: bytes that changed in the
     midst of it can give wrong pixels that nobody notices. A pack has a checksum of its own for every image.
 
-    Returns:
-        uint8 [H, W].
-
-    Raises:
-        UnreadableImage: it is cut short, corrupt, too large, in colour, not of 8 bits, or in several tiles.
+    Returns uint8 [H, W]. Raises UnreadableImage: it is cut short, corrupt, too large, in colour, not of 8 bits, or in
+    several tiles.
     """
     height, width = check_header(data)
     try:

@@ -149,8 +149,7 @@ def unfilter(stream: NDArray[np.uint8], image: NDArray[np.uint8]) -> int:
         stream: uint8 [H * (1 + W)], the inflated rows, each behind its filter type.
         image: uint8 [H, W], written.
 
-    Returns:
-        -1, or the number of the first row with an unknown filter type; `image` is then undefined.
+    Returns -1, or the number of the first row with an unknown filter type; `image` is then undefined.
     """
     height, width = image.shape
     row_bytes = width + 1

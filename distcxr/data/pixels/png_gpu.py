@@ -21,10 +21,9 @@ from torch import Tensor
 
 from distcxr.data.pixels.cuda.module import CudaKernels, cuda_kernels
 from distcxr.data.pixels.cuda.nvcomp import NvComp, nvcomp
-from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, upload
+from distcxr.data.pixels.cuda.table import NO_ADLER, TILE_BYTES, Field, resize_table, upload
 from distcxr.data.pixels.image_bytes import SIGNATURE
 from distcxr.data.pixels.png import inflate_rows, walk_chunks
-from distcxr.data.pixels.resize_gpu import resize_table
 
 MAX_WARPS = 16
 """Of a block that undoes filters. In an image of 1,024 columns 16 groups of rows are under way without a wait."""
@@ -59,8 +58,7 @@ class PngDecoder:
         inflate: what undoes Deflate, nvCOMP on the GPU or ISA-L in the threads that call `prepare`.
         kernels, inflater: stand-ins, with which tests run all of it on a CPU.
 
-    Raises:
-        ValueError: the kernels can't be compiled, or nvCOMP is missing or of a version that is not supported.
+    Raises ValueError: the kernels can't be compiled, or nvCOMP is missing or of a version that is not supported.
     """
 
     def __init__(
@@ -93,8 +91,7 @@ class PngDecoder:
             None when the file is not for the GPU: not a PNG, not plain 8-bit grey, or something about its stream is
             unusual. `decode_grey` then decodes it, or raises the error.
 
-        Raises:
-            UnreadableImage: the chunks of this PNG are broken, with the message of `decode_grey`.
+        Raises UnreadableImage: the chunks of this PNG are broken, with the message of `decode_grey`.
         """
         from distcxr.data.pixels.chunk_kernels import join_chunks
 
@@ -126,12 +123,9 @@ class PngDecoder:
             images: what `prepare` returned, of any sizes.
             out_BSS: uint8 [B, S, S] on the device, contiguous, written.
 
-        Returns:
-            int32 [B] on the device: 0 where the pixels are right, else a `Verdict` or nvCOMP's status, and
-            `decode_grey` has to decode the file.
-
-        Raises:
-            torch.OutOfMemoryError: the GPU's memory is too small for so many at once.
+        Returns int32 [B] on the device: 0 where the pixels are right, else a `Verdict` or nvCOMP's status, and
+        `decode_grey` has to decode the file. Raises torch.OutOfMemoryError: the GPU's memory is too small for so many
+        at once.
         """
         assert images and out_BSS.dtype == torch.uint8 and out_BSS.device == self._device
         assert out_BSS.shape == (len(images), self._image_size, self._image_size) and out_BSS.is_contiguous()

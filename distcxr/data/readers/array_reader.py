@@ -40,8 +40,7 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
             prefetch: requests that each thread works ahead.
             pin_memory: put the pixels into pinned memory; needs a CUDA device.
 
-        Raises:
-            ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
+        Raises ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
         """
         load_kernels()
         self._image_size, self._pin_memory = image_size, pin_memory

@@ -61,9 +61,8 @@ def choose_reader(
         decided_by_main: calls what it is given on rank 0 and returns the answer, or raises the ValueError, on every
             rank.
 
-    Raises:
-        ValueError: `dali` or `gpu` is asked for and does not work here; or `cache` is asked for and is not there, or
-            was built from other files or settings, or so the pack (StoreError).
+    Raises ValueError: `dali` or `gpu` is asked for and does not work here; or `cache` is asked for and is not there, or
+    was built from other files or settings, or so the pack (StoreError).
     """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
@@ -95,8 +94,7 @@ def _fastest(rank: Rank, measured: dict[Kind, PixelReader]) -> tuple[Kind, str]:
 
     Runs on rank 0 alone and leaves the reader, if it built one, in `measured`.
 
-    Raises:
-        ValueError: the loader asked for does not work here.
+    Raises ValueError: the loader asked for does not work here.
     """
     if rank.data.loader == "gpu" and not rank.on_gpu:
         raise ValueError("data.loader=gpu needs a GPU, and this rank has none: data.loader=auto takes what works here")

@@ -45,7 +45,7 @@ class DaliDecoder(DaliReader):
     def _resizer(self) -> Resize:
         """The kernel of the GPU; tests on a CPU, where DALI decodes slowly, have one of their own."""
         from distcxr.data.pixels.cuda.module import cuda_kernels
-        from distcxr.data.pixels.resize_gpu import resize_on_gpu
+        from distcxr.data.pixels.cuda.table import resize_on_gpu
 
         assert self._device_id is not None
         size, kernels = self._image_size, cuda_kernels(torch.device("cuda", self._device_id))

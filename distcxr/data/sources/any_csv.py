@@ -18,9 +18,17 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
-from distcxr.data.sources.attributes import attributes, each_its_own, patient_numbers, splits
 from distcxr.data.sources.image_paths import Lister, check_unique, checked_paths, need_path_as_name, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, codes, label_codes, make_index
+from distcxr.data.sources.label_columns import (
+    UNKNOWN,
+    attributes,
+    codes,
+    each_its_own,
+    label_codes,
+    make_index,
+    patient_numbers,
+    splits,
+)
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
@@ -80,8 +88,7 @@ def _joined_labels(table: Table, cells: Sequence[str]) -> tuple[tuple[str, ...],
         logger.warning(f"{table.path}: {num_unknown:,} images have an empty label, so all their findings are unknown")
     codes_NC = np.full((len(joined), len(findings)), UNKNOWN, dtype=np.int8)
     rows = np.flatnonzero(known).tolist()
-    labels, lines = [joined[row] for row in rows], [table.lines[row] for row in rows]
-    codes_NC[known] = encode(labels, findings, known=findings, source=str(table.path), lines=lines)
+    codes_NC[known] = encode([joined[row] for row in rows], findings, lambda number: table.where(rows[number]))
     return findings, codes_NC
 
 

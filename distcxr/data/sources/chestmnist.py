@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
-from distcxr.data.sources.attributes import each_its_own
 from distcxr.data.sources.image_paths import Lister
-from distcxr.data.sources.label_codes import make_index
+from distcxr.data.sources.label_columns import each_its_own, make_index
 from distcxr.recipe.data import Data
 
 SPLITS = ("train", "val", "test")

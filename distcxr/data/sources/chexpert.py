@@ -24,9 +24,17 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.attributes import SEXES, VIEWS, ages, categories, patient_numbers
 from distcxr.data.sources.image_paths import Lister, checked_paths, first_few, with_files
-from distcxr.data.sources.label_codes import label_codes, make_index, optional_cells
+from distcxr.data.sources.label_columns import (
+    SEXES,
+    VIEWS,
+    ages,
+    categories,
+    label_codes,
+    make_index,
+    optional_cells,
+    patient_numbers,
+)
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 

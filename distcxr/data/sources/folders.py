@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.attributes import each_its_own, patient_numbers
 from distcxr.data.sources.image_paths import IMAGE_SUFFIXES, Lister, Listing, first_few
-from distcxr.data.sources.label_codes import make_index
+from distcxr.data.sources.label_columns import each_its_own, make_index, patient_numbers
 from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NIH15
-from distcxr.data.sources.attributes import attributes, patient_numbers
 from distcxr.data.sources.image_paths import check_unique
-from distcxr.data.sources.label_codes import UNKNOWN, label_codes, make_index
+from distcxr.data.sources.label_columns import UNKNOWN, attributes, label_codes, make_index, patient_numbers
 from distcxr.data.sources.nih import index_labels
 from distcxr.tables import read_table
 

@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.attributes import VIEWS, categories, splits
 from distcxr.data.sources.chexpert import observations
 from distcxr.data.sources.image_paths import Lister, check_unique, first_few, with_files
-from distcxr.data.sources.label_codes import UNKNOWN, make_index
+from distcxr.data.sources.label_columns import UNKNOWN, VIEWS, categories, make_index, splits
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
@@ -87,15 +86,15 @@ def _labels(
     split: Table, subjects: NDArray[np.int64], studies: NDArray[np.int64], labels: Table, data: Data
 ) -> NDArray[np.int8]:
     """Label codes of every image, int8 [N, C], from those of its study."""
+    import pandas as pd
+
     codes_SC = observations(labels, data)  # S studies
-    keys_S = _numbers(labels, "subject_id") * 10**_DIGITS + _numbers(labels, "study_id")
-    order = np.argsort(keys_S)
-    if (repeated := np.flatnonzero(np.diff(keys_S[order]) == 0)).size:
-        row = int(order[repeated[0] + 1])
+    rows_S = pd.Index(_numbers(labels, "subject_id") * 10**_DIGITS + _numbers(labels, "study_id"))
+    if not rows_S.is_unique:
+        row = int(rows_S.duplicated().argmax())
         raise ValueError(f"{labels.where(row)}: a study that has labels in another line, too")
-    keys_N = subjects * 10**_DIGITS + studies
-    at = order[np.minimum(np.searchsorted(keys_S[order], keys_N), len(order) - 1)]
-    known = keys_S[at] == keys_N
+    at = rows_S.get_indexer(subjects * 10**_DIGITS + studies)
+    known = at >= 0
     if not known.any():
         raise ValueError(f"{labels.path} has no label of any study in {split.path}: they do not belong together")
     if num_open := int(np.count_nonzero(~known)):

@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15, encode
-from distcxr.data.sources.attributes import FRONTAL_VIEWS, attributes
 from distcxr.data.sources.image_paths import Lister, Listing, as_bytes, check_unique, first_few, without_missing
-from distcxr.data.sources.label_codes import make_index, optional_cells
+from distcxr.data.sources.label_columns import FRONTAL_VIEWS, attributes, make_index, optional_cells
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
@@ -97,7 +96,7 @@ def index_labels(table: Table, findings: Sequence[str] | None) -> SampleIndex:
         table.path.parent,
         findings,
         _names(table),
-        encode(labels, findings, known=findings, source=str(table.path), lines=table.lines),  # none is unknown
+        encode(labels, findings, table.where),  # none is unknown
         patient_id=_patients(table),
         label_hash=table.content_hash,
         **attributes(table.path, cells, FRONTAL_VIEWS),

@@ -29,9 +29,8 @@ def stage(folder: Path, to: Path) -> Path:
         to: `~` and environment variables in it stand for what they are on this node, which may be another folder than
             on the next one.
 
-    Raises:
-        StoreError: there is no whole cache, a variable in `to` is not set, or `to` has too little space or can't be
-            written; names the node.
+    Raises StoreError: there is no whole cache, a variable in `to` is not set, or `to` has too little space or can't be
+    written; names the node.
     """
     settings = CACHE.read_settings(folder)
     names = [settings["entries"], settings["pixels"]]

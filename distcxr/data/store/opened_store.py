@@ -40,8 +40,7 @@ class OpenedStore:
     def __init__(self, format: Format, folder: Path) -> None:
         """Open a whole store, without asking which images it holds. Reads no image and looks at no source file.
 
-        Raises:
-            StoreError: it is not there, not whole, or a file of it is missing.
+        Raises StoreError: it is not there, not whole, or a file of it is missing.
         """
         self._format, self.folder = format, folder
         self.settings = format.read_settings(folder)
@@ -65,8 +64,7 @@ class OpenedStore:
     def for_index(self, index: SampleIndex) -> Self:
         """Itself with the rows of an index's images; it may hold others besides.
 
-        Raises:
-            StoreError: images are not in it; it is closed then.
+        Raises StoreError: images are not in it; it is closed then.
         """
         names = self.entries["path"]
         row_of = np.minimum(np.searchsorted(names, index.path), max(0, len(names) - 1)).astype(np.int64)
@@ -91,8 +89,7 @@ class OpenedStore:
         A pack serves without the files, too: it is compared with those that are there, and where no folder of them is,
         no file is looked for.
 
-        Raises:
-            StoreError: some have changed.
+        Raises StoreError: some have changed.
         """
         rows, prefix = np.unique(self.row_of), os.fsencode(self.root) + b"/"
         if self._format.stands_alone:

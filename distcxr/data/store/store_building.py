@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 from isal import isal_zlib
@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
+from distcxr.data.store.cache_format import DecodedCache
+from distcxr.data.store.pack_shards import Shard
 from distcxr.data.store.store_files import CACHE, GONE, PACK, UNREADABLE, Format, StoreError, locked, look, shown_size
 
 Report = Callable[[str, int, int], None]
@@ -79,18 +81,8 @@ class SourceImage(NamedTuple):
     reason: str
 
 
-class Holder(Protocol):
-    """What holds images that were made before: a cache, or a shard of a pack."""
-
-    @property
-    def entries(self) -> NDArray[Any]:
-        """`Format.entry_type` of its images."""
-
-    def reason(self, row: int) -> str:
-        """Why an unreadable image can't be read."""
-
-    def content(self, row: int) -> NDArray[np.uint8] | bytes | None:
-        """The bytes of an image; None when they are damaged or can't be read."""
+Holder = DecodedCache | Shard
+"""What holds images that were made before."""
 
 
 @contextmanager
@@ -100,8 +92,7 @@ def building_in(folder: Path, format: Format, num_bytes: int | None = None) -> I
     Args:
         num_bytes: that the store takes, if known.
 
-    Raises:
-        StoreError: another process builds it, the folder holds a store of the other format, or an OSError came up.
+    Raises StoreError: another process builds it, the folder holds a store of the other format, or an OSError came up.
     """
     load_kernels()
     try:

@@ -84,8 +84,7 @@ class CudaKernels:
 def cuda_kernels(device: torch.device) -> CudaKernels:
     """The kernels for a GPU, the current one where the device names none; compiled at the first call.
 
-    Raises:
-        ValueError: they can't be compiled or loaded; names what to install.
+    Raises ValueError: they can't be compiled or loaded; names what to install.
     """
     return _of_gpu(torch.cuda.current_device() if device.index is None else device.index)
 
@@ -116,8 +115,7 @@ def compile_for(capability: int) -> Compiled:
     To machine code where this NVRTC knows the GPU, because any driver of the same major CUDA version takes that; for a
     GPU that is newer, to PTX, which its driver compiles.
 
-    Raises:
-        ValueError: NVRTC is missing, fails, or knows no GPU as old as this one.
+    Raises ValueError: NVRTC is missing, fails, or knows no GPU as old as this one.
     """
     try:
         from cuda.bindings import nvrtc

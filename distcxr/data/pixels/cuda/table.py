@@ -1,4 +1,4 @@
-"""The table of a call's images, which kernels and inflater read: addresses and sizes on the device.
+"""The table of a call's images, which kernels and inflater read: addresses and sizes on the device; and their resize.
 
     fields uint64 [F, B] | filter int32 [2 + taps, S] | filter | ...      one buffer, one copy to the device
 
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distcxr.data.pixels.cuda.module import MAX_SHARED_BYTES, CudaKernels
 from distcxr.data.pixels.resize import axis_filter
 
 
@@ -50,6 +51,8 @@ NO_ADLER = (1 << 64) - 1
 
 TILE_BYTES = 33 * 36
 """Shared memory that a warp of `unfilter` needs."""
+
+_RESIZE_THREADS = 256  # of a block
 
 
 class Table(NamedTuple):
@@ -97,3 +100,38 @@ def _packed_filter(length: int, size: int) -> NDArray[np.int32]:
     """`axis_filter` as the resize kernel reads it, int32 [2 + taps, S]: start, count, weights."""
     start, count, weight = axis_filter(length, size)
     return np.ascontiguousarray(np.concatenate([start[None], count[None], weight.T]), dtype=np.int32)
+
+
+def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: CudaKernels) -> Tensor:
+    """Resize images of any sizes to squares of `size` pixels, asynchronously on the current stream.
+
+    Args:
+        images: uint8 [H, W] each, on the kernels' device, the pixels of a row side by side.
+
+    Returns uint8 [B, size, size], equal to `resize_grey` of each.
+    """
+    assert images and all(image.dtype == torch.uint8 and image.dim() == 2 for image in images)
+    assert all(image.stride(1) == 1 or image.shape[1] == 1 for image in images), "rows have to be contiguous"
+    device = images[0].device
+    table = upload(
+        {
+            Field.HEIGHT: [image.shape[0] for image in images],
+            Field.WIDTH: [image.shape[1] for image in images],
+            Field.PIXELS: [image.data_ptr() for image in images],
+            Field.PITCH: [image.stride(0) for image in images],
+        },
+        size,
+        device,
+    )
+    resized_BSS = torch.empty((len(images), size, size), dtype=torch.uint8, device=device)
+    resize_table(table, max(image.shape[1] for image in images), resized_BSS, kernels)
+    return resized_BSS
+
+
+def resize_table(table: Table, widest: int, out_BSS: Tensor, kernels: CudaKernels) -> None:
+    """Resize the images of a table into uint8 [B, S, S]; `widest` is their largest width in pixels."""
+    size = out_BSS.shape[1]
+    assert out_BSS.shape == (table.num_images, size, size) and out_BSS.is_contiguous()
+    capacity = min(widest, MAX_SHARED_BYTES // 4)
+    arguments = (table.address(), table.num_images, size, out_BSS.data_ptr(), capacity)
+    kernels.launch("resize", (size, table.num_images), _RESIZE_THREADS, 4 * capacity, arguments)
