@@ -69,7 +69,7 @@ def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tup
 
 
 def check_findings(key: str, names: Sequence[str], available: Sequence[str]) -> None:
-    """Raise ValueError, naming the recipe's `key`, for the first of `names` that the label file lacks."""
+    """Raise ValueError, naming the recipe's `key` or the line, for the first of `names` that is not `available`."""
     for name in names:
         if name not in available:
             raise ValueError(f"{key}: {_unknown(name, available)}")

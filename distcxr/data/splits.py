@@ -136,10 +136,7 @@ def from_lists(
         hashes[str(path) if path.name in (*hashes, *NAMES) else path.name] = digest
         hints[name] = f"no image that {path} names has a file"
     if val is None:
-        any_file = bool(member["train"].any())
         _carve_val(index, member, hints, files["train"].name, val_fraction, seed)
-        if not any_file:
-            hints["val"] = hints["train"] = f"no image that {files['train']} names has a file"
     _warn_left_out(index, member, "in no list and so in no split")
     return _checked(index, member, hashes, hints)
 
@@ -158,6 +155,8 @@ def _carve_val(
     carved = member["train"]
     chosen = _position(index.patient_id, seed) < val_fraction
     member["val"], member["train"] = carved & chosen, carved & ~chosen
+    if not carved.any():
+        return
     num_patients = len(np.unique(index.patient_id[carved]))
     too_few = f"of the {num_patients:,} patients of {source} that have images, "
     key = f"data.val_fraction (now {val_fraction:g})"

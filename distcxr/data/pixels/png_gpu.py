@@ -54,7 +54,6 @@ class PngDecoder:
         where: what inflates and what resizes, in one phrase for the log.
 
     Args:
-        image_size: side of the resized images, pixels.
         inflate: what undoes Deflate, nvCOMP on the GPU or ISA-L in the threads that call `prepare`.
         kernels, inflater: stand-ins, with which tests run all of it on a CPU.
 

@@ -25,8 +25,7 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
     """A `PixelReader` on the arrays of a ChestMNIST file. No image of an array is ever unreadable.
 
     Arrays that the file holds unpacked are mapped, and ranks share their memory. Packed ones, as MedMNIST's are, are
-    read whole by each rank: 88 MB at 28 px, 5.6 GB at 224. Images are resized to `image_size` by `resize_grey`, as
-    those of files are: from 28 px to 224 in 0.1 ms each.
+    read whole by each rank: 88 MB at 28 px, 5.6 GB at 224. To resize an image from 28 px to 224 takes 0.1 ms.
     """
 
     def __init__(
@@ -36,9 +35,7 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
 
         Args:
             index: from `read_chestmnist`; requests name its rows.
-            num_threads: threads that copy and resize, a request each; 0 does it in the calling thread.
             prefetch: requests that each thread works ahead.
-            pin_memory: put the pixels into pinned memory; needs a CUDA device.
 
         Raises ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
         """

@@ -58,8 +58,7 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
 
         Args:
             decoder: for the same `image_size` and `device`.
-            locate: called in the thread that reads, once a request.
-            num_threads: threads that read files and prepare them.
+            num_threads: that read files and prepare them.
             wave: images decoded at once, at most. A request with more is decoded in parts. Where the GPU has too little
                 memory for a wave, it is made smaller, for good, and the log notes it once.
             prefetch: waves that are read ahead.

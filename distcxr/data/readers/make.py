@@ -107,9 +107,8 @@ class Rank:
         from distcxr.data.readers.dali_decode import DaliDecoder
         from distcxr.data.readers.dali_reader import DaliReader
 
-        make = (
-            DaliDecoder if self.decodes_on_gpu("dali") else DaliReader
-        )  # on a CPU DALI's own decoder is the slower one
+        # On a CPU DALI's own decoder is the slower one.
+        make = DaliDecoder if self.decodes_on_gpu("dali") else DaliReader
         try:
             return make(
                 self.locate,
@@ -164,20 +163,14 @@ class Rank:
 
 
 class PackReader:
-    """A `PixelReader` of a pack's images that closes the pack with itself."""
+    """A `PixelReader` of a pack's images, which `inner` finds by `pack.parts`, that closes the pack with itself."""
 
     def __init__(self, inner: PixelReader, pack: Pack) -> None:
-        """Take both over.
-
-        Args:
-            inner: finds images by `pack.parts`.
-        """
         self._inner, self._pack = inner, pack
         num = len(pack.files)
         self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        """Pixels of each request, in order."""
         return self._inner.read(requests)
 
     def close(self) -> None:

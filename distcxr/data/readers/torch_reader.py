@@ -68,10 +68,8 @@ class TorchReader:
         """Start nothing yet; the workers start with the first `read`.
 
         Args:
-            locate: called in this process, once a request.
             num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
             prefetch: requests that each worker works ahead.
-            pin_memory: put the pixels into pinned memory; needs a CUDA device.
             timeout_s: how long one batch may take before `read` gives up with RuntimeError.
         """
         assert num_workers >= 0 and prefetch >= 1

@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.augment import COLUMNS, center_crop, crop, identity_parameters
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.labels import NIH14
+from distcxr.data.labels import NIH14, check_findings
 from distcxr.recipe.augmentation import Augment
 from distcxr.tables import read_table
 
@@ -176,10 +175,7 @@ def _parse(where: str, fields: list[str]) -> tuple[str, str, tuple[float, ...]]:
     if not file or "/" in file or "\\" in file:
         raise ValueError(f"{where}: image {file!r} is not a plain file name such as 00000001_000.png")
     finding = _SPELLINGS.get(spelled, spelled)
-    if finding not in NIH14:
-        near = get_close_matches(spelled, NIH14, n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
-        raise ValueError(f"{where}: unknown finding {spelled!r}{hint} Valid: {', '.join(NIH14)}")
+    check_findings(where, [finding], NIH14)
     try:
         x, y, width, height = map(float, texts)
     except ValueError:
