@@ -96,14 +96,10 @@ class DeviceTransform:
 
     What the spec does not ask for is not computed, whatever the parameters: without augmentation a pixel is exactly
     itself.
-
-    Attributes:
-        spec: the recipe's section.
-        mean, std: per channel, in [0, 1]; their length is the number of channels.
     """
 
     spec: Augment
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # per channel, in [0, 1], as `std`; their length is the number of channels
     std: tuple[float, ...]
 
     def __call__(

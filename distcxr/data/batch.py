@@ -16,25 +16,15 @@ _TENSORS = ("pixels", "targets", "mask", "sample_id", "augment", "metadata")
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch.
+    """One micro-batch."""
 
-    Attributes:
-        pixels: uint8 [B, 1, S, S], grey.
-        targets: uint8 [B, C], 1 = finding present.
-        mask: uint8 [B, C], 1 = label known. All 0 for a sample with an unreadable file.
-        sample_id: int64 [B], the sample's row in the index.
-        augment: float32 [B, P], see `distcxr.data.augment`.
-        metadata: float32 [B, M], see `distcxr.data.metadata`; M is 0 where the recipe asks for none.
-        unreadable: (sample_id, reason) of each sample with an unreadable file; its pixels are 0.
-    """
-
-    pixels: Tensor
-    targets: Tensor
-    mask: Tensor
-    sample_id: Tensor
-    augment: Tensor
-    metadata: Tensor
-    unreadable: tuple[tuple[int, str], ...] = ()
+    pixels: Tensor  # uint8 [B, 1, S, S], grey
+    targets: Tensor  # uint8 [B, C], 1 = finding present
+    mask: Tensor  # uint8 [B, C], 1 = label known; all 0 for a sample with an unreadable file
+    sample_id: Tensor  # int64 [B], the sample's row in the index
+    augment: Tensor  # float32 [B, P], see `distcxr.data.augment`
+    metadata: Tensor  # float32 [B, M], see `distcxr.data.metadata`; M is 0 where the recipe asks for none
+    unreadable: tuple[tuple[int, str], ...] = ()  # (sample_id, reason) of each unreadable file; its pixels are 0
 
     def __len__(self) -> int:
         return len(self.sample_id)

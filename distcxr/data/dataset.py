@@ -39,19 +39,12 @@ _READING = ("dataset", "columns", "patient_pattern", "uncertain")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Index and splits of a dataset, with hashes of the labels and lists they came from.
+    """Index and splits of a dataset, with hashes of the labels and lists they came from."""
 
-    Attributes:
-        data: the recipe's `data` section, its `root` filled in.
-        index: every image of the dataset, in a split or not, with the findings that are learnt.
-        splits: rows of the index, after `data.where` and `data.max_*_samples`.
-        labels: the index with every finding of the label file.
-    """
-
-    data: Data
-    index: SampleIndex
-    splits: Splits
-    labels: SampleIndex
+    data: Data  # the recipe's section, its `root` filled in
+    index: SampleIndex  # every image of the dataset, in a split or not, with the findings that are learnt
+    splits: Splits  # rows of the index, after `data.where` and `data.max_*_samples`
+    labels: SampleIndex  # the index with every finding of the label file
 
     def describe(self) -> list[str]:
         """Lines for the log: labels and lists by their hashes, images of each split, findings that can't be learnt."""

@@ -21,39 +21,23 @@ class MissingDataError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
-    """N samples in the order of the label file.
+    """N samples in the order of the label file."""
 
-    Attributes:
-        root: absolute path of the folder that holds the dataset.
-        findings: names of the C columns of `targets_NC`.
-        path: bytes [N], file paths relative to `root`, `/` between folders, in the file system's encoding.
-            Fixed-width bytes take a quarter of numpy's text and a third of Python strings.
-        patient_id: int64 [N].
-        targets_NC: uint8 [N, C], 1 = the finding is present.
-        mask_NC: uint8 [N, C], 1 = the label is known.
-        age: float32 [N], years, NaN = unknown.
-        sex: [N], "M", "F" or "" = unknown.
-        view: [N], "PA", "AP", "LATERAL" or "" = unknown.
-        split: [N], "train", "val", "test", or "" = the dataset itself names none.
-        label_hash: sha256 of the label file's bytes, in hex.
-        skipped: bytes [K], names of images that the label file lists but that have no file. The lists of a
-            split may name them.
-        named_by_path: images are called by their `path`, because the dataset uses a file name more than once.
-    """
-
-    root: Path
-    findings: tuple[str, ...]
+    root: Path  # absolute path of the folder that holds the dataset
+    findings: tuple[str, ...]  # names of the C columns of `targets_NC`
+    # [N], file paths relative to `root`, `/` between folders, in the file system's encoding: fixed-width bytes take a
+    # quarter of numpy's text and a third of Python strings.
     path: NDArray[np.bytes_]
-    patient_id: NDArray[np.int64]
-    targets_NC: NDArray[np.uint8]
-    mask_NC: NDArray[np.uint8]
-    age: NDArray[np.float32]
-    sex: NDArray[np.str_]
-    view: NDArray[np.str_]
-    split: NDArray[np.str_]
-    label_hash: str
-    skipped: NDArray[np.bytes_]
-    named_by_path: bool = False
+    patient_id: NDArray[np.int64]  # [N]
+    targets_NC: NDArray[np.uint8]  # 1 = the finding is present
+    mask_NC: NDArray[np.uint8]  # 1 = the label is known
+    age: NDArray[np.float32]  # [N], years, NaN = unknown
+    sex: NDArray[np.str_]  # [N], "M", "F" or "" = unknown
+    view: NDArray[np.str_]  # [N], "PA", "AP", "LATERAL" or "" = unknown
+    split: NDArray[np.str_]  # [N], "train", "val", "test", or "" = the dataset itself names none
+    label_hash: str  # sha256 of the label file's bytes, in hex
+    skipped: NDArray[np.bytes_]  # names of images that are listed but have no file; lists of a split may name them
+    named_by_path: bool = False  # images are called by their `path`: the dataset uses a file name more than once
 
     def __post_init__(self) -> None:
         num = len(self.path)

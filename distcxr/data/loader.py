@@ -40,14 +40,10 @@ Request = NDArray[np.int64]
 
 
 class Pixels(NamedTuple):
-    """The answer to a request.
+    """The answer to a request."""
 
-    pixels: uint8 [B, 1, S, S], pinned or already on the GPU where that helps; 0 for a file that can't be read.
-    unreadable: (position in the batch, reason) of each such file.
-    """
-
-    pixels: Tensor
-    unreadable: tuple[tuple[int, str], ...]
+    pixels: Tensor  # uint8 [B, 1, S, S], pinned or on the GPU where that helps; 0 for a file that can't be read
+    unreadable: tuple[tuple[int, str], ...]  # (position in the batch, reason) of each such file
 
 
 class PixelReader(Protocol):

@@ -153,20 +153,15 @@ def _at(rows: Rows, positions: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TrainOrder:
-    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped.
+    """Shuffled micro-batches of one rank, `plan.accumulation` to a global batch; a part-filled last one is dropped."""
 
-    Attributes:
-        rows: the rows to sample from; an epoch has as many samples as there are rows.
-        cumulative_N: None takes every row once an epoch. Otherwise float64 [N], sums of the rows' weights up to each:
-            sampling is with replacement, with probabilities in proportion to the weights.
-        notes: lines for the log about how rows and weights came about.
-    """
-
-    rows: Rows
+    rows: Rows  # to sample from; an epoch has as many samples as there are rows
     seed: int
     plan: BatchPlan
+    # None takes every row once an epoch. Otherwise sums of the rows' weights up to each: sampling is with replacement,
+    # with probabilities in proportion to the weights.
     cumulative_N: NDArray[np.float64] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines for the log about how rows and weights came about
 
     def __post_init__(self) -> None:
         if len(self.rows) < self.plan.global_batch_size:

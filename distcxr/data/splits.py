@@ -35,19 +35,15 @@ NOT_COMPARABLE = "figures are not comparable with published ones"
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Rows of an index, int64 and ascending, no row and no patient in two splits.
-
-    Attributes:
-        list_hashes: sha256 in hex. `train`, `val`, `test`: of the split's image names, sorted and joined by
-            newlines, so that two runs can be compared. Other keys: of the bytes of the list file so named.
-        notes: lines for the log about images that were left out of the splits.
-    """
+    """Rows of an index, int64 and ascending, no row and no patient in two splits."""
 
     train: NDArray[np.int64]
     val: NDArray[np.int64]
     test: NDArray[np.int64]
+    # sha256 in hex. `train`, `val`, `test`: of the split's image names, sorted and joined by newlines, so that two runs
+    # can be compared. Other keys: of the bytes of the list file so named.
     list_hashes: dict[str, str]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # lines for the log about images that were left out of the splits
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Rows of `"train"`, `"val"` or `"test"`."""

@@ -29,18 +29,15 @@ class Part(NamedTuple):
 
     It can be read as long as process `pid` holds that file open as `fd`, by this process and by others of its machine,
     even if the file is replaced or removed meanwhile.
-
-    file: name of the larger file, for messages; offset, num_bytes: the piece; crc: its CRC-32; reason: why the image
-    can't be read whatever the piece holds, or "".
     """
 
-    file: str
+    file: str  # name of the larger file, for messages
     pid: int
     fd: int
     offset: int
     num_bytes: int
-    crc: int
-    reason: str = ""
+    crc: int  # CRC-32 of the piece
+    reason: str = ""  # why the image can't be read whatever the piece holds
 
 
 Source = str | Path | Part

@@ -25,19 +25,14 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Header:
-    """What a PNG's header chunk holds, and which other chunks follow.
-
-    Attributes:
-        colour_type: 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA.
-        extras: types of the chunks besides IHDR, IDAT and IEND.
-    """
+    """What a PNG's header chunk holds, and which other chunks follow."""
 
     width: int
     height: int
     bit_depth: int
-    colour_type: int
+    colour_type: int  # 0 grey, 2 RGB, 3 palette, 4 grey + alpha, 6 RGBA
     interlaced: bool
-    extras: frozenset[bytes] = frozenset()
+    extras: frozenset[bytes] = frozenset()  # types of the chunks besides IHDR, IDAT and IEND
 
 
 def decode_png(data: bytes) -> NDArray[np.uint8]:

@@ -33,16 +33,12 @@ _GAP = 64  # bytes between streams, for an inflater that reads whole words beyon
 
 
 class Prepared(NamedTuple):
-    """One image, ready for the GPU.
+    """One image, ready for the GPU."""
 
-    Attributes:
-        bytes_: uint8 [n] on the host, pinned where there is a GPU: the raw Deflate stream, or with `inflate="cpu"` the
-            inflated rows, [H * (1 + W)].
-        adler: Adler-32 that the inflated rows must have; with `inflate="cpu"` it was checked.
-    """
-
+    # uint8 [n] on the host, pinned where there is a GPU: the raw Deflate stream, or with `inflate="cpu"` the inflated
+    # rows, [H * (1 + W)].
     bytes_: Tensor
-    adler: int
+    adler: int  # Adler-32 that the inflated rows must have; with `inflate="cpu"` it was checked
     height: int
     width: int
 

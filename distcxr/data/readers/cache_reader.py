@@ -174,10 +174,9 @@ class _Blocks:
 
 
 class _Gathered(NamedTuple):
-    """rows: of the cache, int64 [B]; pixels: uint8 [images, S*S] of those that are not on the device, all if slots is
-    None; slots: where the others are on the device; positions: the order that undoes "device first, then host"."""
+    """What the host has to hand over of one request."""
 
-    rows: NDArray[np.int64]
-    slots: NDArray[np.int64] | None
-    positions: NDArray[np.int64] | None
-    pixels: Tensor
+    rows: NDArray[np.int64]  # of the cache, [B]
+    slots: NDArray[np.int64] | None  # where those are that the device holds
+    positions: NDArray[np.int64] | None  # the order that undoes "device first, then host"
+    pixels: Tensor  # uint8 [images, S*S] of those that are not on the device, all if slots is None

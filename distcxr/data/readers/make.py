@@ -35,20 +35,15 @@ WAVES: dict[Kind, int] = {"gpu": 256, "gpu_filters": 64}
 
 @dataclass(frozen=True)
 class Rank:
-    """What one rank knows when it makes a reader; `choose_reader` has the meanings.
-
-    Attributes:
-        budget: `thread_budget` of the rank.
-        pack: with `data.source: pack`.
-    """
+    """What one rank knows when it makes a reader; `choose_reader` has the meanings."""
 
     data: Data
     index: SampleIndex
     max_batch_size: int
     device: torch.device
-    budget: int
+    budget: int  # `thread_budget` of the rank
     first_rows: NDArray[np.int64]
-    pack: Pack | None = None
+    pack: Pack | None = None  # with `data.source: pack`
 
     @property
     def on_gpu(self) -> bool:

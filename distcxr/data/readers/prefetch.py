@@ -24,15 +24,10 @@ Launched = TypeVar("Launched")
 
 
 class Job(NamedTuple, Generic[Made]):
-    """Whole requests that are worked on together.
+    """Whole requests that are worked on together."""
 
-    Attributes:
-        requests: in the order asked.
-        work: calls that make their pieces, in order, each in a thread.
-    """
-
-    requests: Sequence[Request]
-    work: Sequence[Callable[[], Made]]
+    requests: Sequence[Request]  # in the order asked
+    work: Sequence[Callable[[], Made]]  # calls that make their pieces, in order, each in a thread
 
 
 class PrefetchingReader(ABC, Generic[Made, Launched]):

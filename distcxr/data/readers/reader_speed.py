@@ -25,15 +25,10 @@ _SECONDS = 0.4  # that one loader is measured for
 
 @dataclass(frozen=True)
 class Speed:
-    """What one rank gets out of one loader.
+    """What one rank gets out of one loader."""
 
-    Attributes:
-        img_per_s: with all of the rank's threads or workers.
-        core_ms: CPU time that an image costs; on a GPU without the GPU's part.
-    """
-
-    img_per_s: float
-    core_ms: float
+    img_per_s: float  # with all of the rank's threads or workers
+    core_ms: float  # CPU time that an image costs; on a GPU without the GPU's part
 
     def __str__(self) -> str:
         return f"{self.img_per_s:,.0f} img/s ({self.core_ms:.2f} ms of a core per image)"

@@ -178,14 +178,11 @@ class TorchReader:
 
 
 class _Decoder(Dataset[_Answer]):
-    """Runs in the workers: file names to pixels.
-
-    Attributes:
-        wanted: int64 scalar in shared memory, the number of the `read` call that still wants its answers.
-    """
+    """Runs in the workers: file names to pixels."""
 
     def __init__(self, image_size: int) -> None:
         self.image_size = image_size
+        # In shared memory, the number of the `read` call that still wants its answers.
         self.wanted = torch.zeros((), dtype=torch.int64)
         self.wanted.share_memory_()  # type: ignore[no-untyped-call]
 

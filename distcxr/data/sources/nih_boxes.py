@@ -35,19 +35,12 @@ _SPELLINGS = {"Infiltrate": "Infiltration"}
 
 @dataclass(frozen=True, eq=False)
 class BoxList:
-    """N boxes in the order of the file.
+    """N boxes in the order of the file."""
 
-    Attributes:
-        files: N names of images, without a folder.
-        findings: N names as `labels.NIH14` spells them.
-        corners: float64 [N, 4], in pixels of the image of `SOURCE_PX`.
-        box_hash: sha256 of the file's bytes, in hex.
-    """
-
-    files: tuple[str, ...]
-    findings: tuple[str, ...]
-    corners: NDArray[np.float64]
-    box_hash: str
+    files: tuple[str, ...]  # N names of images, without a folder
+    findings: tuple[str, ...]  # N names as `labels.NIH14` spells them
+    corners: NDArray[np.float64]  # [N, 4], in pixels of the image of `SOURCE_PX`
+    box_hash: str  # sha256 of the file's bytes, in hex
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,25 +48,15 @@ class BoxList:
 
 @dataclass(frozen=True, eq=False)
 class InputBoxes:
-    """The boxes of an index's images as the network sees them.
+    """The boxes of an index's images as the network sees them; counts are by finding."""
 
-    Attributes:
-        corners: (sample_id, finding's column) to float64 [K, 4] in pixels of the network's input, K >= 1.
-        side: of the network's input, in pixels.
-        num_boxes: boxes in `corners`, by finding; also the counts below.
-        num_clipped: of these, boxes that the crop cut.
-        num_lost: boxes wholly outside the crop; they are not in `corners`.
-        num_absent: boxes on images that the index does not have; by finding, in all of the list.
-        unused: boxes by finding that is not among the index's.
-    """
-
-    corners: dict[tuple[int, int], NDArray[np.float64]]
-    side: int
-    num_boxes: Counter[str]
-    num_clipped: Counter[str]
-    num_lost: Counter[str]
-    num_absent: Counter[str]
-    unused: Counter[str]
+    corners: dict[tuple[int, int], NDArray[np.float64]]  # by (sample_id, finding's column): [K, 4] input pixels, K >= 1
+    side: int  # of the network's input, in pixels
+    num_boxes: Counter[str]  # in `corners`
+    num_clipped: Counter[str]  # of these, boxes that the crop cut
+    num_lost: Counter[str]  # boxes wholly outside the crop; they are not in `corners`
+    num_absent: Counter[str]  # boxes on images that the index does not have, in all of the list
+    unused: Counter[str]  # boxes of findings that are not among the index's
 
     @property
     def rows(self) -> NDArray[np.int64]:

@@ -29,7 +29,6 @@ class OpenedStore:
     It holds all its files open: they can be read to the end even if a new build replaces them.
 
     Attributes:
-        folder: where it is.
         settings: the content of its JSON file.
         entries: `Format.entry_type` [N].
         files: those with the images.

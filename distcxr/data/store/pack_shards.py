@@ -31,19 +31,13 @@ _END = struct.Struct("<QQI8s")  # bytes of the entries, bytes of the reasons, CR
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A whole shard, open.
-
-    Attributes:
-        entries: `Format.entry_type` of its images, which may be changed; their `shard` means nothing here.
-        reasons: why, by path, for its unreadable images.
-        is_new: pack.json does not name it: it is of a build that was stopped.
-    """
+    """A whole shard, open."""
 
     name: str
     fd: int
-    entries: NDArray[Any]
-    reasons: dict[str, str]
-    is_new: bool
+    entries: NDArray[Any]  # `Format.entry_type` of its images, which may be changed; their `shard` means nothing here
+    reasons: dict[str, str]  # why, by path, for its unreadable images
+    is_new: bool  # pack.json does not name it: it is of a build that was stopped
 
     @property
     def number(self) -> int:

@@ -44,31 +44,18 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @dataclass
 class Built:
-    """What a build did.
+    """What a build did."""
 
-    Attributes:
-        num_images: in the store now.
-        num_bytes: of their pixels or codestreams.
-        num_shards: that hold them, of a pack.
-        num_made: images read from their files; the others were taken over.
-        num_changed: of an earlier store, images of which the file has changed, or can be read now.
-        num_damaged: of an earlier store, images of which the stored bytes have changed.
-        num_new: images that an earlier store did not have.
-        num_resumed: images taken over from a build that was stopped.
-        num_without_file: of a pack, images of which the file is not there: the codestream alone was checked.
-        unreadable: reason by path of the images that can't be read.
-    """
-
-    num_images: int = 0
-    num_bytes: int = 0
-    num_shards: int = 0
-    num_made: int = 0
-    num_changed: int = 0
-    num_damaged: int = 0
-    num_new: int = 0
-    num_resumed: int = 0
-    num_without_file: int = 0
-    unreadable: dict[str, str] = field(default_factory=dict)
+    num_images: int = 0  # in the store now
+    num_bytes: int = 0  # of their pixels or codestreams
+    num_shards: int = 0  # that hold them, of a pack
+    num_made: int = 0  # images read from their files; the others were taken over
+    num_changed: int = 0  # of an earlier store, images of which the file has changed, or can be read now
+    num_damaged: int = 0  # of an earlier store, images of which the stored bytes have changed
+    num_new: int = 0  # images that an earlier store did not have
+    num_resumed: int = 0  # images taken over from a build that was stopped
+    num_without_file: int = 0  # of a pack, images of which the file is not there: the codestream alone was checked
+    unreadable: dict[str, str] = field(default_factory=dict)  # reason by path of the images that can't be read
 
 
 class SourceImage(NamedTuple):

@@ -35,30 +35,19 @@ class StoreError(ValueError):
 
 @dataclass(eq=False)
 class Format:
-    """What distinguishes one format of a store from the other.
+    """What distinguishes one format of a store from the other."""
 
-    Attributes:
-        name: as in `distcxr NAME`, `data.NAME.path` and `NAME.json`.
-        title: for messages.
-        version: of the files' layout.
-        codec: version of the pixels. Raise it with any change in what `decode_grey` (of the cache, `resize_grey`, too)
-            returns: that makes older stores wrong.
-        columns: of an entry, besides those of `entry_type`.
-        content: key of the JSON file that names the file, or the files, with the images.
-        patterns: of the files of its own, whole or not.
-        begun: a file that is there once a build has begun.
-        stands_alone: it serves without the image files, too.
-    """
-
-    name: str
-    title: str
-    version: int
+    name: str  # as in `distcxr NAME`, `data.NAME.path` and `NAME.json`
+    title: str  # for messages
+    version: int  # of the files' layout
+    # Version of the pixels. Raise it with any change in what `decode_grey` (of the cache, `resize_grey`, too) returns:
+    # that makes older stores wrong.
     codec: int
-    columns: list[tuple[str, str]]
-    content: str
-    patterns: tuple[str, ...]
-    begun: str
-    stands_alone: bool
+    columns: list[tuple[str, str]]  # of an entry, besides those of `entry_type`
+    content: str  # key of the JSON file that names the file, or the files, with the images
+    patterns: tuple[str, ...]  # of the files of its own, whole or not
+    begun: str  # a file that is there once a build has begun
+    stands_alone: bool  # it serves without the image files, too
 
     @property
     def json_name(self) -> str:

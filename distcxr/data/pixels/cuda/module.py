@@ -95,17 +95,11 @@ def _of_gpu(index: int) -> CudaKernels:
 
 
 class Compiled(NamedTuple):
-    """kernels.cu for one kind of GPU.
+    """kernels.cu for one kind of GPU."""
 
-    Attributes:
-        image: what the driver loads.
-        architecture: sm_90 for machine code, compute_90 for PTX.
-        log: the compiler's messages, most often none.
-    """
-
-    image: bytes
-    architecture: str
-    log: str
+    image: bytes  # what the driver loads
+    architecture: str  # sm_90 for machine code, compute_90 for PTX
+    log: str  # the compiler's messages, most often none
 
 
 @functools.cache
