@@ -142,7 +142,7 @@ def _whole_splits(data: Data, index: SampleIndex) -> Splits:
     fraction, seed = data.val_fraction, data.split_seed
     if data.split == "official":
         if data.dataset == "nih":
-            return official(index, index.root, val_fraction=fraction, seed=seed)
+            return official(index, val_fraction=fraction, seed=seed)
         return from_index(index, val_fraction=fraction, seed=seed)
     if data.split == "by_patient":
         return by_patient(index, ratios=data.ratios, seed=seed)

@@ -52,18 +52,17 @@ class Splits:
         return found
 
 
-def official(index: SampleIndex, root: Path, *, val_fraction: float, seed: int) -> Splits:
-    """NIH's own lists in `root`; about `val_fraction` of the patients of `train_val_list.txt` become val.
+def official(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
+    """NIH's own lists, beside its label file; about `val_fraction` of the patients of `train_val_list.txt` become val.
 
     Raises:
-        MissingDataError: a list is not in `root`.
+        MissingDataError: a list is not there.
         ValueError: as `from_lists`.
     """
-    root = Path(os.path.abspath(root.expanduser()))
     for name in (TRAIN_VAL_LIST, TEST_LIST):
-        if not (root / name).is_file():
-            raise missing_dataset(f"{root} has no {name}, which data.split=official needs.")
-    train, test = root / TRAIN_VAL_LIST, root / TEST_LIST
+        if not (index.root / name).is_file():
+            raise missing_dataset(f"{index.root} has no {name}, which data.split=official needs.")
+    train, test = Path(TRAIN_VAL_LIST), Path(TEST_LIST)
     return from_lists(index, train=train, val=None, test=test, val_fraction=val_fraction, seed=seed)
 
 

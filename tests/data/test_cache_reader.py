@@ -14,6 +14,14 @@ import numpy as np
 import pytest
 import torch
 from caches import SIZE
+from reader_contract import (  # noqa: F401
+    Check,
+    test_an_early_end_leaves_a_clean_start,
+    test_an_error_in_the_order_comes_through_and_leaves_a_clean_start,
+    test_nothing_asked_nothing_given,
+    test_requests_are_pulled_only_a_little_ahead,
+    test_two_reads_at_once_are_refused,
+)
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
@@ -44,6 +52,7 @@ def folder(index: SampleIndex, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def make(index: SampleIndex, folder: Path, device: str = "cpu", **options: object) -> CacheReader:
     cache = open_cache(folder, index, SIZE)
+    options = {"first_rows": np.arange(0)} | options
     return CacheReader(cache, device=torch.device(device), prefetch=2, max_batch_size=16, **options)  # type: ignore[arg-type]
 
 
@@ -54,6 +63,21 @@ def reader(request: pytest.FixtureRequest, index: SampleIndex, folder: Path) -> 
         made._pool = ThreadPoolExecutor(1)
     with closing(made):
         yield made
+
+
+@pytest.fixture
+def asked(index: SampleIndex) -> list[Request]:
+    return requests(np.arange(len(index)), 3)
+
+
+@pytest.fixture
+def check(index: SampleIndex) -> Check:
+    return lambda answer, request: assert_is(answer, index, request)
+
+
+@pytest.fixture
+def ahead() -> int:
+    return 2
 
 
 def requests(rows: np.ndarray, batch: int = 5) -> list[Request]:
@@ -99,52 +123,6 @@ def test_memory_is_used_again_when_a_batch_is_gone(index: SampleIndex, folder: P
         assert len(addresses) <= 2 and all(address % 64 == 0 for address in addresses)
         kept = [answer.pixels[0, 0] for answer in made.read(requests(np.tile(rows, 5), 4))]  # a part holds all
         assert len({part.data_ptr() for part in kept}) == 5
-
-
-def test_nothing_asked_nothing_given(reader: CacheReader) -> None:
-    assert list(reader.read([])) == []
-
-
-def test_an_early_end_leaves_a_clean_start(reader: CacheReader, index: SampleIndex) -> None:
-    for stop_after in (0, 1, 2):
-        with closing(reader.read(requests(np.arange(16), 3))) as answers:
-            for _ in range(stop_after):
-                next(answers)
-        asked = requests(np.arange(16)[::-1])
-        for answer, request in zip(reader.read(asked), asked, strict=True):
-            assert_is(answer, index, request)
-
-
-def test_requests_are_pulled_only_a_little_ahead(reader: CacheReader, index: SampleIndex) -> None:
-    pulled = 0
-
-    def endless() -> Iterator[Request]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield np.arange(2)
-
-    with closing(reader.read(endless())) as answers:
-        for used in range(1, 20):
-            next(answers)
-            assert pulled <= used + 2
-
-
-def test_an_error_in_the_order_comes_through(reader: CacheReader, index: SampleIndex) -> None:
-    def broken() -> Iterator[Request]:
-        yield from requests(np.arange(6))
-        raise RuntimeError("the order broke")
-
-    with pytest.raises(RuntimeError, match="the order broke"):
-        list(reader.read(broken()))
-    assert_is(next(reader.read(requests(np.arange(3)))), index, np.arange(3))
-
-
-def test_two_reads_at_once_are_refused(reader: CacheReader, index: SampleIndex) -> None:
-    with closing(reader.read(requests(np.arange(9)))) as first:
-        next(first)
-        with pytest.raises(AssertionError, match="one read at a time"):
-            next(reader.read(requests(np.arange(9))))
 
 
 @pytest.mark.parametrize("resident", ["host", "device"])

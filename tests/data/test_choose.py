@@ -56,7 +56,9 @@ def test_thread_budget(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cpus)))
     monkeypatch.setattr(budget, "_cgroup_cpus", lambda: None)
-    assert thread_budget(world, environ) == cores
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert thread_budget(world) == cores
 
 
 def test_thread_budget_minds_the_containers_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +77,7 @@ def test_thread_budget_minds_the_containers_limit(tmp_path: Path, monkeypatch: p
     (tmp_path / "cpu" / "job" / "cpu.cfs_quota_us").write_text("-1\n")
     assert budget._cgroup_cpus(tmp_path, tmp_path / "membership") is None
     monkeypatch.setattr(budget, "_cgroup_cpus", lambda: 6.0)
-    assert [thread_budget(world, {}) for world in (1, 2, 4, 8)] == [6, 3, 1, 1]
+    assert [thread_budget(world) for world in (1, 2, 4, 8)] == [6, 3, 1, 1]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import logging
 import re
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +18,6 @@ from pictures import assert_is, ids, kinds, locate, requests
 from PIL import Image
 from torch import Tensor
 
-from distcxr.data.loader import Request
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.png_gpu import Prepared
 from distcxr.data.pixels.resize import resize_grey
@@ -183,21 +182,6 @@ def test_a_launched_wave_lets_go_of_its_bytes(files: list[str], monkeypatch: pyt
         next(answers)
         assert decoder.decoded == [8, 8] and len(decoder.handed_over) == 16
         assert all(bytes_() is None for bytes_ in decoder.handed_over)
-
-
-def test_requests_are_pulled_by_a_few_waves_only(files: list[str]) -> None:
-    pulled = 0
-
-    def endless() -> Iterator[Request]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield ids(files[:2])
-
-    with closing(reader_of(Decoder(), wave=4, prefetch=1)) as reader, closing(reader.read(endless())) as answers:
-        for used in range(1, 30):
-            next(answers)
-            assert pulled <= used + 8  # a wave fetched, two launched, one handed out: of 2 requests each
 
 
 def test_an_error_of_the_decoder_comes_through_and_leaves_a_clean_start(files: list[str]) -> None:

@@ -19,6 +19,14 @@ from host_kernels import host_decoder
 from nih_files import real_xrays
 from pictures import assert_is, broken, ids, kinds, locate, requests
 from PIL import Image
+from reader_contract import (  # noqa: F401
+    Check,
+    test_an_early_end_leaves_a_clean_start,
+    test_an_error_in_the_order_comes_through_and_leaves_a_clean_start,
+    test_nothing_asked_nothing_given,
+    test_requests_are_pulled_only_a_little_ahead,
+    test_two_reads_at_once_are_refused,
+)
 
 from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.pixels.decode import decode_grey
@@ -63,6 +71,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return written
 
 
+@pytest.fixture
+def asked(files: list[str]) -> list[Request]:
+    return requests(files * 2, BATCH)
+
+
+@pytest.fixture
+def check() -> Check:
+    return lambda answer, request: assert_is(answer, locate(request), SIZE)
+
+
+@pytest.fixture
+def ahead() -> int:
+    return 5
+
+
 def test_pixels_and_order_are_as_asked(reader: PixelReader, files: list[str]) -> None:
     order = [files[place] for place in np.random.default_rng(3).permutation(len(files))] + files[:3] * 2
     for batch in (BATCH, 1, 7):  # 27 files: the last batch is shorter
@@ -77,56 +100,6 @@ def test_batch_sizes_may_vary(reader: PixelReader, files: list[str]) -> None:
     asked = [ids(files[:n]) for n in (3, 1, 16, 2, 16, 1)]
     for answer, request in zip(reader.read(asked), asked, strict=True):
         assert_is(answer, locate(request), SIZE)
-
-
-def test_nothing_asked_nothing_given(reader: PixelReader, files: list[str]) -> None:
-    assert list(reader.read([])) == []
-    assert_is(next(reader.read(requests(files, BATCH))), files[:BATCH], SIZE)
-
-
-def test_an_early_end_leaves_a_clean_start(reader: PixelReader, files: list[str]) -> None:
-    many = requests(files * 2, BATCH)
-    for stop_after in (0, 1, 2):
-        with closing(reader.read(many)) as answers:
-            for _ in range(stop_after):
-                next(answers)
-        other = requests(files[::-1], 5)
-        for answer, request in zip(reader.read(other), other, strict=True):
-            assert_is(answer, locate(request), SIZE)
-
-
-def test_requests_are_pulled_only_a_little_ahead(reader: PixelReader, files: list[str]) -> None:
-    pulled = 0
-
-    def endless() -> Iterator[Request]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield ids(files[:2])
-
-    with closing(reader.read(endless())) as answers:
-        for used in range(1, 20):
-            next(answers)
-            assert pulled <= used + 5
-
-
-def test_an_error_in_the_order_comes_through_and_leaves_a_clean_start(reader: PixelReader, files: list[str]) -> None:
-    def broken() -> Iterator[Request]:
-        yield from requests(files[:12], BATCH)
-        raise RuntimeError("the order broke")
-
-    with pytest.raises(RuntimeError, match="the order broke"):
-        list(reader.read(broken()))
-    answers = list(reader.read(requests(files, BATCH)))
-    assert_is(answers[0], files[:BATCH], SIZE)
-    assert len(answers) == len(requests(files, BATCH))
-
-
-def test_two_reads_at_once_are_refused(reader: PixelReader, files: list[str]) -> None:
-    with closing(reader.read(requests(files, BATCH))) as first:
-        next(first)
-        with pytest.raises(AssertionError, match="one read at a time"):
-            next(reader.read(requests(files, BATCH)))
 
 
 def test_bad_files_are_named_and_the_rest_is_right(reader: PixelReader, files: list[str], tmp_path: Path) -> None:

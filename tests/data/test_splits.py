@@ -76,7 +76,7 @@ def patients_of(index: SampleIndex, splits: Splits) -> dict[str, set[int]]:
 def test_official(tmp_path: Path) -> None:
     write_lists(tmp_path)
     index = make_index(tmp_path)
-    splits = official(index, tmp_path, val_fraction=0.2, seed=3)
+    splits = official(index, val_fraction=0.2, seed=3)
     found = patients_of(index, splits)
     assert found["train"] | found["val"] == set(range(1, 301))
     assert found["test"] == set(range(301, 401))
@@ -90,13 +90,13 @@ def test_official(tmp_path: Path) -> None:
 def test_lists_and_splits_are_hashed(tmp_path: Path) -> None:
     write_lists(tmp_path)
     index = make_index(tmp_path)
-    splits = official(index, tmp_path, val_fraction=0.2, seed=3)
+    splits = official(index, val_fraction=0.2, seed=3)
     for file in ("train_val_list.txt", "test_list.txt"):
         assert splits.list_hashes[file] == hashlib.sha256((tmp_path / file).read_bytes()).hexdigest()
     for name in NAMES:
         names = "\n".join(sorted(index.file_names(splits.rows(name))))
         assert splits.list_hashes[name] == hashlib.sha256(names.encode()).hexdigest()
-    other = official(index, tmp_path, val_fraction=0.2, seed=4)
+    other = official(index, val_fraction=0.2, seed=4)
     assert other.list_hashes["train"] != splits.list_hashes["train"]
     assert other.list_hashes["test"] == splits.list_hashes["test"]
 
@@ -121,7 +121,7 @@ def test_a_split_is_the_hash_of_seed_and_patient(tmp_path: Path, seed: int) -> N
     assert found["train"] == {patient for patient in place if place[patient] < 0.7}
     assert found["test"] == {patient for patient in place if place[patient] >= 0.8}
     write_lists(tmp_path)
-    carved = patients_of(index, official(index, tmp_path, val_fraction=0.2, seed=seed))
+    carved = patients_of(index, official(index, val_fraction=0.2, seed=seed))
     assert carved["val"] == {patient for patient in range(1, 301) if place[patient] < 0.2}
 
 
@@ -132,7 +132,7 @@ def test_skipped_and_added_images_move_no_patient(tmp_path: Path) -> None:
     part = make_index(tmp_path, skipped=gone)
     assert len(part) == len(whole) - len(gone)
     makers: list[Callable[[SampleIndex], Splits]] = [
-        lambda index: official(index, tmp_path, val_fraction=0.2, seed=3),
+        lambda index: official(index, val_fraction=0.2, seed=3),
         lambda index: by_patient(index, ratios=(0.7, 0.1, 0.2), seed=3),
     ]
     for make in makers:
@@ -148,9 +148,7 @@ def test_skipped_and_added_images_move_no_patient(tmp_path: Path) -> None:
 def test_a_larger_val_fraction_keeps_its_patients(tmp_path: Path) -> None:
     write_lists(tmp_path)
     index = make_index(tmp_path)
-    val = [
-        patients_of(index, official(index, tmp_path, val_fraction=share, seed=0))["val"] for share in (0.1, 0.2, 0.5)
-    ]
+    val = [patients_of(index, official(index, val_fraction=share, seed=0))["val"] for share in (0.1, 0.2, 0.5)]
     assert val[0] < val[1] < val[2]
 
 
@@ -180,7 +178,7 @@ def test_bad_ratios(tmp_path: Path) -> None:
 def test_bad_val_fraction(tmp_path: Path, val_fraction: float) -> None:
     write_lists(tmp_path)
     with pytest.raises(ValueError, match=r"data\.val_fraction is"):
-        official(make_index(tmp_path), tmp_path, val_fraction=val_fraction, seed=0)
+        official(make_index(tmp_path), val_fraction=val_fraction, seed=0)
 
 
 def write_three(root: Path) -> dict[str, Path]:
@@ -244,7 +242,7 @@ def test_official_lists_that_leak(tmp_path: Path) -> None:
     train = tmp_path / "train_val_list.txt"
     train.write_text(train.read_text().replace(name_of(7, 3) + "\n", ""))
     with pytest.raises(ValueError, match=r"1 patients have images in both (train|val) and test.*patients 7\."):
-        official(make_index(tmp_path), tmp_path, val_fraction=0.2, seed=0)
+        official(make_index(tmp_path), val_fraction=0.2, seed=0)
 
 
 def with_own_split(root: Path, train: range, val: range, test: range) -> SampleIndex:
@@ -322,7 +320,7 @@ def test_official_lists_that_are_not_there(tmp_path: Path) -> None:
     write_lists(tmp_path)
     (tmp_path / "test_list.txt").unlink()
     with pytest.raises(MissingDataError, match=r"has no test_list\.txt") as caught:
-        official(make_index(tmp_path), tmp_path, val_fraction=0.1, seed=0)
+        official(make_index(tmp_path), val_fraction=0.1, seed=0)
     assert "nihcc.app.box.com" in str(caught.value)
 
 
@@ -347,14 +345,14 @@ def test_the_error_of_an_empty_split_names_the_key_to_change(tmp_path: Path) -> 
     write_lists(tmp_path, patients=6, num_train=4)
     index = make_index(tmp_path, 6)
     with pytest.raises(ValueError, match=r"the val split is empty: of the 4 patients .* raise data\.val_fraction"):
-        official(index, tmp_path, val_fraction=1e-9, seed=0)
+        official(index, val_fraction=1e-9, seed=0)
     with pytest.raises(ValueError, match=r"the train split is empty: of the 4 patients .* lower data\.val_fraction"):
-        official(index, tmp_path, val_fraction=1 - 1e-9, seed=0)
+        official(index, val_fraction=1 - 1e-9, seed=0)
     with pytest.raises(ValueError, match=r"the val split is empty: none of the 6 patients .*data\.ratios"):
         by_patient(index, ratios=(0.5, 1e-9, 0.5 - 1e-9), seed=0)
     gone = make_index(tmp_path, 6, skipped=[name_of(p, f) for p in range(1, 5) for f in range(1 + p % 4)])
     with pytest.raises(ValueError, match=r"split is empty: no image that .*train_val_list\.txt names has a file"):
-        official(gone, tmp_path, val_fraction=0.5, seed=0)
+        official(gone, val_fraction=0.5, seed=0)
 
 
 def test_findings_without_positives(tmp_path: Path) -> None:
@@ -369,7 +367,7 @@ def test_unknown_hashes_are_called_unknown(tmp_path: Path) -> None:
     write_lists(tmp_path)
     index = make_index(tmp_path, skipped=[name_of(1, 0)])
     nih = Data(dataset="nih")
-    lines = describe_hashes(nih, index, official(index, tmp_path, val_fraction=0.2, seed=0))
+    lines = describe_hashes(nih, index, official(index, val_fraction=0.2, seed=0))
     assert lines[0] == "labels: not a known NIH file (abababab…): figures are not comparable with published ones"
     assert lines[1].startswith("list train_val_list.txt: not a known NIH file")
     assert lines[3].startswith(f"images: {len(index):,} of {len(index) + 1:,} have a file: figures are not")
@@ -385,7 +383,7 @@ def test_the_real_lists() -> None:
     if not source:
         pytest.skip("DISTCXR_NIH_ROOT is not set: no real data here")
     part = read_index(Data(missing="skip"), Path(source)).with_findings(NIH14)
-    splits = official(part, Path(source), val_fraction=0.1, seed=0)
+    splits = official(part, val_fraction=0.1, seed=0)
     lines = describe_hashes(Data(), part, splits)
     assert lines[:3] == [
         "labels: NIH v2020 (dc1d2df6…)",

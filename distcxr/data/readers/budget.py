@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def thread_budget(world_on_node: int, environ: Mapping[str, str] = os.environ) -> int:
+def thread_budget(world_on_node: int) -> int:
     """Cores that one rank may keep busy, at least 1.
 
     The smallest of three: the CPUs this process is bound to, the CPUs SLURM gave its task, and the CPU time that the
@@ -20,14 +19,13 @@ def thread_budget(world_on_node: int, environ: Mapping[str, str] = os.environ) -
 
     Args:
         world_on_node: ranks on this machine (LOCAL_WORLD_SIZE).
-        environ: where SLURM_CPUS_PER_TASK and SLURM_STEP_TASKS_PER_NODE or SLURM_TASKS_PER_NODE are looked up.
     """
     assert world_on_node >= 1
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     sharing = world_on_node
-    if "SLURM_CPUS_PER_TASK" in environ:
-        bound = min(bound, int(environ["SLURM_CPUS_PER_TASK"]))
-        tasks = environ.get("SLURM_STEP_TASKS_PER_NODE", environ.get("SLURM_TASKS_PER_NODE", "1"))
+    if "SLURM_CPUS_PER_TASK" in os.environ:
+        bound = min(bound, int(os.environ["SLURM_CPUS_PER_TASK"]))
+        tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", os.environ.get("SLURM_TASKS_PER_NODE", "1"))
         first = re.match(r"\d+", tasks)  # "4(x2),1": four tasks on each of two nodes, then one
         sharing = max(1, world_on_node // int(first.group() if first else 1))
     budgets = [bound // sharing]

@@ -42,7 +42,7 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         device_gb: float | None = None,
         prefetch: int = 2,
         max_batch_size: int,
-        first_rows: NDArray[np.int64] | None = None,
+        first_rows: NDArray[np.int64],
     ) -> None:
         """With `resident="device"`, copy the images there, which reads and checks all of them.
 
@@ -121,11 +121,10 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
     def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(numbers).to(self._device, non_blocking=True)
 
-    def _upload(self, device_gb: float | None, first_rows: NDArray[np.int64] | None) -> None:
+    def _upload(self, device_gb: float | None, first_rows: NDArray[np.int64]) -> None:
         """Fill `_resident` [K, S*S] and `_slot`: `first_rows` first, then the others as the index has them."""
         row_bytes = self._cache.image_size**2
-        wanted = self._cache.row_of if first_rows is None else self._cache.row_of[first_rows]
-        both = np.concatenate([wanted, self._cache.row_of])
+        both = np.concatenate([self._cache.row_of[first_rows], self._cache.row_of])
         rows = both[np.sort(np.unique(both, return_index=True)[1])]
         if device_gb is not None:
             rows = rows[: int(device_gb * 1e9 / row_bytes)]

@@ -40,6 +40,7 @@ _Answer = tuple[Tensor, list[tuple[int, str]]]
 # workers; a worker that dies of one takes away the moment in which a preempted run saves its state.
 _JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
 _LOOK_EVERY_S = 2.0
+_TIMEOUT_S = 60.0  # for one batch
 _DIED = "a decoding worker died, killed from outside or out of memory"
 _SHM = Path("/dev/shm")
 
@@ -63,14 +64,12 @@ class TorchReader:
         num_workers: int,
         prefetch: int = 2,
         pin_memory: bool,
-        timeout_s: float = 60.0,
     ) -> None:
         """Start nothing yet; the workers start with the first `read`.
 
         Args:
             num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
             prefetch: requests that each worker works ahead.
-            timeout_s: how long one batch may take before `read` gives up with RuntimeError.
         """
         assert num_workers >= 0 and prefetch >= 1
         load_kernels()
@@ -80,7 +79,7 @@ class TorchReader:
             else "images are decoded on the CPU in the calling process"
         )
         self._num_workers, self._prefetch = num_workers, prefetch
-        self._locate, self._pin_memory, self._timeout_s = locate, pin_memory, timeout_s
+        self._locate, self._pin_memory = locate, pin_memory
         self._dataset = _Decoder(image_size)
         self._feed = _Feed(locate, prefetch * num_workers, image_size)
         self._loader: DataLoader[_Answer] | None = None
@@ -90,7 +89,7 @@ class TorchReader:
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order. Runs at most `prefetch * num_workers` requests ahead.
 
-        Raises RuntimeError: a worker died, a batch took longer than `timeout_s`, or /dev/shm is too small.
+        Raises RuntimeError: a worker died, a batch took longer than a minute, or /dev/shm is too small.
         """
         assert not self._reading, "one read at a time: use up or close the one before"
         self._reading = True
@@ -145,7 +144,7 @@ class TorchReader:
                 num_workers=self._num_workers,
                 prefetch_factor=self._prefetch,
                 pin_memory=self._pin_memory,
-                timeout=min(_LOOK_EVERY_S, self._timeout_s),
+                timeout=_LOOK_EVERY_S,
                 multiprocessing_context=context,
                 persistent_workers=True,
                 collate_fn=_as_it_is,
@@ -164,7 +163,7 @@ class TorchReader:
         merely slow is asked again.
         """
         assert self._batches is not None
-        deadline = time.monotonic() + self._timeout_s
+        deadline = time.monotonic() + _TIMEOUT_S
         while True:
             try:
                 return next(self._batches, None)
