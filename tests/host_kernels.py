@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,15 @@ from distcxr.data.pixels.png_gpu import PngDecoder
 HEADER = Path(__file__).parent / "cuda_host" / "cuda_host.h"
 CANNOT_DECOMPRESS = 12  # nvcompErrorCannotDecompress
 _MOST_ARGUMENTS = 8
+
+
+class Verdict(IntEnum):
+    """Of kernels.cu on an image."""
+
+    GOOD = 0
+    WRONG_LENGTH = -1
+    UNKNOWN_FILTER = -2
+    WRONG_ADLER = -3
 
 
 class HostKernels:

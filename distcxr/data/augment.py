@@ -38,10 +38,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[np.int64]) -> Tensor:
-    """Augmentation parameters of the samples at `positions` of an epoch, int64 [B].
-
-    Returns float32 [B, P].
-    """
+    """Augmentation parameters, float32 [B, P], of the samples at `positions` of an epoch, int64 [B]."""
     u = uniform(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _RANDOM_NUMBERS)  # [B, random]
     # All columns with a range of plus or minus something at once: a call of numpy costs more than 64 samples.
     reach = {
@@ -115,8 +112,7 @@ class DeviceTransform:
             parameters: float32 [B, P].
             dtype: of the result, to which it is rounded once, at the end.
 
-        Returns:
-            `dtype` [B, C, T, T], normalised.
+        Returns `dtype` [B, C, T, T], normalised.
         """
         spec, column = self.spec, dict(zip(COLUMNS, parameters.unbind(1), strict=True))
         grey = pixels.float()
@@ -212,12 +208,7 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...], device: torc
 def channel_statistics(
     choice: Statistics | str, *, in_chans: int, measured: Statistics | None
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std per channel for `augment.normalize`.
-
-    Args:
-        choice: the recipe's value.
-        measured: the training split's own statistics; needed for `dataset` alone.
-    """
+    """Mean and std per channel for `augment.normalize`; `dataset` alone needs `measured`, the training split's own."""
     if choice == "imagenet":
         mean, std = IMAGENET
         if in_chans == 1:

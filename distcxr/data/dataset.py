@@ -129,12 +129,7 @@ def open_dataset(recipe: Recipe) -> Dataset:
 
 
 def make_splits(data: Data, labels: SampleIndex, findings: tuple[str, ...]) -> Splits:
-    """The splits that a recipe's `data` section asks for.
-
-    Args:
-        labels: the index with every finding of the label file.
-        findings: those that are learnt.
-    """
+    """The splits that a recipe's `data` section asks for; `labels` has every finding of the label file."""
     return narrow(data, labels, _whole_splits(data, labels), findings)
 
 

@@ -37,10 +37,6 @@ _SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": 
 def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
     """The findings that `data.findings` asks for: the name of a set, `"all"`, or a list of names in its own order.
 
-    Args:
-        spec: the recipe's `data.findings`.
-        available: what the label file has.
-
     Raises ValueError for a name that the label file lacks (with the nearest that it has, and the list), a repeated
     one, or none.
     """

@@ -34,11 +34,7 @@ def metadata_width(names: Sequence[str]) -> int:
 
 
 def metadata_of(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str]) -> Tensor:
-    """The metadata of the samples `rows`: float32 [B, M], laid out as in the table, in the order of `names`.
-
-    Args:
-        names: of `model.head.metadata`.
-    """
+    """The metadata of the samples `rows`: float32 [B, M], laid out as in the table, in the order of `names`."""
     metadata_BM = np.zeros((len(rows), metadata_width(names)), dtype=np.float32)
     start = 0
     for name in names:

@@ -28,13 +28,8 @@ _FIRST, _SECOND = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 
 
 def hash64(*words: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Mix integers into 64 well-spread bits (the splitmix64 finaliser, chained over the words).
-
-    Args:
-        words: integers or uint64 arrays that broadcast together; the order of the words matters.
-
-    Returns:
-        uint64 array of the broadcast shape.
+    """Mix integers, or uint64 arrays that broadcast, into 64 well-spread bits, uint64 of the broadcast shape: the
+    splitmix64 finaliser, chained over the words, of which the order matters.
 
     Source: Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014.
     """
@@ -77,15 +72,10 @@ def _round_keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
 
 
 def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Where the epoch's shuffle sends `positions`: one permutation of `range(num)`, evaluated point by point.
+    """Where the epoch's shuffle sends `positions`, int64 [B]: one permutation of `range(num)`, point by point.
 
     A Feistel network permutes the next power of four; a value outside `range(num)` walks on until it is inside
     (under four steps on average). Nothing of size `num` is ever built.
-
-    Args:
-        positions: int64 [B], each in `range(num)`.
-
-    Returns int64 [B], distinct for distinct positions.
     """
     assert num > 0
     half_bits = np.uint64(max(1, ((num - 1).bit_length() + 1) // 2))

@@ -23,16 +23,12 @@ _STREAM = 0xCA9  # keeps the cap's choice apart from other hashes of the same se
 def train_order(
     index: SampleIndex, rows: NDArray[np.int64], spec: Sampling, *, seed: int, stage: int, plan: BatchPlan
 ) -> TrainOrder:
-    """The order of a stage's epochs over the training split `rows`: first the cap, then the weights.
+    """The order of a stage's epochs over the training split `rows`, int64 [N], ascending: first the cap, then the
+    weights. It has as many samples an epoch as there are images after the cap, and notes the effect on each label.
 
     Args:
-        rows: int64 [N], ascending.
         spec: the recipe's `data.sampling`, or the stage's.
         seed: with `stage` (from 0) it decides which images the cap leaves out, with the epoch the order.
-
-    Returns:
-        An order with as many samples an epoch as there are images after the cap. Its `notes` give the effect of cap
-        and weights on each label. Without either it is the plain shuffle of `rows`.
 
     Raises ValueError: fewer images than a global batch, or a cap that leaves a label without images.
     """

@@ -55,9 +55,7 @@ class Splits:
 def official(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     """NIH's own lists, beside its label file; about `val_fraction` of the patients of `train_val_list.txt` become val.
 
-    Raises:
-        MissingDataError: a list is not there.
-        ValueError: as `from_lists`.
+    Raises MissingDataError where a list is not there, ValueError as `from_lists`.
     """
     for name in (TRAIN_VAL_LIST, TEST_LIST):
         if not (index.root / name).is_file():

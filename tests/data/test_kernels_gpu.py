@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from host_kernels import HostKernels
+from host_kernels import HostKernels, Verdict
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,7 +22,6 @@ from distcxr.data.pixels.cuda.table import (
     NO_ADLER,
     TILE_BYTES,
     Field,
-    Verdict,
     resize_on_gpu,
     resize_table,
     upload,

@@ -12,12 +12,11 @@ import numpy as np
 import pictures
 import pytest
 import torch
-from host_kernels import host_decoder
+from host_kernels import Verdict, host_decoder
 from nih_files import real_xrays
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.pixels.cuda.table import Verdict
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png_gpu import PngDecoder

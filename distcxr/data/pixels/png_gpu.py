@@ -82,11 +82,9 @@ class PngDecoder:
 
         Takes 0.06 ms of a core for an NIH X-ray, 0.01 of it with the GIL; 1.6 ms with `inflate="cpu"`.
 
-        Returns:
-            None when the file is not for the GPU: not a PNG, not plain 8-bit grey, or something about its stream is
-            unusual. `decode_grey` then decodes it, or raises the error.
-
-        Raises UnreadableImage: the chunks of this PNG are broken, with the message of `decode_grey`.
+        Returns None when the file is not for the GPU: not a PNG, not plain 8-bit grey, or something about its stream is
+        unusual. `decode_grey` then decodes it, or raises the error. Raises UnreadableImage, with the message of
+        `decode_grey`, where the chunks of this PNG are broken.
         """
         from distcxr.data.pixels.chunk_kernels import join_chunks
 
@@ -118,9 +116,9 @@ class PngDecoder:
             images: what `prepare` returned, of any sizes.
             out_BSS: uint8 [B, S, S] on the device, contiguous, written.
 
-        Returns int32 [B] on the device: 0 where the pixels are right, else a `Verdict` or nvCOMP's status, and
-        `decode_grey` has to decode the file. Raises torch.OutOfMemoryError: the GPU's memory is too small for so many
-        at once.
+        Returns int32 [B] on the device: 0 where the pixels are right; below 0, a verdict of kernels.cu, or above,
+        nvCOMP's status, where `decode_grey` has to decode the file. Raises torch.OutOfMemoryError: the GPU's memory is
+        too small for so many at once.
         """
         assert images and out_BSS.dtype == torch.uint8 and out_BSS.device == self._device
         assert out_BSS.shape == (len(images), self._image_size, self._image_size) and out_BSS.is_contiguous()

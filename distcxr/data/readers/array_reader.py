@@ -31,11 +31,7 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
     def __init__(
         self, index: SampleIndex, image_size: int, *, num_threads: int, prefetch: int = 2, pin_memory: bool
     ) -> None:
-        """Open the arrays.
-
-        Args:
-            index: from `read_chestmnist`; requests name its rows.
-            prefetch: requests that each thread works ahead.
+        """Open the arrays of an index from `read_chestmnist`; each thread works `prefetch` requests ahead.
 
         Raises ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
         """

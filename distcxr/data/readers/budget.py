@@ -10,15 +10,12 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def thread_budget(world_on_node: int) -> int:
-    """Cores that one rank may keep busy, at least 1.
+    """Cores that one of `world_on_node` ranks on this machine (LOCAL_WORLD_SIZE) may keep busy, at least 1.
 
     The smallest of three: the CPUs this process is bound to, the CPUs SLURM gave its task, and the CPU time that the
     container's cgroup allows; each shared by the ranks it has to serve. Where SLURM starts one task per rank, the
     first two are the rank's own; where it starts one task per node and that starts the ranks, or without SLURM, the
     ranks share them. The cgroup's limit is always shared.
-
-    Args:
-        world_on_node: ranks on this machine (LOCAL_WORLD_SIZE).
     """
     assert world_on_node >= 1
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -48,10 +48,8 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
 
         Args:
             cache: opened for the index; `close` closes it.
-            device: where the pixels go to in the end.
             device_gb: GB (10^9 bytes) of the device's memory that images may take; None takes what all need.
             prefetch: requests gathered ahead, with a GPU.
-            max_batch_size: the longest request that `read` will be given.
             first_rows: rows of the index that go into the device's memory first where not all fit.
 
         Raises:

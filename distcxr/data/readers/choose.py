@@ -56,7 +56,6 @@ def choose_reader(
         data: the recipe's section. `num_workers` are worker processes (torch) or threads (DALI, gpu) of this rank; None
             takes `thread_budget`, except that torch decodes in the training process when a rank without a GPU has one
             core: there a worker adds a process and no speed. 0 means that process for torch, one thread for the others.
-        max_batch_size: the longest request that will be read.
         first_rows: int64 [N], the training rows: measured with, and first in a device's memory.
         decided_by_main: calls what it is given on rank 0 and returns the answer, or raises the ValueError, on every
             rank.

@@ -55,7 +55,6 @@ class DaliReader(PrefetchingReader["Fed", list["Fed"]]):
         """Build DALI's pipeline and run it once.
 
         Args:
-            max_batch_size: the longest request.
             num_threads: threads of ours that read and decode; on the CPU as many of DALI that resize.
             device_id: GPU that resizes and holds the pixels; None keeps all on the CPU.
             prefetch: requests under way in DALI; as many again are being decoded.

@@ -45,7 +45,6 @@ class PrefetchingReader(ABC, Generic[Made, Launched]):
         Args:
             num_threads: 0 does the work in the thread that reads, with nothing read ahead.
             prefetch: jobs that are worked on ahead.
-            name: of the threads.
             device: a GPU that the threads use.
         """
         assert num_threads >= 0 and prefetch >= 1

@@ -65,10 +65,8 @@ def speed_of_decoding(files: Sequence[Source], image_size: int, *, num_threads: 
 
     They stand for the torch loader's worker processes, which take seconds to start: the decoder needs no GIL.
 
-    Args:
-        files: readable ones.
-        by_clock: count images by wall clock; otherwise `num_threads` cores over the CPU time of an image, which other
-            programs on the machine disturb less.
+    With `by_clock` images are counted by wall clock; otherwise it is `num_threads` cores over the CPU time of an image,
+    which other programs on the machine disturb less.
     """
 
     def work(deadline: float) -> int:

@@ -65,12 +65,8 @@ class TorchReader:
         prefetch: int = 2,
         pin_memory: bool,
     ) -> None:
-        """Start nothing yet; the workers start with the first `read`.
-
-        Args:
-            num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
-            prefetch: requests that each worker works ahead.
-        """
+        """Start nothing yet; the workers start with the first `read`. Without any, `num_workers` 0, the calling process
+        decodes, with nothing read ahead; each of them works `prefetch` requests ahead."""
         assert num_workers >= 0 and prefetch >= 1
         load_kernels()
         self.where = (

@@ -35,13 +35,10 @@ data.root is the file, or a folder that holds one of them"""
 
 
 def read_chestmnist(root: Path, data: Data, lister: Lister) -> SampleIndex:
-    """Index the images of a MedMNIST file of chest X-rays; its pixels are not read.
+    """Index the images of a MedMNIST file of chest X-rays; its pixels are not read, and no image file is looked for.
 
-    `index.root` is the file, and paths are `train/000000`: the split and the row in its array, `array_rows`.
-
-    Args:
-        root: the file, or a folder that holds one.
-        data, lister: not needed: there is one layout, and no image file to look for.
+    `root` is the file or a folder that holds one; `index.root` is the file, and paths are `train/000000`: the split and
+    the row in its array, `array_rows`.
     """
     file = _find(root)
     labels = [read_array(file, f"{split}_labels") for split in SPLITS]

@@ -47,11 +47,7 @@ CheXpert-v1.0 or CheXpert-v1.0-small, or the one above it:
 
 
 def read_chexpert(root: Path, data: Data, lister: Lister) -> SampleIndex:
-    """Index the images that CheXpert's tables list, with its 14 observations.
-
-    Args:
-        root: the folder that holds train.csv, or the one above it.
-    """
+    """Index the images of CheXpert's tables, with its 14 observations; `root` holds train.csv or the folder with it."""
     root = _find(root)
     tables = [read_table(root / name) for name in _FILES if (root / name).is_file()]
     paths = [path for table in tables for path in _paths(table)]

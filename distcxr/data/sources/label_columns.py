@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,23 +61,24 @@ def parse_age(text: str) -> float:
 def ages(path: Path, texts: Sequence[str]) -> NDArray[np.float32]:
     """Ages in years, float32 [N], NaN where unknown; `path` names the file in the warning of what can't be read."""
     years = {text: parse_age(text) for text in set(texts)}
-    counts = Counter(text for text in texts if text and not years[text] <= MAX_AGE_YEARS)
-    if counts:
-        what = f"ages above {MAX_AGE_YEARS} years or unreadable"
-        logger.warning(f"{path}: {counts.total():,} {what} count as unknown: {first_few(list(counts))}")
     known = {text: age if age <= MAX_AGE_YEARS else float("nan") for text, age in years.items()}
+    unknown = [text for text in texts if text and not years[text] <= MAX_AGE_YEARS]
+    _warn_of_unknown(path, f"ages above {MAX_AGE_YEARS} years or unreadable", unknown)
     return np.array([known[text] for text in texts], dtype=np.float32)
 
 
 def categories(path: Path, column: str, texts: Sequence[str], spellings: Mapping[str, str]) -> NDArray[np.str_]:
     """`texts` in the spelling of the index, str [N]; "" for a text not in `spellings`, with a warning."""
     known = {text: spellings.get(text.upper(), "") for text in set(texts)}
-    counts = Counter(text for text in texts if text and not known[text])
-    if counts:
-        valid = list(dict.fromkeys(spellings.values()))
-        what = f"values of {column} other than {', '.join(valid[:-1])} and {valid[-1]}"
-        logger.warning(f"{path}: {counts.total():,} {what} count as unknown: {first_few(list(counts))}")
-    return np.array([known[text] for text in texts], dtype=f"U{max(map(len, spellings.values()))}")
+    valid = list(dict.fromkeys(spellings.values()))
+    unknown = [text for text in texts if text and not known[text]]
+    _warn_of_unknown(path, f"values of {column} other than {', '.join(valid[:-1])} and {valid[-1]}", unknown)
+    return np.array([known[text] for text in texts], dtype=f"U{max(map(len, valid))}")
+
+
+def _warn_of_unknown(path: Path, what: str, texts: Sequence[str]) -> None:
+    if texts:
+        logger.warning(f"{path}: {len(texts):,} {what} count as unknown: {first_few(list(dict.fromkeys(texts)))}")
 
 
 def splits(table: Table, column: str, names: Mapping[str, str]) -> NDArray[np.str_]:

@@ -65,10 +65,7 @@ class InputBoxes:
 
 
 def read_boxes(path: Path) -> BoxList:
-    """Read NIH's file of boxes.
-
-    Args:
-        path: the file, or the folder that holds `FILE_NAME`.
+    """Read NIH's file of boxes, `path`, or `FILE_NAME` in that folder.
 
     Raises:
         MissingDataError: the file does not exist.
@@ -101,12 +98,7 @@ def read_boxes(path: Path) -> BoxList:
 
 
 def place_boxes(boxes: BoxList, index: SampleIndex, image_size: int, spec: Augment) -> InputBoxes:
-    """The boxes in pixels of the network's input: scaled with the image, then cropped as evaluation crops.
-
-    Args:
-        image_size: side of the loaded image, `data.image_size`.
-        spec: the recipe's `augment`; its crops count, its random changes do not.
-    """
+    """The boxes in pixels of the network's input: scaled with the image, then cropped as evaluation crops."""
     start, side = evaluation_window(image_size, spec)
     scaled = boxes.corners * (image_size / SOURCE_PX) - start
     clipped = scaled.clip(0, side)

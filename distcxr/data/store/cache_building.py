@@ -32,14 +32,11 @@ logger = logging.getLogger(__name__)
 def build_cache(
     index: SampleIndex, folder: Path, image_size: int, *, workers: int, report: Report = lambda *_: None
 ) -> Built:
-    """Make the cache of all images of `index` in `folder`, or bring the one there up to date.
+    """Make the cache of all images of `index` in `folder`, or bring the one there up to date, with `workers` threads.
 
     Each image of an earlier cache is checked: its pixels' checksum, its file's size and modification time, and where
     only the time differs, the file's checksum. If all are right no pixels are written; otherwise a new file is, and
     running jobs keep the old one. Running it again after it was stopped, in whatever way, resumes it.
-
-    Args:
-        workers: threads; a file is decoded without the GIL.
 
     Raises StoreError: another process builds it, the disk is full, or the folder can't be written.
     """

@@ -23,11 +23,8 @@ logger = logging.getLogger(__name__)
 def stage(folder: Path, to: Path) -> Path:
     """Copy a cache to a folder on this node's own disk, once for all processes that ask, and return the copy's folder.
 
-    A copy of the same build is used again; copies of older builds of this cache are removed.
-
-    Args:
-        to: `~` and environment variables in it stand for what they are on this node, which may be another folder than
-            on the next one.
+    A copy of the same build is used again; copies of older builds of this cache are removed. `~` and environment
+    variables in `to` stand for what they are on this node, which may be another folder than on the next one.
 
     Raises StoreError: there is no whole cache, a variable in `to` is not set, or `to` has too little space or can't be
     written; names the node.

@@ -38,16 +38,13 @@ class _Item(NamedTuple):
 
 
 def build_pack(index: SampleIndex, folder: Path, *, workers: int, report: Report = lambda *_: None) -> Built:
-    """Make the pack of all images of `index` in `folder`, or bring the one there up to date.
+    """Make the pack of all images of `index` in `folder`, or bring the one there up to date, with `workers` threads.
 
     Every codestream is decoded again as it is made and compared with the pixels. Each image of an earlier pack is
     checked: its codestream's checksum, its file's size and modification time, and where only the time differs, the
     file's checksum. Shards of which the images are all right stay as they are; of the others, what is right is copied.
     An image of which the file is not there any more stays. Running it again after it was stopped, in whatever way,
     resumes it.
-
-    Args:
-        workers: threads; decoding and encoding need no GIL.
 
     Raises:
         StoreError: another process builds it, the disk is full, the folder can't be written, or images are damaged

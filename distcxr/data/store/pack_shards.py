@@ -142,12 +142,7 @@ def _shard_end(entries: NDArray[Any], reasons: dict[str, str]) -> bytes:
 
 
 def read_shard_end(fd: int) -> tuple[NDArray[Any], dict[str, str]]:
-    """Entries and reasons of a shard.
-
-    Raises:
-        ValueError: it is not whole, or of another version.
-        OSError: it can't be read.
-    """
+    """Entries and reasons of a shard. Raises ValueError where it is not whole or of another version, and OSError."""
     size = os.fstat(fd).st_size
     tail = os.pread(fd, _END.size, max(0, size - _END.size))
     if len(tail) < _END.size:

@@ -116,11 +116,8 @@ class Format:
         return entries
 
     def write(self, folder: Path, entries: NDArray[Any], reasons: dict[str, str], **settings: Any) -> None:
-        """Write the table, then the JSON file: from here on it is a whole store.
-
-        Args:
-            reasons: why images can't be read, by path; it may have other images, too.
-        """
+        """Write the table, then the JSON file: from here on it is a whole store. `reasons`, by path, why images can't
+        be read, may have other images, too."""
         data, name = npy_bytes(entries), f"entries-{secrets.token_hex(4)}.npy"
         (folder / name).write_bytes(data)
         flush(folder / name)
@@ -214,11 +211,8 @@ def shown_size(num_bytes: int) -> str:
 
 @contextmanager
 def locked(file: Path, *, wait: str | None) -> Iterator[None]:
-    """Hold the lock file, which the system gives back when the process ends in whatever way.
-
-    Args:
-        wait: logged when another process holds it, which is then waited for; None raises BlockingIOError instead.
-    """
+    """Hold the lock file, which the system gives back when the process ends in whatever way. When another process holds
+    it, `wait` is logged and that is waited for; without it, BlockingIOError is raised."""
     with file.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -27,7 +27,7 @@ enum {
     COLUMN_FILTER
 };
 
-// The order of table.py's Verdict; nvCOMP's statuses of a stream are positive.
+// Verdicts on an image; nvCOMP's statuses of a stream are positive.
 enum { GOOD = 0, WRONG_LENGTH = -1, UNKNOWN_FILTER = -2, WRONG_ADLER = -3 };
 
 #define LANES 32            // rows a warp unfilters side by side, and columns of a tile

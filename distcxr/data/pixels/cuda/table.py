@@ -37,15 +37,6 @@ class Field(IntEnum):
     COLUMN_FILTER = 10
 
 
-class Verdict(IntEnum):
-    """The result of `unfilter` for an image; nvCOMP's own statuses are positive."""
-
-    GOOD = 0
-    WRONG_LENGTH = -1
-    UNKNOWN_FILTER = -2
-    WRONG_ADLER = -3
-
-
 NO_ADLER = (1 << 64) - 1
 """In field ADLER: the rows need no check."""
 
@@ -69,9 +60,8 @@ class Table(NamedTuple):
 def upload(fields: Mapping[Field, Sequence[int]], size: int, device: torch.device) -> Table:
     """Send the table of B images that are to be resized to `size`, asynchronously on the current stream.
 
-    Args:
-        fields: for each field that the call's kernels read, a value per image; HEIGHT and WIDTH among them. The
-            filters' addresses are filled in here.
+    `fields` are those that the call's kernels read, HEIGHT and WIDTH among them, a value per image each; the filters'
+    addresses are filled in here.
     """
     heights, widths = fields[Field.HEIGHT], fields[Field.WIDTH]
     num_images = len(heights)
@@ -103,13 +93,8 @@ def _packed_filter(length: int, size: int) -> NDArray[np.int32]:
 
 
 def resize_on_gpu(images: Sequence[Tensor], size: int, kernels: CudaKernels) -> Tensor:
-    """Resize images of any sizes to squares of `size` pixels, asynchronously on the current stream.
-
-    Args:
-        images: uint8 [H, W] each, on the kernels' device, the pixels of a row side by side.
-
-    Returns uint8 [B, size, size], equal to `resize_grey` of each.
-    """
+    """Resize images of any sizes, uint8 [H, W], the pixels of a row side by side, on the kernels' device, queued on its
+    current stream: uint8 [B, size, size], equal to `resize_grey` of each."""
     assert images and all(image.dtype == torch.uint8 and image.dim() == 2 for image in images)
     assert all(image.stride(1) == 1 or image.shape[1] == 1 for image in images), "rows have to be contiguous"
     device = images[0].device
