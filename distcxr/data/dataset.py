@@ -103,9 +103,7 @@ def data_root(recipe: Recipe) -> Path:
 
 def open_dataset(recipe: Recipe) -> Dataset:
     """Read the labels, split by patient, check that no patient is in two splits, and apply `data.where` and limits.
-
-    Raises ValueError: with the file, row or key that is wrong.
-    """
+    Raises ValueError: with the file, row or key that is wrong."""
     root = data_root(recipe)
     data = recipe.data.model_copy(update={"root": root})
     try:

@@ -36,10 +36,8 @@ _SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": 
 
 def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:
     """The findings that `data.findings` asks for: the name of a set, `"all"`, or a list of names in its own order.
-
-    Raises ValueError for a name that the label file lacks (with the nearest that it has, and the list), a repeated
-    one, or none.
-    """
+    Raises ValueError for a name that the label file lacks (with the nearest that it has, and the list), a repeated one,
+    or none."""
     if isinstance(spec, str):
         if spec == "all":
             return tuple(sorted(available))
@@ -69,6 +67,12 @@ def check_findings(key: str, names: Sequence[str], available: Sequence[str]) -> 
     for name in names:
         if name not in available:
             raise ValueError(f"{key}: {_unknown(name, available)}")
+
+
+def lost_findings(names: Sequence[str], before_L: NDArray[np.int64], after_L: NDArray[np.int64]) -> str:
+    """Those of L findings that had images and have none any more, with how many, for messages; "" for none."""
+    counts = zip(names, before_L, after_L, strict=True)
+    return ", ".join(f"{name} ({before:,})" for name, before, after in counts if before and not after)
 
 
 def encode(labels: Sequence[str], findings: Sequence[str], where: Callable[[int], str]) -> NDArray[np.uint8]:

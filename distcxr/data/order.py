@@ -96,9 +96,7 @@ def shuffled(positions: NDArray[np.int64], num: int, *, seed: int, epoch: int) -
 @dataclass(frozen=True)
 class BatchPlan:
     """How one global batch is shared out: `per_device_batch_size x accumulation x world_size = global_batch_size`.
-
-    Raises ValueError: when the sizes do not divide, naming the values that do.
-    """
+    Raises ValueError: when the sizes do not divide, naming the values that do."""
 
     global_batch_size: int
     per_device_batch_size: int

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
+from distcxr.data.labels import lost_findings
 from distcxr.data.order import BatchPlan, TrainOrder, hash64
 from distcxr.recipe.data import Sampling
 
@@ -42,7 +43,11 @@ def train_order(
         rows, shown_NL = rows[kept_N], shown_NL[kept_N]
         after_L = shown_NL.sum(axis=0)
         key = f"data.sampling.cap_per_label={spec.cap_per_label}"
-        _check_no_label_lost(names, before_L, after_L, key)
+        if lost := lost_findings(names, before_L, after_L):
+            raise ValueError(
+                f"{key} leaves no training image of {lost}: other findings on the same images fill the cap first. "
+                "Raise it, or leave that finding out of data.findings"
+            )
         if len(rows) < plan.global_batch_size <= num_before:
             raise ValueError(
                 f"{key} leaves {len(rows):,} of {num_before:,} training images, fewer than "
@@ -111,14 +116,3 @@ def label_weights(shown_NL: NDArray[np.bool_], *, root: bool) -> NDArray[np.floa
     num_L = shown_NL.sum(axis=0).astype(np.float64)
     weights: NDArray[np.float64] = shown_NL @ (1 / np.sqrt(num_L) if root else 1 / num_L)
     return weights
-
-
-def _check_no_label_lost(
-    names: tuple[str, ...], before_L: NDArray[np.int64], after_L: NDArray[np.int64], key: str
-) -> None:
-    lost = [f"{name} ({num:,})" for name, num, left in zip(names, before_L, after_L, strict=True) if not left]
-    if lost:
-        raise ValueError(
-            f"{key} leaves no training image of {', '.join(lost)}: other findings on the same images fill the cap "
-            "first. Raise it, or leave that finding out of data.findings"
-        )

@@ -54,9 +54,7 @@ class Splits:
 
 def official(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     """NIH's own lists, beside its label file; about `val_fraction` of the patients of `train_val_list.txt` become val.
-
-    Raises MissingDataError where a list is not there, ValueError as `from_lists`.
-    """
+    Raises MissingDataError where a list is not there, ValueError as `from_lists`."""
     for name in (TRAIN_VAL_LIST, TEST_LIST):
         if not (index.root / name).is_file():
             raise missing_dataset(f"{index.root} has no {name}, which data.split=official needs.")
@@ -66,9 +64,7 @@ def official(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
 
 def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     """The splits that the dataset itself names; where it names no val, `val_fraction` of the training patients.
-
-    Raises ValueError: no image that is named train, or none test; otherwise as `from_lists`.
-    """
+    Raises ValueError: no image that is named train, or none test; otherwise as `from_lists`."""
     member = {name: index.split == name for name in NAMES}
     absent = [name for name in ("train", "test") if not member[name].any()]
     if absent:
@@ -86,9 +82,7 @@ def from_index(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
 
 def by_patient(index: SampleIndex, *, ratios: tuple[float, float, float], seed: int) -> Splits:
     """All images, split at random by patient, in about the shares `ratios` (train, val, test; they sum to 1).
-
-    Raises ValueError: a split that turns out empty.
-    """
+    Raises ValueError: a split that turns out empty."""
     position_N = _position(index.patient_id, seed)
     train_end, val_end = ratios[0], ratios[0] + ratios[1]
     member = {

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.labels import check_findings
+from distcxr.data.labels import check_findings, lost_findings
 from distcxr.data.order import hash64
 from distcxr.data.quarantine import read_quarantine
 from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
@@ -123,11 +123,8 @@ def _check_findings_kept(
         (labels.targets_NC[rows] & labels.mask_NC[rows])[:, columns].sum(axis=0, dtype=np.int64)
         for rows in (before, after)
     )
-    lost = [
-        f"{name} ({old:,})" for name, old, new in zip(findings, num_before, num_after, strict=True) if old and not new
-    ]
-    if lost:
+    if lost := lost_findings(findings, num_before, num_after):
         raise ValueError(
             f"{key} keeps {len(after):,} of {len(before):,} training images, and none of those that show "
-            f"{', '.join(lost)}. Let it keep more, or name in data.findings only what is left to learn"
+            f"{lost}. Let it keep more, or name in data.findings only what is left to learn"
         )

@@ -26,12 +26,6 @@ _BLOCK = 64  # bytes at once where the processor multiplies without carries
 _REFUSED = -1
 
 
-def _multiplies_without_carries() -> bool:
-    """Whether code that numba compiles here may use PCLMULQDQ: an x86 that has it, and no other target is set."""
-    chosen = config.CPU_NAME or config.CPU_FEATURES  # NUMBA_CPU_NAME, NUMBA_CPU_FEATURES
-    return not chosen and bool(binding.get_host_cpu_features().get("pclmul", False))
-
-
 def _shifted(crc: int, bits: int) -> int:
     """What a CRC-32 register becomes when so many zero bits follow."""
     for _ in range(bits):
@@ -42,7 +36,10 @@ def _shifted(crc: int, bits: int) -> int:
 _TABLES = np.array(  # uint32 [_STEP, 256]: what a byte adds to the CRC when so many bytes follow it in the step
     [[_shifted(byte, 8 + 8 * follow) for byte in range(256)] for follow in range(_STEP)], dtype=np.uint32
 )
-_CARRYLESS = _multiplies_without_carries()
+# Whether code that numba compiles here may use PCLMULQDQ: an x86 that has it, and NUMBA_CPU_NAME and
+# NUMBA_CPU_FEATURES name no other target.
+_OTHER_TARGET = bool(config.CPU_NAME or config.CPU_FEATURES)
+_CARRYLESS = not _OTHER_TARGET and bool(binding.get_host_cpu_features().get("pclmul", False))
 _START = np.frombuffer(SIGNATURE, dtype=np.uint8)
 _KINDS = np.array([int.from_bytes(kind) for kind in sorted(HARMLESS)], dtype=np.int64)
 _IHDR, _IDAT, _IEND = (int.from_bytes(kind) for kind in (b"IHDR", b"IDAT", b"IEND"))

@@ -49,9 +49,7 @@ Locate = Callable[[NDArray[np.int64]], Sequence[Source]]
 
 def read_file(file: Source) -> tuple[bytes, os.stat_result]:
     """The bytes of an image and the state of its file from before they were read.
-
-    Raises UnreadableImage: the system refuses, or a part is cut short or does not have its checksum.
-    """
+    Raises UnreadableImage: the system refuses, or a part is cut short or does not have its checksum."""
     if isinstance(file, Part):
         return _read_part(file)
     try:

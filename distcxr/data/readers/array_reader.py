@@ -32,9 +32,7 @@ class ArrayReader(PrefetchingReader[Pixels, list[Pixels]]):
         self, index: SampleIndex, image_size: int, *, num_threads: int, prefetch: int = 2, pin_memory: bool
     ) -> None:
         """Open the arrays of an index from `read_chestmnist`; each thread works `prefetch` requests ahead.
-
-        Raises ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels.
-        """
+        Raises ValueError: an array is not there, is not uint8 [N, S, S], or has another length than its labels."""
         load_kernels()
         self._image_size, self._pin_memory = image_size, pin_memory
         self._split, self._row = array_rows(index)

@@ -67,8 +67,9 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
         self.where = f"decoded images come from {cache.files[0]}"
         if resident == "device":
             self._upload(device_gb, first_rows)
-            shown = f"all {len(self._resident):,}" if self._all_resident() else f"{len(self._resident):,}"
-            self.where += f", {shown} of {len(np.unique(cache.row_of)):,} held in the memory of {device}"
+            every = "all " if (self._slot[cache.row_of] >= 0).all() else ""
+            held = f"{every}{len(self._resident):,} of {len(np.unique(cache.row_of)):,}"
+            self.where += f", {held} held in the memory of {device}"
         super().__init__(num_threads=int(self._pin), prefetch=prefetch, name="cache", device=self._resident.device)
 
     def close(self) -> None:
@@ -142,9 +143,6 @@ class CacheReader(PrefetchingReader["_Gathered", list["_Gathered"]]):
                 f"data.cache.resident=device needs {shown_size(needed)} and {self._device} has {shown_size(free)} "
                 "free, and the network needs memory, too: set data.cache.device_gb to what images may take"
             )
-
-    def _all_resident(self) -> bool:
-        return bool((self._slot[self._cache.row_of] >= 0).all())
 
 
 class _Blocks:

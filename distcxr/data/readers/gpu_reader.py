@@ -103,10 +103,7 @@ class GpuReader(PrefetchingReader[list["_Image"], "_Launched"]):
         return images
 
     def _by_cpu(self, file: Source, data: bytes) -> _Image:
-        """What the other loaders make of it.
-
-        Raises UnreadableImage: as `decode_grey`.
-        """
+        """What the other loaders make of it. Raises UnreadableImage: as `decode_grey`."""
         return _Image(file, pixels=torch.from_numpy(np.array(resize_grey(decode_grey(data), self._image_size))))
 
     def _launch(self, requests: Sequence[Request], made: list[list[_Image]]) -> _Launched:

@@ -58,9 +58,7 @@ class PrefetchingReader(ABC, Generic[Made, Launched]):
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order. Closing it early leaves nothing at work.
-
-        Raises RuntimeError: the reader itself broke.
-        """
+        Raises RuntimeError: the reader itself broke."""
         assert not self._reading, "one read at a time: use up or close the one before"
         self._reading = True
         try:

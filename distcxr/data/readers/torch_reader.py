@@ -84,9 +84,7 @@ class TorchReader:
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order. Runs at most `prefetch * num_workers` requests ahead.
-
-        Raises RuntimeError: a worker died, a batch took longer than a minute, or /dev/shm is too small.
-        """
+        Raises RuntimeError: a worker died, a batch took longer than a minute, or /dev/shm is too small."""
         assert not self._reading, "one read at a time: use up or close the one before"
         self._reading = True
         try:

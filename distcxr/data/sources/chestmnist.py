@@ -73,9 +73,7 @@ def array_rows(index: SampleIndex) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 def read_array(file: Path, name: str) -> NDArray[np.generic]:
     """One array of an npz file: mapped where it is stored as it is, read into memory where it is compressed.
-
-    Raises ValueError, naming file and array, when it is not there or can't be read. Nothing is ever unpickled.
-    """
+    Raises ValueError, naming file and array, when it is not there or can't be read. Nothing is ever unpickled."""
     member = f"{name}.npy"
     try:
         with zipfile.ZipFile(file) as archive:

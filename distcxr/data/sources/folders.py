@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,12 +35,8 @@ data.dataset=folders expects a folder of images ({", ".join(IMAGE_SUFFIXES)}) pe
   ROOT/train/normal/a.png ... ROOT/test/abnormal/b.png ...     with data.split=official; ROOT/val/ as well, or not"""
 
 
-class _Image(NamedTuple):
-    """`path` is relative to the root; `split` is "" without folders for splits."""
-
-    path: str
-    finding: str
-    split: str
+_Image = tuple[str, str, str]
+"""Path relative to the root, finding, and split: "" without folders for splits."""
 
 
 def read_folders(root: Path, data: Data, lister: Lister) -> SampleIndex:
@@ -55,20 +50,16 @@ def read_folders(root: Path, data: Data, lister: Lister) -> SampleIndex:
     images = list(_images(root, lister(root)))
     if not images:
         raise MissingDataError(f"{root} holds no folder of images.\n{_LAYOUT}")
-    findings = tuple(sorted({image.finding for image in images}))
-    paths = [image.path for image in images]
-    listing = hashlib.sha256(b"\n".join(map(os.fsencode, paths))).hexdigest()
-    column_of = {name: column for column, name in enumerate(findings)}
-    targets_NC = np.zeros((len(images), len(findings)), dtype=np.uint8)
-    targets_NC[np.arange(len(images)), [column_of[image.finding] for image in images]] = 1
+    paths, shown, splits = map(list, zip(*images, strict=True))
+    findings = tuple(sorted(set(shown)))
     return make_index(
         root,
         findings,
         paths,
-        targets_NC,
+        (np.array(shown)[:, None] == np.array(findings)).astype(np.uint8),
         patient_id=_patients(data.patient_pattern, paths),
-        label_hash=listing,
-        split=np.array([image.split for image in images], dtype="U5"),
+        label_hash=hashlib.sha256(b"\n".join(map(os.fsencode, paths))).hexdigest(),
+        split=np.array(splits, dtype="U5"),
         named_by_path=True,
     )
 
@@ -103,7 +94,7 @@ def _of_classes(root: Path, listing: Listing, split: str, classes: list[str]) ->
         others += [f"{folder}/{name}" for name in names if not name.lower().endswith(IMAGE_SUFFIXES)]
         if not pictures:
             raise ValueError(f"{root / folder} holds no image ({', '.join(IMAGE_SUFFIXES)}): remove it, or fill it")
-        yield from (_Image(f"{folder}/{name}", finding, split) for name in pictures)
+        yield from ((f"{folder}/{name}", finding, split) for name in pictures)
     if others:
         logger.warning(f"{root}: {len(others):,} files are not images and are left out: {first_few(others)}")
 

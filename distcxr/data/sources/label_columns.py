@@ -111,9 +111,7 @@ def each_its_own(paths: Sequence[str]) -> NDArray[np.int64]:
 
 def optional_cells(table: Table, *names: str) -> Sequence[str]:
     """The column called by one of `names`; empty cells, and a warning, where the table has none.
-
-    Raises ValueError where it has several.
-    """
+    Raises ValueError where it has several."""
     found = [name for name in names if name in table.header]
     if not found:
         logger.warning(f"{table.path} has no column {names[0]!r}: unknown for every image")

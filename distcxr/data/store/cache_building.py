@@ -133,7 +133,8 @@ class UnfinishedCache:
 
     def __init__(self, folder: Path, names: NDArray[np.bytes_], image_size: int) -> None:
         """Resume the build of images with these paths, sorted, if it was started for the same images and settings; or
-        start one. Raises StoreError where too little space is free, OSError where the folder can't be written."""
+        start one.
+        Raises StoreError where too little space is free, OSError where the folder can't be written."""
         self._row_bytes = image_size**2
         self.entries = np.zeros(len(names), dtype=CACHE.entry_type(names.dtype.itemsize))
         self.entries["path"] = names

@@ -25,9 +25,7 @@ class DecodedCache(OpenedStore):
 
     def __init__(self, folder: Path, image_size: int) -> None:
         """Open a whole cache made with these settings, without asking which images it holds.
-
-        Raises StoreError: it is not there, not whole, or made with other settings.
-        """
+        Raises StoreError: it is not there, not whole, or made with other settings."""
         super().__init__(CACHE, folder)
         self.image_size = image_size
         num, self._row_bytes = len(self.entries), image_size**2
@@ -93,7 +91,5 @@ def cache_folder(data: Data, root: Path) -> Path:
 
 def open_cache(folder: Path, index: SampleIndex, image_size: int) -> DecodedCache:
     """Open the cache in `folder` for the images of `index`; it may hold others besides.
-
-    Raises StoreError: it can't be used, with the reason and the command that builds it.
-    """
+    Raises StoreError: it can't be used, with the reason and the command that builds it."""
     return DecodedCache(folder, image_size).for_index(index)

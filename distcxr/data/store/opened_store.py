@@ -38,9 +38,7 @@ class OpenedStore:
 
     def __init__(self, format: Format, folder: Path) -> None:
         """Open a whole store, without asking which images it holds. Reads no image and looks at no source file.
-
-        Raises StoreError: it is not there, not whole, or a file of it is missing.
-        """
+        Raises StoreError: it is not there, not whole, or a file of it is missing."""
         self._format, self.folder = format, folder
         self.settings = format.read_settings(folder)
         self.entries = format.read_entries(folder, self.settings)
@@ -62,9 +60,7 @@ class OpenedStore:
 
     def for_index(self, index: SampleIndex) -> Self:
         """Itself with the rows of an index's images; it may hold others besides.
-
-        Raises StoreError: images are not in it; it is closed then.
-        """
+        Raises StoreError: images are not in it; it is closed then."""
         names = self.entries["path"]
         row_of = np.minimum(np.searchsorted(names, index.path), max(0, len(names) - 1)).astype(np.int64)
         foreign = names[row_of] != index.path if len(names) else np.ones(len(index), dtype=bool)

@@ -26,9 +26,7 @@ class Pack(OpenedStore):
 
     def __init__(self, folder: Path) -> None:
         """Open a whole pack, without asking which images it holds.
-
-        Raises StoreError: it is not there, not whole, or a file of it is missing.
-        """
+        Raises StoreError: it is not there, not whole, or a file of it is missing."""
         super().__init__(PACK, folder)
         self._pid, self._names = os.getpid(), [str(file) for file in self.files]
 
@@ -53,9 +51,7 @@ def pack_folder(data: Data, root: Path) -> Path:
 
 def open_pack(folder: Path, index: SampleIndex) -> Pack:
     """Open the pack in `folder` for the images of `index`; it may hold others besides.
-
-    Raises StoreError: it can't be used, with the reason and the command that builds it.
-    """
+    Raises StoreError: it can't be used, with the reason and the command that builds it."""
     return Pack(folder).for_index(index)
 
 
@@ -63,10 +59,7 @@ class PackListing:
     """The images of a pack instead of folders that need not be there."""
 
     def __init__(self, folder: Path) -> None:
-        """List the pack in `folder`.
-
-        Raises StoreError: there is no whole pack.
-        """
+        """List the pack in `folder`. Raises StoreError: there is no whole pack."""
         pack = Pack(folder)
         pack.close()
         self._names: defaultdict[str, set[str]] = defaultdict(set)

@@ -123,7 +123,9 @@ class NewShard:
         """Wait until it is on disk and give it its name."""
         assert self._done == len(self.entries)
         with self._stream as stream:
-            stream.write(_shard_end(self.entries, self.reasons))
+            entries, reasons = npy_bytes(self.entries), json.dumps(self.reasons).encode()
+            end = _END.pack(len(entries), len(reasons), isal_zlib.crc32(entries + reasons), _mark())
+            stream.write(entries + reasons + end)
         flush(self._part)
         self._part.replace(self._folder / self.name)
         flush(self._folder)
@@ -133,12 +135,6 @@ class NewShard:
         with suppress(OSError):  # what is still in the buffer may have no space on the disk
             self._part.unlink(missing_ok=True)
             self._stream.close()
-
-
-def _shard_end(entries: NDArray[Any], reasons: dict[str, str]) -> bytes:
-    """What follows the codestreams in a shard: the entries of its images, and why the unreadable ones are that."""
-    first, second = npy_bytes(entries), json.dumps(reasons).encode()
-    return first + second + _END.pack(len(first), len(second), isal_zlib.crc32(first + second), _mark())
 
 
 def read_shard_end(fd: int) -> tuple[NDArray[Any], dict[str, str]]:

@@ -75,9 +75,8 @@ Holder = DecodedCache | Shard
 @contextmanager
 def building_in(folder: Path, format: Format, num_bytes: int | None = None) -> Iterator[None]:
     """Hold the folder's lock while a store is built there, which takes `num_bytes`, if known.
-
-    Raises StoreError: another process builds it, the folder holds a store of the other format, or an OSError came up.
-    """
+    Raises StoreError: another process builds it, the folder holds a store of the other format, or an OSError came
+    up."""
     load_kernels()
     try:
         folder.mkdir(parents=True, exist_ok=True)

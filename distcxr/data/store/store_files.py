@@ -73,9 +73,7 @@ class Format:
 
     def read_settings(self, folder: Path) -> dict[str, Any]:
         """The content of the JSON file.
-
-        Raises StoreError: there is no store, an unfinished one, or one of another version.
-        """
+        Raises StoreError: there is no store, an unfinished one, or one of another version."""
         try:
             settings = read_json(folder / self.json_name)
             version = (settings["format"], settings["codec"])
@@ -93,10 +91,7 @@ class Format:
         return settings
 
     def read_entries(self, folder: Path, settings: dict[str, Any]) -> NDArray[Any]:
-        """The table of images, `entry_type` [N].
-
-        Raises StoreError: it is not there or damaged.
-        """
+        """The table of images, `entry_type` [N]. Raises StoreError: it is not there or damaged."""
         try:
             data = (folder / settings["entries"]).read_bytes()
         except OSError as error:

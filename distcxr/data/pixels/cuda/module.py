@@ -83,9 +83,7 @@ class CudaKernels:
 
 def cuda_kernels(device: torch.device) -> CudaKernels:
     """The kernels for a GPU, the current one where the device names none; compiled at the first call.
-
-    Raises ValueError: they can't be compiled or loaded; names what to install.
-    """
+    Raises ValueError: they can't be compiled or loaded; names what to install."""
     return _of_gpu(torch.cuda.current_device() if device.index is None else device.index)
 
 

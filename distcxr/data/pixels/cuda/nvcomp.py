@@ -112,9 +112,7 @@ class NvComp:
 @functools.cache
 def nvcomp() -> NvComp:
     """The installed nvCOMP.
-
-    Raises ValueError: it is missing, or of a version that is not supported; names what to install.
-    """
+    Raises ValueError: it is missing, or of a version that is not supported; names what to install."""
     try:
         from nvidia import libnvcomp
     except ImportError as error:
