@@ -36,7 +36,7 @@ def holds(folder: Path, index: SampleIndex) -> dict[str, NDArray[np.uint8] | str
     pack = Pack(folder)
     found: dict[str, NDArray[np.uint8] | str] = {}
     try:
-        for row, part in enumerate(pack.parts_of_rows(np.arange(len(pack.entries)))):
+        for row, part in enumerate(pack.parts(np.arange(len(pack.entries)))):
             try:
                 found[pack.path(row)] = decode_grey(read_file(part)[0])
                 assert found[pack.path(row)].shape == (pack.entries["height"][row], pack.entries["width"][row])

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import encode, resolve_findings
-from distcxr.data.sources.image_paths import Lister, check_unique, checked_paths, need_path_as_name, with_files
+from distcxr.data.sources.image_paths import Lister, check_unique, checked_paths, with_files
 from distcxr.data.sources.label_columns import (
     UNKNOWN,
     attributes,
@@ -67,7 +67,7 @@ def read_csv(root: Path, data: Data, lister: Lister) -> SampleIndex:
         patient_id=_patients(table, cells["patient"]) if "patient" in cells else each_its_own(images),
         label_hash=table.content_hash,
         split=splits(table, data.columns.split, _SPLITS) if data.columns.split is not None else None,
-        named_by_path=need_path_as_name(images),
+        named_by_path=len({image.rpartition("/")[2] for image in images}) < len(images),
         **attributes(path, cells),
     )
     layout = f"Column {data.columns.image!r} (data.columns.image) is taken for paths below data.root, {root}"

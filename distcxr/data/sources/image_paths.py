@@ -145,11 +145,6 @@ def without_missing(
     return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))
 
 
-def need_path_as_name(paths: Sequence[str]) -> bool:
-    """Whether two of these images have the same file name, so that only the path identifies them."""
-    return len({path.rpartition("/")[2] for path in paths}) < len(paths)
-
-
 def as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
     """Paths as the index holds them."""
     return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)

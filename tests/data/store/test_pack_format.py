@@ -18,7 +18,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.image_bytes import Part, UnreadableImage, read_file
 from distcxr.data.sources.image_paths import FileListing, Listing
 from distcxr.data.sources.read import read_index
-from distcxr.data.store.pack_format import Both, PackListing, open_pack, pack_and_files, pack_folder
+from distcxr.data.store.pack_format import Both, Pack, PackListing, open_pack, pack_and_files, pack_folder
 from distcxr.data.store.store_files import StoreError, read_json, write_json
 from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe
@@ -74,8 +74,8 @@ def test_parts_come_in_the_order_of_the_index(index: SampleIndex, folder: Path) 
 
 @pytest.mark.parametrize("at", ["pread", "size"])
 def test_a_damaged_image_is_named_and_the_others_are_read(index: SampleIndex, folder: Path, at: str) -> None:
-    pack = open_pack(folder, index)
-    parts = pack.parts_of_rows(np.arange(16))
+    pack = Pack(folder)
+    parts = pack.parts(np.arange(16))
     good = read(parts)
     shard = packs.shards(folder)[1]
     last = parts[-1]
@@ -88,8 +88,8 @@ def test_a_damaged_image_is_named_and_the_others_are_read(index: SampleIndex, fo
     what = "damaged" if at == "pread" else "cut short"
     assert bad[-1] == f"{shard} is {what} there; `distcxr pack RECIPE` repairs it"
     pack.close()
-    again = open_pack(folder, index)  # opening it is no error: training names the image and continues
-    assert read(again.parts_of_rows(np.arange(16))) == bad
+    again = Pack(folder)  # opening it is no error: training names the image and continues
+    assert read(again.parts(np.arange(16))) == bad
     again.close()
 
 
