@@ -66,7 +66,7 @@ def read_nih(root: Path, data: Data, lister: Lister) -> SampleIndex:
     table = read_table(_find_csv(root), only=_COLUMNS, ragged=True)
     index = index_labels(table, None if data.findings == "all" else NIH15)
     names = index.file_names(range(len(index)))
-    folders, folder_of_row = _locate(root, lister(root), names)
+    folders, folder_of_row = _locate(root, lister(root), names)  # -1, absent: as if in the root, the last folder
     there = folder_of_row >= 0
     index = replace(
         index,
