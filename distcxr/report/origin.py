@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Content,
-    Fold,
-    Section,
-    Table,
-    paragraph,
-    words,
-)  # fmt: skip
+from distcxr.report.blocks import Block, Cell, Code, Content, Fold, Section, Table, paragraph, words
 from distcxr.report.charts import interval_bar
 
 OFFICIAL_TEST_IMAGES = 25_596

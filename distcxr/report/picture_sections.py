@@ -7,18 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Content,
-    Part,
-    Picture,
-    Pictures,
-    Section,
-    Table,
-    paragraph,
-    readable,
-    words,
-)  # fmt: skip
+from distcxr.report.blocks import Block, Content, Part, Picture, Pictures, Section, Table, paragraph, readable, words
 from distcxr.runfolder import filenames
 
 _MAX_PICTURES = 24

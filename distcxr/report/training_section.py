@@ -5,16 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Chart,
-    Charts,
-    Content,
-    Part,
-    Section,
-    Table,
-    words,
-)  # fmt: skip
+from distcxr.report.blocks import Block, Chart, Charts, Content, Part, Section, Table, words
 from distcxr.report.charts import Dot, Line, over_time
 
 _MAX_STEPS_DRAWN = 400

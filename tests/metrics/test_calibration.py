@@ -10,13 +10,7 @@ from cohort import cohort, known, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples
-from distcxr.metrics.calibration import (
-    brier,
-    calibration_estimates,
-    fit_temperature,
-    probabilities,
-    reliability,
-)
+from distcxr.metrics.calibration import brier, calibration_estimates, fit_temperature, probabilities, reliability
 
 
 def overconfident(seed: int, num: int, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
