@@ -7,10 +7,8 @@ from typing import Any
 
 from distcxr.report import blocks
 from distcxr.report.blocks import Block, Cell, Chart, Charts, Content, Fold, Part, Section, column, paragraph, readable
-from distcxr.report.charts import Dot, Line, interval_bar, panel, span_of
+from distcxr.report.charts import AREA, Dot, Line, interval_bar, panel, span_of
 from distcxr.runfolder import filenames
-
-_AREA = ("auroc", "auroc_low", "auroc_high")
 
 
 def findings_section(content: Content, split: str) -> Section:
@@ -18,12 +16,12 @@ def findings_section(content: Content, split: str) -> Section:
     base = ("metrics", split)
     names, others = list(content.get(*base, "findings")), [other for other in content.get("metrics") if other != split]
     scores = [content.get(*base, "macro"), *content.get(*base, "findings").values()]
-    axis = start, end = span_of(score.get(key) for score in scores for key in _AREA)
+    axis = start, end = span_of(score.get(key) for score in scores for key in AREA)
     averaged = content.get(*base, "macro", "findings") or []
     of_findings = [(*base, "findings", name) for name in names]
     paths = [(*base, "macro"), *of_findings]
     no_count = Cell((), is_number=True)
-    bars = [_bar(content, path, axis, "" if number else "strong") for number, path in enumerate(paths)]
+    bars = [interval_bar(content, path, axis, "" if number else "strong") for number, path in enumerate(paths)]
     table = blocks.table(
         ("finding", column([f"average of {len(averaged)}", *map(readable, names)])),
         ("positives", [no_count, *content.numbers(of_findings, "num_positive", form=",")]),
@@ -100,7 +98,7 @@ def subgroups_section(content: Content, split: str) -> Section | None:
     groups: list[dict[str, Any]] = content.get(*base, "subgroups") or []
     if not groups:
         return None
-    axis = start, end = span_of(group["macro"].get(key) for group in groups for key in _AREA)
+    axis = start, end = span_of(group["macro"].get(key) for group in groups for key in AREA)
     averaged = [tuple(group["macro"].get("findings") or ()) for group in groups]
     of_others = len(set(averaged)) > 1
     paths = [(*base, "subgroups", number) for number in range(len(groups))]
@@ -114,7 +112,7 @@ def subgroups_section(content: Content, split: str) -> Section | None:
         ("patients", content.numbers(paths, "num_patients", form=",")),
         ("macro AUROC", content.numbers(paths, "macro", "auroc")),
         (interval_title(content, split), content.intervals(paths, "macro", "auroc")),
-        (f"{start:g} to {end:g}", [_bar(content, (*path, "macro"), axis) for path in paths]),
+        (f"{start:g} to {end:g}", [interval_bar(content, (*path, "macro"), axis) for path in paths]),
         *([("average of", findings)] if of_others else []),
         *blocks.notes(group["macro"].get("reason") for group in groups),
     )
@@ -190,8 +188,3 @@ def interval_title(content: Content, split: str) -> str:
 
 def _percent(intervals: dict[str, Any]) -> str:
     return f"{100 * intervals.get('level', 0.95):g} %"
-
-
-def _bar(content: Content, path: tuple[str | int, ...], axis: tuple[float, float], style: str = "") -> Cell:
-    value, low, high = (content.get(*path, key) for key in _AREA)
-    return blocks.words("") if value is None else Cell((), svg=interval_bar(value, low, high, *axis, style))
