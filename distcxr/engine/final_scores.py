@@ -28,8 +28,8 @@ from distcxr.metrics.figures import FullReport
 from distcxr.metrics.figures_json import full_json
 from distcxr.metrics.operating import FROM_ITSELF, Operating, choose_operating
 from distcxr.recipe import Recipe
-from distcxr.report.drawing import write_curves
 from distcxr.report.page import write_report
+from distcxr.report.training_section import write_curves
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_operating
 from distcxr.runfolder.predictions import Predictions, write_predictions

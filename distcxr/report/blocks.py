@@ -11,7 +11,7 @@ from typing import Any
 
 DASH = "–"
 
-Path = Sequence[str | int]  # into report.json
+KeyPath = Sequence[str | int]  # into report.json
 
 
 @dataclass(frozen=True)
@@ -181,16 +181,16 @@ class Content:
         aside = interval if len(interval) == 3 else ()
         return Cell((self.figure(*path, form=".2f"),), is_number=True, aside=aside)
 
-    def numbers(self, paths: Iterable[Path], *keys: str | int, form: str = ".3f") -> list[Cell]:
+    def numbers(self, paths: Iterable[KeyPath], *keys: str | int, form: str = ".3f") -> list[Cell]:
         """A column: the number that each path has under `keys`."""
         return [self.number(*path, *keys, form=form) for path in paths]
 
-    def intervals(self, paths: Iterable[Path], *keys: str | int, form: str = ".3f") -> list[Cell]:
+    def intervals(self, paths: Iterable[KeyPath], *keys: str | int, form: str = ".3f") -> list[Cell]:
         """A column: the interval of the figure that each path has under `keys`."""
         return [self.interval(*path, *keys, form=form) for path in paths]
 
 
-def pointer(path: Path) -> str:
+def pointer(path: KeyPath) -> str:
     """The JSON pointer of a path."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from distcxr.report.blocks import Cell, Content, Path, words
+from distcxr.report.blocks import Cell, Chart, Content, KeyPath, words
 
 AREA = ("auroc", "auroc_low", "auroc_high")
 
@@ -15,6 +15,20 @@ _PANEL = 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 6, 6, 30
 _TIME_W, _TIME_H = 480, 230
 _BAR_W, _BAR_H = 150, 18
+_HEAD, _MARGIN = 34, 16
+# Of a file. Colours as they are: few programs but browsers know a style sheet's variables.
+_FILE_STYLE = """
+text { font-family: system-ui, sans-serif; font-size: 12px; fill: #5d666f; }
+.head { font-size: 14px; font-weight: 600; fill: #1c2024; }
+.grid { stroke: #dfe1de; }
+.mark { stroke: #5d666f; stroke-dasharray: 4 3; }
+.curve { fill: none; stroke: #1f5fa8; stroke-width: 1.75; stroke-linejoin: round; }
+.curve.thin { stroke-width: 1.25; }
+.curve.other { stroke: #b8560f; }
+.dot { fill: #1f5fa8; }
+.dot.other { fill: #b8560f; }
+.ring { fill: none; stroke: #b8560f; stroke-width: 1.5; }
+"""
 
 
 class Line(NamedTuple):
@@ -34,7 +48,7 @@ class Dot(NamedTuple):
     style: str
 
 
-def interval_bar(content: Content, path: Path, axis: tuple[float, float], style: str = "") -> Cell:
+def interval_bar(content: Content, path: KeyPath, axis: tuple[float, float], style: str = "") -> Cell:
     """An AUROC on its interval, on a track along an axis; what lies beyond is cut. Empty without an AUROC."""
     value, low, high = (content.get(*path, key) for key in AREA)
     if value is None:
@@ -119,6 +133,24 @@ def over_time(
             drawn += [line(curve.style, across, 11, across + 18, 11), text(across + 23, 15, curve.name, "tick")]
             across += 44 + 7 * len(curve.name)
     return _svg(_TIME_W, _TIME_H, drawn, "time", title)
+
+
+def chart_file(charts: Sequence[Chart]) -> str:
+    """Charts over time below each other as an SVG file, each with its title."""
+    width, height = _TIME_W + 2 * _MARGIN, len(charts) * (_TIME_H + _HEAD) + _MARGIN
+    drawn = [f'<rect width="{width}" height="{height}" fill="#fdfdfc"/>']
+    for number, chart in enumerate(charts):
+        top = number * (_TIME_H + _HEAD)
+        caption = escape("".join(part.text for part in chart.caption))
+        drawn.append(
+            f'<text x="{_MARGIN}" y="{top + 24}"><tspan class="head">{escape(chart.title)}</tspan>'
+            f'<tspan dx="10">{caption}</tspan></text>'
+        )
+        drawn.append(f'<svg x="{_MARGIN}" y="{top + _HEAD}" width="{_TIME_W}" height="{_TIME_H}">{chart.svg}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><style>{_FILE_STYLE}</style>{"".join(drawn)}</svg>\n'
+    )
 
 
 def nice_end(largest: float) -> float:

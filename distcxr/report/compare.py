@@ -24,8 +24,7 @@ from distcxr.metrics.paired_tests import compare_models
 from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
-from distcxr.report.html import to_html
-from distcxr.report.markdown import to_markdown
+from distcxr.report.rendering import to_html, to_markdown
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.predictions import Predictions, read_predictions

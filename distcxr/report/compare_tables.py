@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from distcxr.report import blocks
-from distcxr.report.blocks import DASH, Block, Cell, Chart, Charts, Content, Page, Part, Path, Section, column
+from distcxr.report.blocks import DASH, Block, Cell, Chart, Charts, Content, KeyPath, Page, Part, Section, column
 from distcxr.report.compare_picture import picture
 from distcxr.tracking.terminal import table_text
 
@@ -112,7 +112,7 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
     )
 
 
-def _low_to_high(content: Content, path: Path) -> Cell:
+def _low_to_high(content: Content, path: KeyPath) -> Cell:
     """The interval of a difference; a dash within would look like a minus."""
     low_high = content.interval(*path, form="+.4f")
     if len(low_high.parts) != 3:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distcxr.report import blocks
-from distcxr.report.blocks import Block, Code, Content, Fold, Path, Section, column, paragraph
+from distcxr.report.blocks import Block, Code, Content, Fold, KeyPath, Section, column, paragraph
 from distcxr.report.charts import interval_bar
 
 OFFICIAL_TEST_IMAGES = 25_596
@@ -70,7 +70,9 @@ def comparison_section(content: Content, split: str) -> Section:
             "This figure may be compared with the published ones below: the same test list, labels that NIH published "
             "in 2020, and the mean AUROC of the same 14 findings. Other works may have used the label file of 2017."
         )
-    lines: list[tuple[str, Path]] = [(one[0], ("compare", "published", number)) for number, one in enumerate(PUBLISHED)]
+    lines: list[tuple[str, KeyPath]] = [
+        (one[0], ("compare", "published", number)) for number, one in enumerate(PUBLISHED)
+    ]
     if not reasons and content.get(*mine, "auroc") is not None:
         lines.append(("this run", mine))
     lines.sort(key=lambda line: content.get(*line[1], "auroc"))
@@ -90,7 +92,7 @@ def comparison_section(content: Content, split: str) -> Section:
 def data_section(content: Content) -> Section:
     """How many images and patients each split has, what was scored, and what labels and lists hash to."""
     shown: list[Block] = []
-    paths: list[Path]
+    paths: list[KeyPath]
     if splits := content.get("run", "splits"):
         paths = [("run", "splits", name) for name in splits]
         sizes = [(key, content.numbers(paths, f"num_{key}", form=",")) for key in ("images", "patients")]

@@ -57,39 +57,32 @@ def curves_section(content: Content, split: str) -> Section | None:
         rate = num_positive / num if num and num_positive is not None else 0.0
         youden = content.get(*path, "operating_points", "youden") or {}
         recall, precision, specificity = (youden.get(key) for key in ("recall", "precision", "specificity"))
-        at_roc, at_pr = [], []
-        if recall is not None and specificity is not None:
-            at_roc.append(Dot(1 - specificity, recall, 3.4, "dot"))
-        if recall is not None and precision is not None:
-            at_pr.append(Dot(recall, precision, 3.4, "dot"))
         title = readable(name)
-        chance = Line([(0, 0), (1, 1)], "chance")
-        drawn = panel(
-            [chance, Line(found["roc"], "curve")], at_roc, "1 − specificity", "recall", title=f"ROC curve of {title}"
-        )
+        chance, dots = Line([(0, 0), (1, 1)], "chance"), []
+        if recall is not None and specificity is not None:
+            dots.append(Dot(1 - specificity, recall, 3.4, "dot"))
+        lines = [chance, Line(found["roc"], "curve")]
+        drawn = panel(lines, dots, "1 − specificity", "recall", title=f"ROC curve of {title}")
         rocs.append(Chart(title, (Part("AUROC "), content.figure(*path, "auroc")), drawn))
-        prevalence = Line([(0, rate), (1, rate)], "chance")
-        drawn = panel(
-            [prevalence, Line(found["pr"], "curve")], at_pr, "recall", "precision",
-            title=f"Precision-recall curve of {title}",
-        )  # fmt: skip
+        prevalence, dots = Line([(0, rate), (1, rate)], "chance"), []
+        if recall is not None and precision is not None:
+            dots.append(Dot(recall, precision, 3.4, "dot"))
+        lines = [prevalence, Line(found["pr"], "curve")]
+        drawn = panel(lines, dots, "recall", "precision", title=f"Precision-recall curve of {title}")
         precisions.append(Chart(title, (Part("average precision "), content.figure(*path, "auprc")), drawn))
     if not curves:
         return None
     has_dot = any(content.get("metrics", split, "findings", name, "operating_points", "youden") for name in curves)
     dot = " The dot is the threshold of Youden's rule." if has_dot else ""
-    return Section(
-        "curves",
-        "Curves",
-        (
-            paragraph("ROC", kind="heading"),
-            paragraph(f"The dotted line is chance.{dot}", kind="small"),
-            Charts(tuple(rocs)),
-            paragraph("Precision and recall", kind="heading"),
-            paragraph("The dotted line is the share of positives: what chance would give.", kind="small"),
-            Charts(tuple(precisions)),
-        ),
+    shown = (
+        paragraph("ROC", kind="heading"),
+        paragraph(f"The dotted line is chance.{dot}", kind="small"),
+        Charts(tuple(rocs)),
+        paragraph("Precision and recall", kind="heading"),
+        paragraph("The dotted line is the share of positives: what chance would give.", kind="small"),
+        Charts(tuple(precisions)),
     )
+    return Section("curves", "Curves", shown)
 
 
 def subgroups_section(content: Content, split: str) -> Section | None:
