@@ -42,7 +42,6 @@ def full_report(
     checkpoint_from: str | None = None,
     replicates: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
     notes: Sequence[str] = (),
 ) -> FullReport:
     """Score a split, with patient-level intervals.
@@ -53,7 +52,7 @@ def full_report(
         operating: from `choose_operating`; without it there are no operating points and no temperatures.
         operating_from: the split they were chosen on, for example "val", or `FROM_ITSELF`.
         checkpoint_from: the split that chose the weights, where one did: a warning depends on it.
-        replicates, seed, level: of the bootstrap and its intervals.
+        replicates, seed: of the bootstrap.
         notes: sentences to put before the report's own warnings.
 
     Raises ValueError as `summarise` and `PatientResamples` do, for operating points of other findings, and for
@@ -65,7 +64,7 @@ def full_report(
         raise ValueError(f"operating points are of {list(operating.findings)}, but scored are {list(scored.findings)}")
     summary = summarise(split, scored, macro_findings, unreadable)
     resamples = PatientResamples(scored.num_patients, replicates, seed)
-    areas = area_estimates(resamples, scored, summary.macro_findings, level)
+    areas = area_estimates(resamples, scored, summary.macro_findings)
     if summary.macro_reason:
         undefined = Estimate(None, None, None, summary.macro_reason)
         areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
@@ -78,32 +77,29 @@ def full_report(
     return FullReport(
         report=summary,
         num_patients=scored.num_patients,
-        level=level,
         replicates=replicates,
         seed=seed,
         areas=areas,
-        delong=tuple(delong_interval(known, level) for known in scored.known),
-        calibration=tuple(found for found in calibration_estimates(resamples, scored, level=level) if found),
-        calibrated=tuple(calibration_estimates(resamples, scored, temperature_C, level=level)),
+        delong=tuple(delong_interval(known) for known in scored.known),
+        calibration=tuple(found for found in calibration_estimates(resamples, scored) if found),
+        calibrated=tuple(calibration_estimates(resamples, scored, temperature_C)),
         operating=operating,
         operating_from=operating_from,
-        points=_points(resamples, scored, operating, level) if operating else {},
-        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings, level),
+        points=_points(resamples, scored, operating) if operating else {},
+        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings),
         checkpoint_from=checkpoint_from,
         notes=tuple(notes),
     )
 
 
-def _points(
-    resamples: PatientResamples, scored: Scored, operating: Operating, level: float
-) -> dict[str, tuple[OperatingPoint, ...]]:
+def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPoint, ...]]:
     found: dict[str, tuple[OperatingPoint, ...]] = {}
     for rule, chosen_C in operating.thresholds.items():
         score_C = [operating.threshold(rule, column, scored.scale) for column in range(len(scored.known))]
         rank_C = [
             None if score is None else known.to_rank(score) for known, score in zip(scored.known, score_C, strict=True)
         ]
-        rates_C = rate_estimates(resamples, scored, rank_C, level)
+        rates_C = rate_estimates(resamples, scored, rank_C)
         points = []
         for column, (known, rank, rates) in enumerate(zip(scored.known, rank_C, rates_C, strict=True)):
             if rank is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from distcxr.metrics.bootstrap import Areas
 from distcxr.metrics.calibration import Calibration
-from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.subgroup import Subgroups
 from distcxr.metrics.summary import Summary
@@ -48,7 +48,6 @@ class FullReport:
 
     report: Summary
     num_patients: int
-    level: float
     replicates: int
     seed: int
     areas: Areas
@@ -66,7 +65,7 @@ class FullReport:
         """What the end of a run shows: titles, then finding, positives, AUROC with its interval and average precision,
         a row per finding, the macro average last. Everything else is in the report and the JSON.
         """
-        titles = (self.report.split, "positives", "AUROC", f"{self.level:.0%} interval", "average\nprecision")
+        titles = (self.report.split, "positives", "AUROC", f"{LEVEL:.0%} interval", "average\nprecision")
         rows: list[tuple[str, ...]] = [titles]
         for column, (name, score) in enumerate(self.report.findings.items()):
             auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]

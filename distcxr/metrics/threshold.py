@@ -151,7 +151,7 @@ def count_cells(known: Known, threshold: float) -> Confusion:
 
 
 def rate_estimates(
-    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None], level: float = 0.95
+    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None]
 ) -> list[dict[str, Estimate]]:
     """`RATES` of each finding at its given threshold, with patient-level intervals.
 
@@ -173,7 +173,7 @@ def rate_estimates(
         values, rates_K = confusion.rates(), _rates(*counts_4K)
         for name in RATES:
             reason = confusion.undefined_rate(name)
-            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients, level)
+            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients)
     return found
 
 
