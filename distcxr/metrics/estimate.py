@@ -52,10 +52,9 @@ def average(values: Sequence[float | None]) -> tuple[float | None, str | None]:
     defined = [value for value in values if value is not None]
     if defined:
         return math.fsum(defined) / len(defined), None
-    return (
-        None,
-        f"undefined for all {len(values)} named findings" if values else "no findings are named for the average",
-    )
+    if not values:
+        return None, "no findings are named for the average"
+    return None, f"undefined for all {len(values)} named findings"
 
 
 def average_replicates(figure_CK: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -61,19 +61,17 @@ class Summary:
 
     def table(self) -> str:
         """Aligned plain text for a terminal: a row per finding, then the macro average."""
-        rows = [
-            (name, f"{score.num_positive}/{score.num}", _cell(score.auroc), _cell(score.auprc), score.reason)
-            for name, score in self.findings.items()
-        ]
+        rows = [(self.split, "positives", " auroc", " auprc", "")]
+        for name, score in self.findings.items():
+            counts = f"{score.num_positive}/{score.num}"
+            rows.append((name, counts, _cell(score.auroc), _cell(score.auprc), score.reason or ""))
         macro = f"macro of {len(self.macro_findings)}"
-        rows.append((macro, "", _cell(self.macro_auroc), "", self.macro_reason))
-        name_width = max(len(self.split), *(len(row[0]) for row in rows))
-        count_width = max(len("positives"), *(len(row[1]) for row in rows))
-        lines = [f"{self.split:<{name_width}}  {'positives':>{count_width}}   auroc   auprc"]
-        for name, count, area, precision, reason in rows:
-            line = f"{name:<{name_width}}  {count:>{count_width}}  {area:>6}  {precision:>6}  {reason or ''}"
-            lines.append(line.rstrip())
-        return "\n".join(lines)
+        rows.append((macro, "", _cell(self.macro_auroc), "", self.macro_reason or ""))
+        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
+        aligned = [[cell.rjust(width) for cell, width in zip(row[1:4], widths[:3], strict=True)] for row in rows]
+        return "\n".join(
+            "  ".join([row[0].ljust(first), *cells, row[4]]).rstrip() for row, cells in zip(rows, aligned, strict=True)
+        )
 
 
 def summarise(
