@@ -59,19 +59,14 @@ class Summary:
             tags[f"{self.split}/auroc/macro"] = self.macro_auroc
         return tags
 
-    def table(self) -> str:
-        """Aligned plain text for a terminal: a row per finding, then the macro average."""
-        rows = [(self.split, "positives", " auroc", " auprc", "")]
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """Titles, a row per finding, then the macro average; the last column has the reasons."""
+        rows: list[tuple[str, ...]] = [(self.split, "positives", "auroc", "auprc", "")]
         for name, score in self.findings.items():
             counts = f"{score.num_positive}/{score.num}"
             rows.append((name, counts, _cell(score.auroc), _cell(score.auprc), score.reason or ""))
         macro = f"macro of {len(self.macro_findings)}"
-        rows.append((macro, "", _cell(self.macro_auroc), "", self.macro_reason or ""))
-        first, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-        aligned = [[cell.rjust(width) for cell, width in zip(row[1:4], widths[:3], strict=True)] for row in rows]
-        return "\n".join(
-            "  ".join([row[0].ljust(first), *cells, row[4]]).rstrip() for row, cells in zip(rows, aligned, strict=True)
-        )
+        return [*rows, (macro, "", _cell(self.macro_auroc), "", self.macro_reason or "")]
 
 
 def summarise(

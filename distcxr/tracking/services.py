@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ class Wandb:
         """A text as it was written."""
         import wandb
 
-        self._tracker.log({"step": step, f"text/{tag}": wandb.Html(f"<pre>{_escaped(markdown)}</pre>", inject=False)})
+        self._tracker.log({"step": step, f"text/{tag}": wandb.Html(f"<pre>{escape(markdown)}</pre>", inject=False)})
 
     def close(self) -> None:
         """Wait until what was logged has been sent, or written where there is no network."""
@@ -185,7 +186,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             plain = value is None or isinstance(value, bool | int | float | str)
             flat[f"{prefix}{key}"] = value if plain else json.dumps(value)
     return flat
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")
