@@ -140,11 +140,7 @@ def check_weights(spec: Loss, findings: Sequence[str]) -> None:
 
 
 def check_exclusive(
-    split: str,
-    findings: Sequence[str],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-    files: Sequence[str],
+    split: str, findings: Sequence[str], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], files: Sequence[str]
 ) -> None:
     """Refuse a split with labels that `cross_entropy` can't learn or score.
 

@@ -43,10 +43,7 @@ class Comparison:
 
 
 def compare_models(
-    resamples: PatientResamples,
-    a: Scored,
-    b: Scored,
-    macro_findings: Sequence[str] | None = None,
+    resamples: PatientResamples, a: Scored, b: Scored, macro_findings: Sequence[str] | None = None
 ) -> Comparison:
     """Paired differences of AUROC for each finding and on average (all findings by default).
 
@@ -91,11 +88,7 @@ def _same_labels(a: Scored, b: Scored) -> bool:
 
 
 def _difference(
-    a: Estimate,
-    b: Estimate,
-    difference_K: NDArray[np.float64],
-    num_patients: int,
-    p_delong: float | None,
+    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, p_delong: float | None
 ) -> AreaDifference:
     value = None if a.value is None or b.value is None else a.value - b.value
     difference = estimate(value, a.reason or b.reason, difference_K, num_patients)

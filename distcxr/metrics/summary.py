@@ -70,10 +70,7 @@ class Summary:
 
 
 def summarise(
-    split: str,
-    scored: Scored,
-    macro_findings: Sequence[str] | None = None,
-    unreadable: Iterable[tuple[str, str]] = (),
+    split: str, scored: Scored, macro_findings: Sequence[str] | None = None, unreadable: Iterable[tuple[str, str]] = ()
 ) -> Summary:
     """Score every finding over its known labels and average the AUROC over the named ones.
 
