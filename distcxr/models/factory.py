@@ -71,22 +71,11 @@ def build_model(
         findings: the logits' findings, compared with those that a checkpoint was trained for.
 
     Raises:
-        ValueError: an unknown name or value, a size the network can't take, or weights that don't fit.
+        ValueError: an unknown name, a size the network can't take, or weights that don't fit.
         WeightsUnavailable: `imagenet`, and they are neither on this machine nor can be downloaded.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a classifier needs at least one finding")
-    if in_chans not in (1, 3):
-        raise ValueError(f"model.in_chans={in_chans}: give 1 or 3")
-    if drop_rate is not None and not 0 <= drop_rate < 1:
-        raise ValueError(f"model.drop_rate={drop_rate}: give a share from 0 to below 1")
-    imagenet = weights == "imagenet"
-    if library == "torchvision":
-        model = _build_torchvision(name, num_classes, in_chans, image_size, drop_rate, imagenet)
-    elif library == "timm":
-        model = _build_timm(name, num_classes, in_chans, image_size, drop_rate, imagenet)
-    else:
-        raise ValueError(f"model.library={library}: give 'torchvision' or 'timm'")
+    build = _build_torchvision if library == "torchvision" else _build_timm
+    model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
     file = None if weights in ("imagenet", "none") else _read(Path(weights))
     side = image_size or _USUAL_SIDE
 
