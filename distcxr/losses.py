@@ -60,9 +60,8 @@ class LossFunction:
             targets_BC: 0 or 1 (or between), any type; values at unknown labels have no effect.
             mask_BC: any type; 0 is unknown.
 
-        Returns:
-            A scalar, float32 (float64 for float64 logits). An unknown label adds exactly 0 to it and to every
-            gradient, even where its logit or target is infinite or NaN.
+        Returns a scalar, float32 (float64 for float64 logits). An unknown label adds exactly 0 to it and to every
+        gradient, even where its logit or target is infinite or NaN.
         """
         shapes = (logits_BC.shape, targets_BC.shape, mask_BC.shape)
         assert shapes[0] == shapes[1] == shapes[2], shapes  # broadcasting would count labels more than once
@@ -119,8 +118,7 @@ def build_loss(
         targets_NC, mask_NC: the training split's labels, 0 or 1, and which are known (1).
         findings: names of the columns.
 
-    Raises:
-        ValueError: as `check_weights`.
+    Raises ValueError: as `check_weights`.
     """
     check_weights(spec, findings)
     if spec.weights == "none":
@@ -147,8 +145,7 @@ def check_exclusive(
     Args:
         files: names of the split's N images.
 
-    Raises:
-        ValueError: one finding alone, or images with all labels known that show none of the findings or several.
+    Raises ValueError: one finding alone, or images with all labels known that show none of the findings or several.
     """
     if len(findings) < 2:
         raise ValueError(f"loss.name=cross_entropy needs two findings or more, not {findings[0]} alone: use bce")

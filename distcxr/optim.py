@@ -39,8 +39,7 @@ def build_optimizer(
         layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
         depths: of each parameter by name: blocks between it and the head, which has 0; None is 0 for all.
 
-    Raises:
-        ValueError: no parameter requires a gradient.
+    Raises ValueError: no parameter requires a gradient.
     """
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in params:

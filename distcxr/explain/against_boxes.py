@@ -96,8 +96,7 @@ def localise(
         explained, layer: as for `gradcam`.
         pictures: how many to draw of each finding: its first ones.
 
-    Raises:
-        ValueError: as `gradcam` and `score_map`; boxes for another size of input.
+    Raises ValueError: as `gradcam` and `score_map`; boxes for another size of input.
     """
     columns_of: dict[int, list[int]] = {}
     for sample_id, column in boxes.corners:

@@ -70,12 +70,10 @@ def gradcam(
             position of every image may be evidence against it, some less than others: Grad-CAM as published is then
             empty, and this shows which.
 
-    Returns:
-        float32 [B, C, H, W], each map divided by its maximum, so that it reaches 1; all 0 where nothing in the map
-        raises the logit.
+    Returns float32 [B, C, H, W], each map divided by its maximum, so that it reaches 1; all 0 where nothing in the map
+    raises the logit.
 
-    Raises:
-        ValueError: a network that needs `layer`, a layer that does not exist or makes no map.
+    Raises ValueError: a network that needs `layer`, a layer that does not exist or makes no map.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with evaluation_mode(module):

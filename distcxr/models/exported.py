@@ -26,12 +26,10 @@ def export_weights(
         plain: whether torchvision or timm alone must be able to load it. torchvision's networks then have 3 channels:
             a first convolution for 1 is spread over them, which gives the same for a grey image in all three.
 
-    Returns:
-        Contiguous tensors on the CPU by name; `model`, `library`, `findings`, `in_chans`, `load` (lines of Python
-        that make the network `model` of the state dict `state`) and `notes`.
+    Returns contiguous tensors on the CPU by name; `model`, `library`, `findings`, `in_chans`, `load` (lines of Python
+    that make the network `model` of the state dict `state`) and `notes`.
 
-    Raises:
-        ValueError: `plain`, and the network has a head that is not the library's own.
+    Raises ValueError: `plain`, and the network has a head that is not the library's own.
     """
     name, library, in_chans = recipe.model.name, recipe.model.library, recipe.model.in_chans
     if plain and isinstance(module, Headed):

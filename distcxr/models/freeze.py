@@ -28,8 +28,7 @@ def trainable_names(module: nn.Module, patterns: Sequence[str] | None) -> list[s
         module: as built: what requires no gradient there (a ViT's fixed position embedding) is never trained.
         patterns: None means all.
 
-    Raises:
-        ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
+    Raises ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
     """
     return [name for name in _named(module, patterns) if module.get_parameter(name).requires_grad]
 
@@ -39,9 +38,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str] | None) -> list[str
 
     The gradients that were there are dropped. Wrap in DDP afterwards: it reduces what required a gradient when it
     wrapped.
-
-    Raises:
-        ValueError: as `trainable_names`.
+    Raises ValueError: as `trainable_names`.
     """
     names = _named(module, patterns)
     chosen = set(names)

@@ -98,9 +98,7 @@ class Headed(nn.Module):
 
     def forward(self, images: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
         """Logits [B, C] of images [B, in_chans, H, W]; `metadata_BM` where the recipe has metadata.
-
-        Raises:
-            ValueError: metadata is missing, or of another width than the network was built for.
+        Raises ValueError: metadata is missing, or of another width than the network was built for.
         """
         return self.head(self.features(images), metadata_BM)  # type: ignore[no-any-return]
 
@@ -122,8 +120,7 @@ def with_head(
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
         side: of the images, in pixels.
 
-    Raises:
-        ValueError: attention, and the network has no map of features.
+    Raises ValueError: attention, and the network has no map of features.
     """
     if head.kind == "linear" and not num_metadata:
         return network

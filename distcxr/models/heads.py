@@ -27,9 +27,7 @@ def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
     timm's networks name it (`get_classifier`); in torchvision's it is the linear layer or the 1x1
     convolution that was registered last.
-
-    Raises:
-        ValueError: a network with two heads, without one, or with a head that is neither of these.
+    Raises ValueError: a network with two heads, without one, or with a head that is neither of these.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
@@ -53,9 +51,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
     Weights are normal with standard deviation `HEAD_STD`, from torch's global generator; the bias is
     zero. A ReLU after the layer (SqueezeNet) is taken out: logits have to be able to be negative.
-
-    Raises:
-        ValueError: as `find_head`.
+    Raises ValueError: as `find_head`.
     """
     name, old = find_head(model)
     new: nn.Linear | nn.Conv2d

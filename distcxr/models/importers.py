@@ -162,8 +162,7 @@ def load_head(
         head: as in `WeightsParts`.
         findings: of the model's logits; None where the caller does not know them.
 
-    Raises:
-        ValueError: the file's head is for other findings, or of another kind.
+    Raises ValueError: the file's head is for other findings, or of another kind.
     """
     ours = model.get_submodule(head_name(model))
     own = ours.state_dict()

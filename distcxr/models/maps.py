@@ -30,8 +30,7 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         network: torchvision's or timm's.
         images: float32 [B, in_chans, H, W].
 
-    Raises:
-        ValueError: a network without a map, or with one that is not known.
+    Raises ValueError: a network without a map, or with one that is not known.
     """
     if callable(getattr(network, "forward_features", None)):
         features = network.forward_features(images)
@@ -68,9 +67,7 @@ def cut_after_map(network: nn.Module, *, in_chans: int, side: int) -> int:
     """Take out, in place, all parts with parameters that come after the map; the number K of the map's channels.
 
     Parameters that no image reaches would make DDP wait for their gradients for ever. It costs two passes of one image.
-
-    Raises:
-        ValueError: as `feature_map`, or a network that can't do without one of these parts.
+    Raises ValueError: as `feature_map`, or a network that can't do without one of these parts.
     """
     image = torch.zeros(1, in_chans, side, side)
     training = network.training

@@ -53,8 +53,7 @@ class Entry:
 def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
     """Write sweep.json, .csv, .md, .html and .svg into `folder`, each whole or not at all.
 
-    Returns:
-        The table for the terminal.
+    Returns the table for the terminal.
     """
     values = compare(folder, entries)
     values["title"] = folder.resolve().name

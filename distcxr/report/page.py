@@ -49,11 +49,8 @@ def write_report(run_folder: Path) -> Path:
 
     The page is about the test split, or validation where test was not scored. It needs no network and no other file.
 
-    Returns:
-        Path of the page.
-
-    Raises:
-        ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
+    Returns the path of the page.
+    Raises ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
     content, page = build(files)

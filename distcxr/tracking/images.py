@@ -25,8 +25,7 @@ def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], colu
             the model sees after normalisation can be looked at.
         captions: one for each image; long ones wrap, and are cut after three lines.
 
-    Returns:
-        uint8 [H, W, 3].
+    Returns uint8 [H, W, 3].
     """
     rows = -(-len(images_BHW) // columns)
     cell_h = _TILE_PX + _CAPTION_PX + _GAP_PX

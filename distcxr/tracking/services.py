@@ -108,9 +108,7 @@ _SERVICES: dict[str, Callable[[str, str, Path, Mapping[str, Any], str | None], S
 
 def check_installed(services: Sequence[str]) -> None:
     """Refuse services without their package.
-
-    Raises:
-        ValueError: names them, with the command that installs them.
+    Raises ValueError that names them, with the command that installs them.
     """
     absent = [name for name in services if find_spec(name) is None]
     if absent:
@@ -131,8 +129,7 @@ class Services:
             folder: the run folder; its last two names are the run's.
             config: the recipe, nested; what runs are compared by.
 
-        Raises:
-            ValueError: a package is missing, or a service does not start a run.
+        Raises ValueError: a package is missing, or a service does not start a run.
         """
         check_installed(names)
         ids = _stored_ids(folder / filenames.TRACKERS)

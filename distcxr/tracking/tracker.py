@@ -26,8 +26,7 @@ class Tracker:
             services: of `logging.trackers`.
             config: the recipe, nested.
 
-        Raises:
-            ValueError: a service's package is missing, or it does not start a run.
+        Raises ValueError: a service's package is missing, or it does not start a run.
         """
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
