@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import nn
 
-from distcxr.models.densenet import join_maps
+from distcxr.models.fewer_kernels import join_maps
 from distcxr.models.fusion import Headed, head_parameter_names, with_head
 from distcxr.models.heads import find_head, init_head, replace_head, set_head_dropout
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split

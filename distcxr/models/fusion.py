@@ -98,6 +98,7 @@ class Headed(nn.Module):
 
     def forward(self, images: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
         """Logits [B, C] of images [B, in_chans, H, W]; `metadata_BM` where the recipe has metadata.
+
         Raises ValueError: metadata is missing, or of another width than the network was built for.
         """
         return self.head(self.features(images), metadata_BM)  # type: ignore[no-any-return]

@@ -75,6 +75,7 @@ def import_weights(source: Path, destination: Path, *, trust: bool) -> int:
 
 def unpickle(source: Path, destination: Path) -> None:
     """Write the weights found in `source` to `destination`. Runs the file's code, here.
+
     Raises ValueError: there are none.
     """
     reader: Any = ModuleType("pickle")

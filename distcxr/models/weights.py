@@ -80,6 +80,7 @@ def remap_densenet_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
     """Name and layer of the convolution that sees the image: the one registered first.
+
     Raises ValueError: the network has none.
     """
     for name, module in model.named_modules():
@@ -103,6 +104,7 @@ def make_first_conv_grey(model: nn.Module) -> None:
 
 def fetch_torch_file(url: str) -> dict[str, Tensor]:
     """State dict of one of PyTorch's own files, from torch.hub's folder or from the network.
+
     Raises WeightsUnavailable: it is in neither, or the file is damaged.
     """
     file = hub_folder() / Path(urlparse(url).path).name

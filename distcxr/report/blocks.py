@@ -151,6 +151,7 @@ class Content:
 
     def figure(self, *path: str | int, form: str = ".3f") -> Part:
         """The number at the path in a format of `format()`; a dash where it is undefined.
+
         Raises TypeError: something else than a number is there.
         """
         value = self.get(*path)

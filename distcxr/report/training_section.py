@@ -53,6 +53,7 @@ def training_section(
 
 def write_curves(run_folder: Path) -> Path | None:
     """Draw `curves.svg` of `steps.csv` and `history.csv`; None, and no picture, where they hold too little to draw.
+
     Raises ValueError: one of the two is damaged; it is named.
     """
     charts = loss_charts(read_columns(run_folder / filenames.STEPS), read_columns(run_folder / filenames.HISTORY))

@@ -107,9 +107,7 @@ _SERVICES: dict[str, Callable[[str, str, Path, Mapping[str, Any], str | None], S
 
 
 def check_installed(services: Sequence[str]) -> None:
-    """Refuse services without their package.
-    Raises ValueError that names them, with the command that installs them.
-    """
+    """Refuse services without their package. Raises ValueError that names them, with the command that installs them."""
     absent = [name for name in services if find_spec(name) is None]
     if absent:
         raise ValueError(
