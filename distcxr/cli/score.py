@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from distcxr.cli.scored_files import Joined, Scale
     from distcxr.metrics.bootstrap import PatientResamples
-    from distcxr.metrics.figures import FullReport
+    from distcxr.metrics.evaluation import FullReport
     from distcxr.metrics.foreign import ForeignScores
 
 _NUM_DIFFERENCES_SHOWN = 12

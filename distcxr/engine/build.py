@@ -29,7 +29,7 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.history import rewind_steps
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
-from distcxr.tracking.progress import Progress
+from distcxr.tracking.terminal import Progress
 from distcxr.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,7 @@ from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.setup import Setup
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.caveats import caveats
-from distcxr.metrics.evaluation import full_report
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport, full_report
 from distcxr.metrics.figures_json import full_json
 from distcxr.metrics.operating import FROM_ITSELF, Operating, choose_operating
 from distcxr.recipe import Recipe

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distcxr.models.freeze import evaluation_mode
-from distcxr.models.fusion import AttentionHead, Headed, network_name
+from distcxr.models.heads import AttentionHead, Headed, network_name
 from distcxr.models.maps import feature_map
 
 _TORCHVISION_LAYERS = {
@@ -64,7 +64,7 @@ def gradcam(
             maps.
         explained: what of the logits [B, all findings] is explained, such as `losses.binary_logits` of classes that
             exclude each other, where only differences of logits mean something; by default they as they are.
-        layer: name of the module (`named_modules`, within the backbone of a `fusion.Headed`) that puts out the map,
+        layer: name of the module (`named_modules`, within the backbone of a `heads.Headed`) that puts out the map,
             [B, K, h, w], [B, h, w, K] or tokens [B, N, K]; by default the last map before the network pools it.
         relative: evidence above the image's own average instead of above 0. Where a finding is rare, every
             position of every image may be evidence against it, some less than others: Grad-CAM as published is then

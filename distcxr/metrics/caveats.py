@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport
 from distcxr.metrics.operating import FROM_ITSELF
 
 FEW_POSITIVES = 20

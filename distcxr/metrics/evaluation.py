@@ -11,21 +11,84 @@ Nothing here depends on the number of ranks, threads or cores: the same scores m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
-from distcxr.metrics.calibration import calibration_estimates
+from distcxr.metrics.bootstrap import Areas, PatientResamples, area_estimates
+from distcxr.metrics.calibration import Calibration, calibration_estimates
 from distcxr.metrics.delong import delong_interval
-from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.scored import Scored
-from distcxr.metrics.subgroup import UNKNOWN, by_age, by_images_per_patient, by_name, score_subgroups
-from distcxr.metrics.summary import summarise
-from distcxr.metrics.threshold import count_cells, rate_estimates
+from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
+from distcxr.metrics.summary import Summary, summarise
+from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One finding at one rule's threshold.
+
+    Attributes:
+        logit, prob: the threshold on both scales.
+        confusion: None without a threshold, or without known labels.
+        rates: `threshold.RATES` by name.
+        reason: why there is no threshold, or no count.
+    """
+
+    logit: float | None
+    prob: float | None
+    confusion: Confusion | None
+    rates: dict[str, Estimate]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FullReport:
+    """What a model scores on one split, with intervals; tuples are in the order of the findings.
+
+    Attributes:
+        report: the summary of the same scores; its areas are those of `areas`.
+        delong: AUROC with DeLong's interval.
+        calibration: of probabilities as they are.
+        calibrated: of logits divided by the temperature; None for a finding without one.
+        operating_from: the split that thresholds and temperatures are from, None without them.
+        points: by rule.
+        checkpoint_from: the split that chose the weights, None where none did.
+        notes: sentences that the caller wants among the warnings.
+    """
+
+    report: Summary
+    num_patients: int
+    replicates: int
+    seed: int
+    areas: Areas
+    delong: tuple[Estimate, ...]
+    calibration: tuple[Calibration, ...]
+    calibrated: tuple[Calibration | None, ...]
+    operating: Operating | None
+    operating_from: str | None
+    points: dict[str, tuple[OperatingPoint, ...]]
+    subgroups: Subgroups
+    checkpoint_from: str | None
+    notes: tuple[str, ...]
+
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """What the end of a run shows: titles, then finding, positives, AUROC with its interval and average precision,
+        a row per finding, the macro average last. Everything else is in the report and the JSON.
+        """
+        titles = (self.report.split, "positives", "AUROC", f"{LEVEL:.0%} interval", "average\nprecision")
+        rows: list[tuple[str, ...]] = [titles]
+        for column, (name, score) in enumerate(self.report.findings.items()):
+            auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]
+            counts = f"{score.num_positive:,}/{score.num:,}"
+            rows.append((name, counts, _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
+        auroc, auprc = self.areas.macro_auroc, self.areas.macro_auprc
+        macro = f"macro of {len(self.report.macro_findings)}"
+        rows.append((macro, "", _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
+        return rows
 
 
 def full_report(
@@ -112,3 +175,11 @@ def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -
             points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
         found[rule] = tuple(points)
     return found
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _interval(estimate: Estimate) -> str:
+    return "-" if estimate.low is None else f"{estimate.low:.4f}-{estimate.high:.4f}"

@@ -12,7 +12,7 @@ from typing import Any
 from distcxr.metrics.calibration import BINS, Calibration
 from distcxr.metrics.caveats import caveats
 from distcxr.metrics.estimate import LEVEL, Estimate
-from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.evaluation import FullReport, OperatingPoint
 from distcxr.metrics.paired_tests import AreaDifference, Comparison
 from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
 

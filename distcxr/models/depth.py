@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from distcxr.models.fusion import BACKBONE, Headed, head_parameter_names
+from distcxr.models.heads import BACKBONE, Headed, head_parameter_names
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

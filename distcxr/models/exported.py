@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from distcxr.models.factory import torchvision_size
-from distcxr.models.fusion import Headed
+from distcxr.models.heads import Headed
 from distcxr.models.weights import first_conv
 from distcxr.recipe import Recipe
 
@@ -45,7 +45,7 @@ def export_weights(
         in_chans = 3
         notes.append("trained with 1 channel, written with 3: give it the grey image three times")
     if isinstance(module, Headed):
-        notes.append(f"the head ({_described(recipe)}) is distcxr's own: distcxr.models.fusion describes its names")
+        notes.append(f"the head ({_described(recipe)}) is distcxr's own: distcxr.models.heads describes its names")
         load = _load_with_distcxr(recipe, len(findings), side)
     elif library == "torchvision":
         load, network = _load_with_torchvision(name, len(findings), side)

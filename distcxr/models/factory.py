@@ -13,8 +13,15 @@ import torchvision
 from torch import nn
 
 from distcxr.models.fewer_kernels import join_maps
-from distcxr.models.fusion import Headed, head_parameter_names, with_head
-from distcxr.models.heads import find_head, init_head, replace_head, set_head_dropout
+from distcxr.models.heads import (
+    Headed,
+    find_head,
+    head_parameter_names,
+    init_head,
+    replace_head,
+    set_head_dropout,
+    with_head,
+)
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split
 from distcxr.models.weights import fetch_timm_file, fetch_torch_file, load_backbone, make_first_conv_grey
 from distcxr.recipe.model import Head
@@ -53,7 +60,7 @@ def build_model(
     """Build a classifier: float32 [B, in_chans, H, W] to logits [B, num_classes]; on the CPU, training mode.
 
     With metadata it is called as `model(images, metadata_BM)`. Its own names are the library's; with another head than
-    the network's own those of `fusion.Headed`.
+    the network's own those of `heads.Headed`.
 
     Args:
         name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`).

@@ -16,7 +16,7 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distcxr.models.fusion import head_parameter_names, network_name
+from distcxr.models.heads import head_parameter_names, network_name
 
 HEAD = "head"
 

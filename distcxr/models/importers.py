@@ -26,8 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from distcxr.models.fusion import BACKBONE, HEAD, head_name
-from distcxr.models.heads import find_head
+from distcxr.models.heads import BACKBONE, HEAD, find_head, head_name
 from distcxr.models.weights import first_conv, remap_densenet_keys
 from distcxr.runfolder.layout import META, MODEL, find_checkpoint, read_meta
 

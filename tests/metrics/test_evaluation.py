@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.caveats import caveats
-from distcxr.metrics.evaluation import full_report
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport, full_report
 from distcxr.metrics.figures_json import full_json
 from distcxr.metrics.operating import FROM_ITSELF, RULES, Operating, choose_operating
 from distcxr.metrics.scored import Scale

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distcxr.models.factory import sync_batchnorm
-from distcxr.models.fusion import head_parameter_names
-from distcxr.models.heads import DropoutLinear, replace_head
+from distcxr.models.heads import DropoutLinear, head_parameter_names, replace_head
 
 CHEAP = [
     ("resnet18", "torchvision", "fc"),
