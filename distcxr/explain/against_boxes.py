@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class Localisation:
             "input_px": self.boxes.side,
             "num_unreadable": len(self.unreadable),
             "findings": {
-                name: found.to_json() | {count: getattr(self.boxes, count)[name] for count in counted}
+                name: asdict(found) | {count: getattr(self.boxes, count)[name] for count in counted}
                 for name, found in self.findings.items()
             },
         }

@@ -14,8 +14,8 @@ pixels, half-open.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,6 @@ class FindingLocalisation:
     """Of these, images with an empty map."""
     reason: str | None
     """Why the figures are None; None where they are numbers."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain Python types."""
-        return asdict(self)
 
 
 def score_map(

@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     for entry in entries:
         run: dict[str, Any] = {
-            "name": entry.name, "recipe": entry.recipe, "values": entry.values,
-            "folder": os.path.relpath(entry.folder, folder),
-            "num_parameters": entry.num_parameters, "reason": entry.reason, "metrics": {}, "stages": [],
+            **asdict(entry), "folder": os.path.relpath(entry.folder, folder), "metrics": {}, "stages": [],
             "model": None, "image_size": None, "train_minutes": None, "hashes": {}, "not_comparable": None,
             "difference": None,
         }  # fmt: skip
@@ -242,9 +240,8 @@ def _csv(values: dict[str, Any]) -> str:
         row |= {f"difference{key}": difference.get(f"auroc{key}") for key in ("", "_low", "_high")}
         row["difference_p"] = difference.get("p")
         for number in range(stages):
-            row[f"stage_{number + 1}_val_auroc"] = (
-                run["stages"][number]["val_auroc"] if number < len(run["stages"]) else None
-            )
+            stage = run["stages"][number] if number < len(run["stages"]) else {}
+            row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")
         for split in values["splits"]:
             findings = run["metrics"].get(split, {}).get("findings", {})
             row |= {f"{split}_auroc:{name}": findings.get(name, {}).get("auroc") for name in values["findings"]}
