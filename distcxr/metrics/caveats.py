@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from distcxr.metrics.evaluation import FullReport
 from distcxr.metrics.operating import FROM_ITSELF
+from distcxr.metrics.scored import first_few
 
 FEW_POSITIVES = 20
 """With fewer, one image moves recall by more than .05."""
-
-_NUM_SHOWN = 5
 
 
 def caveats(full: FullReport) -> list[str]:
     """The sentences that hold of this report, its notes first."""
     return [*full.notes, *_choices(full), *_patients(full), *_findings(full)]
-
-
-def first_few(names: Sequence[str], shown: int = _NUM_SHOWN) -> str:
-    """The names, or the first of them and how many more."""
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _choices(full: FullReport) -> list[str]:

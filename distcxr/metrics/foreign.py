@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.caveats import first_few
-from distcxr.metrics.scored import Floats, Scale, scores_of
+from distcxr.metrics.scored import Floats, Scale, first_few, scores_of
 from distcxr.runfolder import predictions
 from distcxr.runfolder.predictions import Predictions
 from distcxr.tables import Table, read_table
@@ -147,11 +146,11 @@ def _file_names(table: Table, notes: list[str]) -> list[str]:
     cells, lines = table.columns[0], table.lines.tolist()
     files = [cell.replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
     if empty := [line for line, name in zip(lines, files, strict=True) if not name]:
-        raise ValueError(f"{table.path}: no image is named in {len(empty):,} lines: {_some(empty)}")
+        raise ValueError(f"{table.path}: no image is named in {len(empty):,} lines: {first_few(empty)}")
     lines_of: dict[str, list[int]] = {}
     for line, name in zip(lines, files, strict=True):
         lines_of.setdefault(name, []).append(line)
-    if repeated := [f"{name} (lines {_some(at)})" for name, at in lines_of.items() if len(at) > 1]:
+    if repeated := [f"{name} (lines {first_few(at)})" for name, at in lines_of.items() if len(at) > 1]:
         raise ValueError(f"{table.path} names {len(repeated):,} images more than once: {first_few(repeated, 3)}")
     if any("/" in cell or "\\" in cell for cell in cells):
         notes.append(f"{table.path}: folders before the image names are ignored ({cells[0]})")
@@ -165,7 +164,7 @@ def _check_finite(path: Path, scores_NC: Floats, names: Sequence[str], lines: ND
     at = lines[~np.isfinite(scores_NC[:, columns[0]])].tolist()
     more = f"; so have {len(columns) - 1} further columns" if len(columns) > 1 else ""
     raise ValueError(
-        f"{path}, column {names[columns[0]]}: {len(at):,} scores are NaN or infinite: lines {_some(at)}{more}"
+        f"{path}, column {names[columns[0]]}: {len(at):,} scores are NaN or infinite: lines {first_few(at)}{more}"
     )
 
 
@@ -214,7 +213,3 @@ def _plain(name: str) -> str:
 
 def _stem(name: str) -> str:
     return name.rsplit(".", 1)[0]
-
-
-def _some(lines: Sequence[int]) -> str:
-    return first_few([str(line) for line in lines])

@@ -20,7 +20,6 @@ from distcxr.metrics.ranking import PositiveRanks, dense_ranks, rank_positives
 Scale = Literal["logit", "probability"]
 Floats = NDArray[np.floating[Any]]
 
-_NUM_ROWS_SHOWN = 5
 _CLOSEST_TO_0_OR_1 = 2.0**-53
 
 
@@ -172,6 +171,12 @@ class Scored:
         return [self.findings.index(name) for name in findings]
 
 
+def first_few(values: Sequence[object], shown: int = 5) -> str:
+    """The values, or the first of them and how many more."""
+    more = f" and {len(values) - shown:,} more" if len(values) > shown else ""
+    return ", ".join(map(str, values[:shown])) + more
+
+
 def scores_of(scale: Scale) -> str:
     """What to call scores of this scale."""
     return "logits" if scale == "logit" else "probabilities"
@@ -216,8 +221,7 @@ def _check(
 def _refuse(bad_NC: NDArray[np.bool_], what: str) -> None:
     if bad_NC.any():
         row_B = np.flatnonzero(bad_NC.any(axis=1))
-        shown = ", ".join(map(str, row_B[:_NUM_ROWS_SHOWN])) + (", ..." if len(row_B) > _NUM_ROWS_SHOWN else "")
-        raise ValueError(f"{what} in {len(row_B)} of {len(bad_NC)} rows: {shown}")
+        raise ValueError(f"{what} in {len(row_B)} of {len(bad_NC)} rows: {first_few(row_B.tolist())}")
 
 
 def _slice(
