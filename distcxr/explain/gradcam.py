@@ -24,13 +24,10 @@ from torch import Tensor, nn
 
 from distcxr.models.freeze import evaluation_mode
 from distcxr.models.heads import AttentionHead, Headed, network_name
-from distcxr.models.maps import feature_map
+from distcxr.models.maps import TORCHVISION_PARTS, feature_map
 
-_TORCHVISION_LAYERS = {
-    "AlexNet": "features", "ConvNeXt": "features", "DenseNet": "features", "EfficientNet": "features",
-    "MaxVit": "blocks.-1", "MNASNet": "layers", "MobileNetV2": "features", "MobileNetV3": "features",
-    "RegNet": "trunk_output", "ResNet": "layer4", "ShuffleNetV2": "conv5", "SqueezeNet": "features",
-    "SwinTransformer": "permute", "VGG": "features", "VisionTransformer": "encoder.layers.-1.ln_1",
+_TORCHVISION_LAYERS = {name: parts[-1] for name, parts in TORCHVISION_PARTS.items()} | {
+    "MaxVit": "blocks.-1", "VisionTransformer": "encoder.layers.-1.ln_1",
 }  # fmt: skip
 """Class to the layer that puts out the last map before pooling; -1 is the last of a list."""
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TORCHVISION_PARTS = {
+TORCHVISION_PARTS = {
     "AlexNet": ("features",), "ConvNeXt": ("features",), "DenseNet": ("features",), "EfficientNet": ("features",),
     "MaxVit": ("stem", "blocks"), "MNASNet": ("layers",), "MobileNetV2": ("features",), "MobileNetV3": ("features",),
     "RegNet": ("stem", "trunk_output"),
@@ -47,9 +47,9 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         patches = network._process_input(images)
         both: Tensor = network.encoder(torch.cat([network.class_token.expand(len(patches), -1, -1), patches], 1))
         return both[:, 1:]
-    elif type(network).__name__ in _TORCHVISION_PARTS:
+    elif type(network).__name__ in TORCHVISION_PARTS:
         features = images
-        for name in _TORCHVISION_PARTS[type(network).__name__]:
+        for name in TORCHVISION_PARTS[type(network).__name__]:
             part = getattr(network, name)
             for layer in part if isinstance(part, nn.ModuleList) else [part]:
                 features = layer(features)

@@ -34,9 +34,11 @@ class Service(Protocol):
     run_id: str
     """The service's name of the run; given again, that run is resumed."""
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """One point on each curve."""
 
-    def text(self, tag: str, markdown: str, step: int) -> None: ...
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """A text as it was written."""
 
     def close(self) -> None: ...
 
@@ -56,11 +58,9 @@ class Wandb:
         self.run_id = str(self._tracker.tracker.id)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One point on each curve."""
         self._tracker.log({"step": step, **values})
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """A text as it was written."""
         import wandb
 
         self._tracker.log({"step": step, f"text/{tag}": wandb.Html(f"<pre>{escape(markdown)}</pre>", inject=False)})
@@ -85,7 +85,6 @@ class Mlflow:
         self.run_id = str(active.info.run_id)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One point on each curve."""
         self._tracker.log({_NOT_A_NAME.sub("_", tag): value for tag, value in values.items()}, step=step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
