@@ -110,14 +110,9 @@ class LossFunction:
 def build_loss(
     spec: Loss, targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], findings: Sequence[str]
 ) -> LossFunction:
-    """The recipe's loss, with weights from the training split where it asks for them.
+    """The recipe's loss, with weights from the training split's labels where it asks for them.
 
     A finding without positive or without negative labels there can't be balanced: its weight is 1, with a warning.
-
-    Args:
-        targets_NC, mask_NC: the training split's labels, 0 or 1, and which are known (1).
-        findings: names of the columns.
-
     Raises ValueError: as `check_weights`.
     """
     check_weights(spec, findings)
@@ -140,10 +135,7 @@ def check_weights(spec: Loss, findings: Sequence[str]) -> None:
 def check_exclusive(
     split: str, findings: Sequence[str], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], files: Sequence[str]
 ) -> None:
-    """Refuse a split with labels that `cross_entropy` can't learn or score.
-
-    Args:
-        files: names of the split's N images.
+    """Refuse a split with labels that `cross_entropy` can't learn or score, and name some of its N `files`.
 
     Raises ValueError: one finding alone, or images with all labels known that show none of the findings or several.
     """
@@ -165,10 +157,8 @@ def check_exclusive(
 def binary_logits(name: str, logits_BC: Tensor) -> Tensor:
     """Logits such that their sigmoid is the predicted probability; float32 at least for `cross_entropy`.
 
-    Args:
-        name: the recipe's `loss.name`: with `cross_entropy`, logits are of a softmax over the findings, and the result
-            is log p - log(1 - p) of each; any other's are returned as they are.
-        logits_BC: any float type.
+    With the recipe's `loss.name` `cross_entropy`, logits are of a softmax over the findings, and the result is
+    log p - log(1 - p) of each; any other's are returned as they are.
     """
     if name != "cross_entropy":
         return logits_BC

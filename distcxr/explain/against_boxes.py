@@ -37,13 +37,9 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Localisation:
-    """What `localise` found.
+    """What `localise` found, and with which settings; `maps` are what the figures of `findings` are means of.
 
-    Attributes:
-        findings: figures by finding.
-        maps: what the figures are means of, in the order of the batches.
-        unreadable: (sample_id, reason) of images with a box and a file that can't be read; they are left out.
-        threshold, tolerance_px: as `score_map` took them.
+    `unreadable` are (sample_id, reason) of images with a box and a file that can't be read; they are left out.
     """
 
     findings: dict[str, FindingLocalisation]

@@ -29,13 +29,9 @@ from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """One finding at one rule's threshold.
+    """One finding at one rule's threshold, given on both scales; `reason`: why there is none, or no count.
 
-    Attributes:
-        logit, prob: the threshold on both scales.
-        confusion: None without a threshold, or without known labels.
-        rates: `threshold.RATES` by name.
-        reason: why there is no threshold, or no count.
+    Without a threshold, or without known labels, there are no counts.
     """
 
     logit: float | None
@@ -49,15 +45,8 @@ class OperatingPoint:
 class FullReport:
     """What a model scores on one split, with intervals; tuples are in the order of the findings.
 
-    Attributes:
-        report: the summary of the same scores; its areas are those of `areas`.
-        delong: AUROC with DeLong's interval.
-        calibration: of probabilities as they are.
-        calibrated: of logits divided by the temperature; None for a finding without one.
-        operating_from: the split that thresholds and temperatures are from, None without them.
-        points: by rule.
-        checkpoint_from: the split that chose the weights, None where none did.
-        notes: sentences that the caller wants among the warnings.
+    `calibration` is of probabilities as they are, `calibrated` of logits divided by the temperature (None for a finding
+    without one), `points` by rule; the areas of `report` are those of `areas`. The rest is as `full_report` got it.
     """
 
     report: Summary

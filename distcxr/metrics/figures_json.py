@@ -7,6 +7,7 @@ beside it, and never NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from distcxr.metrics.calibration import BINS, Calibration
@@ -104,14 +105,8 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
         entry |= figure(name, rate)
         if rate.reason:
             reasons[f"{name}: {rate.reason}"] = None
-    cells = point.confusion
-    for short, count in (
-        ("tp", cells and cells.true_positive),
-        ("fp", cells and cells.false_positive),
-        ("fn", cells and cells.false_negative),
-        ("tn", cells and cells.true_negative),
-    ):
-        entry[short] = count
+    counts = astuple(point.confusion) if point.confusion else (None,) * 4
+    entry |= dict(zip(("tp", "fp", "fn", "tn"), counts, strict=True))
     return entry | {"reason": point.reason or "; ".join(reasons) or None}
 
 

@@ -28,14 +28,9 @@ _OURS = "logit:"
 
 @dataclass(frozen=True)
 class ForeignScores:
-    """Scores of one file.
+    """Scores of one file, of N images named without folders, each once; `notes` has how it was read.
 
-    Attributes:
-        files: N names without folders, each once.
-        scores_NC: float64 as written; float32 logits from our own file.
-        scale: what the scores are.
-        ours: our own file, with its labels.
-        notes: how the file was read.
+    float64 as written, or float32 logits from our own file, which comes whole as `ours`.
     """
 
     path: Path

@@ -9,7 +9,7 @@ threshold. Equal scores are called together. A threshold is rounded to float32, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,8 +86,7 @@ class Confusion:
         return _UNDEFINED[name] if np.isnan(_rates(*self._cells())[name]) else None
 
     def _cells(self) -> tuple[np.float64, ...]:
-        cells = (self.true_positive, self.false_positive, self.false_negative, self.true_negative)
-        return tuple(map(np.float64, cells))
+        return tuple(map(np.float64, astuple(self)))
 
 
 class Curve(NamedTuple):

@@ -22,12 +22,9 @@ HEAD = "head"
 
 
 def trainable_names(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
-    """Names of the parameters that `patterns` mean, in the network's order.
+    """Names of the parameters that `patterns` mean (None: all), in the network's order.
 
-    Args:
-        module: as built: what requires no gradient there (a ViT's fixed position embedding) is never trained.
-        patterns: None means all.
-
+    What requires no gradient in the module as built (a ViT's fixed position embedding) is never trained.
     Raises ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
     """
     return [name for name in _named(module, patterns) if module.get_parameter(name).requires_grad]

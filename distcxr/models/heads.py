@@ -241,12 +241,9 @@ def network_name(model: nn.Module, name: str) -> str:
 
 
 def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's features before any head, one row for each image, [B, D]; without dropout in evaluation.
+    """The network's features before any head, [B, D], of a model without DDP; without dropout in evaluation.
 
     A map that attention would weigh is averaged.
-
-    Args:
-        model: of `factory.build_model`, without DDP.
     """
     if isinstance(model, Headed):
         features = model.features(images)

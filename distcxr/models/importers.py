@@ -47,13 +47,10 @@ class NeedsTrust(ValueError):
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights as a file holds them.
+    """Weights as a file holds them, by its own names; `source` is what to call them in messages.
 
-    Attributes:
-        source: what to call them in messages.
-        state: tensors by the file's names.
-        findings: what the head was trained for, in its order; None where the file does not name them.
-        layout: `torchxrayvision`, or empty.
+    `findings` are what the head was trained for, in its order, None where the file does not name them; `layout` is
+    `torchxrayvision`, or empty.
     """
 
     source: str
@@ -64,12 +61,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class WeightsParts:
-    """Weights by this network's own names.
-
-    Attributes:
-        backbone: all but the head.
-        head: by names within the head, `weight` and `bias` where it is a linear layer; empty where there is none.
-    """
+    """Weights by this network's own names; those of the head (none where there is none) by names within the head."""
 
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]

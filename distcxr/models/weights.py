@@ -125,11 +125,8 @@ def fetch_timm_file(cfg: Any) -> Path:
     """The safetensors file of a timm `PretrainedCfg`: placed by hand, in Hugging Face's cache, or downloaded.
 
     Local files come first, and the hub is asked once whether it is there: its client retries for 46 s without
-        a network (measured), longer behind a silent firewall.
-
-        Raises:
-            WeightsUnavailable: it is in none of these.
-            ValueError: timm has no safetensors file for this model.
+    a network (measured), longer behind a silent firewall.
+    Raises WeightsUnavailable: it is in none of these; ValueError: timm has no safetensors file for this model.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError

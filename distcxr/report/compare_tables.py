@@ -35,8 +35,8 @@ def terminal_table(values: dict[str, Any]) -> str:
         lines += ["", "best validation AUROC within each stage"]
         table = [["", *(stage["name"] for stage in longest), ""]]
         for run in staged:
-            cells = [_number(stage["val_auroc"]) for stage in run["stages"]]
-            table.append([run["name"], *cells, *["-"] * (len(longest) - len(cells)), ""])
+            areas = [stage["val_auroc"] for stage in run["stages"]] + [None] * (len(longest) - len(run["stages"]))
+            table.append([run["name"], *("-" if area is None else f"{area:.4f}" for area in areas), ""])
         lines.append(table_text(table, width=None))
     lines += ["", *(f"warning: {warning}" for warning in values["warnings"])] if values["warnings"] else []
     return "\n".join(lines)
@@ -155,7 +155,3 @@ def _interval_text(area: dict[str, Any], form: str = ".4f") -> str:
     if area.get("auroc_low") is None:
         return format(area["auroc"], form)
     return f"{area['auroc']:{form}} ({area['auroc_low']:{form}} to {area['auroc_high']:{form}})"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

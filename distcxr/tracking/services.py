@@ -119,13 +119,9 @@ class Services:
     """All services that a run asked for; a service that fails is left out from then on."""
 
     def __init__(self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Start a run at each, or resume the one that `folder` names.
+        """Start a run at each of `logging.trackers`, called by the run folder's last two names, or resume the one there.
 
-        Args:
-            names: of `logging.trackers`.
-            folder: the run folder; its last two names are the run's.
-            config: the recipe, nested; what runs are compared by.
-
+        The recipe goes there as `config`, which runs are compared by.
         Raises ValueError: a package is missing, or a service does not start a run.
         """
         check_installed(names)

@@ -19,13 +19,9 @@ class Tracker:
     def __init__(
         self, folder: Path, *, purge_step: int, services: Sequence[str], project: str, config: Mapping[str, Any]
     ) -> None:
-        """Begin to track the run of a folder, or resume that.
+        """Begin to track the run of a folder, or resume that, with the keys of its recipe's `logging`.
 
-        Args:
-            purge_step: steps from here on were written by a run that is now being repeated; TensorBoard hides them.
-            services: of `logging.trackers`.
-            config: the recipe, nested.
-
+        TensorBoard hides steps from `purge_step` on: they were written by a run that is now being repeated.
         Raises ValueError: a service's package is missing, or it does not start a run.
         """
         from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -52,10 +48,7 @@ class Tracker:
     def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
         """A row of TensorBoard's HParams tab, in this run rather than in a sub-run of its own.
 
-        Services got the whole recipe when the run began.
-
-        Args:
-            results: by the tags of curves this run has; the tab shows their last values.
+        Services got the whole recipe when the run began. `results` are by the tags of curves: their last values.
         """
         from torch.utils.tensorboard.summary import hparams
 
