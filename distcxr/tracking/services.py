@@ -119,7 +119,7 @@ class Services:
     """All services that a run asked for; a service that fails is left out from then on."""
 
     def __init__(self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Start a run at each of `logging.trackers`, called by the run folder's last two names, or resume the one there.
+        """Start a run at each of `logging.trackers`, or resume it; they are called by the run folder's last two names.
 
         The recipe goes there as `config`, which runs are compared by.
         Raises ValueError: a package is missing, or a service does not start a run.
