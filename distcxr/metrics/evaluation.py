@@ -84,9 +84,9 @@ def full_report(
     split: str,
     scored: Scored,
     *,
-    sex: NDArray[np.str_] | None = None,
-    age: NDArray[np.float32] | None = None,
-    view: NDArray[np.str_] | None = None,
+    sex: NDArray[np.str_],
+    age: NDArray[np.float32],
+    view: NDArray[np.str_],
     macro_findings: Sequence[str] | None = None,
     unreadable: Iterable[tuple[str, str]] = (),
     operating: Operating | None = None,
@@ -99,7 +99,7 @@ def full_report(
     """Score a split, with patient-level intervals.
 
     Args:
-        sex, age, view: `[N]` as in the index, "" or NaN where unknown; None leaves the attribute out.
+        sex, age, view: `[N]` as in the index, "" or NaN where unknown; an attribute unknown of all is left out.
         macro_findings, unreadable: as for `summarise`.
         operating: from `choose_operating`; without it there are no operating points and no temperatures.
         operating_from: the split they were chosen on, for example "val", or `FROM_ITSELF`.
@@ -120,10 +120,7 @@ def full_report(
     if summary.macro_reason:
         undefined = Estimate(None, None, None, summary.macro_reason)
         areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
-    groupings = [] if sex is None else [by_name("sex", sex)]
-    groupings += [] if age is None else [by_age(age)]
-    groupings += [] if view is None else [by_name("view", view)]
-    groupings += [by_images_per_patient(scored.patient_N)]
+    groupings = [by_name("sex", sex), by_age(age), by_name("view", view), by_images_per_patient(scored.patient_N)]
     with_groups = [grouping for grouping in groupings if grouping.groups not in ((), (UNKNOWN,))]
     temperature_C = [fitted.value for fitted in operating.temperatures] if operating else [None] * len(scored.known)
     return FullReport(

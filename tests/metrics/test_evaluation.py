@@ -32,7 +32,9 @@ def made(data: Cohort, val: Cohort | None = None, scale: Scale = "logit", **more
     if val is not None:
         more["operating"] = chosen(val, scale)
         more.setdefault("operating_from", "val")
-    more.setdefault("replicates", FEW)
+    nameless = np.full(len(data.patient_id), "")
+    unknown = {"sex": nameless, "age": np.full(len(nameless), np.nan, dtype=np.float32), "view": nameless}
+    more = {"replicates": FEW, **unknown, **more}
     return full_report("test", scored(*data, FINDINGS, scale), **more)
 
 
