@@ -23,7 +23,7 @@ from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
-from distcxr.metrics.summary import Summary, summarise
+from distcxr.metrics.summary import Summary, area_text, summarise
 from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
 
 
@@ -73,10 +73,10 @@ class FullReport:
         for column, (name, score) in enumerate(self.report.findings.items()):
             auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]
             counts = f"{score.num_positive:,}/{score.num:,}"
-            rows.append((name, counts, _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
+            rows.append((name, counts, area_text(auroc.value), _interval(auroc), area_text(auprc.value)))
         auroc, auprc = self.areas.macro_auroc, self.areas.macro_auprc
         macro = f"macro of {len(self.report.macro_findings)}"
-        rows.append((macro, "", _cell(auroc.value), _interval(auroc), _cell(auprc.value)))
+        rows.append((macro, "", area_text(auroc.value), _interval(auroc), area_text(auprc.value)))
         return rows
 
 
@@ -161,10 +161,6 @@ def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -
             points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
         found[rule] = tuple(points)
     return found
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
 
 
 def _interval(estimate: Estimate) -> str:

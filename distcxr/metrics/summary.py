@@ -64,9 +64,9 @@ class Summary:
         rows: list[tuple[str, ...]] = [(self.split, "positives", "auroc", "auprc", "")]
         for name, score in self.findings.items():
             counts = f"{score.num_positive}/{score.num}"
-            rows.append((name, counts, _cell(score.auroc), _cell(score.auprc), score.reason or ""))
+            rows.append((name, counts, area_text(score.auroc), area_text(score.auprc), score.reason or ""))
         macro = f"macro of {len(self.macro_findings)}"
-        return [*rows, (macro, "", _cell(self.macro_auroc), "", self.macro_reason or "")]
+        return [*rows, (macro, "", area_text(self.macro_auroc), "", self.macro_reason or "")]
 
 
 def summarise(
@@ -104,5 +104,6 @@ def _score(known: Known) -> FindingScore:
     return FindingScore(auroc, auprc, known.num_positive, known.num, known.reason)
 
 
-def _cell(area: float | None) -> str:
+def area_text(area: float | None) -> str:
+    """For a table on the terminal; a dash where it is undefined."""
     return "-" if area is None else f"{area:.4f}"
