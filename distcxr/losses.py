@@ -60,9 +60,8 @@ class LossFunction:
             targets_BC: 0 or 1 (or between), any type; values at unknown labels have no effect.
             mask_BC: any type; 0 is unknown.
 
-        Returns:
-            A scalar, float32 (float64 for float64 logits). An unknown label adds exactly 0 to it and to every
-            gradient, even where its logit or target is infinite or NaN.
+        Returns a scalar, float32 (float64 for float64 logits). An unknown label adds exactly 0 to it and to every
+        gradient, even where its logit or target is infinite or NaN.
         """
         shapes = (logits_BC.shape, targets_BC.shape, mask_BC.shape)
         assert shapes[0] == shapes[1] == shapes[2], shapes  # broadcasting would count labels more than once
@@ -111,16 +110,10 @@ class LossFunction:
 def build_loss(
     spec: Loss, targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], findings: Sequence[str]
 ) -> LossFunction:
-    """The recipe's loss, with weights from the training split where it asks for them.
+    """The recipe's loss, with weights from the training split's labels where it asks for them.
 
     A finding without positive or without negative labels there can't be balanced: its weight is 1, with a warning.
-
-    Args:
-        targets_NC, mask_NC: the training split's labels, 0 or 1, and which are known (1).
-        findings: names of the columns.
-
-    Raises:
-        ValueError: as `check_weights`.
+    Raises ValueError: as `check_weights`.
     """
     check_weights(spec, findings)
     if spec.weights == "none":
@@ -140,19 +133,11 @@ def check_weights(spec: Loss, findings: Sequence[str]) -> None:
 
 
 def check_exclusive(
-    split: str,
-    findings: Sequence[str],
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-    files: Sequence[str],
+    split: str, findings: Sequence[str], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], files: Sequence[str]
 ) -> None:
-    """Refuse a split with labels that `cross_entropy` can't learn or score.
+    """Refuse a split with labels that `cross_entropy` can't learn or score, and name some of its N `files`.
 
-    Args:
-        files: names of the split's N images.
-
-    Raises:
-        ValueError: one finding alone, or images with all labels known that show none of the findings or several.
+    Raises ValueError: one finding alone, or images with all labels known that show none of the findings or several.
     """
     if len(findings) < 2:
         raise ValueError(f"loss.name=cross_entropy needs two findings or more, not {findings[0]} alone: use bce")
@@ -172,10 +157,8 @@ def check_exclusive(
 def binary_logits(name: str, logits_BC: Tensor) -> Tensor:
     """Logits such that their sigmoid is the predicted probability; float32 at least for `cross_entropy`.
 
-    Args:
-        name: the recipe's `loss.name`: with `cross_entropy`, logits are of a softmax over the findings, and the result
-            is log p - log(1 - p) of each; any other's are returned as they are.
-        logits_BC: any float type.
+    With the recipe's `loss.name` `cross_entropy`, logits are of a softmax over the findings, and the result is
+    log p - log(1 - p) of each; any other's are returned as they are.
     """
     if name != "cross_entropy":
         return logits_BC

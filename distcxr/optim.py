@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,33 +24,23 @@ def build_optimizer(
     layer_decay: float = 1.0,
     depths: Mapping[str, int] | None = None,
 ) -> torch.optim.Optimizer:
-    """Build an optimiser over the parameters that require a gradient.
+    """PyTorch's fused optimiser (on a CPU a pass over memory, not ten) of the parameters that require a gradient.
 
     There are up to two groups, each with its key `name`: `decay`, and `no_decay` (weight decay 0) for biases
     and parameters with at most one dimension, which is what normalisation layers have. A group without
     parameters is left out; the order within a group is that of `params`. With `depths` there are up to two groups for
-    every depth, the head's first.
-
-    The update is PyTorch's fused one: a few kernels for all parameters, on a CPU a pass over memory rather than ten.
-
-    Each group has the key `lr_scale`, which `set_lr` multiplies its rate with: `layer_decay` to the power of its depth.
+    every depth, the head's first. Each has the key `lr_scale`, `layer_decay` to the power of its depth.
 
     Args:
         params: names and parameters, as `module.named_parameters()` gives them.
         lr: the peak; `set_lr` changes it from step to step.
         weight_decay: decoupled for AdamW; added to the gradient (L2) for Adam and SGD, as torch does.
-        betas: of Adam and AdamW.
-        momentum: of SGD.
-        nesterov: of SGD.
+        betas: of Adam and AdamW; `momentum` and `nesterov` are SGD's.
         layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
         depths: of each parameter by name: blocks between it and the head, which has 0; None is 0 for all.
 
-    Raises:
-        ValueError: an unknown name, a value out of range, or no parameter that requires a gradient.
+    Raises ValueError: no parameter requires a gradient.
     """
-    for key, value in {"lr": lr, "weight_decay": weight_decay}.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"optim.{key}={value}: give a finite number that is not negative")
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in params:
         if parameter.requires_grad:
@@ -73,9 +62,7 @@ def build_optimizer(
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
-    if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
-    raise ValueError(f"optim.name={cast(str, name)}: give 'adamw', 'adam' or 'sgd'")
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -62,7 +62,7 @@ KERNELS = {  # all numba, so they count as heavy themselves
 }  # fmt: skip
 ARRAYS_ONLY = {
     "scored", "ranking", "estimate", "threshold", "bootstrap", "delong", "calibration", "operating", "subgroup",
-    "paired_tests", "area_kernels", "summary", "figures", "evaluation",
+    "paired_tests", "area_kernels", "summary", "evaluation",
 }  # fmt: skip
 
 

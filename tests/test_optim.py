@@ -107,19 +107,9 @@ def test_a_frozen_network_is_an_error() -> None:
         _build(_network().requires_grad_(False))
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [
-        ({"name": "lion"}, "optim.name=lion"),
-        ({"lr": -1.0}, "optim.lr=-1.0"),
-        ({"lr": float("nan")}, "optim.lr=nan"),
-        ({"weight_decay": -0.1}, "optim.weight_decay=-0.1"),
-        ({"name": "sgd", "momentum": 0.0, "nesterov": True}, "Nesterov"),
-    ],
-)
-def test_bad_values_are_named(changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        _build(_network(), **changes)
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(ValueError, match="Nesterov"):
+        _build(_network(), name="sgd", momentum=0.0, nesterov=True)
 
 
 def test_set_lr_reaches_every_group_and_nothing_else() -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from distcxr.cli.scored_files import Joined, Scale
     from distcxr.metrics.bootstrap import PatientResamples
-    from distcxr.metrics.figures import FullReport
+    from distcxr.metrics.evaluation import FullReport
     from distcxr.metrics.foreign import ForeignScores
 
 _NUM_DIFFERENCES_SHOWN = 12
@@ -147,12 +147,13 @@ def _compare(
 
 def _print(full: FullReport, log: list[str]) -> None:
     from distcxr.metrics.caveats import caveats
+    from distcxr.metrics.estimate import LEVEL
     from distcxr.tracking.terminal import table_text
 
     for sentence in log:
         print(sentence)
     images = f"{full.report.num_samples:,} images of {full.num_patients:,} patients"
-    print(f"\n{images}, {full.level:.0%} intervals from {full.replicates:,} bootstrap samples of the patients\n")
+    print(f"\n{images}, {LEVEL:.0%} intervals from {full.replicates:,} bootstrap samples of the patients\n")
     print(table_text(full.table_rows()))
     print("\noperating points, calibration and subgroups: --json FILE writes them")
     differences = full.subgroups.differences

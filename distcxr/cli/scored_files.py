@@ -106,7 +106,7 @@ def read_scored(
 
 def _rows_of(scores: ForeignScores, row_of: dict[str, int]) -> NDArray[np.int64]:
     """Rows of the labels that the predictions name, ascending."""
-    from distcxr.metrics.caveats import first_few
+    from distcxr.metrics.scored import first_few
 
     by_stem = {name.rsplit(".", 1)[0]: row for name, row in row_of.items()}
     found = [row_of.get(name, by_stem.get(name.rsplit(".", 1)[0])) for name in scores.files]

@@ -21,8 +21,7 @@ def run(folders: _Folders = None) -> int:
     Progress and time left come from the run folders; where SLURM is, what became of their jobs.
     """
     from distcxr.jobs.run_status import job_states, read_status, run_folders, slurm_jobs
-    from distcxr.tracking.progress import clock
-    from distcxr.tracking.terminal import table_text
+    from distcxr.tracking.terminal import clock, table_text
 
     places = folders or [filenames.RUNS]
     found = run_folders(places)

@@ -29,8 +29,8 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.history import rewind_steps
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
-from distcxr.tracking.progress import Progress
-from distcxr.tracking.tracker import open_tracker
+from distcxr.tracking.terminal import Progress
+from distcxr.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     )  # fmt: skip
     _check_begin(run)
     if runtime.is_main:
-        tracker = open_tracker(
+        tracker = Tracker(
             folder, purge_step=state.step + 1, services=recipe.logging.trackers, project=recipe.logging.project,
             config=recipe.model_dump(mode="json"),
         )  # fmt: skip

@@ -23,13 +23,12 @@ from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.setup import Setup
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.caveats import caveats
-from distcxr.metrics.evaluation import full_report
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport, full_report
 from distcxr.metrics.figures_json import full_json
 from distcxr.metrics.operating import FROM_ITSELF, Operating, choose_operating
 from distcxr.recipe import Recipe
-from distcxr.report.drawing import write_curves
 from distcxr.report.page import write_report
+from distcxr.report.training_section import write_curves
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_operating
 from distcxr.runfolder.predictions import Predictions, write_predictions

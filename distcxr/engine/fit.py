@@ -24,6 +24,7 @@ from distcxr.engine.validate import best_so_far, validate
 from distcxr.runfolder.history import append_steps, write_history
 from distcxr.runfolder.layout import best_folder
 from distcxr.tracking.images import contact_sheet
+from distcxr.tracking.terminal import table_text
 
 logger = logging.getLogger(__name__)
 
@@ -259,7 +260,8 @@ def finish(run: Run) -> dict[str, Scores]:
         scores = score_splits(setup, run.folder, weights, wanted.splits)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
-            run.tracker.text(split, f"```\n{found.report.table()}\n```", weights.step or 0)
+            table = table_text(found.report.table_rows(), width=None)
+            run.tracker.text(split, f"```\n{table}\n```", weights.step or 0)
         run.tracker.hyperparameters(_shown(run), best_so_far(run))
         run.tracker.close()
     return scores

@@ -22,7 +22,7 @@ from distcxr.data.loader import Loader, PixelReader
 from distcxr.data.order import BatchPlan, EvalOrder
 from distcxr.data.splits import Splits
 from distcxr.losses import LossFunction
-from distcxr.models.fusion import pooled_features
+from distcxr.models.heads import pooled_features
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime
 

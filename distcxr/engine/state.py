@@ -17,7 +17,7 @@ from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Horizon, Stage, stops_early
 from distcxr.engine.training import Training
 from distcxr.models.ema import Ema
-from distcxr.tracking.progress import Progress
+from distcxr.tracking.terminal import Progress
 from distcxr.tracking.tracker import Tracker
 
 

@@ -14,8 +14,8 @@ from distcxr.data.loader import Loader
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Stage
 from distcxr.losses import LossFunction, build_loss
-from distcxr.models.batch_counts import BatchCounts
 from distcxr.models.depth import layer_depths
+from distcxr.models.fewer_kernels import BatchCounts
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.optim import build_optimizer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,13 +37,9 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Localisation:
-    """What `localise` found.
+    """What `localise` found, and with which settings; `maps` are what the figures of `findings` are means of.
 
-    Attributes:
-        findings: figures by finding.
-        maps: what the figures are means of, in the order of the batches.
-        unreadable: (sample_id, reason) of images with a box and a file that can't be read; they are left out.
-        threshold, tolerance_px: as `score_map` took them.
+    `unreadable` are (sample_id, reason) of images with a box and a file that can't be read; they are left out.
     """
 
     findings: dict[str, FindingLocalisation]
@@ -64,7 +60,7 @@ class Localisation:
             "input_px": self.boxes.side,
             "num_unreadable": len(self.unreadable),
             "findings": {
-                name: found.to_json() | {count: getattr(self.boxes, count)[name] for count in counted}
+                name: asdict(found) | {count: getattr(self.boxes, count)[name] for count in counted}
                 for name, found in self.findings.items()
             },
         }
@@ -96,8 +92,7 @@ def localise(
         explained, layer: as for `gradcam`.
         pictures: how many to draw of each finding: its first ones.
 
-    Raises:
-        ValueError: as `gradcam` and `score_map`; boxes for another size of input.
+    Raises ValueError: as `gradcam` and `score_map`; boxes for another size of input.
     """
     columns_of: dict[int, list[int]] = {}
     for sample_id, column in boxes.corners:

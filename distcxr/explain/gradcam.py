@@ -23,14 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distcxr.models.freeze import evaluation_mode
-from distcxr.models.fusion import AttentionHead, Headed, network_name
-from distcxr.models.maps import feature_map
+from distcxr.models.heads import AttentionHead, Headed, network_name
+from distcxr.models.maps import TORCHVISION_PARTS, feature_map
 
-_TORCHVISION_LAYERS = {
-    "AlexNet": "features", "ConvNeXt": "features", "DenseNet": "features", "EfficientNet": "features",
-    "MaxVit": "blocks.-1", "MNASNet": "layers", "MobileNetV2": "features", "MobileNetV3": "features",
-    "RegNet": "trunk_output", "ResNet": "layer4", "ShuffleNetV2": "conv5", "SqueezeNet": "features",
-    "SwinTransformer": "permute", "VGG": "features", "VisionTransformer": "encoder.layers.-1.ln_1",
+_TORCHVISION_LAYERS = {name: parts[-1] for name, parts in TORCHVISION_PARTS.items()} | {
+    "MaxVit": "blocks.-1", "VisionTransformer": "encoder.layers.-1.ln_1",
 }  # fmt: skip
 """Class to the layer that puts out the last map before pooling; -1 is the last of a list."""
 
@@ -64,18 +61,16 @@ def gradcam(
             maps.
         explained: what of the logits [B, all findings] is explained, such as `losses.binary_logits` of classes that
             exclude each other, where only differences of logits mean something; by default they as they are.
-        layer: name of the module (`named_modules`, within the backbone of a `fusion.Headed`) that puts out the map,
+        layer: name of the module (`named_modules`, within the backbone of a `heads.Headed`) that puts out the map,
             [B, K, h, w], [B, h, w, K] or tokens [B, N, K]; by default the last map before the network pools it.
         relative: evidence above the image's own average instead of above 0. Where a finding is rare, every
             position of every image may be evidence against it, some less than others: Grad-CAM as published is then
             empty, and this shows which.
 
-    Returns:
-        float32 [B, C, H, W], each map divided by its maximum, so that it reaches 1; all 0 where nothing in the map
-        raises the logit.
+    Returns float32 [B, C, H, W], each map divided by its maximum, so that it reaches 1; all 0 where nothing in the map
+    raises the logit.
 
-    Raises:
-        ValueError: a network that needs `layer`, a layer that does not exist or makes no map.
+    Raises ValueError: a network that needs `layer`, a layer that does not exist or makes no map.
     """
     with torch.inference_mode(False), torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         with evaluation_mode(module):

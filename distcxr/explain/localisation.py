@@ -14,8 +14,8 @@ pixels, half-open.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,10 +60,6 @@ class FindingLocalisation:
     reason: str | None
     """Why the figures are None; None where they are numbers."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain Python types."""
-        return asdict(self)
-
 
 def score_map(
     heat_HW: NDArray[np.float32],
@@ -83,8 +79,7 @@ def score_map(
             flatter the result.
         tolerance_px: a maximum this near a box, from the pixel's centre to that of one in the box, is a hit, too.
 
-    Raises:
-        ValueError: values that are negative or not finite, no boxes, or a threshold or tolerance out of range.
+    Raises ValueError: values that are negative or not finite, no boxes, or a threshold or tolerance out of range.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold={threshold}: give a share of the map's maximum, above 0 and at most 1")
@@ -138,9 +133,7 @@ def whole_pixels(boxes_K4: NDArray[np.float64], height: int, width: int) -> NDAr
     """Boxes as the pixels with their centres inside, cut at the border: int64 [K, 4], half-open.
 
     A box too small to hold a centre takes the pixel it lies in, so that no box vanishes on a small map.
-
-    Raises:
-        ValueError: no boxes, a box of another shape, or one outside the map.
+    Raises ValueError: no boxes, a box of another shape, or one outside the map.
     """
     if boxes_K4.ndim != 2 or boxes_K4.shape[1] != 4 or not len(boxes_K4):
         raise ValueError(f"boxes_K4 of shape {boxes_K4.shape}: at least one box of x0, y0, x1, y1 is expected")

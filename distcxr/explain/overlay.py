@@ -31,8 +31,7 @@ def overlay(
         boxes_K4: (x0, y0, x1, y1) in pixels of the image.
         side_px: the picture's longer side.
 
-    Returns:
-        uint8 [P, P, 3], or less on the shorter side.
+    Returns uint8 [P, P, 3], or less on the shorter side.
     """
     height, width = image_HW.shape
     scale = side_px / max(height, width)

@@ -19,7 +19,7 @@ from distcxr.jobs.slots import Slot
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import best_auroc
 from distcxr.runfolder.whole import write_json
-from distcxr.tracking.progress import newest_figures
+from distcxr.tracking.terminal import newest_figures
 
 logger = logging.getLogger(__name__)
 

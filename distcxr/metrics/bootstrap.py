@@ -15,9 +15,10 @@ one `PatientResamples` are of the same draws, so they may be averaged, subtracte
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,20 +91,18 @@ class PatientResamples:
             yield block, weights_PL
 
 
-def area_estimates(
-    resamples: PatientResamples, scored: Scored, macro_findings: Sequence[str] | None = None, level: float = 0.95
-) -> Areas:
+def area_estimates(resamples: PatientResamples, scored: Scored, macro_findings: Sequence[str] | None = None) -> Areas:
     """AUROC and average precision with intervals, for each finding and on average.
 
-    Args: draws of the patients scored; the findings to average (all by default); the intervals' level. Intervals run
-    between percentiles of the replicates. A replicate's average is that of the averaged findings it defines.
+    Args: draws of the patients scored; the findings to average (all by default). Intervals run between percentiles of
+    the replicates. A replicate's average is that of the averaged findings it defines.
     Raises ValueError for draws of another number of patients, and macro findings that are not scored or repeat.
     """
-    return summarise_areas(area_replicates(resamples, scored), scored, macro_findings, level)
+    return summarise_areas(area_replicates(resamples, scored), scored, macro_findings)
 
 
 def summarise_areas(
-    areas_2CK: NDArray[np.float64], scored: Scored, macro_findings: Sequence[str] | None = None, level: float = 0.95
+    areas_2CK: NDArray[np.float64], scored: Scored, macro_findings: Sequence[str] | None = None
 ) -> Areas:
     """`area_estimates` from replicates that are at hand."""
     columns = scored.columns(macro_findings)
@@ -111,14 +110,14 @@ def summarise_areas(
     for column, known in enumerate(scored.known):
         ranks = known.ranks
         for index, value in enumerate((ranks.auroc(), ranks.auprc()) if ranks else (None, None)):
-            estimates[index].append(estimate(value, known.reason, areas_2CK[index, column], known.num_patients, level))
+            estimates[index].append(estimate(value, known.reason, areas_2CK[index, column], known.num_patients))
     averaged = [column for column in columns if scored.known[column].ranks]
     num_patients = count_patients(*(scored.known[column].patient_M for column in averaged))
     macros = []
     for index in (0, 1):
         value, reason = average([estimates[index][column].value for column in columns])
         macro_K = average_replicates(areas_2CK[index, averaged])
-        macros.append(estimate(value, reason, macro_K, num_patients, level))
+        macros.append(estimate(value, reason, macro_K, num_patients))
     names = tuple(scored.findings[column] for column in averaged)
     return Areas(tuple(estimates[0]), tuple(estimates[1]), macros[0], macros[1], names)
 
@@ -128,21 +127,11 @@ def area_replicates(resamples: PatientResamples, scored: Scored) -> NDArray[np.f
 
     NaN where a replicate lacks a class. Raises ValueError for draws of another number of patients.
     """
-    from distcxr.metrics.area_kernels import BLOCK, weighted_areas
+    from distcxr.metrics.area_kernels import weighted_areas
 
-    _check(resamples, scored)
-    areas_2CK = np.empty((2, len(scored.known), resamples.num_replicates))
     with ThreadPoolExecutor(resamples.threads) as pool:
         ranked = list(pool.map(_rank, scored.known))
-        for block, weights_PL in resamples.blocks():
-
-            def walk(column: int, block: slice = block, weights_PL: NDArray[np.uint8] = weights_PL) -> None:
-                areas_2L = np.empty((2, BLOCK))
-                weighted_areas(weights_PL, *ranked[column], areas_2L)
-                areas_2CK[:, column, block] = areas_2L[:, : block.stop - block.start]
-
-            list(pool.map(walk, range(len(ranked))))
-    return areas_2CK
+    return np.stack(_replicates(resamples, scored, weighted_areas, ranked, [2] * len(ranked)), axis=1)
 
 
 def sum_replicates(
@@ -152,20 +141,10 @@ def sum_replicates(
 
     Raises ValueError for draws of another number of patients.
     """
-    from distcxr.metrics.area_kernels import BLOCK, weighted_sums
+    from distcxr.metrics.area_kernels import weighted_sums
 
-    _check(resamples, scored)
-    sums_CVK = [np.empty((len(start_V) - 1, resamples.num_replicates)) for _, _, start_V in entries_C]
-    with ThreadPoolExecutor(resamples.threads) as pool:
-        for block, weights_PL in resamples.blocks():
-
-            def add_up(column: int, block: slice = block, weights_PL: NDArray[np.uint8] = weights_PL) -> None:
-                sums_VL = np.empty((len(sums_CVK[column]), BLOCK))
-                weighted_sums(weights_PL, *entries_C[column], sums_VL)
-                sums_CVK[column][:, block] = sums_VL[:, : block.stop - block.start]
-
-            list(pool.map(add_up, range(len(entries_C))))
-    return sums_CVK
+    num_sums = [len(start_V) - 1 for _, _, start_V in entries_C]
+    return _replicates(resamples, scored, weighted_sums, entries_C, num_sums)
 
 
 def entries_by_patient(
@@ -182,9 +161,24 @@ def entries_by_patient(
     return patient_E.astype(np.int32), value_E, np.searchsorted(sum_E, np.arange(num_sums + 1)).astype(np.int64)
 
 
-def _check(resamples: PatientResamples, scored: Scored) -> None:
+def _replicates(
+    resamples: PatientResamples, scored: Scored, kernel: Callable[..., None], inputs_C: Sequence[tuple[Any, ...]],
+    num_rows_C: Sequence[int],
+) -> list[NDArray[np.float64]]:  # fmt: skip
+    """What a kernel makes of each of C inputs: as many rows as are given, `[V, K]`; the threads share the inputs."""
     if resamples.num_patients != scored.num_patients:
         raise ValueError(f"the draws are of {resamples.num_patients} patients, but {scored.num_patients} were scored")
+    figures_CVK = [np.empty((num_rows, resamples.num_replicates)) for num_rows in num_rows_C]
+    with ThreadPoolExecutor(resamples.threads) as pool:
+        for block, weights_PL in resamples.blocks():
+
+            def work(column: int, block: slice = block, weights_PL: NDArray[np.uint8] = weights_PL) -> None:
+                figures_VL = np.empty((num_rows_C[column], weights_PL.shape[1]))
+                kernel(weights_PL, *inputs_C[column], figures_VL)
+                figures_CVK[column][:, block] = figures_VL[:, : block.stop - block.start]
+
+            list(pool.map(work, range(len(inputs_C))))
+    return figures_CVK
 
 
 def _rank(known: Known) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -49,7 +49,6 @@ class Calibration:
 
     brier: Estimate
     ece: Estimate
-    bins: int
     curve: Reliability
 
 
@@ -84,7 +83,7 @@ def brier(prob_M: NDArray[np.float64], targets_M: NDArray[np.uint8]) -> float | 
 
 
 def reliability(prob_M: NDArray[np.float64], targets_M: NDArray[np.uint8], bins: int = BINS) -> Reliability:
-    """Mean probability and frequency of positives in each bin that holds samples. Raises ValueError for no bins."""
+    """Mean probability and frequency of positives in each bin that holds samples."""
     bin_M = _bin_of(prob_M, bins)
     count = np.bincount(bin_M, minlength=bins)
     filled = np.flatnonzero(count)
@@ -97,13 +96,10 @@ def reliability(prob_M: NDArray[np.float64], targets_M: NDArray[np.uint8], bins:
 
 
 def calibration_estimates(
-    resamples: PatientResamples,
-    scored: Scored,
-    temperature_C: Sequence[float | None] | None = None,
-    bins: int = BINS,
-    level: float = 0.95,
+    resamples: PatientResamples, scored: Scored, temperature_C: Sequence[float | None] | None = None
 ) -> list[Calibration | None]:
-    """Brier score and ECE of each finding with patient-level intervals; logits are divided by `temperature_C` first.
+    """Brier score and ECE (`BINS` bins) of each finding with patient-level intervals; logits are divided by
+    `temperature_C` first.
 
     None for findings with a temperature of None; without `temperature_C` each is 1.
     The ECE of a resample is larger than that of its source on average (noise adds to absolute gaps and never
@@ -119,25 +115,23 @@ def calibration_estimates(
         if scale is None:
             continue
         prob_M = probabilities(known.logits_M, scale)
-        points[column] = brier(prob_M, known.targets_M), reliability(prob_M, known.targets_M, bins)
+        points[column] = brier(prob_M, known.targets_M), reliability(prob_M, known.targets_M)
         gap_M = known.targets_M - prob_M
         # Three kinds of sum: samples, squared errors, then the gap of each bin.
         sum_3M = np.stack((np.zeros(len(gap_M), dtype=np.int64), np.ones(len(gap_M), dtype=np.int64),
-                           2 + _bin_of(prob_M, bins)))  # fmt: skip
+                           2 + _bin_of(prob_M, BINS)))  # fmt: skip
         value_3M = np.stack((np.ones(len(gap_M)), gap_M**2, gap_M))
-        entries.append(entries_by_patient(np.tile(known.patient_M, 3), sum_3M.ravel(), value_3M.ravel(), 2 + bins))
+        entries.append(entries_by_patient(np.tile(known.patient_M, 3), sum_3M.ravel(), value_3M.ravel(), 2 + BINS))
     found: list[Calibration | None] = [None] * len(scales)
-    for (column, (value, curve)), sums_VK in zip(
-        points.items(), sum_replicates(resamples, scored, entries), strict=True
-    ):
+    sums = sum_replicates(resamples, scored, entries)
+    for (column, (value, curve)), sums_VK in zip(points.items(), sums, strict=True):
         known = scored.known[column]
         num_K = np.where(sums_VK[0] > 0, sums_VK[0], np.nan)
         reason = None if len(known.targets_M) else known.reason
         squared_K, gap_K = sums_VK[1] / num_K, np.abs(sums_VK[2:]).sum(axis=0) / num_K
         found[column] = Calibration(
-            estimate(value, reason, squared_K, known.num_patients, level),
-            estimate(curve.ece(), reason, gap_K, known.num_patients, level),
-            bins,
+            estimate(value, reason, squared_K, known.num_patients),
+            estimate(curve.ece(), reason, gap_K, known.num_patients),
             curve,
         )
     return found
@@ -180,8 +174,6 @@ def fit_temperature(known: Known) -> Temperature:
 
 
 def _bin_of(prob_M: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    if bins < 1:
-        raise ValueError(f"calibration needs at least one bin, got {bins}")
     return np.linspace(0, 1, bins + 1)[1:-1].searchsorted(prob_M)
 
 

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport
 from distcxr.metrics.operating import FROM_ITSELF
+from distcxr.metrics.scored import first_few
 
 FEW_POSITIVES = 20
 """With fewer, one image moves recall by more than .05."""
-
-_NUM_SHOWN = 5
 
 
 def caveats(full: FullReport) -> list[str]:
     """The sentences that hold of this report, its notes first."""
     return [*full.notes, *_choices(full), *_patients(full), *_findings(full)]
-
-
-def first_few(names: Sequence[str], shown: int = _NUM_SHOWN) -> str:
-    """The names, or the first of them and how many more."""
-    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def _choices(full: FullReport) -> list[str]:
@@ -54,43 +45,29 @@ def _patients(full: FullReport) -> list[str]:
 
 
 def _findings(full: FullReport) -> list[str]:
-    report, found = full.report, []
-    undefined = {name: score.reason for name, score in report.findings.items() if score.reason}
-    if undefined:
-        reasons = "; ".join(f"{name} ({reason})" for name, reason in undefined.items())
-        found.append(f"No areas, and no part in the macro average: {reasons}.")
-    few = [
-        f"{name} ({score.num_positive})"
-        for name, score in report.findings.items()
-        if 0 < score.num_positive < FEW_POSITIVES
-    ]
+    scores, areas = full.report.findings, full.areas
+    precisions = zip((*scores, "the macro average"), (*areas.auprc, areas.macro_auprc), strict=True)
+    found = []
+    if undefined := [f"{name} ({score.reason})" for name, score in scores.items() if score.reason]:
+        found.append(f"No areas, and no part in the macro average: {'; '.join(undefined)}.")
+    few = [f"{name} ({one.num_positive})" for name, one in scores.items() if 0 < one.num_positive < FEW_POSITIVES]
     if few:
         found.append(f"Fewer than {FEW_POSITIVES} positives, so a few images decide the figures: {', '.join(few)}.")
-    reversed_ = [
-        name
-        for name, auroc in zip(report.findings, full.areas.auroc, strict=True)
-        if auroc.high is not None and auroc.high < 0.5
-    ]
-    if reversed_:
+    aurocs = list(zip(scores, areas.auroc, strict=True))
+    if worse := [name for name, auroc in aurocs if auroc.high is not None and auroc.high < 0.5]:
         found.append(
-            f"Worse than chance, the whole interval below 0.5: {', '.join(reversed_)}. Are columns swapped, or scores "
+            f"Worse than chance, the whole interval below 0.5: {', '.join(worse)}. Are columns swapped, or scores "
             "those of the finding's absence?"
         )
-    above = [
-        name
-        for name, auprc in zip(
-            (*report.findings, "the macro average"), (*full.areas.auprc, full.areas.macro_auprc), strict=True
-        )
-        if auprc.value is not None and auprc.low is not None and auprc.value < auprc.low
-    ]
-    if above:
+    below = [name for name, one in precisions if one.low is not None and one.value is not None and one.value < one.low]
+    if below:
         found.append(
-            f"Average precision below its own interval: {', '.join(above)}. With few positives a resample, where some "
+            f"Average precision below its own interval: {', '.join(below)}. With few positives a resample, where some "
             "positives come twice, scores higher than its source: read neither the figure nor the interval as exact."
         )
     constant = [
         name
-        for name, auroc, calibration in zip(report.findings, full.areas.auroc, full.calibration, strict=True)
+        for (name, auroc), calibration in zip(aurocs, full.calibration, strict=True)
         if auroc.value == auroc.low == auroc.high == 0.5 and len(calibration.curve.count_B) == 1
     ]
     if constant:

@@ -19,20 +19,17 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.scored import Known
 
 
-def delong_interval(known: Known, level: float = 0.95) -> Estimate:
+def delong_interval(known: Known) -> Estimate:
     """AUROC with DeLong's interval, made on the logit scale and mapped back.
 
     log(A / (1 - A)) -+ z * se / (A * (1 - A)): the plain interval A -+ z * se runs past 1 for good models of rare
     findings, where A is skewed; this one can't, and for large samples the two agree.
     No interval where the variance is 0 (classes apart, or all scores equal) or a class has one sample.
-    Raises ValueError for a level outside 0 to 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"the interval's level must lie between 0 and 1, got {level}")
     if known.ranks is None:
         return Estimate(None, None, None, known.reason)
     area = known.ranks.auroc()
@@ -41,7 +38,7 @@ def delong_interval(known: Known, level: float = 0.95) -> Estimate:
     variance = _variance(*_placements(known))
     if variance == 0:
         return Estimate(area, None, None, "DeLong's variance is 0: every pair of the two classes is ranked alike")
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = math.log(area / (1 - area))
     reach = z * math.sqrt(variance) / (area * (1 - area))
     return Estimate(area, _sigmoid(centre - reach), _sigmoid(centre + reach), None)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+LEVEL = 0.95  # of every interval
 MIN_DEFINED = 0.9  # of the replicates; with fewer, an interval would be that of the lucky draws alone
 
 
@@ -28,20 +29,11 @@ class Estimate:
     """Replicates in which the figure was undefined; the interval is made of the others."""
 
 
-def estimate(
-    value: float | None,
-    reason: str | None,
-    figure_K: NDArray[np.float64],
-    num_patients: int,
-    level: float = 0.95,
-) -> Estimate:
+def estimate(value: float | None, reason: str | None, figure_K: NDArray[np.float64], num_patients: int) -> Estimate:
     """The value with the percentile interval of its replicates; NaN marks a replicate that does not define it.
 
     No interval from a single patient, nor where fewer than `MIN_DEFINED` of the replicates are left.
-    Raises ValueError for a level outside 0 to 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"the interval's level must lie between 0 and 1, got {level}")
     if value is None:
         return Estimate(None, None, None, reason)
     defined_K = figure_K[~np.isnan(figure_K)]
@@ -51,7 +43,7 @@ def estimate(
     if len(defined_K) < MIN_DEFINED * len(figure_K):
         reason = f"undefined in {num_left_out} of {len(figure_K)} resamples of the patients: too few cases"
         return Estimate(value, None, None, reason, num_left_out)
-    low, high = np.quantile(defined_K, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined_K, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(value, float(low), float(high), None, num_left_out)
 
 
@@ -60,10 +52,9 @@ def average(values: Sequence[float | None]) -> tuple[float | None, str | None]:
     defined = [value for value in values if value is not None]
     if defined:
         return math.fsum(defined) / len(defined), None
-    return (
-        None,
-        f"undefined for all {len(values)} named findings" if values else "no findings are named for the average",
-    )
+    if not values:
+        return None, "no findings are named for the average"
+    return None, f"undefined for all {len(values)} named findings"
 
 
 def average_replicates(figure_CK: NDArray[np.float64]) -> NDArray[np.float64]:

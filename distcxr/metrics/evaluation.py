@@ -11,30 +11,82 @@ Nothing here depends on the number of ranks, threads or cores: the same scores m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
-from distcxr.metrics.calibration import calibration_estimates
+from distcxr.metrics.bootstrap import Areas, PatientResamples, area_estimates
+from distcxr.metrics.calibration import Calibration, calibration_estimates
 from distcxr.metrics.delong import delong_interval
-from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.scored import Scored
-from distcxr.metrics.subgroup import UNKNOWN, by_age, by_images_per_patient, by_name, score_subgroups
-from distcxr.metrics.summary import summarise
-from distcxr.metrics.threshold import count_cells, rate_estimates
+from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
+from distcxr.metrics.summary import Summary, area_text, summarise
+from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One finding at one rule's threshold, given on both scales; `reason`: why there is none, or no count.
+
+    Without a threshold, or without known labels, there are no counts.
+    """
+
+    logit: float | None
+    prob: float | None
+    confusion: Confusion | None
+    rates: dict[str, Estimate]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class FullReport:
+    """What a model scores on one split, with intervals; tuples are in the order of the findings.
+
+    `calibration` is of probabilities as they are, `calibrated` of logits divided by the temperature (None for a finding
+    without one), `points` by rule; the areas of `report` are those of `areas`. The rest is as `full_report` got it.
+    """
+
+    report: Summary
+    num_patients: int
+    replicates: int
+    seed: int
+    areas: Areas
+    delong: tuple[Estimate, ...]
+    calibration: tuple[Calibration, ...]
+    calibrated: tuple[Calibration | None, ...]
+    operating: Operating | None
+    operating_from: str | None
+    points: dict[str, tuple[OperatingPoint, ...]]
+    subgroups: Subgroups
+    checkpoint_from: str | None
+    notes: tuple[str, ...]
+
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """What the end of a run shows: titles, then finding, positives, AUROC with its interval and average precision,
+        a row per finding, the macro average last. Everything else is in the report and the JSON.
+        """
+        titles = (self.report.split, "positives", "AUROC", f"{LEVEL:.0%} interval", "average\nprecision")
+        rows: list[tuple[str, ...]] = [titles]
+        for column, (name, score) in enumerate(self.report.findings.items()):
+            auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]
+            counts = f"{score.num_positive:,}/{score.num:,}"
+            rows.append((name, counts, area_text(auroc.value), _interval(auroc), area_text(auprc.value)))
+        auroc, auprc = self.areas.macro_auroc, self.areas.macro_auprc
+        macro = f"macro of {len(self.report.macro_findings)}"
+        rows.append((macro, "", area_text(auroc.value), _interval(auroc), area_text(auprc.value)))
+        return rows
 
 
 def full_report(
     split: str,
     scored: Scored,
     *,
-    sex: NDArray[np.str_] | None = None,
-    age: NDArray[np.float32] | None = None,
-    view: NDArray[np.str_] | None = None,
+    sex: NDArray[np.str_],
+    age: NDArray[np.float32],
+    view: NDArray[np.str_],
     macro_findings: Sequence[str] | None = None,
     unreadable: Iterable[tuple[str, str]] = (),
     operating: Operating | None = None,
@@ -42,18 +94,17 @@ def full_report(
     checkpoint_from: str | None = None,
     replicates: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
     notes: Sequence[str] = (),
 ) -> FullReport:
     """Score a split, with patient-level intervals.
 
     Args:
-        sex, age, view: `[N]` as in the index, "" or NaN where unknown; None leaves the attribute out.
+        sex, age, view: `[N]` as in the index, "" or NaN where unknown; an attribute unknown of all is left out.
         macro_findings, unreadable: as for `summarise`.
         operating: from `choose_operating`; without it there are no operating points and no temperatures.
         operating_from: the split they were chosen on, for example "val", or `FROM_ITSELF`.
         checkpoint_from: the split that chose the weights, where one did: a warning depends on it.
-        replicates, seed, level: of the bootstrap and its intervals.
+        replicates, seed: of the bootstrap.
         notes: sentences to put before the report's own warnings.
 
     Raises ValueError as `summarise` and `PatientResamples` do, for operating points of other findings, and for
@@ -65,45 +116,39 @@ def full_report(
         raise ValueError(f"operating points are of {list(operating.findings)}, but scored are {list(scored.findings)}")
     summary = summarise(split, scored, macro_findings, unreadable)
     resamples = PatientResamples(scored.num_patients, replicates, seed)
-    areas = area_estimates(resamples, scored, summary.macro_findings, level)
+    areas = area_estimates(resamples, scored, summary.macro_findings)
     if summary.macro_reason:
         undefined = Estimate(None, None, None, summary.macro_reason)
         areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
-    groupings = [] if sex is None else [by_name("sex", sex)]
-    groupings += [] if age is None else [by_age(age)]
-    groupings += [] if view is None else [by_name("view", view)]
-    groupings += [by_images_per_patient(scored.patient_N)]
+    groupings = [by_name("sex", sex), by_age(age), by_name("view", view), by_images_per_patient(scored.patient_N)]
     with_groups = [grouping for grouping in groupings if grouping.groups not in ((), (UNKNOWN,))]
     temperature_C = [fitted.value for fitted in operating.temperatures] if operating else [None] * len(scored.known)
     return FullReport(
         report=summary,
         num_patients=scored.num_patients,
-        level=level,
         replicates=replicates,
         seed=seed,
         areas=areas,
-        delong=tuple(delong_interval(known, level) for known in scored.known),
-        calibration=tuple(found for found in calibration_estimates(resamples, scored, level=level) if found),
-        calibrated=tuple(calibration_estimates(resamples, scored, temperature_C, level=level)),
+        delong=tuple(delong_interval(known) for known in scored.known),
+        calibration=tuple(found for found in calibration_estimates(resamples, scored) if found),
+        calibrated=tuple(calibration_estimates(resamples, scored, temperature_C)),
         operating=operating,
         operating_from=operating_from,
-        points=_points(resamples, scored, operating, level) if operating else {},
-        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings, level),
+        points=_points(resamples, scored, operating) if operating else {},
+        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings),
         checkpoint_from=checkpoint_from,
         notes=tuple(notes),
     )
 
 
-def _points(
-    resamples: PatientResamples, scored: Scored, operating: Operating, level: float
-) -> dict[str, tuple[OperatingPoint, ...]]:
+def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPoint, ...]]:
     found: dict[str, tuple[OperatingPoint, ...]] = {}
     for rule, chosen_C in operating.thresholds.items():
         score_C = [operating.threshold(rule, column, scored.scale) for column in range(len(scored.known))]
         rank_C = [
             None if score is None else known.to_rank(score) for known, score in zip(scored.known, score_C, strict=True)
         ]
-        rates_C = rate_estimates(resamples, scored, rank_C, level)
+        rates_C = rate_estimates(resamples, scored, rank_C)
         points = []
         for column, (known, rank, rates) in enumerate(zip(scored.known, rank_C, rates_C, strict=True)):
             if rank is None:
@@ -116,3 +161,7 @@ def _points(
             points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
         found[rule] = tuple(points)
     return found
+
+
+def _interval(estimate: Estimate) -> str:
+    return "-" if estimate.low is None else f"{estimate.low:.4f}-{estimate.high:.4f}"

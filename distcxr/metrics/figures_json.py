@@ -7,12 +7,13 @@ beside it, and never NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
-from distcxr.metrics.calibration import Calibration
+from distcxr.metrics.calibration import BINS, Calibration
 from distcxr.metrics.caveats import caveats
-from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.figures import FullReport, OperatingPoint
+from distcxr.metrics.estimate import LEVEL, Estimate
+from distcxr.metrics.evaluation import FullReport, OperatingPoint
 from distcxr.metrics.paired_tests import AreaDifference, Comparison
 from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
 
@@ -26,12 +27,7 @@ def full_json(full: FullReport) -> dict[str, Any]:
         "num_patients": full.num_patients,
         "step": None,
         "loss": None,
-        "intervals": {
-            "level": full.level,
-            "replicates": full.replicates,
-            "seed": full.seed,
-            "unit": "patient",
-        },
+        "intervals": {"level": LEVEL, "replicates": full.replicates, "seed": full.seed, "unit": "patient"},
         "macro": {
             **figure("auroc", areas.macro_auroc),
             **figure("auprc", areas.macro_auprc),
@@ -52,10 +48,7 @@ def full_json(full: FullReport) -> dict[str, Any]:
 def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str, Any]:
     """Paired differences, the scored model less the other; the bootstrap's draws are those of the report."""
     return {
-        "macro": {
-            **_area_difference(comparison.macro),
-            "findings": list(comparison.macro_findings),
-        },
+        "macro": {**_area_difference(comparison.macro), "findings": list(comparison.macro_findings)},
         "findings": {name: _area_difference(found) for name, found in zip(findings, comparison.findings, strict=True)},
     }
 
@@ -96,7 +89,7 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
     return {
         **figure("brier", calibration.brier),
         **figure("ece", calibration.ece),
-        "ece_bins": calibration.bins,
+        "ece_bins": BINS,
         "reliability": {
             "mean_prob": curve.mean_prob_B.tolist(),
             "frequency": curve.frequency_B.tolist(),
@@ -112,14 +105,8 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
         entry |= figure(name, rate)
         if rate.reason:
             reasons[f"{name}: {rate.reason}"] = None
-    cells = point.confusion
-    for short, count in (
-        ("tp", cells and cells.true_positive),
-        ("fp", cells and cells.false_positive),
-        ("fn", cells and cells.false_negative),
-        ("tn", cells and cells.true_negative),
-    ):
-        entry[short] = count
+    counts = astuple(point.confusion) if point.confusion else (None,) * 4
+    entry |= dict(zip(("tp", "fp", "fn", "tn"), counts, strict=True))
     return entry | {"reason": point.reason or "; ".join(reasons) or None}
 
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.caveats import first_few
-from distcxr.metrics.scored import Floats, Scale, scores_of
+from distcxr.metrics.scored import Floats, Scale, first_few, scores_of
 from distcxr.runfolder import predictions
 from distcxr.runfolder.predictions import Predictions
 from distcxr.tables import Table, read_table
@@ -29,14 +28,9 @@ _OURS = "logit:"
 
 @dataclass(frozen=True)
 class ForeignScores:
-    """Scores of one file.
+    """Scores of one file, of N images named without folders, each once; `notes` has how it was read.
 
-    Attributes:
-        files: N names without folders, each once.
-        scores_NC: float64 as written; float32 logits from our own file.
-        scale: what the scores are.
-        ours: our own file, with its labels.
-        notes: how the file was read.
+    float64 as written, or float32 logits from our own file, which comes whole as `ours`.
     """
 
     path: Path
@@ -70,7 +64,8 @@ def read_foreign(path: Path, known_findings: Sequence[str] | None, scale: Scale 
     scores_NC = np.stack([table.numbers(position) for position in column_of.values()], axis=1)
     names = [table.header[position] for position in column_of.values()]
     _check_finite(path, scores_NC, names, table.lines)
-    scale = _given(path, scores_NC, scale, notes) or _guess(path, scores_NC, notes)
+    scale, note = _scale_of(path, scores_NC, scale)
+    notes.append(f"{path}: scores are {note}")
     if scale == "probability":
         _check_probabilities(path, scores_NC, names, table.lines)
     return ForeignScores(path, files, tuple(column_of), scores_NC, scale, None, tuple(notes))
@@ -92,19 +87,16 @@ def align(scores: ForeignScores, wanted: Sequence[str], of: str) -> tuple[NDArra
             notes.append(f"{scores.path}: names are matched without their extensions ({scores.files[0]}, {names[0]})")
             row_of, names = by_stem, stems
     missing = [name for name in names if name not in row_of]
-    num_extra = len(row_of) - (len(names) - len(missing))
+    known = set(names)
+    extra = [name for name in row_of if name not in known]
     if missing:
-        known = set(names)
-        extra = [name for name in row_of if name not in known]
-        beside = f", and {num_extra:,} others: {first_few(extra, 3)}" if extra else ""
+        beside = f", and {len(extra):,} others: {first_few(extra, 3)}" if extra else ""
         raise ValueError(
             f"{scores.path} lacks {len(missing):,} of the {len(names):,} images of {of}: {first_few(missing, 3)}. It "
             f"has {len(names) - len(missing):,} of them{beside}. Predictions have to cover the whole list"
         )
-    if num_extra:
-        known = set(names)
-        extra = [name for name in row_of if name not in known]
-        notes.append(f"{scores.path}: {num_extra:,} images that are not of {of} are left out: {first_few(extra, 3)}")
+    if extra:
+        notes.append(f"{scores.path}: {len(extra):,} images that are not of {of} are left out: {first_few(extra, 3)}")
     return np.array([row_of[name] for name in names], dtype=np.int64), tuple(notes)
 
 
@@ -148,49 +140,40 @@ def _match(path: Path, header: Sequence[str], known: Sequence[str], notes: list[
 def _file_names(table: Table, notes: list[str]) -> list[str]:
     cells, lines = table.columns[0], table.lines.tolist()
     files = [cell.replace("\\", "/").rsplit("/", 1)[-1] for cell in cells]
-    if "" in files:
-        empty = [line for line, name in zip(lines, files, strict=True) if not name]
-        raise ValueError(f"{table.path}: no image is named in {len(empty):,} lines: {_some(empty)}")
+    if empty := [line for line, name in zip(lines, files, strict=True) if not name]:
+        raise ValueError(f"{table.path}: no image is named in {len(empty):,} lines: {first_few(empty)}")
     lines_of: dict[str, list[int]] = {}
     for line, name in zip(lines, files, strict=True):
         lines_of.setdefault(name, []).append(line)
-    if repeated := {name: at for name, at in lines_of.items() if len(at) > 1}:
-        shown = first_few([f"{name} (lines {_some(at)})" for name, at in repeated.items()], 3)
-        raise ValueError(f"{table.path} names {len(repeated):,} images more than once: {shown}")
+    if repeated := [f"{name} (lines {first_few(at)})" for name, at in lines_of.items() if len(at) > 1]:
+        raise ValueError(f"{table.path} names {len(repeated):,} images more than once: {first_few(repeated, 3)}")
     if any("/" in cell or "\\" in cell for cell in cells):
         notes.append(f"{table.path}: folders before the image names are ignored ({cells[0]})")
     return files
 
 
 def _check_finite(path: Path, scores_NC: Floats, names: Sequence[str], lines: NDArray[np.int64]) -> None:
-    bad_NC = ~np.isfinite(scores_NC)
-    if not bad_NC.any():
+    columns = np.flatnonzero(~np.isfinite(scores_NC).all(axis=0))
+    if not len(columns):
         return
-    column = int(np.flatnonzero(bad_NC.any(axis=0))[0])
-    others = int(np.count_nonzero(bad_NC.any(axis=0))) - 1
-    at = [lines[row] for row in np.flatnonzero(bad_NC[:, column]).tolist()]
-    more = f"; so have {others} further columns" if others else ""
-    raise ValueError(f"{path}, column {names[column]}: {len(at):,} scores are NaN or infinite: lines {_some(at)}{more}")
+    at = lines[~np.isfinite(scores_NC[:, columns[0]])].tolist()
+    more = f"; so have {len(columns) - 1} further columns" if len(columns) > 1 else ""
+    raise ValueError(
+        f"{path}, column {names[columns[0]]}: {len(at):,} scores are NaN or infinite: lines {first_few(at)}{more}"
+    )
 
 
-def _given(path: Path, scores_NC: NDArray[np.float64], scale: Scale | None, notes: list[str]) -> Scale | None:
-    if scale is not None:
-        doubt = ""
-        if scale == "logit" and not np.any((scores_NC < 0) | (scores_NC > 1)):
-            doubt = ", though all lie in [0, 1] as probabilities do"
-        notes.append(f"{path}: scores are {scores_of(scale)}, as asked{doubt}")
-    return scale
-
-
-def _guess(path: Path, scores_NC: NDArray[np.float64], notes: list[str]) -> Scale:
+def _scale_of(path: Path, scores_NC: NDArray[np.float64], asked: Scale | None) -> tuple[Scale, str]:
+    """What the scores are, and why."""
     low, high = float(scores_NC.min()), float(scores_NC.max())
     outside = float(np.mean((scores_NC < 0) | (scores_NC > 1)))
+    if asked is not None:
+        doubt = ", though all lie in [0, 1] as probabilities do" if asked == "logit" and outside == 0 else ""
+        return asked, f"{scores_of(asked)}, as asked{doubt}"
     if outside == 0:
-        notes.append(f"{path}: scores are taken as probabilities, all lie in [0, 1]; if they are logits: --logits")
-        return "probability"
+        return "probability", "taken as probabilities, all lie in [0, 1]; if they are logits: --logits"
     if low < 0 and outside >= MIN_OUTSIDE:
-        notes.append(f"{path}: scores are taken as logits, they go from {low:g} to {high:g}")
-        return "logit"
+        return "logit", f"taken as logits, they go from {low:g} to {high:g}"
     raise ValueError(
         f"{path}: scores go from {low:g} to {high:g}, {outside:.2%} of them outside [0, 1]: neither plainly "
         "probabilities nor plainly logits. Give --probabilities or --logits"
@@ -214,10 +197,9 @@ def _read_ours(table: Table, known: Sequence[str] | None, scale: Scale | None) -
     if repeated := [name for name, count in Counter(ours.files).items() if count > 1]:
         raise ValueError(f"{path} names {len(repeated):,} images more than once: {first_few(repeated, 3)}")
     _check_finite(path, ours.logits_NC, [f"{_OURS}{name}" for name in ours.findings], table.lines)
-    notes = (
-        f"{path}: distcxr's own file, read by its logits" + ("" if scale != "probability" else ", whatever was asked"),
-    )
-    return ForeignScores(path, ours.files, tuple(ours.findings), ours.logits_NC, "logit", ours, notes)
+    whatever = ", whatever was asked" if scale == "probability" else ""
+    note = f"{path}: distcxr's own file, read by its logits{whatever}"
+    return ForeignScores(path, ours.files, tuple(ours.findings), ours.logits_NC, "logit", ours, (note,))
 
 
 def _plain(name: str) -> str:
@@ -226,7 +208,3 @@ def _plain(name: str) -> str:
 
 def _stem(name: str) -> str:
     return name.rsplit(".", 1)[0]
-
-
-def _some(lines: Sequence[int]) -> str:
-    return first_few([str(line) for line in lines])

@@ -10,6 +10,7 @@ stopped.
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-_NUM_IDS_SHOWN = 5
+from distcxr.metrics.scored import first_few
 
 
 def gather_by_sample_id(
@@ -71,20 +72,16 @@ def gather_unreadable(unreadable: list[tuple[int, str]]) -> list[tuple[int, str]
     num_bytes = [int(part) for part in _all_gather(torch.tensor([len(encoded)], dtype=torch.int64))]
     mine = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
     payload = _gather_rows(mine, num_bytes).numpy().tobytes()
-    entries: set[tuple[int, str]] = set()
-    start = 0
-    for length in num_bytes:
-        part = json.loads(payload[start : start + length])
-        entries.update((sample_id, message) for sample_id, message in part)
-        start += length
-    return sorted(entries)
+    ends = list(accumulate(num_bytes))
+    parts = [json.loads(payload[end - length : end]) for end, length in zip(ends, num_bytes, strict=True)]
+    return sorted({(sample_id, message) for part in parts for sample_id, message in part})
 
 
 def _check_ids(ids_N: NDArray[np.int64], expected_ids: NDArray[np.int64]) -> None:
     """`ids_N` is sorted. Every rank holds the same ids and so comes to the same result."""
     expected, num_expected = np.unique(expected_ids, return_counts=True)
     if (num_expected > 1).any():
-        raise ValueError(f"expected ids hold an id twice: {_first_few(expected[num_expected > 1])}")
+        raise ValueError(f"expected ids hold an id twice: {first_few(expected[num_expected > 1].tolist())}")
     if np.array_equal(ids_N, expected):
         return
     ids, num_seen = np.unique(ids_N, return_counts=True)
@@ -93,15 +90,10 @@ def _check_ids(ids_N: NDArray[np.int64], expected_ids: NDArray[np.int64]) -> Non
         "duplicated": ids[num_seen > 1],
         "not expected": np.setdiff1d(ids, expected, assume_unique=True),
     }
-    found = "; ".join(f"{len(bad)} {what}: {_first_few(bad)}" for what, bad in problems.items() if len(bad))
+    found = "; ".join(f"{len(bad)} {what}: {first_few(bad.tolist())}" for what, bad in problems.items() if len(bad))
     raise RuntimeError(
         f"the ranks scored {len(ids_N)} samples where {len(expected)} were due, each once. Sample ids {found}"
     )
-
-
-def _first_few(ids: NDArray[np.int64]) -> str:
-    shown = ", ".join(str(sample_id) for sample_id in ids[:_NUM_IDS_SHOWN])
-    return shown + (", ..." if len(ids) > _NUM_IDS_SHOWN else "")
 
 
 def _gather_rows(rows: Tensor, num_rows: list[int]) -> Tensor:
@@ -122,8 +114,7 @@ def _all_gather(tensor: Tensor) -> list[Tensor]:
     """One equally shaped tensor per rank, on the device the process group talks through."""
     if not (dist.is_available() and dist.is_initialized()):
         return [tensor]
-    # "cpu:gloo", "cuda:nccl" or both: where the CPU is served, the data can go straight to where it is
-    # wanted.
+    # "cpu:gloo", "cuda:nccl" or both: where the CPU is served, the data can go straight to where it is wanted.
     through_cpu = "cpu:" in dist.get_backend_config()
     tensor = tensor.to("cpu" if through_cpu else f"cuda:{torch.cuda.current_device()}").contiguous()
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]

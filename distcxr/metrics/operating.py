@@ -12,7 +12,7 @@ from distcxr.metrics.calibration import Temperature, fit_temperature, probabilit
 from distcxr.metrics.scored import Known, Scale, Scored, as_logits
 from distcxr.metrics.threshold import Rule, Threshold, choose_threshold
 
-DEFAULT_RULES: Mapping[str, Rule] = {
+RULES: Mapping[str, Rule] = {
     "youden": Rule("youden"),
     "max_f1": Rule("max_f1"),
     "recall_90": Rule("recall", 0.9),
@@ -85,7 +85,7 @@ class Operating:
             raise ValueError(f"these are not operating points: {type(error).__name__} {error}") from error
 
 
-def choose_operating(scored: Scored, rules: Mapping[str, Rule] = DEFAULT_RULES) -> Operating:
+def choose_operating(scored: Scored) -> Operating:
     """Choose thresholds and fit temperatures; on validation only, or the figures at them flatter.
 
     A finding with known scores that are not all finite gets none, with that reason; the threshold of a fixed
@@ -95,7 +95,7 @@ def choose_operating(scored: Scored, rules: Mapping[str, Rule] = DEFAULT_RULES) 
         findings=scored.findings,
         scale=scored.scale,
         num_samples=len(scored),
-        thresholds={name: tuple(_choose(known, rule) for known in scored.known) for name, rule in rules.items()},
+        thresholds={name: tuple(_choose(known, rule) for known in scored.known) for name, rule in RULES.items()},
         temperatures=tuple(map(fit_temperature, scored.known)),
     )
 

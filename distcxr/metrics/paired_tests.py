@@ -43,11 +43,7 @@ class Comparison:
 
 
 def compare_models(
-    resamples: PatientResamples,
-    a: Scored,
-    b: Scored,
-    macro_findings: Sequence[str] | None = None,
-    level: float = 0.95,
+    resamples: PatientResamples, a: Scored, b: Scored, macro_findings: Sequence[str] | None = None
 ) -> Comparison:
     """Paired differences of AUROC for each finding and on average (all findings by default).
 
@@ -63,12 +59,11 @@ def compare_models(
         raise ValueError("models can be compared on the same samples, findings and labels only")
     replicates = [area_replicates(resamples, scored) for scored in (a, b)]
     areas_a, areas_b = (
-        summarise_areas(areas_2CK, scored, macro_findings, level)
-        for areas_2CK, scored in zip(replicates, (a, b), strict=True)
+        summarise_areas(areas_2CK, scored, macro_findings) for areas_2CK, scored in zip(replicates, (a, b), strict=True)
     )
     both_CK = replicates[0][0] - replicates[1][0]
     found = [
-        _difference(auroc_a, auroc_b, both_K, known_a.num_patients, delong_p_value(known_a, known_b), level)
+        _difference(auroc_a, auroc_b, both_K, known_a.num_patients, delong_p_value(known_a, known_b))
         for auroc_a, auroc_b, both_K, known_a, known_b in zip(
             areas_a.auroc, areas_b.auroc, both_CK, a.known, b.known, strict=True
         )
@@ -76,7 +71,7 @@ def compare_models(
     columns = a.columns(areas_a.macro_findings)
     num_patients = count_patients(*(a.known[column].patient_M for column in columns))
     macro_K = average_replicates(both_CK[columns])
-    macro = _difference(areas_a.macro_auroc, areas_b.macro_auroc, macro_K, num_patients, None, level)
+    macro = _difference(areas_a.macro_auroc, areas_b.macro_auroc, macro_K, num_patients, None)
     return Comparison(tuple(found), macro, areas_a.macro_findings)
 
 
@@ -93,15 +88,10 @@ def _same_labels(a: Scored, b: Scored) -> bool:
 
 
 def _difference(
-    a: Estimate,
-    b: Estimate,
-    difference_K: NDArray[np.float64],
-    num_patients: int,
-    p_delong: float | None,
-    level: float,
+    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, p_delong: float | None
 ) -> AreaDifference:
     value = None if a.value is None or b.value is None else a.value - b.value
-    difference = estimate(value, a.reason or b.reason, difference_K, num_patients, level)
+    difference = estimate(value, a.reason or b.reason, difference_K, num_patients)
     p = None
     if difference.low is not None:
         defined_K = difference_K[~np.isnan(difference_K)]

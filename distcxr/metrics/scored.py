@@ -20,7 +20,6 @@ from distcxr.metrics.ranking import PositiveRanks, dense_ranks, rank_positives
 Scale = Literal["logit", "probability"]
 Floats = NDArray[np.floating[Any]]
 
-_NUM_ROWS_SHOWN = 5
 _CLOSEST_TO_0_OR_1 = 2.0**-53
 
 
@@ -144,7 +143,21 @@ class Scored:
         Raises ValueError for shapes and dtypes other than these, names that repeat, and with rows, counted from 0, for
         a mask or a known target other than 0 and 1, and a known probability outside 0 to 1.
         """
-        _check(findings, scores_NC, targets_NC, mask_NC, patient_id)
+        if len(set(findings)) < len(findings):
+            raise ValueError(f"findings repeat a name: {list(findings)}")
+        shapes = {"scores": scores_NC.shape, "targets": targets_NC.shape, "mask": mask_NC.shape}
+        if any(shape != (len(scores_NC), len(findings)) for shape in shapes.values()):
+            raise ValueError(f"all must be [N, C] with C = {len(findings)} findings: {shapes}")
+        if scores_NC.dtype not in (np.float32, np.float64):
+            raise ValueError(f"scores must be float32 or float64, got {scores_NC.dtype}")
+        for name, labels_NC in (("targets", targets_NC), ("mask", mask_NC)):
+            if labels_NC.dtype not in (np.uint8, np.bool_):
+                raise ValueError(f"{name} must be uint8 or bool, got {labels_NC.dtype}")
+        if patient_id.dtype.kind not in "iuU" or patient_id.ndim != 1:
+            raise ValueError(f"patient ids must be integers or text [N], got {patient_id.dtype} {patient_id.shape}")
+        if len(patient_id) != len(scores_NC):
+            raise ValueError(f"{len(patient_id)} patient ids, but {len(scores_NC)} rows of scores")
+        _refuse(mask_NC.view(np.uint8) > 1, "mask other than 0 and 1")
         known_NC, targets_NC = mask_NC.astype(bool), targets_NC.astype(np.uint8, copy=False)
         _refuse((targets_NC > 1) & known_NC, "targets other than 0 and 1 where the mask is 1")
         if scale == "probability":
@@ -172,6 +185,12 @@ class Scored:
         return [self.findings.index(name) for name in findings]
 
 
+def first_few(values: Sequence[object], shown: int = 5) -> str:
+    """The values, or the first of them and how many more."""
+    more = f" and {len(values) - shown:,} more" if len(values) > shown else ""
+    return ", ".join(map(str, values[:shown])) + more
+
+
 def scores_of(scale: Scale) -> str:
     """What to call scores of this scale."""
     return "logits" if scale == "logit" else "probabilities"
@@ -189,35 +208,10 @@ def count_patients(*patients: NDArray[np.int32]) -> int:
     return int(np.count_nonzero(np.bincount(np.concatenate(patients)))) if patients else 0
 
 
-def _check(
-    findings: Sequence[str],
-    scores_NC: Floats,
-    targets_NC: NDArray[np.uint8],
-    mask_NC: NDArray[np.uint8],
-    patient_id: NDArray[Any],
-) -> None:
-    if len(set(findings)) < len(findings):
-        raise ValueError(f"findings repeat a name: {list(findings)}")
-    shapes = {"scores": scores_NC.shape, "targets": targets_NC.shape, "mask": mask_NC.shape}
-    if any(shape != (len(scores_NC), len(findings)) for shape in shapes.values()):
-        raise ValueError(f"all must be [N, C] with C = {len(findings)} findings: {shapes}")
-    if scores_NC.dtype not in (np.float32, np.float64):
-        raise ValueError(f"scores must be float32 or float64, got {scores_NC.dtype}")
-    for name, labels_NC in (("targets", targets_NC), ("mask", mask_NC)):
-        if labels_NC.dtype not in (np.uint8, np.bool_):
-            raise ValueError(f"{name} must be uint8 or bool, got {labels_NC.dtype}")
-    if patient_id.dtype.kind not in "iuU" or patient_id.ndim != 1:
-        raise ValueError(f"patient ids must be integers or text [N], got {patient_id.dtype} {patient_id.shape}")
-    if len(patient_id) != len(scores_NC):
-        raise ValueError(f"{len(patient_id)} patient ids, but {len(scores_NC)} rows of scores")
-    _refuse(mask_NC.view(np.uint8) > 1, "mask other than 0 and 1")
-
-
 def _refuse(bad_NC: NDArray[np.bool_], what: str) -> None:
     if bad_NC.any():
         row_B = np.flatnonzero(bad_NC.any(axis=1))
-        shown = ", ".join(map(str, row_B[:_NUM_ROWS_SHOWN])) + (", ..." if len(row_B) > _NUM_ROWS_SHOWN else "")
-        raise ValueError(f"{what} in {len(row_B)} of {len(bad_NC)} rows: {shown}")
+        raise ValueError(f"{what} in {len(row_B)} of {len(bad_NC)} rows: {first_few(row_B.tolist())}")
 
 
 def _slice(

@@ -103,7 +103,6 @@ def score_subgroups(
     scored: Scored,
     groupings: Sequence[Grouping],
     macro_findings: Sequence[str] | None = None,
-    level: float = 0.95,
 ) -> Subgroups:
     """AUROC with patient-level intervals in every group, for each finding and on average, and where groups differ.
 
@@ -120,7 +119,7 @@ def score_subgroups(
         here: list[GroupScore] = []
         for number, group in enumerate(grouping.groups):
             inside = scored.within(grouping.group_N == number)
-            areas = area_estimates(resamples, inside, macro_findings, level)
+            areas = area_estimates(resamples, inside, macro_findings)
             here += [
                 GroupScore(
                     grouping.attribute, group, known.name, area, known.num, known.num_positive, known.num_patients

@@ -59,28 +59,18 @@ class Summary:
             tags[f"{self.split}/auroc/macro"] = self.macro_auroc
         return tags
 
-    def table(self) -> str:
-        """Aligned plain text for a terminal: a row per finding, then the macro average."""
-        rows = [
-            (name, f"{score.num_positive}/{score.num}", _cell(score.auroc), _cell(score.auprc), score.reason)
-            for name, score in self.findings.items()
-        ]
+    def table_rows(self) -> list[tuple[str, ...]]:
+        """Titles, a row per finding, then the macro average; the last column has the reasons."""
+        rows: list[tuple[str, ...]] = [(self.split, "positives", "auroc", "auprc", "")]
+        for name, score in self.findings.items():
+            counts = f"{score.num_positive}/{score.num}"
+            rows.append((name, counts, area_text(score.auroc), area_text(score.auprc), score.reason or ""))
         macro = f"macro of {len(self.macro_findings)}"
-        rows.append((macro, "", _cell(self.macro_auroc), "", self.macro_reason))
-        name_width = max(len(self.split), *(len(row[0]) for row in rows))
-        count_width = max(len("positives"), *(len(row[1]) for row in rows))
-        lines = [f"{self.split:<{name_width}}  {'positives':>{count_width}}   auroc   auprc"]
-        for name, count, area, precision, reason in rows:
-            line = f"{name:<{name_width}}  {count:>{count_width}}  {area:>6}  {precision:>6}  {reason or ''}"
-            lines.append(line.rstrip())
-        return "\n".join(lines)
+        return [*rows, (macro, "", area_text(self.macro_auroc), "", self.macro_reason or "")]
 
 
 def summarise(
-    split: str,
-    scored: Scored,
-    macro_findings: Sequence[str] | None = None,
-    unreadable: Iterable[tuple[str, str]] = (),
+    split: str, scored: Scored, macro_findings: Sequence[str] | None = None, unreadable: Iterable[tuple[str, str]] = ()
 ) -> Summary:
     """Score every finding over its known labels and average the AUROC over the named ones.
 
@@ -114,5 +104,6 @@ def _score(known: Known) -> FindingScore:
     return FindingScore(auroc, auprc, known.num_positive, known.num, known.reason)
 
 
-def _cell(area: float | None) -> str:
+def area_text(area: float | None) -> str:
+    """For a table on the terminal; a dash where it is undefined."""
     return "-" if area is None else f"{area:.4f}"

@@ -9,7 +9,7 @@ threshold. Equal scores are called together. A threshold is rounded to float32, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -86,8 +86,7 @@ class Confusion:
         return _UNDEFINED[name] if np.isnan(_rates(*self._cells())[name]) else None
 
     def _cells(self) -> tuple[np.float64, ...]:
-        cells = (self.true_positive, self.false_positive, self.false_negative, self.true_negative)
-        return tuple(map(np.float64, cells))
+        return tuple(map(np.float64, astuple(self)))
 
 
 class Curve(NamedTuple):
@@ -151,7 +150,7 @@ def count_cells(known: Known, threshold: float) -> Confusion:
 
 
 def rate_estimates(
-    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None], level: float = 0.95
+    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None]
 ) -> list[dict[str, Estimate]]:
     """`RATES` of each finding at its given threshold, with patient-level intervals.
 
@@ -173,7 +172,7 @@ def rate_estimates(
         values, rates_K = confusion.rates(), _rates(*counts_4K)
         for name in RATES:
             reason = confusion.undefined_rate(name)
-            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients, level)
+            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from distcxr.models.fusion import BACKBONE, Headed, head_parameter_names
+from distcxr.models.heads import BACKBONE, Headed, head_parameter_names
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -28,12 +28,10 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     return {name: len(ranks) - ranks[group] for name, group in below.items() if name not in head} | head
 
 
-def _groups(module: nn.Module) -> dict[str, int]:
+def _groups(module: Any) -> dict[str, int]:
     """Number of each parameter's block, from the first layer."""
-    return _timm_groups(module) if hasattr(module, "group_matcher") else _listed_groups(module)
-
-
-def _timm_groups(module: Any) -> dict[str, int]:
+    if not hasattr(module, "group_matcher"):
+        return _listed_groups(module)
     from timm.models import group_parameters
 
     found: dict[str, int] = group_parameters(module, module.group_matcher(coarse=False), reverse=True)

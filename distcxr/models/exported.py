@@ -9,7 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from distcxr.models.factory import torchvision_size
-from distcxr.models.fusion import Headed
+from distcxr.models.heads import Headed
 from distcxr.models.weights import first_conv
 from distcxr.recipe import Recipe
 
@@ -26,12 +26,10 @@ def export_weights(
         plain: whether torchvision or timm alone must be able to load it. torchvision's networks then have 3 channels:
             a first convolution for 1 is spread over them, which gives the same for a grey image in all three.
 
-    Returns:
-        Contiguous tensors on the CPU by name; `model`, `library`, `findings`, `in_chans`, `load` (lines of Python
-        that make the network `model` of the state dict `state`) and `notes`.
+    Returns contiguous tensors on the CPU by name; `model`, `library`, `findings`, `in_chans`, `load` (lines of Python
+    that make the network `model` of the state dict `state`) and `notes`.
 
-    Raises:
-        ValueError: `plain`, and the network has a head that is not the library's own.
+    Raises ValueError: `plain`, and the network has a head that is not the library's own.
     """
     name, library, in_chans = recipe.model.name, recipe.model.library, recipe.model.in_chans
     if plain and isinstance(module, Headed):
@@ -47,7 +45,7 @@ def export_weights(
         in_chans = 3
         notes.append("trained with 1 channel, written with 3: give it the grey image three times")
     if isinstance(module, Headed):
-        notes.append(f"the head ({_described(recipe)}) is distcxr's own: distcxr.models.fusion describes its names")
+        notes.append(f"the head ({_described(recipe)}) is distcxr's own: distcxr.models.heads describes its names")
         load = _load_with_distcxr(recipe, len(findings), side)
     elif library == "torchvision":
         load, network = _load_with_torchvision(name, len(findings), side)

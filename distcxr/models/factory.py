@@ -12,9 +12,16 @@ import torch
 import torchvision
 from torch import nn
 
-from distcxr.models.densenet import join_maps
-from distcxr.models.fusion import Headed, head_parameter_names, with_head
-from distcxr.models.heads import find_head, init_head, replace_head, set_head_dropout
+from distcxr.models.fewer_kernels import join_maps
+from distcxr.models.heads import (
+    Headed,
+    find_head,
+    head_parameter_names,
+    init_head,
+    replace_head,
+    set_head_dropout,
+    with_head,
+)
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split
 from distcxr.models.weights import fetch_timm_file, fetch_torch_file, load_backbone, make_first_conv_grey
 from distcxr.recipe.model import Head
@@ -53,7 +60,7 @@ def build_model(
     """Build a classifier: float32 [B, in_chans, H, W] to logits [B, num_classes]; on the CPU, training mode.
 
     With metadata it is called as `model(images, metadata_BM)`. Its own names are the library's; with another head than
-    the network's own those of `fusion.Headed`.
+    the network's own those of `heads.Headed`.
 
     Args:
         name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`).
@@ -71,22 +78,11 @@ def build_model(
         findings: the logits' findings, compared with those that a checkpoint was trained for.
 
     Raises:
-        ValueError: an unknown name or value, a size the network can't take, or weights that don't fit.
+        ValueError: an unknown name, a size the network can't take, or weights that don't fit.
         WeightsUnavailable: `imagenet`, and they are neither on this machine nor can be downloaded.
     """
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes}: a classifier needs at least one finding")
-    if in_chans not in (1, 3):
-        raise ValueError(f"model.in_chans={in_chans}: give 1 or 3")
-    if drop_rate is not None and not 0 <= drop_rate < 1:
-        raise ValueError(f"model.drop_rate={drop_rate}: give a share from 0 to below 1")
-    imagenet = weights == "imagenet"
-    if library == "torchvision":
-        model = _build_torchvision(name, num_classes, in_chans, image_size, drop_rate, imagenet)
-    elif library == "timm":
-        model = _build_timm(name, num_classes, in_chans, image_size, drop_rate, imagenet)
-    else:
-        raise ValueError(f"model.library={library}: give 'torchvision' or 'timm'")
+    build = _build_torchvision if library == "torchvision" else _build_timm
+    model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
     file = None if weights in ("imagenet", "none") else _read(Path(weights))
     side = image_size or _USUAL_SIDE
 

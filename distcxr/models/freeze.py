@@ -16,20 +16,16 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distcxr.models.fusion import head_parameter_names, network_name
+from distcxr.models.heads import head_parameter_names, network_name
 
 HEAD = "head"
 
 
 def trainable_names(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
-    """Names of the parameters that `patterns` mean, in the network's order.
+    """Names of the parameters that `patterns` mean (None: all), in the network's order.
 
-    Args:
-        module: as built: what requires no gradient there (a ViT's fixed position embedding) is never trained.
-        patterns: None means all.
-
-    Raises:
-        ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
+    What requires no gradient in the module as built (a ViT's fixed position embedding) is never trained.
+    Raises ValueError: no pattern at all, or one that names no parameter, with the nearest that do.
     """
     return [name for name in _named(module, patterns) if module.get_parameter(name).requires_grad]
 
@@ -39,9 +35,7 @@ def set_trainable(module: nn.Module, patterns: Sequence[str] | None) -> list[str
 
     The gradients that were there are dropped. Wrap in DDP afterwards: it reduces what required a gradient when it
     wrapped.
-
-    Raises:
-        ValueError: as `trainable_names`.
+    Raises ValueError: as `trainable_names`.
     """
     names = _named(module, patterns)
     chosen = set(names)

@@ -1,15 +1,42 @@
-"""The last layer of a network: find it, replace it, put dropout before it.
+"""The last layer of a network: find it, replace it, put dropout before it, or a head of our own in its place.
 
-Shapes: B batch, D features of the backbone, C findings.
+    images ──► backbone ──► features_BD ──┬──► hidden layers ──► out ──► logits     PooledHead
+                   └──────► map_BNK ──────┼──► a weight per position and finding ─►  AttentionHead
+    metadata_BM ──► a small layer ────────┘
+
+A `Headed` network's state dict has the network's own names behind `backbone.`, without its last layer (for attention
+without all that follows the map), and beside them
+
+| key | shape | |
+|---|---|---|
+| `head.metadata.{weight,bias}` | [32, M], [32] | where the recipe has metadata |
+| `head.hidden.<i>.{weight,bias}` | [width, width before], [width] | `mlp` |
+| `head.attention.weight` | [C, K] | `attention` |
+| `head.out.{weight,bias}` | [C, width before], [C] | |
+
+Shapes: B batch, C findings, D pooled features, K channels and N positions of the map, M columns of metadata.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distcxr.models.maps import cut_after_map, feature_map
+from distcxr.recipe.model import Head
+
+BACKBONE, HEAD = "backbone.", "head."
+"""Beginnings of all names of a `Headed` network's parameters."""
+
 HEAD_STD = 0.01
 """Spread of a new head's weights: first logits near 0, first loss near log 2, whatever the backbone."""
+
+_METADATA_WIDTH = 32
 
 
 class DropoutLinear(nn.Linear):
@@ -27,9 +54,7 @@ def find_head(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
 
     timm's networks name it (`get_classifier`); in torchvision's it is the linear layer or the 1x1
     convolution that was registered last.
-
-    Raises:
-        ValueError: a network with two heads, without one, or with a head that is neither of these.
+    Raises ValueError: a network with two heads, without one, or with a head that is neither of these.
     """
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
@@ -53,9 +78,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
     Weights are normal with standard deviation `HEAD_STD`, from torch's global generator; the bias is
     zero. A ReLU after the layer (SqueezeNet) is taken out: logits have to be able to be negative.
-
-    Raises:
-        ValueError: as `find_head`.
+    Raises ValueError: as `find_head`.
     """
     name, old = find_head(model)
     new: nn.Linear | nn.Conv2d
@@ -98,3 +121,154 @@ def set_head_dropout(model: nn.Module, drop_rate: float) -> None:
     dropped = DropoutLinear(head.in_features, head.out_features)
     dropped.weight, dropped.bias, dropped.drop_rate = head.weight, head.bias, drop_rate
     model.set_submodule(name, dropped)
+
+
+class PooledHead(nn.Module):
+    """Logits of pooled features: hidden layers with ReLU and dropout, or none, then a linear layer."""
+
+    def __init__(
+        self, width: int, num_classes: int, hidden: Sequence[int], drop_rate: float, num_metadata: int
+    ) -> None:
+        super().__init__()
+        self.metadata = nn.Linear(num_metadata, _METADATA_WIDTH) if num_metadata else None
+        widths = [width + (_METADATA_WIDTH if num_metadata else 0), *hidden]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.drop_rate = drop_rate
+        self.out = nn.Linear(widths[-1], num_classes)
+        init_head(self.out)
+
+    def forward(self, features_BD: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
+        """Logits [B, C]."""
+        if self.metadata is not None:
+            features_BD = torch.cat([features_BD, _embedded(self.metadata, metadata_BM)], 1)
+        for layer in self.hidden:
+            features_BD = F.dropout(F.relu(layer(features_BD)), self.drop_rate, self.training)
+        return self.out(features_BD)  # type: ignore[no-any-return]
+
+
+class AttentionHead(nn.Module):
+    """Logits of a map of features, pooled for each finding with weights of its own that sum to 1 over the positions.
+
+    The weights are a softmax over the positions of a linear function of the features (attention pooling, Ilse 2018,
+    without its hidden layer). It begins at zero: every position counts alike, as in a mean before a linear layer.
+
+    """
+
+    def __init__(self, width: int, num_classes: int, drop_rate: float, num_metadata: int) -> None:
+        super().__init__()
+        self.metadata = nn.Linear(num_metadata, _METADATA_WIDTH) if num_metadata else None
+        self.attention = nn.Linear(width, num_classes, bias=False)
+        nn.init.zeros_(self.attention.weight)
+        self.drop_rate = drop_rate
+        self.out = nn.Linear(width + (_METADATA_WIDTH if num_metadata else 0), num_classes)
+        init_head(self.out)
+
+    def forward(self, map_BNK: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
+        """Logits [B, C]."""
+        map_BNK = F.dropout(map_BNK, self.drop_rate, self.training)
+        weight_BNC = self.attention(map_BNK).float().softmax(1)
+        width = map_BNK.shape[2]
+        evidence_BNC = F.linear(map_BNK, self.out.weight[:, :width], self.out.bias)
+        logits_BC: Tensor = (weight_BNC * evidence_BNC).sum(1)
+        if self.metadata is not None:
+            logits_BC = logits_BC + F.linear(_embedded(self.metadata, metadata_BM), self.out.weight[:, width:])
+        return logits_BC
+
+
+class Headed(nn.Module):
+    """A network with another head than its own. Built by `with_head`."""
+
+    def __init__(self, backbone: nn.Module, head: PooledHead | AttentionHead) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of images [B, in_chans, H, W]; `metadata_BM` where the recipe has metadata.
+
+        Raises ValueError: metadata is missing, or of another width than the network was built for.
+        """
+        return self.head(self.features(images), metadata_BM)  # type: ignore[no-any-return]
+
+    def features(self, images: Tensor) -> Tensor:
+        """The head's input: pooled [B, D], or for attention the map [B, N, K]."""
+        if isinstance(self.head, AttentionHead):
+            return feature_map(self.backbone, images)
+        return self.backbone(images).flatten(1)  # type: ignore[no-any-return]
+
+
+def with_head(
+    network: nn.Module, head: Head, *, num_classes: int, num_metadata: int, drop_rate: float | None, side: int
+) -> nn.Module:
+    """The network with the head that a recipe's `model.head` describes; itself where that is its own.
+
+    Args:
+        network: with a linear head of its own, which is taken out of it.
+        num_metadata: columns M of the metadata; 0 for none.
+        drop_rate: dropout before the head, in place of the network's own; None keeps that.
+        side: of the images, in pixels.
+
+    Raises ValueError: attention, and the network has no map of features.
+    """
+    if head.kind == "linear" and not num_metadata:
+        return network
+    name, last = find_head(network)
+    in_chans = next(layer.in_channels for layer in network.modules() if isinstance(layer, nn.Conv2d))
+    if head.kind == "attention":
+        before = _dropout_before(network) if drop_rate is None else drop_rate
+        width = cut_after_map(network, in_chans=in_chans, side=side)
+        return Headed(network, AttentionHead(width, num_classes, before, num_metadata))
+    # Dropout beside the last layer stays where it is, with its rate; a DropoutLinear's would go with it.
+    network.set_submodule(name, nn.Dropout(last.drop_rate) if isinstance(last, DropoutLinear) else nn.Identity())
+    width = last.in_features if isinstance(last, nn.Linear) else last.in_channels
+    hidden = head.hidden if head.kind == "mlp" else []
+    return Headed(network, PooledHead(width, num_classes, hidden, head.drop_rate, num_metadata))
+
+
+def head_name(model: nn.Module) -> str:
+    """Name of the module that is the head, whichever kind it is."""
+    return HEAD.removesuffix(".") if isinstance(model, Headed) else find_head(model)[0]
+
+
+def head_parameter_names(model: nn.Module) -> list[str]:
+    """Names of all parameters of the head, in the order of `named_parameters`."""
+    name = head_name(model)
+    return [f"{name}.{own}" for own, _ in model.get_submodule(name).named_parameters()]
+
+
+def network_name(model: nn.Module, name: str) -> str:
+    """A parameter's or module's name as the library's network has it: without the `backbone.` of a `Headed` one."""
+    return name.removeprefix(BACKBONE) if isinstance(model, Headed) else name
+
+
+def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's features before any head, [B, D], of a model without DDP; without dropout in evaluation.
+
+    A map that attention would weigh is averaged.
+    """
+    if isinstance(model, Headed):
+        features = model.features(images)
+        return features.mean(1) if features.ndim == 3 else features
+    taken: list[Tensor] = []
+    with find_head(model)[1].register_forward_pre_hook(lambda _, given: taken.append(given[0])):
+        model.forward(images)  # not the call: compiled code does not see the hook
+    features = taken[0]
+    return features.mean((2, 3)) if features.ndim == 4 else features  # a 1x1 convolution is pooled afterwards
+
+
+def _embedded(layer: nn.Linear, metadata_BM: Tensor | None) -> Tensor:
+    if metadata_BM is None or metadata_BM.shape[1] != layer.in_features:
+        given = "none" if metadata_BM is None else f"{metadata_BM.shape[1]}"
+        raise ValueError(
+            f"this network takes {layer.in_features} columns of metadata beside the image, and got {given}: "
+            "model.head.metadata has to be what it was built with"
+        )
+    return F.relu(layer(metadata_BM.to(layer.weight.dtype)))
+
+
+def _dropout_before(network: nn.Module) -> float:
+    """The network's own rate of dropout before its last layer."""
+    name, last = find_head(network)
+    beside = [m.p for m in network.get_submodule(name.rpartition(".")[0]).children() if isinstance(m, nn.Dropout)]
+    if isinstance(last, DropoutLinear):
+        return last.drop_rate
+    return beside[-1] if beside else float(cast(float, getattr(network, "drop_rate", 0.0)))  # timm's

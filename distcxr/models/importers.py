@@ -26,8 +26,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from distcxr.models.fusion import BACKBONE, HEAD, head_name
-from distcxr.models.heads import find_head
+from distcxr.models.heads import BACKBONE, HEAD, find_head, head_name
 from distcxr.models.weights import first_conv, remap_densenet_keys
 from distcxr.runfolder.layout import META, MODEL, find_checkpoint, read_meta
 
@@ -48,13 +47,10 @@ class NeedsTrust(ValueError):
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """Weights as a file holds them.
+    """Weights as a file holds them, by its own names; `source` is what to call them in messages.
 
-    Attributes:
-        source: what to call them in messages.
-        state: tensors by the file's names.
-        findings: what the head was trained for, in its order; None where the file does not name them.
-        layout: `torchxrayvision`, or empty.
+    `findings` are what the head was trained for, in its order, None where the file does not name them; `layout` is
+    `torchxrayvision`, or empty.
     """
 
     source: str
@@ -65,12 +61,7 @@ class WeightsFile:
 
 @dataclass(frozen=True)
 class WeightsParts:
-    """Weights by this network's own names.
-
-    Attributes:
-        backbone: all but the head.
-        head: by names within the head, `weight` and `bias` where it is a linear layer; empty where there is none.
-    """
+    """Weights by this network's own names; those of the head (none where there is none) by names within the head."""
 
     backbone: dict[str, Tensor]
     head: dict[str, Tensor]
@@ -162,8 +153,7 @@ def load_head(
         head: as in `WeightsParts`.
         findings: of the model's logits; None where the caller does not know them.
 
-    Raises:
-        ValueError: the file's head is for other findings, or of another kind.
+    Raises ValueError: the file's head is for other findings, or of another kind.
     """
     ours = model.get_submodule(head_name(model))
     own = ours.state_dict()

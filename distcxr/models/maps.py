@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_TORCHVISION_PARTS = {
+TORCHVISION_PARTS = {
     "AlexNet": ("features",), "ConvNeXt": ("features",), "DenseNet": ("features",), "EfficientNet": ("features",),
     "MaxVit": ("stem", "blocks"), "MNASNet": ("layers",), "MobileNetV2": ("features",), "MobileNetV3": ("features",),
     "RegNet": ("stem", "trunk_output"),
@@ -30,8 +30,7 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         network: torchvision's or timm's.
         images: float32 [B, in_chans, H, W].
 
-    Raises:
-        ValueError: a network without a map, or with one that is not known.
+    Raises ValueError: a network without a map, or with one that is not known.
     """
     if callable(getattr(network, "forward_features", None)):
         features = network.forward_features(images)
@@ -48,9 +47,9 @@ def feature_map(network: Any, images: Tensor) -> Tensor:
         patches = network._process_input(images)
         both: Tensor = network.encoder(torch.cat([network.class_token.expand(len(patches), -1, -1), patches], 1))
         return both[:, 1:]
-    elif type(network).__name__ in _TORCHVISION_PARTS:
+    elif type(network).__name__ in TORCHVISION_PARTS:
         features = images
-        for name in _TORCHVISION_PARTS[type(network).__name__]:
+        for name in TORCHVISION_PARTS[type(network).__name__]:
             part = getattr(network, name)
             for layer in part if isinstance(part, nn.ModuleList) else [part]:
                 features = layer(features)
@@ -68,9 +67,7 @@ def cut_after_map(network: nn.Module, *, in_chans: int, side: int) -> int:
     """Take out, in place, all parts with parameters that come after the map; the number K of the map's channels.
 
     Parameters that no image reaches would make DDP wait for their gradients for ever. It costs two passes of one image.
-
-    Raises:
-        ValueError: as `feature_map`, or a network that can't do without one of these parts.
+    Raises ValueError: as `feature_map`, or a network that can't do without one of these parts.
     """
     image = torch.zeros(1, in_chans, side, side)
     training = network.training

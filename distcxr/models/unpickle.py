@@ -51,12 +51,10 @@ def import_weights(source: Path, destination: Path, *, trust: bool) -> int:
     Args:
         trust: unpickle it, in a process of its own, if it holds more than tensors and plain values.
 
-    Returns:
-        How many tensors there are.
+    Returns how many tensors there are.
 
-    Raises:
-        ValueError: a file that is not there, is damaged or holds no weights; a destination that is not the name of a
-            safetensors file; without `trust`, a file that would have to be unpickled.
+    Raises ValueError: a file that is not there, is damaged or holds no weights; a destination that is not the name of a
+    safetensors file; without `trust`, a file that would have to be unpickled.
     """
     if destination.suffix != ".safetensors" or not destination.absolute().parent.is_dir():
         raise ValueError(f"{destination}: name a file NAME.safetensors in a folder that is there")
@@ -78,8 +76,7 @@ def import_weights(source: Path, destination: Path, *, trust: bool) -> int:
 def unpickle(source: Path, destination: Path) -> None:
     """Write the weights found in `source` to `destination`. Runs the file's code, here.
 
-    Raises:
-        ValueError: there are none.
+    Raises ValueError: there are none.
     """
     reader: Any = ModuleType("pickle")
     reader.Unpickler, reader.load = _Unpickler, lambda file, **options: _Unpickler(file, **options).load()

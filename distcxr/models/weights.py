@@ -46,8 +46,7 @@ def load_backbone(network: nn.Module, state: dict[str, Tensor], *, source: str, 
         source: the weights' name in messages, a path or a name.
         but: names that stay as they are, those of the head.
 
-    Raises:
-        ValueError: any other key is missing, unexpected or of another shape; with counts and first names.
+    Raises ValueError: any other key is missing, unexpected or of another shape; with counts and first names.
     """
     own = {key: value for key, value in network.state_dict().items() if key not in but}
     first = f"{first_conv(network)[0]}.weight"
@@ -82,8 +81,7 @@ def remap_densenet_keys(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def first_conv(model: nn.Module) -> tuple[str, nn.Conv2d]:
     """Name and layer of the convolution that sees the image: the one registered first.
 
-    Raises:
-        ValueError: the network has none.
+    Raises ValueError: the network has none.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -95,9 +93,7 @@ def make_first_conv_grey(model: nn.Module) -> None:
     """Let a network for 3 channels take 1, in place: the first convolution's weights are summed over them.
 
     So a grey image gives the activations that it gave repeated in three equal channels.
-
-    Raises:
-        ValueError: the first convolution does not have 3 input channels.
+    Raises ValueError: the first convolution does not have 3 input channels.
     """
     name, conv = first_conv(model)
     if conv.in_channels != 3 or conv.groups != 1:
@@ -109,8 +105,7 @@ def make_first_conv_grey(model: nn.Module) -> None:
 def fetch_torch_file(url: str) -> dict[str, Tensor]:
     """State dict of one of PyTorch's own files, from torch.hub's folder or from the network.
 
-    Raises:
-        WeightsUnavailable: it is in neither, or the file is damaged.
+    Raises WeightsUnavailable: it is in neither, or the file is damaged.
     """
     file = hub_folder() / Path(urlparse(url).path).name
     try:
@@ -130,11 +125,8 @@ def fetch_timm_file(cfg: Any) -> Path:
     """The safetensors file of a timm `PretrainedCfg`: placed by hand, in Hugging Face's cache, or downloaded.
 
     Local files come first, and the hub is asked once whether it is there: its client retries for 46 s without
-        a network (measured), longer behind a silent firewall.
-
-        Raises:
-            WeightsUnavailable: it is in none of these.
-            ValueError: timm has no safetensors file for this model.
+    a network (measured), longer behind a silent firewall.
+    Raises WeightsUnavailable: it is in none of these; ValueError: timm has no safetensors file for this model.
     """
     import huggingface_hub
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError

@@ -12,31 +12,16 @@ SAME_FINDINGS_SHARE = 0.35  # of follow-up X-rays: the patient has what the last
 NUM_FINDINGS_SHARES = (0.50, 0.32, 0.18)  # one, two or three findings on an X-ray that has any
 # Relative frequencies, in NIH's order of rank but much flatter, so that 300 X-rays hold enough of each.
 FREQUENCY = {
-    "Atelectasis": 10.0,
-    "Cardiomegaly": 7.0,
-    "Consolidation": 7.0,
-    "Edema": 6.0,
-    "Effusion": 10.0,
-    "Emphysema": 6.0,
-    "Fibrosis": 6.0,
-    "Hernia": 5.0,
-    "Infiltration": 11.0,
-    "Mass": 8.0,
-    "Nodule": 9.0,
-    "Pleural_Thickening": 6.5,
-    "Pneumonia": 6.0,
-    "Pneumothorax": 8.0,
-}
+    "Atelectasis": 10.0, "Cardiomegaly": 7.0, "Consolidation": 7.0, "Edema": 6.0, "Effusion": 10.0, "Emphysema": 6.0,
+    "Fibrosis": 6.0, "Hernia": 5.0, "Infiltration": 11.0, "Mass": 8.0, "Nodule": 9.0, "Pleural_Thickening": 6.5,
+    "Pneumonia": 6.0, "Pneumothorax": 8.0,
+}  # fmt: skip
 # Findings that are more frequent beside the first, as in the real set.
 COMPANIONS = {
-    "Cardiomegaly": ("Effusion", "Edema"),
-    "Edema": ("Effusion", "Infiltration"),
-    "Effusion": ("Atelectasis", "Infiltration"),
-    "Pneumonia": ("Infiltration", "Edema"),
-    "Fibrosis": ("Pleural_Thickening",),
-    "Emphysema": ("Pneumothorax",),
-    "Mass": ("Nodule",),
-}
+    "Cardiomegaly": ("Effusion", "Edema"), "Edema": ("Effusion", "Infiltration"),
+    "Effusion": ("Atelectasis", "Infiltration"), "Pneumonia": ("Infiltration", "Edema"),
+    "Fibrosis": ("Pleural_Thickening",), "Emphysema": ("Pneumothorax",), "Mass": ("Nodule",),
+}  # fmt: skip
 _STREAM = 0  # keeps patient k's random numbers apart from X-ray k's
 
 

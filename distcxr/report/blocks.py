@@ -5,11 +5,13 @@ A figure is a `Part` that knows its path in report.json, so that what is printed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 DASH = "–"
+
+KeyPath = Sequence[str | int]  # into report.json
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,9 @@ class Cell:
     is_number: bool = False
     aside: tuple[Part, ...] = ()
     """What goes below the figure in small print, its interval; markdown puts it in brackets."""
+
+
+Column = tuple[str, Sequence[Cell]]  # with its title
 
 
 @dataclass(frozen=True)
@@ -147,8 +152,7 @@ class Content:
     def figure(self, *path: str | int, form: str = ".3f") -> Part:
         """The number at the path in a format of `format()`; a dash where it is undefined.
 
-        Raises:
-            TypeError: something else than a number is there.
+        Raises TypeError: something else than a number is there.
         """
         value = self.get(*path)
         if value is None:
@@ -176,10 +180,35 @@ class Content:
         aside = interval if len(interval) == 3 else ()
         return Cell((self.figure(*path, form=".2f"),), is_number=True, aside=aside)
 
+    def numbers(self, paths: Iterable[KeyPath], *keys: str | int, form: str = ".3f") -> list[Cell]:
+        """A column: the number that each path has under `keys`."""
+        return [self.number(*path, *keys, form=form) for path in paths]
 
-def pointer(path: Sequence[str | int]) -> str:
+    def intervals(self, paths: Iterable[KeyPath], *keys: str | int, form: str = ".3f") -> list[Cell]:
+        """A column: the interval of the figure that each path has under `keys`."""
+        return [self.interval(*path, *keys, form=form) for path in paths]
+
+
+def pointer(path: KeyPath) -> str:
     """The JSON pointer of a path."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+def table(*columns: Column, strong: Iterable[int] = (), sortable: bool = False) -> Table:
+    """A table of columns of the same length; the first names the rows."""
+    titles, cells = zip(*columns, strict=True)
+    return Table(titles, tuple(zip(*cells, strict=True)), frozenset(strong), sortable)
+
+
+def notes(texts: Iterable[str | None]) -> list[Column]:
+    """A column of notes, or none where no row has one."""
+    listed = [text or "" for text in texts]
+    return [("note", column(listed))] if any(listed) else []
+
+
+def column(texts: Iterable[object]) -> list[Cell]:
+    """A column of plain words."""
+    return [words(text) for text in texts]
 
 
 def words(text: object) -> Cell:

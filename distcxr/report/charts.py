@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from typing import NamedTuple
+
+from distcxr.report.blocks import Cell, Chart, Content, KeyPath, words
+
+AREA = ("auroc", "auroc_low", "auroc_high")
 
 _PANEL = 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 40, 6, 6, 30
 _TIME_W, _TIME_H = 480, 230
 _BAR_W, _BAR_H = 150, 18
+_HEAD, _MARGIN = 34, 16
+# Of a file. Colours as they are: few programs but browsers know a style sheet's variables.
+_FILE_STYLE = """
+text { font-family: system-ui, sans-serif; font-size: 12px; fill: #5d666f; }
+.head { font-size: 14px; font-weight: 600; fill: #1c2024; }
+.grid { stroke: #dfe1de; }
+.mark { stroke: #5d666f; stroke-dasharray: 4 3; }
+.curve { fill: none; stroke: #1f5fa8; stroke-width: 1.75; stroke-linejoin: round; }
+.curve.thin { stroke-width: 1.25; }
+.curve.other { stroke: #b8560f; }
+.dot { fill: #1f5fa8; }
+.dot.other { fill: #b8560f; }
+.ring { fill: none; stroke: #b8560f; stroke-width: 1.5; }
+"""
 
 
 class Line(NamedTuple):
@@ -30,21 +48,25 @@ class Dot(NamedTuple):
     style: str
 
 
-def interval_bar(value: float, low: float | None, high: float | None, start: float, end: float, style: str = "") -> str:
-    """A value on its interval, on a track from `start` to `end`; what lies beyond is cut."""
+def interval_bar(content: Content, path: KeyPath, axis: tuple[float, float], style: str = "") -> Cell:
+    """An AUROC on its interval, on a track along an axis; what lies beyond is cut. Empty without an AUROC."""
+    value, low, high = (content.get(*path, key) for key in AREA)
+    if value is None:
+        return words("")
+    start, end = axis
 
     def at(figure: float) -> float:
         return 5 + (_BAR_W - 10) * min(1.0, max(0.0, (figure - start) / (end - start)))
 
     middle = _BAR_H // 2
-    drawn = [f'<line class="track" x1="5" x2="{_BAR_W - 5}" y1="{middle}" y2="{middle}"/>']
+    drawn = [line("track", 5, middle, _BAR_W - 5, middle)]
     if low is not None and high is not None:
         width = max(1.0, at(high) - at(low))
         drawn.append(
             f'<rect class="span {style}" x="{_short(at(low))}" width="{_short(width)}" y="{middle - 4}" height="8"/>'
         )
     drawn.append(f'<rect class="value {style}" x="{_short(at(value) - 1)}" width="2" y="{middle - 6}" height="12"/>')
-    return _svg(_BAR_W, _BAR_H, drawn, "bar")
+    return Cell((), svg=_svg(_BAR_W, _BAR_H, drawn, "bar"))
 
 
 def panel(
@@ -57,21 +79,15 @@ def panel(
         return _LEFT + inner_w * x / end, _TOP + inner_h * (1 - y / end)
 
     drawn = []
-    for tick in (0.0, end / 2, end):
+    for tick, anchor in ((0.0, "start"), (end / 2, "middle"), (end, "end")):
         (x, y), label = place(tick, tick), f"{tick:g}"
-        drawn.append(f'<line class="grid" x1="{_LEFT}" x2="{_PANEL - _RIGHT}" y1="{_short(y)}" y2="{_short(y)}"/>')
-        drawn.append(f'<line class="grid" x1="{_short(x)}" x2="{_short(x)}" y1="{_TOP}" y2="{_PANEL - _BOTTOM}"/>')
-        drawn.append(_words(_LEFT - 4, y + 3.5, label, "end"))
-        anchor = "start" if tick == 0 else "end" if tick == end else "middle"
-        drawn.append(_words(x, _PANEL - _BOTTOM + 12, label, anchor))
-    drawn.append(_words(_LEFT + inner_w / 2, _PANEL - 4, x_label, "middle", "axis"))
-    middle = _TOP + inner_h / 2
-    drawn.append(_words(9, middle, y_label, "middle", "axis", f' transform="rotate(-90 9 {middle:g})"'))
-    drawn += [_polyline([place(x, y) for x, y in line.points], line.style) for line in lines if line.points]
-    for dot in dots:
-        x, y = place(dot.x, dot.y)
-        circle = f'cx="{_short(x)}" cy="{_short(y)}" r="{_short(dot.radius)}"'
-        drawn.append(f'<circle class="{dot.style}" {circle}/>')
+        drawn.append(line("grid", _LEFT, y, _PANEL - _RIGHT, y))
+        drawn.append(line("grid", x, _TOP, x, _PANEL - _BOTTOM))
+        drawn.append(text(_LEFT - 4, y + 3.5, label, "tick", "end"))
+        drawn.append(text(x, _PANEL - _BOTTOM + 12, label, "tick", anchor))
+    drawn.append(text(_LEFT + inner_w / 2, _PANEL - 4, x_label, "axis", "middle"))
+    drawn.append(text(9, _TOP + inner_h / 2, y_label, "axis", "middle", turn=-90))
+    drawn += _curves(lines, dots, place)
     return _svg(_PANEL, _PANEL, drawn, "panel", title)
 
 
@@ -85,47 +101,56 @@ def over_time(
         marks: where a part of training begins, in rising order, and its name: upright lines. Where there is little
             room the name's last word stands for it.
     """
-    points = [point for line in lines for point in line.points] + [(dot.x, dot.y) for dot in dots]
-    x_ticks = _ticks(min(point[0] for point in points), max(point[0] for point in points), 6)
+    points = [point for curve in lines for point in curve.points] + [(dot.x, dot.y) for dot in dots]
+    x_first, x_last = min(point[0] for point in points), max(point[0] for point in points)
     lowest = 0.0 if from_zero else min(point[1] for point in points)
     y_ticks = _ticks(lowest, max(point[1] for point in points), 5)
     labels = [_tick_label(tick, y_ticks) for tick in y_ticks]
-    left = 12 + 7 * max(map(len, labels))
-    x_first, x_last = min(point[0] for point in points), max(point[0] for point in points)
+    left, right, top = 12 + 7 * max(map(len, labels)), _TIME_W - 14, 26
     y_first, y_last = y_ticks[0], y_ticks[-1]
-    inner_w, inner_h = _TIME_W - left - 14, _TIME_H - 26 - 36
+    inner_w, inner_h = right - left, _TIME_H - top - 36
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_first) / (x_last - x_first or 1)
-        return left + inner_w * across, 26 + inner_h * (1 - (y - y_first) / (y_last - y_first or 1))
+        return left + inner_w * across, top + inner_h * (1 - (y - y_first) / (y_last - y_first or 1))
 
     drawn = []
     for tick, label in zip(y_ticks, labels, strict=True):
         y = place(x_first, tick)[1]
-        drawn.append(f'<line class="grid" x1="{left}" x2="{_TIME_W - 14}" y1="{_short(y)}" y2="{_short(y)}"/>')
-        drawn.append(_words(left - 6, y + 4, label, "end"))
-    for tick in x_ticks:
+        drawn += [line("grid", left, y, right, y), text(left - 6, y + 4, label, "tick", "end")]
+    for tick in _ticks(x_first, x_last, 6):
         if x_first <= tick <= x_last and tick == int(tick):
-            drawn.append(_words(place(tick, y_first)[0], _TIME_H - 20, f"{tick:,g}", "middle"))
-    drawn.append(_words(left + inner_w / 2, _TIME_H - 4, x_label, "middle", "axis"))
-    begins = [min(max(place(x, y_first)[0], left), _TIME_W - 14) for x, _ in marks]
+            drawn.append(text(place(tick, y_first)[0], _TIME_H - 20, f"{tick:,g}", "tick", "middle"))
+    drawn.append(text(left + inner_w / 2, _TIME_H - 4, x_label, "axis", "middle"))
+    begins = [min(max(place(x, y_first)[0], left), right) for x, _ in marks]
     for x, following, (_, name) in zip(begins, [*begins[1:], float(_TIME_W)], marks, strict=False):
-        drawn.append(f'<line class="mark" x1="{_short(x)}" x2="{_short(x)}" y1="26" y2="{26 + inner_h}"/>')
         short = name if following - x > 7 * len(name) + 6 else name.rpartition(" ")[2]  # or it would run into the next
-        drawn.append(_words(x + 4, 37, short, "start"))
-    drawn += [_polyline([place(x, y) for x, y in line.points], line.style) for line in lines if line.points]
-    for dot in dots:
-        x, y = place(dot.x, dot.y)
-        drawn.append(f'<circle class="{dot.style}" cx="{_short(x)}" cy="{_short(y)}" r="{_short(dot.radius)}"/>')
-    across = float(left)
-    for line in lines:
-        if line.name:
-            drawn.append(
-                f'<line class="{line.style}" x1="{_short(across)}" x2="{_short(across + 18)}" y1="11" y2="11"/>'
-            )
-            drawn.append(_words(across + 23, 15, line.name, "start"))
-            across += 44 + 7 * len(line.name)
+        drawn += [line("mark", x, top, x, top + inner_h), text(x + 4, top + 11, short, "tick")]
+    drawn += _curves(lines, dots, place)
+    across = left
+    for curve in lines:
+        if curve.name:
+            drawn += [line(curve.style, across, 11, across + 18, 11), text(across + 23, 15, curve.name, "tick")]
+            across += 44 + 7 * len(curve.name)
     return _svg(_TIME_W, _TIME_H, drawn, "time", title)
+
+
+def chart_file(charts: Sequence[Chart]) -> str:
+    """Charts over time below each other as an SVG file, each with its title."""
+    width, height = _TIME_W + 2 * _MARGIN, len(charts) * (_TIME_H + _HEAD) + _MARGIN
+    drawn = [f'<rect width="{width}" height="{height}" fill="#fdfdfc"/>']
+    for number, chart in enumerate(charts):
+        top = number * (_TIME_H + _HEAD)
+        caption = escape("".join(part.text for part in chart.caption))
+        drawn.append(
+            f'<text x="{_MARGIN}" y="{top + 24}"><tspan class="head">{escape(chart.title)}</tspan>'
+            f'<tspan dx="10">{caption}</tspan></text>'
+        )
+        drawn.append(f'<svg x="{_MARGIN}" y="{top + _HEAD}" width="{_TIME_W}" height="{_TIME_H}">{chart.svg}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}"><style>{_FILE_STYLE}</style>{"".join(drawn)}</svg>\n'
+    )
 
 
 def nice_end(largest: float) -> float:
@@ -161,14 +186,33 @@ def _tick_label(tick: float, ticks: Sequence[float]) -> str:
     return "0" if tick == 0 else f"{tick:.1e}".replace("e-0", "e-").replace(".0e", "e")
 
 
-def _polyline(points: Sequence[tuple[float, float]], style: str) -> str:
-    path = " ".join(f"{_short(x)},{_short(y)}" for x, y in points)
-    return f'<polyline class="{style}" points="{path}"/>'
+def line(style: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A straight line, in pixels."""
+    return f'<line class="{style}" x1="{_short(x1)}" x2="{_short(x2)}" y1="{_short(y1)}" y2="{_short(y2)}"/>'
 
 
-def _words(x: float, y: float, text: str, anchor: str, style: str = "tick", more: str = "") -> str:
-    place = f'x="{_short(x)}" y="{_short(y)}" text-anchor="{anchor}"'
-    return f'<text class="{style}" {place}{more}>{escape(text)}</text>'
+def circle(style: str, x: float, y: float, radius: float) -> str:
+    """A circle, in pixels."""
+    return f'<circle class="{style}" cx="{_short(x)}" cy="{_short(y)}" r="{_short(radius)}"/>'
+
+
+def text(x: float, y: float, content: str, style: str, anchor: str = "start", turn: int = 0) -> str:
+    """A line of text that starts, ends or has its middle at a point; turned around it by some degrees."""
+    turned = f' transform="rotate({turn} {_short(x)} {_short(y)})"' if turn else ""
+    place = f'x="{_short(x)}" y="{_short(y)}" text-anchor="{anchor}"{turned}'
+    return f'<text class="{style}" {place}>{escape(content)}</text>'
+
+
+def _curves(
+    lines: Sequence[Line], dots: Sequence[Dot], place: Callable[[float, float], tuple[float, float]]
+) -> list[str]:
+    """Polylines, and dots above them, where `place` has their data units in pixels."""
+    drawn = []
+    for curve in lines:
+        if curve.points:
+            path = " ".join(",".join(map(_short, place(x, y))) for x, y in curve.points)
+            drawn.append(f'<polyline class="{curve.style}" points="{path}"/>')
+    return drawn + [circle(dot.style, *place(dot.x, dot.y), dot.radius) for dot in dots]
 
 
 def _short(number: float) -> str:

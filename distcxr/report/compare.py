@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from distcxr.metrics.paired_tests import compare_models
 from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
-from distcxr.report.html import to_html
-from distcxr.report.markdown import to_markdown
+from distcxr.report.rendering import to_html, to_markdown
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.predictions import Predictions, read_predictions
@@ -54,8 +53,7 @@ class Entry:
 def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
     """Write sweep.json, .csv, .md, .html and .svg into `folder`, each whole or not at all.
 
-    Returns:
-        The table for the terminal.
+    Returns the table for the terminal.
     """
     values = compare(folder, entries)
     values["title"] = folder.resolve().name
@@ -82,9 +80,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
     runs: list[dict[str, Any]] = []
     for entry in entries:
         run: dict[str, Any] = {
-            "name": entry.name, "recipe": entry.recipe, "values": entry.values,
-            "folder": os.path.relpath(entry.folder, folder),
-            "num_parameters": entry.num_parameters, "reason": entry.reason, "metrics": {}, "stages": [],
+            **asdict(entry), "folder": os.path.relpath(entry.folder, folder), "metrics": {}, "stages": [],
             "model": None, "image_size": None, "train_minutes": None, "hashes": {}, "not_comparable": None,
             "difference": None,
         }  # fmt: skip
@@ -224,7 +220,7 @@ def _difference(
         for logits_NC in (theirs.logits_NC[rows_theirs][:, at_theirs], ours.logits_NC[rows_ours][:, at])
     )
     resamples = PatientResamples(a.num_patients, intervals.get("replicates") or 1000, intervals.get("seed") or 0)
-    found = compare_models(resamples, a, b, level=intervals.get("level") or 0.95).macro
+    found = compare_models(resamples, a, b).macro
     return {**figure("auroc", found.difference), "p": found.p, "reason": found.difference.reason}
 
 
@@ -244,9 +240,8 @@ def _csv(values: dict[str, Any]) -> str:
         row |= {f"difference{key}": difference.get(f"auroc{key}") for key in ("", "_low", "_high")}
         row["difference_p"] = difference.get("p")
         for number in range(stages):
-            row[f"stage_{number + 1}_val_auroc"] = (
-                run["stages"][number]["val_auroc"] if number < len(run["stages"]) else None
-            )
+            stage = run["stages"][number] if number < len(run["stages"]) else {}
+            row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")
         for split in values["splits"]:
             findings = run["metrics"].get(split, {}).get("findings", {})
             row |= {f"{split}_auroc:{name}": findings.get(name, {}).get("auroc") for name in values["findings"]}

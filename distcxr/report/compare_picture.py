@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from distcxr.report.blocks import readable
-from distcxr.report.charts import span_of
+from distcxr.report.charts import circle, line, span_of, text
 
 _ROW, _HEAD = 26, 46
 _LETTER = 7.2  # of a bold label; a generous guess, because fonts differ
@@ -69,7 +69,7 @@ def picture(values: dict[str, Any], *, alone: bool) -> str:
         part, right, y = _matrix(f"AUROC of each finding, {split}", labels, names, table, left, y)
         drawn, width = drawn + part, max(width, right)
     else:
-        drawn, y = [_text(14, 30, "no run has results", "note")], 50.0
+        drawn, y = [text(14, 30, "no run has results", "note")], 50.0
     size = f'width="{width + 14:.0f}" height="{y:.0f}" viewBox="0 0 {width + 14:.0f} {y:.0f}"'
     style = f"<style>{_STYLE if alone else ''}{_COMMON}</style>"
     named = f' role="img" aria-label="{escape(f"results of {len(runs)} runs")}"'
@@ -94,31 +94,27 @@ def _intervals(
     ticks = [tick * step for tick in range(round(start / step), round(end / step) + 1) if start <= tick * step + 1e-9]
     for tick in ticks:
         if tick <= end + 1e-9:
-            drawn.append(f'<line class="grid" x1="{at(tick):.1f}" x2="{at(tick):.1f}" y1="{_HEAD - 8}" y2="{bottom}"/>')
-            drawn.append(_text(at(tick), _HEAD - 13, f"{tick:.2f}", "note", "middle"))
+            drawn.append(line("grid", at(tick), _HEAD - 8, at(tick), bottom))
+            drawn.append(text(at(tick), _HEAD - 13, f"{tick:.2f}", "note", "middle"))
     across = left + 10
-    drawn.append(_text(14, 16, "macro AUROC", "label bold"))
+    drawn.append(text(14, 16, "macro AUROC", "label bold"))
     for split in splits:
-        drawn.append(f'<circle class="{split}" cx="{across:.1f}" cy="12" r="4"/>')
-        drawn.append(_text(across + 9, 16, split, "note"))
+        drawn += [circle(split, across, 12, 4), text(across + 9, 16, split, "note")]
         across += 60
     for position, ((_, run), label) in enumerate(zip(runs, labels, strict=True)):
         middle = _HEAD + _ROW * (position + 0.5)
         bold = " bold" if run["name"] == best else ""
-        drawn.append(_text(14, middle + 4, label, f"label{bold}"))
+        drawn.append(text(14, middle + 4, label, f"label{bold}"))
         for number, split in enumerate(splits):
             area = run["metrics"].get(split, {}).get("macro", {})
             if area.get("auroc") is None:
                 continue
             y = middle + (number - (len(splits) - 1) / 2) * 9
             if area["auroc_low"] is not None:
-                low, high = at(area["auroc_low"]), at(area["auroc_high"])
-                drawn.append(
-                    f'<line class="interval {split}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-                )
-            drawn.append(f'<circle class="{split}" cx="{at(area["auroc"]):.1f}" cy="{y:.1f}" r="3.5"/>')
+                drawn.append(line(f"interval {split}", at(area["auroc_low"]), y, at(area["auroc_high"]), y))
+            drawn.append(circle(split, at(area["auroc"]), y, 3.5))
         if run["not_comparable"]:
-            drawn.append(_text(left + _DOTS_W + 6, middle + 4, f"not comparable: {run['not_comparable']}", "note"))
+            drawn.append(text(left + _DOTS_W + 6, middle + 4, f"not comparable: {run['not_comparable']}", "note"))
     return drawn
 
 
@@ -128,20 +124,20 @@ def _matrix(
 ) -> tuple[list[str], float, float]:  # fmt: skip
     """A cell per run and column, darker for more; the best of a column in bold. Also its right and bottom end."""
     slant = 14 + 0.62 * _LETTER * max(map(len, columns))
-    drawn = [_text(14, top + 4, title, "label bold")]
+    drawn = [text(14, top + 4, title, "label bold")]
     body = top + 16 + slant
     known = [value for row in table for value in row if value is not None]
     low, high = span_of(known)
     for position, name in enumerate(columns):
         x = left + _CELL_W * (position + 0.5)
-        drawn.append(_text(x, body - 6, name, "note", "start", f' transform="rotate(-38 {x:.1f} {body - 6:.1f})"'))
+        drawn.append(text(x, body - 6, name, "note", turn=-38))
     for position, (label, row) in enumerate(zip(labels, table, strict=True)):
         y = body + _ROW * position
-        drawn.append(_text(14, y + 17, label, "label"))
+        drawn.append(text(14, y + 17, label, "label"))
         for column, value in enumerate(row):
             x = left + _CELL_W * column
             if value is None:
-                drawn.append(_text(x + _CELL_W / 2, y + 17, "–", "note", "middle"))
+                drawn.append(text(x + _CELL_W / 2, y + 17, "–", "note", "middle"))
                 continue
             others = [found for other in table for found in other[column : column + 1] if found is not None]
             is_best = len(others) > 1 and value == max(others)
@@ -149,14 +145,10 @@ def _matrix(
             cell = f'x="{x + 1:.1f}" y="{y + 1:.1f}" width="{_CELL_W - 2}" height="{_ROW - 2}"'
             drawn.append(f'<rect class="cell" {cell} fill-opacity="{shade:.2f}"/>')
             style = "label bold" if is_best else "label"
-            drawn.append(_text(x + _CELL_W / 2, y + 17, f"{value:.3f}".removeprefix("0"), style, "middle"))
+            drawn.append(text(x + _CELL_W / 2, y + 17, f"{value:.3f}".removeprefix("0"), style, "middle"))
     bottom = body + _ROW * len(labels)
     end = left + _CELL_W * len(columns) + 0.8 * _LETTER * max(map(len, columns)) - _CELL_W / 2
     return drawn, max(end, left + _CELL_W * len(columns)), bottom + _GAP
-
-
-def _text(x: float, y: float, text: str, style: str, anchor: str = "start", more: str = "") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{more}>{escape(text)}</text>'
 
 
 def _cut(label: str) -> str:

@@ -5,21 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from distcxr.report.blocks import (
-    DASH,
-    Block,
-    Cell,
-    Chart,
-    Charts,
-    Content,
-    Page,
-    Part,
-    Section,
-    Table,
-    paragraph,
-    readable,
-    words,
-)
+from distcxr.report import blocks
+from distcxr.report.blocks import DASH, Block, Cell, Chart, Charts, Content, KeyPath, Page, Part, Section, column
 from distcxr.report.compare_picture import picture
 from distcxr.tracking.terminal import table_text
 
@@ -48,8 +35,8 @@ def terminal_table(values: dict[str, Any]) -> str:
         lines += ["", "best validation AUROC within each stage"]
         table = [["", *(stage["name"] for stage in longest), ""]]
         for run in staged:
-            cells = [_number(stage["val_auroc"]) for stage in run["stages"]]
-            table.append([run["name"], *cells, *["-"] * (len(longest) - len(cells)), ""])
+            areas = [stage["val_auroc"] for stage in run["stages"]] + [None] * (len(longest) - len(run["stages"]))
+            table.append([run["name"], *("-" if area is None else f"{area:.4f}" for area in areas), ""])
         lines.append(table_text(table, width=None))
     lines += ["", *(f"warning: {warning}" for warning in values["warnings"])] if values["warnings"] else []
     return "\n".join(lines)
@@ -67,8 +54,9 @@ def page_of(values: dict[str, Any]) -> Page:
         sections.append(Section("findings", "Findings", tuple(_findings(content, finished))))
     without = [number for number in range(len(runs)) if number not in finished]
     if without:
-        rows = tuple((words(runs[number]["name"]), words(runs[number]["reason"])) for number in without)
-        sections.append(Section("without", "Without figures", (Table(("run", "why"), rows),)))
+        names, reasons = ([runs[number][key] for number in without] for key in ("name", "reason"))
+        table = blocks.table(("run", column(names)), ("why", column(reasons)))
+        sections.append(Section("without", "Without figures", (table,)))
     return Page(
         title=values["title"],
         origin=f"{len(runs)} runs",
@@ -99,63 +87,66 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
     if finished:
         title = "Macro AUROC with patient-level intervals, and AUROC of each finding"
         yield Charts((Chart(title, (), picture(values, alone=False)),), wide=True)
-    columns = ["run", *(column for split in splits for column in (f"AUROC, {split}", "95 % interval"))]
-    columns += ["test, less the best", "95 % interval", "parameters", "minutes"]
-    has_notes = any(run["not_comparable"] for run in runs)
-    columns += ["note"] if has_notes else []
-    rows = []
-    for number in finished:
-        path, cells = ("runs", number), [words(f"{number + 1} {runs[number]['name']}")]
-        for split in splits:
-            area = (*path, "metrics", split, "macro", "auroc")
-            cells += [content.number(*area), content.interval(*area)]
-        difference = (*path, "difference", "auroc")
-        low_high = content.interval(*difference, form="+.4f").parts
-        to = (low_high[0], Part(" to "), low_high[2]) if len(low_high) == 3 else low_high  # a dash would be a minus
-        cells += [content.number(*difference, form="+.4f"), Cell(to, is_number=True)]
-        cells += [content.number(*path, "num_parameters", form=","), content.number(*path, "train_minutes", form=".1f")]
-        note = runs[number]["not_comparable"]
-        rows.append((*cells, words(note or "")) if has_notes else tuple(cells))
-    strong = frozenset(position for position, number in enumerate(finished) if runs[number]["name"] == best)
-    yield Table(tuple(columns), tuple(rows), strong=strong, sortable=True)
-    yield paragraph(
+    paths = [("runs", number) for number in finished]
+    columns = [("run", column(f"{number + 1} {runs[number]['name']}" for number in finished))]
+    for split in splits:
+        area = ("metrics", split, "macro", "auroc")
+        columns += [
+            (f"AUROC, {split}", content.numbers(paths, *area)),
+            ("95 % interval", content.intervals(paths, *area)),
+        ]
+    yield blocks.table(
+        *columns,
+        ("test, less the best", content.numbers(paths, "difference", "auroc", form="+.4f")),
+        ("95 % interval", [_low_to_high(content, (*path, "difference", "auroc")) for path in paths]),
+        ("parameters", content.numbers(paths, "num_parameters", form=",")),
+        ("minutes", content.numbers(paths, "train_minutes", form=".1f")),
+        *blocks.notes(runs[number]["not_comparable"] for number in finished),
+        strong=[row for row, number in enumerate(finished) if runs[number]["name"] == best],
+        sortable=True,
+    )
+    yield blocks.paragraph(
         "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
         "so their intervals are narrower than those of the runs suggest. Minutes are training alone.",
         kind="small",
     )
 
 
+def _low_to_high(content: Content, path: KeyPath) -> Cell:
+    """The interval of a difference; a dash within would look like a minus."""
+    low_high = content.interval(*path, form="+.4f")
+    if len(low_high.parts) != 3:
+        return low_high
+    return Cell((low_high.parts[0], Part(" to "), low_high.parts[2]), is_number=True)
+
+
 def _stages(content: Content) -> Iterator[Block]:
     runs = content.get("runs")
     most = max((run["stages"] for run in runs), key=len)
-    rows = []
-    for number, run in enumerate(runs):
-        if run["stages"]:
-            cells = [
-                content.number("runs", number, "stages", position, "val_auroc")
-                for position in range(len(run["stages"]))
-            ]
-            rows.append((words(run["name"]), *cells, *[Cell((Part(DASH),))] * (len(most) - len(cells))))
-    yield Table(("run", *(f"{stage['stage']} {_named(stage)}".strip() for stage in most)), tuple(rows))
-    yield paragraph("The highest macro AUROC of validation within each stage.", kind="small")
-
-
-def _named(stage: dict[str, Any]) -> str:
-    return "" if stage["name"] == str(stage["stage"]) else stage["name"]
+    staged = [number for number, run in enumerate(runs) if run["stages"]]
+    columns = [("run", column(runs[number]["name"] for number in staged))]
+    for position, stage in enumerate(most):
+        cells = [
+            content.number("runs", number, "stages", position, "val_auroc")
+            if position < len(runs[number]["stages"])
+            else blocks.words(DASH)
+            for number in staged
+        ]
+        named = "" if stage["name"] == str(stage["stage"]) else f" {stage['name']}"
+        columns.append((f"{stage['stage']}{named}", cells))
+    yield blocks.table(*columns)
+    yield blocks.paragraph("The highest macro AUROC of validation within each stage.", kind="small")
 
 
 def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
-    split = content.get("splits")[-1]
-    runs = content.get("runs")
-    rows = []
-    for name in content.get("findings"):
-        cells = [
-            content.with_interval("runs", number, "metrics", split, "findings", name, "auroc") for number in finished
-        ]
-        rows.append((words(readable(name)), *cells))
-    columns = ("finding", *(f"{number + 1} {runs[number]['name']}" for number in finished))
-    yield paragraph(f"AUROC of each finding, {split} split.", kind="small")
-    yield Table(columns, tuple(rows), sortable=True)
+    split, runs, names = content.get("splits")[-1], content.get("runs"), content.get("findings")
+    columns = [("finding", column(map(blocks.readable, names)))]
+    for number in finished:
+        base = ("runs", number, "metrics", split, "findings")
+        cells = [content.with_interval(*base, name, "auroc") for name in names]
+        columns.append((f"{number + 1} {runs[number]['name']}", cells))
+    yield blocks.paragraph(f"AUROC of each finding, {split} split.", kind="small")
+    yield blocks.table(*columns, sortable=True)
 
 
 def _interval_text(area: dict[str, Any], form: str = ".4f") -> str:
@@ -164,7 +155,3 @@ def _interval_text(area: dict[str, Any], form: str = ".4f") -> str:
     if area.get("auroc_low") is None:
         return format(area["auroc"], form)
     return f"{area['auroc']:{form}} ({area['auroc_low']:{form}} to {area['auroc_high']:{form}})"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

@@ -58,10 +58,7 @@ def curves(known: Known) -> dict[str, list[list[float]]] | None:
     if known.reason:
         return None
     found = curve(known)
-    return {
-        "roc": thinned(roc(found)).round(4).tolist(),
-        "pr": thinned(precision_recall(found)).round(4).tolist(),
-    }
+    return {"roc": thinned(roc(found)).round(4).tolist(), "pr": thinned(precision_recall(found)).round(4).tolist()}
 
 
 def _to_segment(

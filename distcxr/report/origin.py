@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Cell,
-    Code,
-    Content,
-    Fold,
-    Section,
-    Table,
-    paragraph,
-    words,
-)  # fmt: skip
+from distcxr.report import blocks
+from distcxr.report.blocks import Block, Code, Content, Fold, KeyPath, Section, column, paragraph
 from distcxr.report.charts import interval_bar
 
 OFFICIAL_TEST_IMAGES = 25_596
@@ -71,7 +62,7 @@ def why_not_comparable(content: Content, split: str) -> list[str]:
 def comparison_section(content: Content, split: str) -> Section:
     """Which published figures this one may be held against."""
     reasons = why_not_comparable(content, split)
-    base = ("metrics", split, "macro")
+    mine = ("metrics", split, "macro")
     if reasons:
         verdict = f"This figure may not be compared with the published ones below: {', and '.join(reasons)}."
     else:
@@ -79,21 +70,19 @@ def comparison_section(content: Content, split: str) -> Section:
             "This figure may be compared with the published ones below: the same test list, labels that NIH published "
             "in 2020, and the mean AUROC of the same 14 findings. Other works may have used the label file of 2017."
         )
-    axis = (0.7, 0.85)
-    rows: list[tuple[float, tuple[Cell, ...]]] = []
-    for number, (name, auroc, low, high) in enumerate(PUBLISHED):
-        path = ("compare", "published", number)
-        cells = (words(name), content.number(*path, "auroc"), content.interval(*path, "auroc"))
-        rows.append((auroc, (*cells, Cell((), svg=interval_bar(auroc, low, high, *axis)))))
-    mine = content.get(*base, "auroc")
-    if not reasons and mine is not None:
-        low, high = content.get(*base, "auroc_low"), content.get(*base, "auroc_high")
-        bar = Cell((), svg=interval_bar(mine, low, high, *axis, "strong"))
-        rows.append((mine, (words("this run"), content.number(*base, "auroc"), content.interval(*base, "auroc"), bar)))
-    rows.sort(key=lambda row: row[0])
-    strong = frozenset(number for number, (_, cells) in enumerate(rows) if cells[0].parts[0].text == "this run")
-    table = Table(
-        ("official test list", "macro AUROC", "95 % interval", "0.7 to 0.85"), tuple(r for _, r in rows), strong
+    lines: list[tuple[str, KeyPath]] = [
+        (one[0], ("compare", "published", number)) for number, one in enumerate(PUBLISHED)
+    ]
+    if not reasons and content.get(*mine, "auroc") is not None:
+        lines.append(("this run", mine))
+    lines.sort(key=lambda line: content.get(*line[1], "auroc"))
+    paths = [path for _, path in lines]
+    table = blocks.table(
+        ("official test list", column(name for name, _ in lines)),
+        ("macro AUROC", content.numbers(paths, "auroc")),
+        ("95 % interval", content.intervals(paths, "auroc")),
+        ("0.7 to 0.85", [interval_bar(content, path, (0.7, 0.85), "strong" if path == mine else "") for path in paths]),
+        strong=[number for number, path in enumerate(paths) if path == mine],
     )
     return Section(
         "comparison", "Comparison", (paragraph(verdict), paragraph(HARDER), table, paragraph(NOT_COMPARABLE))
@@ -102,38 +91,39 @@ def comparison_section(content: Content, split: str) -> Section:
 
 def data_section(content: Content) -> Section:
     """How many images and patients each split has, what was scored, and what labels and lists hash to."""
-    splits: dict[str, Any] = content.get("run", "splits") or {}
-    sizes = [
-        (words(name), *(content.number("run", "splits", name, key, form=",") for key in ("num_images", "num_patients")))
-        for name in splits
-    ]
-    rows = []
-    for split in content.get("metrics"):
-        path = ("metrics", split)
-        counts = [content.number(*path, key, form=",") for key in ("num_samples", "num_patients", "step")]
-        area = [content.number(*path, "macro", "auroc"), content.interval(*path, "macro", "auroc")]
-        rows.append((words(split), *counts, content.number(*path, "loss", form=".4f"), *area))
-    columns = ("scored split", "images", "patients", "weights of step", "loss", "macro AUROC", "95 % interval")
-    blocks: list[Block] = [Table(("split", "images", "patients"), tuple(sizes))] if sizes else []
-    if rows:
-        blocks.append(Table(columns, tuple(rows)))
-    for split in content.get("metrics"):
-        members: list[dict[str, Any]] = content.get("metrics", split, "members") or []
-        alone = []
-        for number, member in enumerate(members):
-            at = ("metrics", split, "members", number)
-            named = words(f"{member['model']}, {member['checkpoint']}")
-            alone.append((named, content.number(*at, "step", form=","), content.number(*at, "auroc")))
-        if alone:
-            blocks.append(Table((f"member of the ensemble, on {split}", "step", "macro AUROC alone"), tuple(alone)))
-    hashes = content.get("run", "hashes") or {}
-    if hashes:
-        known = {OFFICIAL_TEST_LIST: "NIH's test_list.txt", OFFICIAL_LABELS: "NIH's Data_Entry_2017_v2020.csv"}
-        listed = [(words(f"{name} ({known[digest]})" if digest in known else name), words(digest))
-                  for name, digest in hashes.items()]  # fmt: skip
-        blocks.append(paragraph("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
-        blocks.append(Table(("labels or list", "sha256"), tuple(listed)))
-    return Section("data", "Data", tuple(blocks))
+    shown: list[Block] = []
+    paths: list[KeyPath]
+    if splits := content.get("run", "splits"):
+        paths = [("run", "splits", name) for name in splits]
+        sizes = [(key, content.numbers(paths, f"num_{key}", form=",")) for key in ("images", "patients")]
+        shown.append(blocks.table(("split", column(splits)), *sizes))
+    if metrics := content.get("metrics"):
+        paths = [("metrics", split) for split in metrics]
+        table = blocks.table(
+            ("scored split", column(metrics)),
+            ("images", content.numbers(paths, "num_samples", form=",")),
+            ("patients", content.numbers(paths, "num_patients", form=",")),
+            ("weights of step", content.numbers(paths, "step", form=",")),
+            ("loss", content.numbers(paths, "loss", form=".4f")),
+            ("macro AUROC", content.numbers(paths, "macro", "auroc")),
+            ("95 % interval", content.intervals(paths, "macro", "auroc")),
+        )
+        shown.append(table)
+    for split in metrics:
+        if members := content.get("metrics", split, "members"):
+            paths = [("metrics", split, "members", number) for number in range(len(members))]
+            table = blocks.table(
+                (f"member of the ensemble, on {split}", column(f"{m['model']}, {m['checkpoint']}" for m in members)),
+                ("step", content.numbers(paths, "step", form=",")),
+                ("macro AUROC alone", content.numbers(paths, "auroc")),
+            )
+            shown.append(table)
+    if hashes := content.get("run", "hashes"):
+        known = {OFFICIAL_TEST_LIST: " (NIH's test_list.txt)", OFFICIAL_LABELS: " (NIH's Data_Entry_2017_v2020.csv)"}
+        names = [f"{name}{known.get(digest, '')}" for name, digest in hashes.items()]
+        shown.append(paragraph("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
+        shown.append(blocks.table(("labels or list", column(names)), ("sha256", column(hashes.values()))))
+    return Section("data", "Data", tuple(shown))
 
 
 def making_section(content: Content, trained: str, recipe_text: str, missing: Sequence[str]) -> Section:
@@ -153,13 +143,13 @@ def making_section(content: Content, trained: str, recipe_text: str, missing: Se
         "identity of the recipe": run.get("identity"),
         "earlier launches": len(run["earlier"]) if run.get("earlier") else None,
     }
-    rows = tuple((words(name), words(value)) for name, value in facts.items() if value)
-    blocks: list[Block] = [Table(("what", ""), rows)] if rows else []
+    known = {name: value for name, value in facts.items() if value}
+    shown: list[Block] = [blocks.table(("what", column(known)), ("", column(known.values())))] if known else []
     if missing:
-        blocks.append(paragraph(f"Not in the run folder, so not on this page: {', '.join(missing)}.", kind="small"))
+        shown.append(paragraph(f"Not in the run folder, so not on this page: {', '.join(missing)}.", kind="small"))
     if recipe_text:
-        blocks.append(Fold("The whole recipe", (Code(recipe_text),)))
-    return Section("making", "Origin", tuple(blocks))
+        shown.append(Fold("The whole recipe", (Code(recipe_text),)))
+    return Section("making", "Origin", tuple(shown))
 
 
 def trained_with(content: Content, split: str) -> str:

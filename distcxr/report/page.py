@@ -14,10 +14,8 @@ import numpy as np
 
 import distcxr
 from distcxr.metrics.scored import Scored
-from distcxr.report.blocks import Cell, Content, Page, Part, Section, words
+from distcxr.report.blocks import Cell, Content, KeyPath, Page, Part, Section
 from distcxr.report.curves import curves
-from distcxr.report.html import to_html
-from distcxr.report.markdown import to_markdown
 from distcxr.report.origin import (
     HARDER,
     NOT_COMPARABLE,
@@ -29,6 +27,7 @@ from distcxr.report.origin import (
     why_not_comparable,
 )  # fmt: skip
 from distcxr.report.picture_sections import localisation_section, pictures_section
+from distcxr.report.rendering import to_html, to_markdown
 from distcxr.report.results import curves_section, findings_section, subgroups_section
 from distcxr.report.thresholds import calibration_section, operating_section
 from distcxr.report.training_section import training_section
@@ -50,11 +49,8 @@ def write_report(run_folder: Path) -> Path:
 
     The page is about the test split, or validation where test was not scored. It needs no network and no other file.
 
-    Returns:
-        Path of the page.
-
-    Raises:
-        ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
+    Returns the path of the page.
+    Raises ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
     content, page = build(files)
@@ -218,16 +214,13 @@ def _result(content: Content, split: str | None) -> tuple[tuple[Part, ...], tupl
             sentence += (Part(f" ({level:g} % interval "), interval[0], Part(" to "), interval[2], Part(")"))
         averaged = content.get(*base, "macro", "findings") or []
         sentence += (Part(f", the average of {len(averaged)} findings"), *images)
-    tiles = [("macro AUROC", content.number(*base, "macro", "auroc"))]
-    if content.get(*base, "macro", "auprc") is not None:
-        tiles.append(("macro average precision", content.number(*base, "macro", "auprc")))
-    if content.get(*base, "accuracy") is not None:
-        tiles.append(("accuracy", content.number(*base, "accuracy")))
-    tiles.append(("images", content.number(*base, "num_samples", form=",")))
-    if content.get(*base, "num_patients") is not None:
-        tiles.append(("patients", content.number(*base, "num_patients", form=",")))
-    if content.get("throughput", "img_per_s") is not None:
-        tiles.append(("images per second, training", content.number("throughput", "img_per_s", form=",.0f")))
-    if content.get(*base, "step") is not None:
-        tiles.append(("weights of step", content.number(*base, "step", form=",")))
-    return sentence, tuple(tiles) or (("", words("")),)
+    figures: tuple[tuple[str, KeyPath, str], ...] = (
+        ("macro average precision", (*base, "macro", "auprc"), ".3f"),
+        ("accuracy", (*base, "accuracy"), ".3f"),
+        ("images", (*base, "num_samples"), ","),
+        ("patients", (*base, "num_patients"), ","),
+        ("images per second, training", ("throughput", "img_per_s"), ",.0f"),
+        ("weights of step", (*base, "step"), ","),
+    )
+    tiles = [(name, content.number(*path, form=form)) for name, path, form in figures if content.get(*path) is not None]
+    return sentence, (("macro AUROC", content.number(*base, "macro", "auroc")), *tiles)

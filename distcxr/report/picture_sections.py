@@ -7,18 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Content,
-    Part,
-    Picture,
-    Pictures,
-    Section,
-    Table,
-    paragraph,
-    readable,
-    words,
-)  # fmt: skip
+from distcxr.report import blocks
+from distcxr.report.blocks import Block, Content, Part, Picture, Pictures, Section, column, paragraph, readable
 from distcxr.runfolder import filenames
 
 _MAX_PICTURES = 24
@@ -29,15 +19,15 @@ _KINDS = {"false_positive": "False positives", "false_negative": "False negative
 def pictures_section(content: Content, folder: Path, missing: list[str]) -> Section | None:
     """The worst errors with their heat maps. Pictures that are not there join `missing`; None without any."""
     entries: list[dict[str, Any]] = content.get("pictures") or []
-    blocks: list[Block] = []
-    shown = {id(entry) for entry in entries[:_MAX_PICTURES]}
+    shown: list[Block] = []
+    taken = {id(entry) for entry in entries[:_MAX_PICTURES]}
     if len(entries) > _MAX_PICTURES:  # as many of each kind
         of = {kind: [entry for entry in entries if entry["kind"] == kind] for kind in _KINDS}
-        shown = {id(entry) for kind in of for entry in of[kind][: _MAX_PICTURES // 2]}
+        taken = {id(entry) for kind in of for entry in of[kind][: _MAX_PICTURES // 2]}
     for kind in dict.fromkeys(entry["kind"] for entry in entries):
         found = []
         for number, entry in enumerate(entries):
-            if entry["kind"] != kind or id(entry) not in shown:
+            if entry["kind"] != kind or id(entry) not in taken:
                 continue
             paths = tuple(f"{filenames.PICTURES}/{entry[key]}" for key in ("image", "heat") if entry.get(key))
             absent = [path for path in paths if not (folder / path).exists()]
@@ -52,8 +42,8 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
             caption = (Part("probability "), prob, Part(f"; labels: {labels}; {entry['file']}{empty}"))
             found.append(Picture(readable(entry["finding"]), caption, uris, paths))
         if found:
-            blocks += [paragraph(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]
-    if not blocks:
+            shown += [paragraph(_KINDS.get(kind, readable(kind)), kind="heading"), Pictures(tuple(found))]
+    if not shown:
         return None
     note = (
         "Left the image as the network sees it, right with its heat map: warm is where the finding's evidence lies "
@@ -61,9 +51,9 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
         "from reports by a program."
     )
     note += _whose_heat(content, content.get("split"))
-    if len(entries) > len(shown):
-        note += f" {len(entries) - len(shown)} more pictures lie in the folder pictures."
-    return Section("pictures", "Worst errors", (paragraph(note, kind="small"), *blocks))
+    if len(entries) > len(taken):
+        note += f" {len(entries) - len(taken)} more pictures lie in the folder pictures."
+    return Section("pictures", "Worst errors", (paragraph(note, kind="small"), *shown))
 
 
 def localisation_section(content: Content, split: str) -> Section | None:
@@ -73,22 +63,24 @@ def localisation_section(content: Content, split: str) -> Section | None:
     names = [name for name in found if found[name].get("num")]
     if not names:
         return None
-    keys = ("pointing", "pointing_chance", "iou", "coverage", "box_share")
-    rows = [
-        (words(readable(name)), content.number(*base, name, "num", form=","),
-         *(content.number(*base, name, key) for key in keys))
-        for name in names
-    ]  # fmt: skip
+    paths = [(*base, name) for name in names]
+    table = blocks.table(
+        ("finding", column(map(readable, names))),
+        ("images", content.numbers(paths, "num", form=",")),
+        ("pointing", content.numbers(paths, "pointing")),
+        ("by chance", content.numbers(paths, "pointing_chance")),
+        ("IoU", content.numbers(paths, "iou")),
+        ("coverage", content.numbers(paths, "coverage")),
+        ("box share", content.numbers(paths, "box_share")),
+        sortable=True,
+    )
     text = (
         f"{content.get('localisation', split, 'method') or 'Heat map'} against the boxes that NIH's radiologists drew. "
         "Pointing: how often the map's maximum lies in a box, beside what chance would give. IoU: overlap of box and "
         "hot region. Coverage: the share of the heat that lies in the boxes, beside the boxes' share of the image."
         + _whose_heat(content, split)
     )
-    columns = ("finding", "images", "pointing", "by chance", "IoU", "coverage", "box share")
-    return Section(
-        "localisation", "Localisation", (paragraph(text, kind="small"), Table(columns, tuple(rows), sortable=True))
-    )
+    return Section("localisation", "Localisation", (paragraph(text, kind="small"), table))
 
 
 def _whose_heat(content: Content, split: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distcxr.report.blocks import Block, Chart, Charts, Content, Fold, Part, Section, Table, paragraph, readable, words
+from distcxr.report import blocks
+from distcxr.report.blocks import Block, Chart, Charts, Content, Fold, Part, Section, column, paragraph, readable
 from distcxr.report.charts import Dot, Line, nice_end, panel
 from distcxr.report.results import interval_title
 
@@ -28,16 +29,21 @@ def calibration_section(content: Content, split: str) -> Section | None:
         return None
     has_scaled = any(content.get(*base, name, "calibrated") for name in names)
     interval = interval_title(content, split)
-    columns = ["finding", "Brier score", interval, "ECE", interval, "temperature"]
-    columns += ["Brier, scaled", "ECE, scaled"] if has_scaled else []
-    rows = []
-    for name in names:
-        path = (*base, name)
-        cells = [content.number(*path, "brier", form=".4f"), content.interval(*path, "brier", form=".4f")]
-        cells += [content.number(*path, "ece", form=".4f"), content.interval(*path, "ece", form=".4f")]
-        cells.append(content.number(*path, "temperature", form=".2f"))
-        scaled = [content.number(*path, "calibrated", key, form=".4f") for key in ("brier", "ece")]
-        rows.append((words(readable(name)), *cells, *(scaled if has_scaled else ())))
+    paths = [(*base, name) for name in names]
+    scaled = [
+        (title, content.numbers(paths, "calibrated", key, form=".4f"))
+        for title, key in (("Brier, scaled", "brier"), ("ECE, scaled", "ece"))
+    ]
+    table = blocks.table(
+        ("finding", column(map(readable, names))),
+        ("Brier score", content.numbers(paths, "brier", form=".4f")),
+        (interval, content.intervals(paths, "brier", form=".4f")),
+        ("ECE", content.numbers(paths, "ece", form=".4f")),
+        (interval, content.intervals(paths, "ece", form=".4f")),
+        ("temperature", content.numbers(paths, "temperature", form=".2f")),
+        *(scaled if has_scaled else []),
+        sortable=True,
+    )
     charts = [chart for name in names if (chart := _reliability(content, split, name))]
     bins = content.get(*base, names[0], "ece_bins") or 15
     text = (
@@ -45,15 +51,15 @@ def calibration_section(content: Content, split: str) -> Section | None:
         f"{bins} bins of equal width) are better the smaller. A temperature above 1 means that the model is too sure "
         f"of itself; temperatures were fitted on {_chosen_on(content, split)}."
     )
-    blocks: list[Block] = [paragraph(text, kind="small"), Table(tuple(columns), tuple(rows), sortable=True)]
+    shown: list[Block] = [paragraph(text, kind="small"), table]
     if charts:
         orange = " Orange: the same with logits divided by the temperature." if has_scaled else ""
         note = (
             "On the dotted line, probabilities are right. The larger a dot, the more images; bins with fewer than "
             f"{FEWEST_IN_A_BIN} are not drawn.{orange}"
         )
-        blocks += [paragraph(note, kind="small"), Charts(tuple(charts))]
-    return Section("calibration", "Calibration", tuple(blocks))
+        shown += [paragraph(note, kind="small"), Charts(tuple(charts))]
+    return Section("calibration", "Calibration", tuple(shown))
 
 
 def _reliability(content: Content, split: str, name: str) -> Chart | None:
@@ -89,29 +95,20 @@ def operating_section(content: Content, split: str) -> Section | None:
         return None
     folds = []
     for number, rule in enumerate(rules):
-        reasons = [content.get(*base, name, "operating_points", rule, "reason") for name in names]
-        rows = []
-        for name, reason in zip(names, reasons, strict=True):
-            path = (*base, name, "operating_points", rule)
-            cells = [words(readable(name)), content.number(*path, "threshold_prob", form=".3g")]
-            cells += [content.with_interval(*path, rate) for rate in _RATES]
-            cells += [content.number(*path, key, form=",") for key in ("tp", "fp", "fn", "tn")]
-            rows.append((*cells, *((words(reason or ""),) if any(reasons) else ())))
-        columns = ["finding", "threshold", *(_RATE_NAMES.get(rate, rate) for rate in _RATES), "TP", "FP", "FN", "TN"]
-        columns += ["note"] if any(reasons) else []
-        folds.append(Fold(rule_name(rule), (Table(tuple(columns), tuple(rows)),), is_open=number == 0))
-    return Section(
-        "thresholds",
-        "Thresholds",
-        (
-            paragraph(
-                f"Chosen on {_chosen_on(content, split)} and applied as they are: an image is called positive at this "
-                "probability or above. Intervals hold the threshold.",
-                kind="small",
-            ),
-            *folds,
-        ),
+        paths = [(*base, name, "operating_points", rule) for name in names]
+        table = blocks.table(
+            ("finding", column(map(readable, names))),
+            ("threshold", content.numbers(paths, "threshold_prob", form=".3g")),
+            *((_RATE_NAMES.get(rate, rate), [content.with_interval(*path, rate) for path in paths]) for rate in _RATES),
+            *((key.upper(), content.numbers(paths, key, form=",")) for key in ("tp", "fp", "fn", "tn")),
+            *blocks.notes(content.get(*path, "reason") for path in paths),
+        )
+        folds.append(Fold(rule_name(rule), (table,), is_open=number == 0))
+    note = (
+        f"Chosen on {_chosen_on(content, split)} and applied as they are: an image is called positive at this "
+        "probability or above. Intervals hold the threshold."
     )
+    return Section("thresholds", "Thresholds", (paragraph(note, kind="small"), *folds))
 
 
 def rule_name(rule: str) -> str:

@@ -1,21 +1,17 @@
-"""The section about training: loss, learning rate and validation over steps, and how fast it went."""
+"""How training went: the section of the page, and `curves.svg`, for slides, chats and folders without a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from distcxr.report.blocks import (
-    Block,
-    Chart,
-    Charts,
-    Content,
-    Part,
-    Section,
-    Table,
-    words,
-)  # fmt: skip
-from distcxr.report.charts import Dot, Line, over_time
+from distcxr.report import blocks
+from distcxr.report.blocks import Block, Chart, Charts, Content, Part, Section, column
+from distcxr.report.charts import Dot, Line, chart_file, over_time
+from distcxr.runfolder import filenames
+from distcxr.runfolder.history import read_columns
+from distcxr.runfolder.whole import write_whole
 
 _MAX_STEPS_DRAWN = 400
 _MOST_DOTS = 60
@@ -36,23 +32,36 @@ def training_section(
         charts.append(Chart("Learning rate", note, drawn))
     speed, speed_of = _binned(files_steps, "img_per_s")
     if len(speed) > 1:
-        drawn = over_time(
-            [Line(speed, "curve thin")], "step", (), marks, from_zero=True, title="Images per second over steps"
-        )
-        charts.append(
-            Chart("Images per second", (Part(f"mean of {speed_of} steps" if speed_of > 1 else "every step"),), drawn)
-        )
-    blocks: list[Block] = [Charts(tuple(charts), wide=True)] if charts else []
+        lines, title = [Line(speed, "curve thin")], "Images per second over steps"
+        drawn = over_time(lines, "step", (), marks, from_zero=True, title=title)
+        means = Part(f"mean of {speed_of} steps" if speed_of > 1 else "every step")
+        charts.append(Chart("Images per second", (means,), drawn))
+    shown: list[Block] = [Charts(tuple(charts), wide=True)] if charts else []
     if content.get("throughput"):
-        named = (
-            ("steps", "num_steps", ",.0f"), ("images per second, median", "img_per_s", ",.1f"),
-            ("waiting for data, % of time, median", "data_wait_pct", ".1f"), ("peak memory, MB", "memory_mb", ",.0f"),
-            ("training time without evaluation, minutes", "train_minutes", ",.1f"),
-        )  # fmt: skip
-        rows = [(words(name), content.number("throughput", key, form=form)) for name, key, form in named
-                if content.get("throughput", key) is not None]  # fmt: skip
-        blocks.append(Table(("speed", ""), tuple(rows)))
-    return Section("training", "Training", tuple(blocks)) if blocks else None
+        named = {
+            "num_steps": ("steps", ",.0f"),
+            "img_per_s": ("images per second, median", ",.1f"),
+            "data_wait_pct": ("waiting for data, % of time, median", ".1f"),
+            "memory_mb": ("peak memory, MB", ",.0f"),
+            "train_minutes": ("training time without evaluation, minutes", ",.1f"),
+        }
+        known = {key: one for key, one in named.items() if content.get("throughput", key) is not None}
+        figures = [content.number("throughput", key, form=form) for key, (_, form) in known.items()]
+        shown.append(blocks.table(("speed", column(name for name, _ in known.values())), ("", figures)))
+    return Section("training", "Training", tuple(shown)) if shown else None
+
+
+def write_curves(run_folder: Path) -> Path | None:
+    """Draw `curves.svg` of `steps.csv` and `history.csv`; None, and no picture, where they hold too little to draw.
+
+    Raises ValueError: one of the two is damaged; it is named.
+    """
+    charts = loss_charts(read_columns(run_folder / filenames.STEPS), read_columns(run_folder / filenames.HISTORY))
+    if not charts:
+        return None
+    path = run_folder / filenames.CURVES
+    write_whole(path, chart_file(charts))
+    return path
 
 
 def loss_charts(steps: dict[str, list[Any]], history: dict[str, list[Any]]) -> list[Chart]:
@@ -74,17 +83,15 @@ def loss_charts(steps: dict[str, list[Any]], history: dict[str, list[Any]]) -> l
     if len(epochs) > 1:
         lines = [Line(epochs, "curve", "training")] + ([Line(val, "curve other", "validation")] if val else [])
         dots = [*_dots(epochs, "dot"), *_dots(val)]
-        drawn = over_time(
-            lines, "epoch", dots, _stages(history, "epoch"), from_zero=True, title="Loss over epochs"
-        )  # fmt: skip
+        begins = _stages(history, "epoch")
+        drawn = over_time(lines, "epoch", dots, begins, from_zero=True, title="Loss over epochs")
         charts.append(Chart("Loss by epoch", (Part("training: mean of the epoch's steps, while it learns"),), drawn))
     auroc = _points(history, "val_auroc")
     if len(auroc) > 1:
         best = max(auroc, key=lambda point: point[1])
-        drawn = over_time(
-            [Line(auroc, "curve other")], "step", [*_dots(auroc), Dot(*best, 4.5, "ring")], marks,
-            title="Validation macro AUROC over steps",
-        )  # fmt: skip
+        dots = [*_dots(auroc), Dot(*best, 4.5, "ring")]
+        lines, title = [Line(auroc, "curve other")], "Validation macro AUROC over steps"
+        drawn = over_time(lines, "step", dots, marks, title=title)
         charts.append(Chart("Validation macro AUROC", (Part(f"best at step {best[0]:,.0f}"),), drawn))
     return charts
 

@@ -18,15 +18,10 @@ _INK = (235, 235, 235)
 
 
 def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], columns: int = 4) -> NDArray[np.uint8]:
-    """Images in rows, each with its caption below.
+    """Images in rows, each with its caption below, as uint8 [H, W, 3].
 
-    Args:
-        images_BHW: float32 in any range; each image is stretched to its own darkest and brightest value, so that what
-            the model sees after normalisation can be looked at.
-        captions: one for each image; long ones wrap, and are cut after three lines.
-
-    Returns:
-        uint8 [H, W, 3].
+    Each image, float32 in any range, is stretched to its own darkest and brightest value, so that what the model sees
+    after normalisation can be looked at. Long captions wrap, and are cut after three lines.
     """
     rows = -(-len(images_BHW) // columns)
     cell_h = _TILE_PX + _CAPTION_PX + _GAP_PX

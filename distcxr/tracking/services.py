@@ -15,6 +15,7 @@ import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,9 +34,11 @@ class Service(Protocol):
     run_id: str
     """The service's name of the run; given again, that run is resumed."""
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None: ...
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """One point on each curve."""
 
-    def text(self, tag: str, markdown: str, step: int) -> None: ...
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """A text as it was written."""
 
     def close(self) -> None: ...
 
@@ -55,14 +58,12 @@ class Wandb:
         self.run_id = str(self._tracker.tracker.id)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One point on each curve."""
         self._tracker.log({"step": step, **values})
 
     def text(self, tag: str, markdown: str, step: int) -> None:
-        """A text as it was written."""
         import wandb
 
-        self._tracker.log({"step": step, f"text/{tag}": wandb.Html(f"<pre>{_escaped(markdown)}</pre>", inject=False)})
+        self._tracker.log({"step": step, f"text/{tag}": wandb.Html(f"<pre>{escape(markdown)}</pre>", inject=False)})
 
     def close(self) -> None:
         """Wait until what was logged has been sent, or written where there is no network."""
@@ -84,7 +85,6 @@ class Mlflow:
         self.run_id = str(active.info.run_id)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """One point on each curve."""
         self._tracker.log({_NOT_A_NAME.sub("_", tag): value for tag, value in values.items()}, step=step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
@@ -106,11 +106,7 @@ _SERVICES: dict[str, Callable[[str, str, Path, Mapping[str, Any], str | None], S
 
 
 def check_installed(services: Sequence[str]) -> None:
-    """Refuse services without their package.
-
-    Raises:
-        ValueError: names them, with the command that installs them.
-    """
+    """Refuse services without their package. Raises ValueError that names them, with the command that installs them."""
     absent = [name for name in services if find_spec(name) is None]
     if absent:
         raise ValueError(
@@ -123,15 +119,10 @@ class Services:
     """All services that a run asked for; a service that fails is left out from then on."""
 
     def __init__(self, names: Sequence[str], *, project: str, folder: Path, config: Mapping[str, Any]) -> None:
-        """Start a run at each, or resume the one that `folder` names.
+        """Start a run at each of `logging.trackers`, or resume it; they are called by the run folder's last two names.
 
-        Args:
-            names: of `logging.trackers`.
-            folder: the run folder; its last two names are the run's.
-            config: the recipe, nested; what runs are compared by.
-
-        Raises:
-            ValueError: a package is missing, or a service does not start a run.
+        The recipe goes there as `config`, which runs are compared by.
+        Raises ValueError: a package is missing, or a service does not start a run.
         """
         check_installed(names)
         ids = _stored_ids(folder / filenames.TRACKERS)
@@ -185,7 +176,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             plain = value is None or isinstance(value, bool | int | float | str)
             flat[f"{prefix}{key}"] = value if plain else json.dumps(value)
     return flat
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

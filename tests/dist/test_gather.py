@@ -153,7 +153,7 @@ def test_id_nobody_asked_for_and_long_lists_are_shortened() -> None:
     ids = whole_split()[1]
     expected = np.concatenate((ids.numpy()[1:], 10**13 + np.arange(7)))
     first_five = ", ".join(str(10**13 + number) for number in range(5))
-    message = f"7 missing: {first_five}, ...; 1 not expected: {int(ids[0])}$"
+    message = f"7 missing: {first_five} and 2 more; 1 not expected: {int(ids[0])}$"
     check_refused(shard("uneven", rank, world_size), expected, message)
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from distcxr.engine.fit import fit
 from distcxr.engine.testing import score_test_split
-from distcxr.models.fusion import AttentionHead, Headed
+from distcxr.models.heads import AttentionHead, Headed
 
 HEAD = "model.head={kind: attention, metadata: [age, view]}"
 

@@ -57,4 +57,4 @@ output: {tmp_path}/run
     report = evaluate(run.setup, "train").report
     run.setup.close()
     assert report.macro_findings == tuple(findings)
-    assert report.macro_auroc is not None and report.macro_auroc > 0.99, report.table()
+    assert report.macro_auroc is not None and report.macro_auroc > 0.99, report.findings

@@ -71,11 +71,7 @@ def test_a_shifted_image_gives_a_shifted_map() -> None:
 
 
 CAM: dict[str, tuple[Callable[[], nn.Module], Callable[[Any, Tensor], Tensor], str]] = {
-    "resnet18": (
-        lambda: networks.build("resnet18"),
-        lambda m, x: nn.Sequential(*list(m.children())[:-2])(x),
-        "fc",
-    ),
+    "resnet18": (lambda: networks.build("resnet18"), lambda m, x: nn.Sequential(*list(m.children())[:-2])(x), "fc"),
     "densenet121": (lambda: networks.build("densenet121"), lambda m, x: F.relu(m.features(x)), "classifier"),
     "mobilenet_v2": (lambda: networks.build("mobilenet_v2"), lambda m, x: m.features(x), "classifier.1"),
     "efficientnet_b0": (lambda: networks.build("efficientnet_b0"), lambda m, x: m.features(x), "classifier.1"),

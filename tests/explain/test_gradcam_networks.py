@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from distcxr.explain import gradcam as module_under_test
 from distcxr.explain.gradcam import gradcam
-from distcxr.models.fusion import Headed, head_parameter_names
+from distcxr.models.heads import Headed, head_parameter_names
 from distcxr.recipe.model import Head
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -146,7 +147,7 @@ def test_figures_by_finding() -> None:
     means = (nodule.pointing, nodule.iou, nodule.coverage, nodule.pointing_chance, nodule.box_share)
     assert means == pytest.approx((0.75, 0.4, 0.4, 0.2, 0.15))
     assert (found["Mass"].pointing, found["Mass"].num, found["Mass"].num_empty) == (0.0, 1, 1)
-    assert json.loads(json.dumps(found["Hernia"].to_json())) == {
+    assert json.loads(json.dumps(asdict(found["Hernia"]))) == {
         "pointing": None, "iou": None, "coverage": None, "pointing_chance": None, "box_share": None, "num": 0,
         "num_empty": 0, "reason": "no image here has a box of Hernia",
     }  # fmt: skip

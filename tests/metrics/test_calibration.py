@@ -10,13 +10,7 @@ from cohort import cohort, known, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples
-from distcxr.metrics.calibration import (
-    brier,
-    calibration_estimates,
-    fit_temperature,
-    probabilities,
-    reliability,
-)
+from distcxr.metrics.calibration import brier, calibration_estimates, fit_temperature, probabilities, reliability
 
 
 def overconfident(seed: int, num: int, temperature: float) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -76,7 +70,7 @@ def test_replicates_equal_a_plain_loop() -> None:
     logits, targets, mask, patients = cohort(1)
     held = scored(logits, targets, mask, patients)
     resamples = PatientResamples(held.num_patients, replicates=140, seed=2)
-    found = calibration_estimates(resamples, held, [1.0, 2.0, 0.5, None], bins=8)
+    found = calibration_estimates(resamples, held, [1.0, 2.0, 0.5, None])
     assert found[3] is None
     for column, scale in enumerate([1.0, 2.0, 0.5]):
         keep = np.flatnonzero(mask[:, column])
@@ -85,12 +79,12 @@ def test_replicates_equal_a_plain_loop() -> None:
         for replicate in range(140):
             rows = np.repeat(keep, resamples.weights(replicate)[held.patient_N[keep]])
             scores.append(brier(probs[rows], targets[rows, column]))
-            gaps.append(reliability(probs[rows], targets[rows, column], 8).ece())
+            gaps.append(reliability(probs[rows], targets[rows, column]).ece())
         one = found[column]
-        assert one is not None and one.bins == 8
+        assert one is not None
         assert one.ece.value == one.curve.ece()
         assert one.brier.value == brier(probs[keep], targets[keep, column])
-        assert one.ece.value == reliability(probs[keep], targets[keep, column], 8).ece()
+        assert one.ece.value == reliability(probs[keep], targets[keep, column]).ece()
         assert (one.brier.low, one.brier.high) == pytest.approx(np.percentile(scores, [2.5, 97.5]), abs=1e-12)
         assert (one.ece.low, one.ece.high) == pytest.approx(np.percentile(gaps, [2.5, 97.5]), abs=1e-12)
 
@@ -207,8 +201,6 @@ def test_edges_are_none_with_a_reason() -> None:
 def test_bad_arguments_are_refused() -> None:
     held = scored(*cohort(7))
     resamples = PatientResamples(held.num_patients, 10)
-    with pytest.raises(ValueError, match="at least one bin"):
-        calibration_estimates(resamples, held, bins=0)
     with pytest.raises(ValueError, match="2 temperatures for 4 findings"):
         calibration_estimates(resamples, held, [1.0, 1.0])
     with pytest.raises(ValueError, match="draws are of 3 patients"):

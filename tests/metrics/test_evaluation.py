@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.caveats import caveats
-from distcxr.metrics.evaluation import full_report
-from distcxr.metrics.figures import FullReport
+from distcxr.metrics.evaluation import FullReport, full_report
 from distcxr.metrics.figures_json import full_json
-from distcxr.metrics.operating import DEFAULT_RULES, FROM_ITSELF, Operating, choose_operating
+from distcxr.metrics.operating import FROM_ITSELF, RULES, Operating, choose_operating
 from distcxr.metrics.scored import Scale
 
 FINDINGS = ("Hernia", "Mass", "Edema", "No Finding")
@@ -33,7 +32,9 @@ def made(data: Cohort, val: Cohort | None = None, scale: Scale = "logit", **more
     if val is not None:
         more["operating"] = chosen(val, scale)
         more.setdefault("operating_from", "val")
-    more.setdefault("replicates", FEW)
+    nameless = np.full(len(data.patient_id), "")
+    unknown = {"sex": nameless, "age": np.full(len(nameless), np.nan, dtype=np.float32), "view": nameless}
+    more = {"replicates": FEW, **unknown, **more}
     return full_report("test", scored(*data, FINDINGS, scale), **more)
 
 
@@ -75,7 +76,7 @@ def test_every_figure_is_sklearns() -> None:
         assert entry["brier"] == pytest.approx(metrics.brier_score_loss(truth, prob), **close)
         assert (entry["num"], entry["num_positive"]) == (keep.sum(), truth.sum())
         assert sum(entry["reliability"]["count"]) == keep.sum()
-        assert set(entry["operating_points"]) == set(DEFAULT_RULES)
+        assert set(entry["operating_points"]) == set(RULES)
         for point in entry["operating_points"].values():
             called = scores >= np.float32(point["threshold_logit"])
             tn, fp, fn, tp = metrics.confusion_matrix(truth, called, labels=[0, 1]).ravel()
@@ -117,7 +118,7 @@ def test_thresholds_come_from_validation_alone() -> None:
     shuffled = data._replace(targets_NC=np.random.default_rng(0).permutation(data.targets_NC))
     one, two = (content_of(split, val)["findings"]["Mass"] for split in (data, shuffled))
     assert one["auroc"] != two["auroc"] and one["temperature"] == two["temperature"]
-    for rule in DEFAULT_RULES:
+    for rule in RULES:
         points = [entry["operating_points"][rule] for entry in (one, two)]
         assert points[0]["threshold_logit"] == points[1]["threshold_logit"]
         assert points[0]["recall"] != points[1]["recall"]
@@ -308,13 +309,15 @@ def test_half_without_an_interval_is_not_the_same_score_for_all() -> None:
     assert not any("same score" in warning for warning in caveats(full))
 
 
-def test_average_precision_below_its_interval_is_told() -> None:
+def test_average_precision_below_its_interval_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A resample's positives come twice and lift one another: with few of them its average precision is too high."""
     logits_NC = np.linspace(3, -3, 60, dtype=np.float32)[:, None].repeat(4, axis=1)
     targets_NC = np.zeros((60, 4), dtype=np.uint8)
     targets_NC[[9, 29, 39, 49]] = 1
     data = Cohort(logits_NC, targets_NC, np.ones_like(targets_NC), np.arange(60))
-    narrow = made(data, level=0.02, replicates=400)
+    with monkeypatch.context() as narrowed:
+        narrowed.setattr("distcxr.metrics.estimate.LEVEL", 0.02)
+        narrow = made(data, replicates=400)
     assert narrow.areas.auprc[0].low is not None and narrow.areas.auprc[0].value < narrow.areas.auprc[0].low
     found = [warning for warning in caveats(narrow) if warning.startswith("Average precision below its own interval")]
     assert len(found) == 1 and "Hernia" in found[0] and "the macro average" in found[0]

@@ -7,15 +7,7 @@ import pytest
 from cohort import Cohort, auroc, cohort, scored
 
 from distcxr.metrics.bootstrap import PatientResamples, area_estimates
-from distcxr.metrics.subgroup import (
-    MACRO,
-    Grouping,
-    Subgroups,
-    by_age,
-    by_images_per_patient,
-    by_name,
-    score_subgroups,
-)
+from distcxr.metrics.subgroup import MACRO, Grouping, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 
 FINDINGS = ("A", "B", "C", "D")
 

@@ -9,15 +9,7 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.threshold import (
-    RATES,
-    Confusion,
-    Rule,
-    choose_threshold,
-    count_cells,
-    curve,
-    rate_estimates,
-)
+from distcxr.metrics.threshold import RATES, Confusion, Rule, choose_threshold, count_cells, curve, rate_estimates
 
 RULES = [Rule("youden"), Rule("max_f1"), Rule("recall", 0.8), Rule("recall", 1.0), Rule("specificity", 0.9)]
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distcxr.models.factory import sync_batchnorm
-from distcxr.models.fusion import head_parameter_names
-from distcxr.models.heads import DropoutLinear, replace_head
+from distcxr.models.heads import DropoutLinear, head_parameter_names, replace_head
 
 CHEAP = [
     ("resnet18", "torchvision", "fc"),
@@ -111,10 +110,6 @@ def test_drop_rate_replaces_the_network_s_own() -> None:
         ({"name": "hf-hub:someone/model", "library": "timm"}, "no such classifier in timm"),
         ({"name": "inception_v3"}, "auxiliary logits.*timm"),
         ({"name": "deit_tiny_distilled_patch16_224", "library": "timm"}, "one head"),
-        ({"library": "keras"}, "model.library=keras"),
-        ({"num_classes": 0}, "num_classes=0"),
-        ({"in_chans": 2}, "model.in_chans=2"),
-        ({"drop_rate": 1.0}, "model.drop_rate=1.0"),
     ],
 )
 def test_what_can_t_be_built_is_named(arguments: dict[str, Any], named: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from distcxr.models.fusion import Headed
+from distcxr.models.heads import Headed
 from distcxr.models.importers import NeedsTrust, read_weights
 from distcxr.recipe.model import Head
 

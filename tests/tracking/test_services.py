@@ -14,7 +14,7 @@ import pytest
 import tiny
 from accelerate import PartialState
 
-from distcxr.tracking.tracker import Tracker, open_tracker
+from distcxr.tracking.tracker import Tracker
 
 # What the two packages have of all that Accelerate's trackers and we call; every call becomes a line of `calls.jsonl`.
 WANDB = """
@@ -78,7 +78,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def track(folder: Path, *services: str, purge_step: int = 1, **config: Any) -> Tracker:
     folder.mkdir(parents=True, exist_ok=True)
-    return open_tracker(folder, purge_step=purge_step, services=services, project="chest", config=config)
+    return Tracker(folder, purge_step=purge_step, services=services, project="chest", config=config)
 
 
 def calls_in(calls: Path) -> list[list[Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from distcxr.models.factory import build_model, sync_batchnorm
 from distcxr.models.freeze import set_trainable
-from distcxr.models.fusion import AttentionHead, Headed, PooledHead, head_parameter_names, pooled_features
+from distcxr.models.heads import AttentionHead, Headed, PooledHead, head_parameter_names, pooled_features
 from distcxr.models.maps import feature_map
 from distcxr.recipe.model import Head
 

@@ -1,4 +1,4 @@
-"""Joined feature maps change nothing about a DenseNet but the number of kernels."""
+"""Fewer kernels, the same numbers: BatchNorm's counters, raised together, and DenseNet's joined feature maps."""
 
 from __future__ import annotations
 
@@ -7,8 +7,37 @@ import copy
 import pytest
 import torch
 import torchvision
+from torch import nn
 
-from distcxr.models.densenet import JoinedDenseBlock, join_maps
+from distcxr.models.fewer_kernels import BatchCounts, JoinedDenseBlock, join_maps
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = [nn.BatchNorm2d(3), nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(3, track_running_stats=False)]
+    return nn.Sequential(*layers, nn.BatchNorm2d(3))
+
+
+def test_state_after_some_steps_is_the_layers_own() -> None:
+    theirs = network()
+    ours = copy.deepcopy(theirs)
+    counts = BatchCounts(ours)
+    for step in range(3):
+        images = torch.randn(2, 3, 4, 4)
+        for model in (theirs, ours):
+            model[3].train(step != 1)  # a frozen layer does not count
+        theirs(images)
+        with counts.together():
+            ours(images)
+    assert ours[0].num_batches_tracked == 3 and ours[3].num_batches_tracked == 2
+    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in theirs.state_dict().items())
+
+
+def test_counters_are_back_after_an_error_and_not_raised() -> None:
+    model = network()
+    with pytest.raises(RuntimeError), BatchCounts(model).together():
+        model(torch.randn(2, 5, 4, 4))
+    assert model[0].num_batches_tracked == 0
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

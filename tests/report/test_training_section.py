@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from run_folders import write_training
 
-from distcxr.report.drawing import write_curves
-from distcxr.report.training_section import loss_charts
+from distcxr.report.training_section import loss_charts, write_curves
 from distcxr.runfolder.history import read_columns
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -1,14 +1,28 @@
-"""A page as markdown: the same words, tables and pictures; curves are left to the HTML page."""
+"""A page as one HTML file that needs nothing else, and as markdown, which leaves its charts to the other."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from importlib.resources import files
 from urllib.parse import quote
 
 from distcxr.report.blocks import Block, Cell, Charts, Code, Fold, Page, Part, Pictures, Table, Text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
+
+
+def to_html(page: Page) -> str:
+    """The page. Everything in it is escaped but our own drawings (`Cell.svg`, `Chart.svg`)."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("distcxr.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
+    style = (files("distcxr.report") / "templates" / "page.css").read_text(encoding="utf-8")
+    return environment.get_template("page.html").render(page=page, style=style)
 
 
 def to_markdown(page: Page) -> str:
