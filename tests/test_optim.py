@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcxr.optim import build_optimizer, clipped, load_optimizer, set_lr
+from distcxr.optim import build_optimizer, clipped, load_optimizer, set_lr, total_norm
 
 LR, DECAY = 1e-2, 0.1
 
@@ -182,7 +182,7 @@ def test_clipping_within_the_update_is_pytorchs(name: Any, more: dict[str, Any],
             model(images).square().sum().backward()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
         optimizers[0].step()
-        with clipped(optimizers[1], max_norm):
+        with clipped(optimizers[1], max_norm, total_norm(optimizers[1])):
             optimizers[1].step()
         for optimizer in optimizers:
             optimizer.zero_grad()

@@ -1,0 +1,144 @@
+"""A loss that is not finite: the run ends with what there is to know, or leaves the update out on all ranks."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from saved import tensors
+from spoiled import spoiled
+
+from distcxr.data.augment import draw_parameters
+from distcxr.data.order import TrainOrder
+from distcxr.engine import fit as fitting
+from distcxr.engine.step import Outcome, train_step
+from distcxr.runfolder.diverged import diverged_files, read_diverged
+from distcxr.runfolder.layout import last_folders
+
+QUIET = ("eval.splits=[val]", "eval.pictures=0", "train.max_steps=7")
+SKIP = ("train.on_nan=skip", *QUIET)
+
+
+def images(folder: Path) -> None:
+    """Enough for an epoch of 9 updates: no image is in two of the seven that are made."""
+    tiny.phantom(folder, images=240)
+
+
+def samples_of(folder: Path, step: int, rank: int = 0, world_size: int = 1) -> list[int]:
+    """What a rank trains on in an update of the first epoch, counted from 1."""
+    run = tiny.build(folder, f"output={folder / 'order'}", f"train.per_device_batch_size={16 // world_size}")
+    order = run.training.loader.order
+    assert isinstance(order, TrainOrder) and len(order) > 7
+    _, rows = next(replace(order, plan=replace(run.setup.plan, rank=rank)).epoch(0, step - 1))
+    run.setup.close()
+    return [int(row) for row in rows]
+
+
+def finite(folder: Path) -> list[str]:
+    return [row["step"] for row in tiny.rows(folder / "steps.csv") if math.isfinite(float(row["loss"]))]
+
+
+def test_a_run_that_diverges_keeps_its_losses_and_names_its_images(tmp_path: Path) -> None:
+    """In its third update, which is read with the first two; before the first checkpoint."""
+    images(tmp_path)
+    bad = samples_of(tmp_path, 3)
+    with (
+        spoiled(bad[:2]),
+        pytest.raises(ValueError, match="the loss is nan at step 3: training has diverged") as raised,
+    ):
+        tiny.train(tmp_path, *QUIET, f"output={tmp_path / 'run'}", "logging.every=20st", "checkpoint.every=9ep")
+    message = str(raised.value)
+    assert "begins anew, as there is no checkpoint yet" in message and "checkpoints" not in message
+    assert "train.clip_norm (lower than 1)" in message and "train.precision" not in message
+    assert "train.on_nan=skip" in message and "optim.lr (lower than 0.001)" in message
+    assert finite(tmp_path / "run") == ["1", "2"] and len(tiny.rows(tmp_path / "run" / "steps.csv")) == 2
+
+    (path,) = diverged_files(tmp_path / "run")
+    assert path.name == "diverged-step-3.json" and str(path) in message
+    content = read_diverged(path)
+    assert (content["step"], content["epoch"], content["batch"], content["stage"]) == (3, 0, 2, 1)
+    assert content["loss"] == "nan" and content["grad_norm"] == "nan" and not content["skipped"]
+    (rank,) = content["ranks"]
+    assert rank["sample_id"] == bad and rank["loss"] == "nan" and rank["files"][0].endswith(".png")
+    recipe = tiny.recipe(tmp_path)
+    positions = torch.arange(32, 48).numpy()
+    assert torch.equal(
+        torch.tensor(rank["augment"]), draw_parameters(recipe.augment, seed=recipe.seed, epoch=0, positions=positions)
+    )
+    norms = [step["grad_norm"] for step in content["steps"]]
+    assert norms[2] == "nan" and all(isinstance(norm, float) and norm > 0 for norm in norms[:2])
+    json.dumps(content, allow_nan=False)
+
+
+def test_what_to_change_is_what_the_run_has(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a checkpoint, without clipping: then a lower rate is taken, and only then."""
+    images(tmp_path)
+    run = (*QUIET, f"output={tmp_path / 'run'}", "checkpoint.every=1st", "train.clip_norm=null", tiny.BF16)
+    with pytest.raises(ValueError, match="diverged") as raised, spoiled([samples_of(tmp_path, 6)[0]]):
+        tiny.train(tmp_path, *run)
+    message = str(raised.value)
+    assert "at step 6" in message
+    newest = last_folders(tmp_path / "run")[0]
+    assert f"resumes from step {int(newest.name[-8:])}" in message
+    assert "train.clip_norm=1" in message and "train.precision=no" in message and "output=" in message
+
+    caplog.clear()
+    with pytest.raises(ValueError, match="at step 6"), spoiled([samples_of(tmp_path, 6)[0]]):
+        tiny.train(tmp_path, *run)
+    assert "diverged at step 6, and nothing that would change that is different" in caplog.text
+    with pytest.raises(ValueError, match="seed: 0 in the checkpoint, 1"):
+        tiny.build(tmp_path, *run, "optim.lr=1e-4", "seed=1")
+
+    caplog.clear()
+    tiny.train(tmp_path, *run, "optim.lr=1e-4", "train.clip_norm=0.5")
+    assert "diverged at step 6; it resumes from step 5 with optim.lr 0.0001 in place of 0.001" in caplog.text
+    assert "train.clip_norm 0.5 in place of None" in caplog.text
+    assert finite(tmp_path / "run") == [str(step) for step in range(1, 8)]
+    with pytest.raises(ValueError, match=r"optim.lr: 0.0001 in the checkpoint, 0.001"):  # step 6 is behind it
+        tiny.build(tmp_path, *run)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@tiny.worlds(1, 2)
+def test_a_skipped_update_is_one_that_was_not_made(tmp_path: Path, world_size: int, optimizer: str) -> None:
+    """The first, before there are moments, and the fifth, spoiled on the last rank alone; weights, moments, buffers."""
+    if tiny.on_main(world_size):
+        images(tmp_path)
+    torch.distributed.barrier()
+    common = (*SKIP, f"optim.name={optimizer}", "train.ema=0.9", f"train.per_device_batch_size={8 // world_size}")
+    last = world_size - 1
+    bad = [samples_of(tmp_path, step, last, world_size)[-1] for step in (1, 5)]
+    with spoiled(bad):
+        tiny.train(tmp_path, *common, f"output={tmp_path / 'skipped'}", "train.max_steps=7")
+
+    step = train_step
+
+    def leaving_out(run: Any, micro_batches: Sequence[Any]) -> Outcome:
+        if run.state.step + 1 not in (1, 5):
+            return step(run, micro_batches)
+        run.ema.update(run.state.step)
+        return Outcome(torch.tensor(0.0), torch.tensor(0.0), torch.tensor(False))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fitting, "train_step", leaving_out)
+        tiny.train(tmp_path, *common, f"output={tmp_path / 'reference'}", "train.max_steps=7")
+    if tiny.on_main(world_size):
+        ours, theirs = (tensors(last_folders(tmp_path / name)[0]) for name in ("skipped", "reference"))
+        assert ours.keys() == theirs.keys()
+        moments = [name for name in ours if name.startswith("optimizer.")]
+        assert len(moments) > 40 and all(value.isfinite().all() for value in ours.values())
+        assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+        files = diverged_files(tmp_path / "skipped")
+        assert [read_diverged(path)["step"] for path in files] == [1, 5]
+        shares = [rank["loss"] for rank in read_diverged(files[0])["ranks"]]
+        assert shares[last] == "nan" and all(isinstance(share, float) for share in shares[:last])
+        assert read_diverged(files[0])["ranks"][last]["sample_id"][-1] == bad[0]
+        assert set(finite(tmp_path / "skipped")) == {str(one) for one in range(1, 8) if one not in (1, 5)}
+    torch.distributed.barrier()
