@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from saved import tensors
 from spoiled import spoiled
 
 from distcxr.data.augment import draw_parameters
 from distcxr.data.order import TrainOrder
 from distcxr.engine import fit as fitting
+from distcxr.engine.checkpoint import newest_checkpoint
 from distcxr.engine.step import Outcome, train_step
 from distcxr.runfolder.diverged import diverged_files, read_diverged
 from distcxr.runfolder.layout import last_folders
@@ -142,3 +144,77 @@ def test_a_skipped_update_is_one_that_was_not_made(tmp_path: Path, world_size: i
         assert read_diverged(files[0])["ranks"][last]["sample_id"][-1] == bad[0]
         assert set(finite(tmp_path / "skipped")) == {str(one) for one in range(1, 8) if one not in (1, 5)}
     torch.distributed.barrier()
+
+
+def test_a_limit_of_skips_and_a_resumed_count(tmp_path: Path) -> None:
+    """The same command ends at the same step; a higher limit resumes, and the checkpoint has the count so far."""
+    images(tmp_path)
+    bad = [samples_of(tmp_path, step)[0] for step in (2, 4, 6)]
+    run = (*SKIP, f"output={tmp_path / 'run'}", "checkpoint.every=1st", "logging.every=3st")
+    with spoiled(bad):
+        for _ in range(2):
+            with pytest.raises(
+                ValueError, match=r"at step 6, after 2 updates left out \(train.max_skips=2\)"
+            ) as raised:
+                tiny.train(tmp_path, *run, "train.max_skips=2")
+            assert "train.max_skips (more than 2)" in str(raised.value)
+            assert "resumes from step 5" in str(raised.value)
+        assert finite(tmp_path / "run") == ["1", "3", "5"]
+        tiny.train(tmp_path, *run, "train.max_skips=3")
+    assert finite(tmp_path / "run") == ["1", "3", "5", "7"]
+    assert [read_diverged(path)["skipped"] for path in diverged_files(tmp_path / "run")] == [True, True, True]
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None and newest.meta["state"]["num_skipped"] == 3
+    (row,) = tiny.rows(tmp_path / "run" / "history.csv")
+    losses = [float(row["loss"]) for row in tiny.rows(tmp_path / "run" / "steps.csv")]
+    assert float(row["train_loss"]) == pytest.approx(sum(loss for loss in losses if math.isfinite(loss)) / 4)
+
+
+class OddLoss:
+    """A loss that is infinite at step 5, with the gradient of the one it wraps; and with a very large one at step 1."""
+
+    def __init__(self, run: tiny.Run, factor: float) -> None:
+        self._run, self._loss, self._factor = run, run.training.loss, factor
+
+    def __call__(self, *arguments: Any) -> torch.Tensor:
+        loss, step = self._loss(*arguments), self._run.state.step + 1
+        if step == 1:
+            return loss + (loss - loss.detach()) * self._factor
+        return loss + (math.inf if step == 5 else 0.0)
+
+    def count(self, mask: torch.Tensor) -> torch.Tensor:
+        return self._loss.count(mask)
+
+
+@pytest.mark.parametrize("is_fp16", [False, True])
+def test_what_counts_as_a_skip(tmp_path: Path, is_fp16: bool) -> None:
+    """NaN at step 3, an infinite loss with a finite gradient at step 5; under fp16 GradScaler skips step 1 for itself.
+
+    GradScaler on a CPU, as PyTorch has fp16 for GPUs alone; its arithmetic is the same.
+    """
+    images(tmp_path)
+    changed = []
+
+    def watching(run: Any, micro_batches: Sequence[Any]) -> Outcome:
+        weight = next(run.setup.module.parameters())
+        before = weight.detach().clone()
+        outcome = train_step(run, micro_batches)
+        changed.append(not torch.equal(before, weight))
+        return outcome
+
+    with spoiled([samples_of(tmp_path, 3)[0]]), pytest.MonkeyPatch.context() as patch:
+        run = tiny.build(tmp_path, *SKIP, f"output={tmp_path / 'run'}", "train.clip_norm=null", "optim.name=sgd")
+        if is_fp16:
+            scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+            run.setup.runtime.accelerator.scaler = scaler
+            run.training.optimizer = AcceleratedOptimizer(run.training.optimizer.optimizer, scaler=scaler)
+        run.training.loss = OddLoss(run, 1e38 if is_fp16 else 0.0)  # type: ignore[assignment]
+        patch.setattr(fitting, "train_step", watching)
+        fitting.fit(run)
+    run.setup.close()
+    assert changed == [not is_fp16, True, False, True, False, True, True]
+    assert run.state.num_skipped == 2
+    files = [read_diverged(path) for path in diverged_files(tmp_path / "run")]
+    assert [(file["step"], file["loss"]) for file in files] == [(3, "nan"), (5, "inf")]
+    assert (files[0]["grad_scale"] is not None) == is_fp16
+    assert all(value.isfinite().all() for value in run.setup.module.state_dict().values())
