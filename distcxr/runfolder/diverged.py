@@ -20,8 +20,8 @@ from distcxr.runfolder.whole import write_json
 
 FORMAT = 1
 _KEYS = {
-    "format": int, "step": int, "epoch": int, "batch": int, "stage": int, "skipped": bool, "recipe": dict,
-    "hashes": dict, "augment_columns": list, "ranks": list, "steps": list,
+    "format": int, "step": int, "epoch": int, "batch": int, "stage": int, "accumulation": int, "skipped": bool,
+    "recipe": dict, "hashes": dict, "augment_columns": list, "ranks": list, "steps": list,
 }  # fmt: skip
 _RANK_KEYS = {"rank": int, "sample_id": list, "files": list, "augment": list}
 
@@ -38,22 +38,22 @@ def write_diverged(run_folder: Path, content: Mapping[str, Any]) -> Path:
     return path
 
 
+def find_diverged(path: Path) -> Path:
+    """The file that a path means: of a run folder the newest; ValueError where that has none."""
+    if not path.is_dir():
+        return path
+    found = diverged_files(path)
+    if not found:
+        raise ValueError(f"{path} has no {filenames.DIVERGED}: all its updates were finite")
+    return found[-1]
+
+
 def read_diverged(path: Path) -> dict[str, Any]:
     """The content of such a file.
-
-    Args:
-        path: the file, or a run folder for its newest one.
 
     Raises:
         ValueError: naming the file, and the key that it lacks.
     """
-    if path.is_dir():
-        found = diverged_files(path)
-        if not found:
-            raise ValueError(
-                f"{path} has no {filenames.diverged(0).replace('0', '<n>')}: no update of it was not finite"
-            )
-        path = found[-1]
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,13 +13,16 @@ import pytest
 import tiny
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.state import AcceleratorState
 from saved import tensors
 from spoiled import spoiled
 
+from distcxr.cli import main
 from distcxr.data.augment import draw_parameters
 from distcxr.data.order import TrainOrder
 from distcxr.engine import fit as fitting
 from distcxr.engine.checkpoint import newest_checkpoint
+from distcxr.engine.replay_step import recipe_to_replay, replay
 from distcxr.engine.step import Outcome, train_step
 from distcxr.runfolder.diverged import diverged_files, read_diverged
 from distcxr.runfolder.layout import last_folders
@@ -218,3 +221,63 @@ def test_what_counts_as_a_skip(tmp_path: Path, is_fp16: bool) -> None:
     assert [(file["step"], file["loss"]) for file in files] == [(3, "nan"), (5, "inf")]
     assert (files[0]["grad_scale"] is not None) == is_fp16
     assert all(value.isfinite().all() for value in run.setup.module.state_dict().values())
+
+
+def test_a_step_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the checkpoint before it; one image alone is not finite, and the layer is named."""
+    images(tmp_path)
+    bad = samples_of(tmp_path, 6)[3]
+    folder = tmp_path / "run"
+    with spoiled([bad]):
+        with pytest.raises(ValueError, match="at step 6"):
+            tiny.train(tmp_path, *QUIET, f"output={folder}", "checkpoint.every=1st", "train.per_device_batch_size=8")
+        content = read_diverged(folder / "diverged-step-6.json")
+        AcceleratorState._reset_state(reset_partial_state=False)
+        found = replay(content, folder, recipe_to_replay(content, []))
+    assert found.checkpoint == folder / "checkpoints" / "last-00000005" and found.weights_step == 5
+    assert math.isnan(found.loss) and math.isnan(found.grad_norm)
+    assert found.layer == "layer2" and found.parameter is not None
+    first, *others = found.samples
+    assert [first.file] == [content["ranks"][0]["files"][3]] and len(others) == 15
+    assert first.alone is not None and math.isnan(first.alone)
+    assert all(one.alone is not None and math.isfinite(one.alone) for one in others)
+
+    with spoiled([bad]):
+        assert command("replay", str(folder), f"--json={tmp_path / 'found.json'}") == 0
+    shown = capsys.readouterr().out
+    assert "the first output that is not finite: layer2" in shown and first.file in shown.split("loss alone")[1]
+    assert json.loads((tmp_path / "found.json").read_text())["samples"][0]["alone"] == "nan"
+
+
+def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loss and gradient norm of a finite step, with dropout, from its own weights: as the run had them."""
+    images(tmp_path)
+    run = (*QUIET, "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=8")
+    with spoiled([samples_of(tmp_path, 2)[0]], layer="bn1"), pytest.raises(ValueError, match="at step 2"):
+        tiny.train(tmp_path, *run, f"output={tmp_path / 'run'}", "checkpoint.every=1st", "logging.every=1st")
+    content = read_diverged(tmp_path / "run" / "diverged-step-2.json")
+    AcceleratorState._reset_state(reset_partial_state=False)
+    found = replay(content, tmp_path / "run", recipe_to_replay(content, []))  # nothing is spoiled now
+    tiny.train(tmp_path, *run, f"output={tmp_path / 'well'}", "train.max_steps=2", "logging.every=1st")
+    expected = float(tiny.rows(tmp_path / "well" / "steps.csv")[1]["loss"])
+    assert found.loss == pytest.approx(expected, rel=1e-5) and found.layer is None and found.parameter is None
+    assert command("replay", str(tmp_path / "run" / "diverged-step-2.json")) == 0
+    assert "everything is finite with these weights, which are those of the step" in capsys.readouterr().out
+
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(ValueError, match="made of other data: labels, train changed"):
+        tiny.phantom(other, images=96)
+        AcceleratorState._reset_state(reset_partial_state=False)
+        replay(content, tmp_path / "run", recipe_to_replay(content, [f"data.root={other / 'phantom'}"]))
+    assert command("replay", str(tmp_path)) == 2
+    assert "has no diverged-step-*.json" in capsys.readouterr().err
+
+
+def command(*words: str) -> int:
+    """`distcxr`, in this process."""
+    AcceleratorState._reset_state(reset_partial_state=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["distcxr", *words])
+        patch.setattr("distcxr.runtime.start_logging", lambda console: None)  # it would take pytest's handlers
+        return main()
