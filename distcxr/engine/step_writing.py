@@ -14,7 +14,7 @@ import torch
 from distcxr.engine.divergence import Update, last_to_keep, message, read_updates, write_file
 from distcxr.engine.state import Run
 from distcxr.runfolder.history import append_steps
-from distcxr.runfolder.loss_spikes import typical_loss
+from distcxr.runfolder.loss_spikes import Spike, typical_loss
 
 logger = logging.getLogger(__name__)
 
@@ -78,16 +78,14 @@ def _log_spikes(run: Run, updates: Sequence[Update]) -> None:
     """Log the highest of the losses that are far above those before; the report marks them all."""
     spikes = []
     for update in updates:
-        middle = typical_loss(run.steps.recent, update.loss)
-        if middle is not None:
-            spikes.append((update.loss, middle, update.step))
+        typical = typical_loss(run.steps.recent, update.loss)
+        if typical is not None:
+            spikes.append(Spike(update.step, update.loss, typical))
         run.steps.recent.append(update.loss)
     if spikes:
-        loss, middle, step = max(spikes)
-        logger.warning(
-            f"step {step}: the loss {loss:.4g} is {loss / max(middle, 1e-12):.1f} times the median of the steps before "
-            f"({middle:.4g})" + (f"; so are {len(spikes) - 1} others since the last line" if len(spikes) > 1 else "")
-        )
+        highest = max(spikes, key=lambda spike: spike.loss)
+        more = f"; {len(spikes)} spikes since the last line" if len(spikes) > 1 else ""
+        logger.warning(f"step {highest.step}: the loss spikes to {highest}{more}")
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:

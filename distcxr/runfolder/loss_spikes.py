@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
+from typing import NamedTuple
 
 NUM_BEFORE = 100
 """Steps that one is compared with."""
@@ -27,11 +28,29 @@ def typical_loss(before: Sequence[float], loss: float) -> float | None:
     return middle if loss > middle + _DEVIATIONS * spread else None
 
 
-def find_spikes(losses: Sequence[float]) -> list[tuple[int, float]]:
-    """(position, median of the up to 100 losses before) of each spike."""
-    found = []
-    for at, loss in enumerate(losses):
-        middle = typical_loss(losses[max(0, at - NUM_BEFORE) : at], loss)
-        if middle is not None:
-            found.append((at, middle))
+class Spike(NamedTuple):
+    """A step's loss, and the median of the up to 100 before it."""
+
+    step: float
+    loss: float
+    typical: float
+
+    def __str__(self) -> str:
+        times = f"{self.loss / self.typical:.1f} times " if self.typical > 0 else "above "
+        return f"{self.loss:.4g}, {times}the median of the steps before ({self.typical:.4g})"
+
+
+def find_spikes(columns: Mapping[str, Sequence[float | None]]) -> list[Spike]:
+    """The spikes among the finite losses of `steps.csv`.
+
+    Args:
+        columns: its `step` and `loss`, as `read_columns` gives them.
+    """
+    pairs = zip(columns.get("step", ()), columns.get("loss", ()), strict=False)
+    points = [(step, loss) for step, loss in pairs if step is not None and loss is not None]
+    losses, found = [loss for _, loss in points], []
+    for at, (step, loss) in enumerate(points):
+        typical = typical_loss(losses[max(0, at - NUM_BEFORE) : at], loss)
+        if typical is not None:
+            found.append(Spike(step, loss, typical))
     return found

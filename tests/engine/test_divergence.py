@@ -274,6 +274,16 @@ def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "has no diverged-step-*.json" in capsys.readouterr().err
 
 
+def test_a_spike_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, *QUIET, f"output={tmp_path / 'run'}")
+    run.steps.recent.extend([0.1] * 30)
+    fitting.fit(run)
+    run.setup.close()
+    lines = [record.getMessage() for record in caplog.records if "spikes" in record.getMessage()]
+    assert lines[0].startswith("step ") and "times the median of the steps before (0.1)" in lines[0]
+
+
 def command(*words: str) -> int:
     """`distcxr`, in this process."""
     AcceleratorState._reset_state(reset_partial_state=False)
