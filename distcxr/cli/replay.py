@@ -42,9 +42,8 @@ def run(path: _File, overrides: Overrides = None, json: Json = None) -> int:
     content = read_diverged(path)
     found = replay(content, path.parent, recipe_to_replay(content, overrides or []))
     step, between = content["step"], content["step"] - 1 - found.weights_step
-    print(
-        f"{path}: step {step}, epoch {content['epoch']}: loss {content['loss']}, gradient norm {content['grad_norm']}"
-    )
+    norm = "not known" if content["grad_norm"] is None else content["grad_norm"]
+    print(f"{path}: step {step}, epoch {content['epoch']}: loss {content['loss']}, gradient norm {norm}")
     weights = f"{found.checkpoint}, after step {found.weights_step}" if found.checkpoint else "the initial weights"
     print(f"replayed with {weights}: loss {found.loss:.6g}, gradient norm {found.grad_norm:.6g}")
     if found.layer:
@@ -73,7 +72,8 @@ def _weights_of_the_step(between: int, weights_step: int) -> str:
     """What to do where the weights are older than the step."""
     if between == 0:
         return ", which are those of the step: what broke it was not in them or in these images"
+    updates = "an update lies" if between == 1 else f"{between} updates lie"
     return (
-        f", but {between} updates lie between them and the step: run it again from step {weights_step} with "
-        "checkpoint.every=1st, and replay what that leaves"
+        f", but {updates} between them and the step: run it again from step {weights_step} with checkpoint.every=1st, "
+        "and replay what that leaves"
     )
