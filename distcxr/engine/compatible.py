@@ -14,7 +14,7 @@ from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.recipe import Recipe
 from distcxr.recipe.keys import IDENTITY_FREE
-from distcxr.runfolder.diverged import ended_at
+from distcxr.runfolder.diverged import newest_end
 from distcxr.runfolder.layout import run_folder_of
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     With `train.stage` the stages from there on may differ, if the checkpoint has not begun them; and the keys that tame
     a run may where it diverged after the checkpoint.
     """
-    allowed = () if _diverged_at(checkpoint) is None else TAMING
+    allowed = () if _diverged_after(checkpoint) is None else TAMING
     lines = [
         f"  - {key}: {theirs!r} in the checkpoint, {ours!r} in the recipe"
         for key, theirs, ours in _differing(checkpoint, recipe)
@@ -66,29 +66,28 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
 
 def log_after_divergence(checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Where the run diverged after the checkpoint, warn of what is different this time, or that nothing is."""
-    step = _diverged_at(checkpoint)
-    if step is None:
+    end = _diverged_after(checkpoint)
+    if end is None:
         return
-    changed = _differing(checkpoint, recipe)
-    ours, theirs = recipe.train, checkpoint.recipe.train
-    if changed:
+    if changed := _differing(checkpoint, recipe):
         named = ", ".join(f"{key} {now!r} in place of {before!r}" for key, before, now in changed)
         logger.warning(
-            f"the run diverged at step {step}; it resumes from step {checkpoint.step} with {named}. From "
-            "here on it is a run of two recipes: report both"
+            f"the run diverged at step {end['step']}; it resumes from step {checkpoint.step} with {named}. From here "
+            "on it is a run of two recipes: report both"
         )
-    elif (ours.on_nan, ours.max_skips) == (theirs.on_nan, theirs.max_skips):
+    skips = [end["recipe"]["train"].get(key) for key in ("on_nan", "max_skips")]
+    if end["identity"] == recipe.identity() and skips == [recipe.train.on_nan, recipe.train.max_skips]:
         logger.warning(
-            f"the run diverged at step {step}, and nothing that would change that is different this time: lower "
+            f"the run diverged at step {end['step']}, and nothing that would change that is different this time: lower "
             "optim.lr or train.clip_norm, or set train.on_nan=skip"
         )
 
 
-def _diverged_at(checkpoint: Checkpoint) -> int | None:
-    """The step after the checkpoint at which its run diverged and ended; None where it did not."""
+def _diverged_after(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What is known of the update after the checkpoint that ended its run; None where none did."""
     folder = run_folder_of(checkpoint.path)
-    step = None if folder is None else ended_at(folder)
-    return step if step is not None and step > checkpoint.step else None
+    end = None if folder is None else newest_end(folder)
+    return end if end is not None and end["step"] > checkpoint.step else None
 
 
 def _differing(checkpoint: Checkpoint, recipe: Recipe) -> list[tuple[str, Any, Any]]:

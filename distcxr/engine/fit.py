@@ -165,13 +165,14 @@ def close_epoch(run: Run) -> None:
     state = run.state
     whole = state.batch == 0
     num_steps = run.horizon.steps_per_epoch if whole else state.batch
+    num_made = num_steps - state.epoch_skipped
     epoch = state.epoch - 1 if whole else state.epoch
     val = state.last_val if state.last_val.get("step") == state.step else {}
     row = {
         "epoch": epoch,
         "stage": state.stage,
         "step": state.step,
-        "train_loss": state.epoch_loss / max(1, num_steps - state.epoch_skipped),
+        "train_loss": state.epoch_loss / num_made if num_made else None,
         "val_loss": val.get("val_loss"),
         "val_auroc": val.get("val_auroc"),
         "lr": max(group["lr"] for group in run.training.optimizer.param_groups),

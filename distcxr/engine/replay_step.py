@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from distcxr.data.batch import Batch
@@ -97,17 +98,23 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
     """
     runtime = start_runtime(recipe)
     dataset = open_dataset(recipe)
-    _check_data(content, dataset)
+    rows = _rows(content, dataset)
     checkpoint = _newest_before(run_folder, content["step"])
     with closing(build_setup(recipe, checkpoint, runtime, dataset)) as setup:
         if checkpoint is not None:
             load_trained_weights(checkpoint, setup.module)
         stages = name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, setup.plan), setup.module)
-        return _replay(content, checkpoint, setup, Training(setup, stages[content["stage"] - 1]))
+        training = Training(setup, stages[content["stage"] - 1])
+        return _replay(content, checkpoint, setup, training, list(_batches(content, rows, setup)))
 
 
-def _replay(content: dict[str, Any], checkpoint: Checkpoint | None, setup: Setup, training: Training) -> Replay:
-    batches = list(_batches(content, setup))
+def _replay(
+    content: dict[str, Any],
+    checkpoint: Checkpoint | None,
+    setup: Setup,
+    training: Training,
+    batches: list[tuple[int, int, Batch]],
+) -> Replay:
     known = max(1, sum(int(training.loss.count(batch.mask)) for _, _, batch in batches))
     grad_scale = float(content.get("grad_scale") or 1.0)  # fp16: gradients are as large as they were then
     samples: list[Sample] = []
@@ -133,14 +140,16 @@ def _replay(content: dict[str, Any], checkpoint: Checkpoint | None, setup: Setup
     )  # fmt: skip
 
 
-def _check_data(content: dict[str, Any], dataset: Dataset) -> None:
+def _rows(content: dict[str, Any], dataset: Dataset) -> list[NDArray[np.int64]]:
+    """The update's images by their rows of the index, int64 [B] of each rank; by name, as rows may have moved."""
     changed = [name for name in ("labels", "train") if content["hashes"].get(name) != dataset.hashes[name]]
     if changed:
         raise ValueError(
             f"the step was made of other data: {', '.join(changed)} changed since. Give data.root=PATH of the data then"
         )
-    for rank in content["ranks"]:
-        assert dataset.index.file_names(rank["sample_id"]) == rank["files"]  # by the hashes
+    train = dataset.splits.train
+    row_of = dict(zip(dataset.index.file_names(train), train.tolist(), strict=True))
+    return [np.array([row_of[name] for name in rank["files"]], dtype=np.int64) for rank in content["ranks"]]
 
 
 def _newest_before(run_folder: Path, step: int) -> Checkpoint | None:
@@ -157,14 +166,16 @@ def _newest_before(run_folder: Path, step: int) -> Checkpoint | None:
     return max(found, key=lambda checkpoint: checkpoint.step, default=None)
 
 
-def _batches(content: dict[str, Any], setup: Setup) -> Generator[tuple[int, int, Batch]]:
+def _batches(
+    content: dict[str, Any], rows_by_rank: list[NDArray[np.int64]], setup: Setup
+) -> Generator[tuple[int, int, Batch]]:
     """(rank, micro-step, micro-batch on the device) of the whole global batch."""
     index, size = setup.index, setup.plan.per_device_batch_size
     parts = [
-        (rank["rank"], start // size, np.array(rank["sample_id"][start : start + size], dtype=np.int64),
+        (rank["rank"], start // size, rows[start : start + size],
          torch.tensor(rank["augment"][start : start + size], dtype=torch.float32))
-        for rank in content["ranks"]
-        for start in range(0, len(rank["sample_id"]), size)
+        for rank, rows in zip(content["ranks"], rows_by_rank, strict=True)
+        for start in range(0, len(rows), size)
     ]  # fmt: skip
     with closing(setup.reader.read(rows for _, _, rows, _ in parts)) as answers:
         for (rank, micro_step, rows, augment), (pixels, bad) in zip(parts, answers, strict=True):

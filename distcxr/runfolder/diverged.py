@@ -21,7 +21,7 @@ from distcxr.runfolder.whole import write_json
 FORMAT = 1
 _KEYS = {
     "format": int, "step": int, "epoch": int, "batch": int, "stage": int, "accumulation": int, "skipped": bool,
-    "recipe": dict, "hashes": dict, "augment_columns": list, "ranks": list, "steps": list,
+    "identity": str, "recipe": dict, "hashes": dict, "augment_columns": list, "ranks": list, "steps": list,
 }  # fmt: skip
 _RANK_KEYS = {"rank": int, "sample_id": list, "files": list, "augment": list}
 
@@ -75,14 +75,15 @@ def diverged_files(run_folder: Path) -> list[Path]:
     return sorted(run_folder.glob(filenames.DIVERGED), key=_step_in)
 
 
-def ended_at(run_folder: Path) -> int | None:
-    """The last step at which an update that was not finite ended the run; None where none did."""
+def newest_end(run_folder: Path) -> dict[str, Any] | None:
+    """The content of the newest file of an update that ended the run; None where there is none that can be read."""
     for path in reversed(diverged_files(run_folder)):
         try:
-            if not read_diverged(path)["skipped"]:
-                return _step_in(path)
+            content = read_diverged(path)
         except ValueError:
             continue
+        if not content["skipped"]:
+            return content
     return None
 
 
