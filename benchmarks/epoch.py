@@ -31,8 +31,9 @@ from step_bench.ours import host_clock, update
 
 from distcxr.data.batch import Batch
 from distcxr.engine.build import build_run
-from distcxr.engine.fit import updates, write_steps
+from distcxr.engine.fit import updates
 from distcxr.engine.state import Run
+from distcxr.engine.step_writing import write_steps
 from distcxr.recipe import load_recipe
 from distcxr.runtime import device_name, start_runtime
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 _NORM_EPSILON = 1e-6  # of clip_grad_norm_
 
@@ -62,7 +62,12 @@ def build_optimizer(
         return torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True)
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=betas, fused=True)
-    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    if momentum:
+        # PyTorch leaves them uninitialised where the first update is skipped, as fp16's often is: 0 x m + g is g.
+        for parameter in (parameter for group in groups for parameter in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -81,18 +86,41 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, Any]) 
     optimizer.load_state_dict({**stored, "param_groups": groups})
 
 
+def total_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """The norm of all gradients together, a float32 scalar on their device: the same on all ranks, as they are."""
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    return torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+
+
 @contextmanager
-def clipped(optimizer: torch.optim.Optimizer, max_norm: float) -> Iterator[None]:
+def clipped(optimizer: torch.optim.Optimizer, max_norm: float, norm: Tensor) -> Iterator[None]:
     """Have the update within the block scale all gradients so that their norm is at most `max_norm`.
 
     As `torch.nn.utils.clip_grad_norm_`, without its pass over the gradients: the fused update divides by a number on
     the device, which is there for GradScaler. Gradients that are scaled already (fp16) are not for this.
+
+    Args:
+        norm: theirs, from `total_norm`.
     """
-    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     fused: Any = optimizer
     fused.grad_scale = ((norm + _NORM_EPSILON) / max_norm).clamp(min=1)
     try:
         yield
     finally:
         del fused.grad_scale
+
+
+@contextmanager
+def left_out(optimizer: torch.optim.Optimizer, where: Tensor) -> Iterator[None]:
+    """Have the update within the block change neither weights nor moments where `where`, a scalar on the device, is
+    true.
+
+    The fused update looks at that number itself, as it does for GradScaler: the host need not know it. Zeroed gradients
+    would still decay the weights and move them by their momentum.
+    """
+    fused: Any = optimizer
+    fused.found_inf = where.float()
+    try:
+        yield
+    finally:
+        del fused.found_inf

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distcxr.optim import build_optimizer, clipped, load_optimizer, set_lr
+from distcxr.optim import build_optimizer, clipped, left_out, load_optimizer, set_lr, total_norm
 
 LR, DECAY = 1e-2, 0.1
 
@@ -172,7 +172,7 @@ def test_clipping_within_the_update_is_pytorchs(name: Any, more: dict[str, Any],
             model(images).square().sum().backward()
         torch.nn.utils.clip_grad_norm_(theirs.parameters(), max_norm)
         optimizers[0].step()
-        with clipped(optimizers[1], max_norm):
+        with clipped(optimizers[1], max_norm, total_norm(optimizers[1])):
             optimizers[1].step()
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -203,3 +203,36 @@ def test_an_optimiser_that_was_not_fused_is_after_loading(name: Any) -> None:
     optimizer.step()
     for key, value in expected.items():
         assert torch.allclose(model.state_dict()[key], value, atol=1e-6), key
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("num_before", [0, 2])
+def test_an_update_that_is_left_out_leaves_no_trace(name: Any, num_before: int) -> None:
+    """The first one, too: PyTorch's fused SGD would keep uninitialised memory as the momentum."""
+    torch.manual_seed(0)
+    models = [nn.Linear(8, 64) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [build_optimizer(name, model.named_parameters(), lr=0.1, weight_decay=0.1) for model in models]
+    filled = torch.full((4096,), 7.0)  # freed memory that is not zero, for whoever asks for some
+    del filled
+    inputs = torch.randn(num_before + 1, 4, 8)
+    for number in range(num_before + 1):
+        if number == num_before:  # one more, which is not finite, of the second model alone
+            (models[1](inputs[number]).sum() * torch.nan).backward()
+            with (
+                clipped(optimizers[1], 1.0, total_norm(optimizers[1])),
+                left_out(optimizers[1], ~total_norm(optimizers[1]).isfinite()),
+            ):
+                optimizers[1].step()
+            optimizers[1].zero_grad()
+        for model, optimizer in zip(models, optimizers, strict=True):
+            model(inputs[number]).square().sum().backward()
+            with left_out(optimizer, torch.tensor(False)):
+                optimizer.step()
+            optimizer.zero_grad()
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        kept = [optimizers[number].state[p] for number, p in enumerate((ours, theirs))]
+        assert kept[0].keys() == kept[1].keys() and len(kept[0]) > 0
+        assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+    assert not hasattr(optimizers[1], "found_inf") and not hasattr(optimizers[1], "grad_scale")

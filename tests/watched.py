@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import tiny
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 import distcxr.engine.fit as fitting
 from distcxr.engine.build import build_run
 from distcxr.engine.opening import batch_plan
 from distcxr.engine.state import Run
-from distcxr.engine.step import train_step
+from distcxr.engine.step import Outcome, train_step
 from distcxr.recipe import Recipe, load_recipe
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -69,10 +69,10 @@ def train(run: Run) -> list[Update]:
     """Train it whole; returns what each update held."""
     updates: list[Update] = []
 
-    def watching(run: Run, micro_batches: Sequence[Any]) -> Tensor:
-        share = train_step(run, micro_batches)  # which sets the learning rate
+    def watching(run: Run, micro_batches: Sequence[Any]) -> Outcome:
+        outcome = train_step(run, micro_batches)  # which sets the learning rate
         updates.append(_held(run, micro_batches))
-        return share
+        return outcome
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fitting, "train_step", watching)

@@ -17,10 +17,11 @@ from rich.console import Console
 import distcxr
 from distcxr.engine import step as engine_step
 from distcxr.engine.build import build_run
-from distcxr.engine.fit import updates, write_steps
+from distcxr.engine.fit import updates
 from distcxr.engine.setup import Setup
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
+from distcxr.engine.step_writing import write_steps
 from distcxr.recipe import load_recipe
 from distcxr.runtime import start_runtime
 from step_bench.data import make_batches
@@ -67,7 +68,7 @@ def update(run: Run, micro_batches: list[Any]) -> None:
     """One update with the bookkeeping of `fit.train_pass`."""
     run.stop.agreed()
     row = {"step": run.state.step + 1, "epoch": run.state.epoch, "lr": run.lr}
-    run.steps.add(row, train_step(run, micro_batches))
+    run.steps.add(row, run.state.batch, train_step(run, micro_batches))
     run.state.advance(run.horizon.steps_per_epoch)
 
 

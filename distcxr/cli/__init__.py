@@ -14,6 +14,7 @@ from distcxr.cli import (
     import_weights,
     pack,
     phantom,
+    replay,
     report,
     schema,
     score,
@@ -31,8 +32,8 @@ app = typer.Typer(
 )  # fmt: skip
 for _name, _verb in {
     "train": start_training, "test": test_split, "cache": cache, "embed": embed, "explain": explain, "export": export,
-    "import": import_weights, "pack": pack, "phantom": phantom, "report": report, "schema": schema, "score": score,
-    "status": status,
+    "import": import_weights, "pack": pack, "phantom": phantom, "replay": replay, "report": report,
+    "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

@@ -12,7 +12,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Checkpoint
-from distcxr.engine.compatible import check_beginnings, check_data
+from distcxr.engine.compatible import check_beginnings, check_data, log_after_divergence
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.opening import batch_plan, build_setup, log_start
 from distcxr.engine.preempt import StopRequest
@@ -52,6 +52,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     _log_start(recipe, runtime, dataset, plan, folder)
     if checkpoint is None:
         check_beginnings(recipe.model.weights, dataset)
+    elif runtime.is_main:
+        log_after_divergence(checkpoint, recipe)
     setup = build_setup(recipe, checkpoint, runtime, dataset)
     stages = name_parameters(stages, setup.module)
     if recipe.train.sync_bn and runtime.world_size > 1:

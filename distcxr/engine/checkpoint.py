@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from distcxr.engine.divergence import remedies
 from distcxr.engine.state import Run, TrainState
 from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
@@ -99,8 +100,7 @@ def _save_weights(run: Run, path: Path) -> None:
     weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.setup.module.state_dict().items()}
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError(
-            f"the weights are not finite after step {run.state.step}: training has diverged. Lower optim.lr or set "
-            "train.clip_norm=1; the checkpoints before are still there"
+            f"the weights are not finite after step {run.state.step}: training has diverged. {remedies(run)}"
         )
     save_file(weights, path, metadata={"format": "pt"})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,13 @@ from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.recipe import Recipe
 from distcxr.recipe.keys import IDENTITY_FREE
+from distcxr.runfolder.diverged import newest_end
+from distcxr.runfolder.layout import run_folder_of
 
 logger = logging.getLogger(__name__)
+
+TAMING = (r"optim\.lr", r"train\.stages\.\d+\.lr", r"train\.clip_norm", r"train\.precision")
+"""Patterns of keys that may differ where a run that diverged resumes: elsewhere that would be a mistake unnoticed."""
 
 
 def as_tested(
@@ -41,20 +47,14 @@ def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Refuse to resume training from a checkpoint of another recipe, naming the keys that differ.
 
-    With `train.stage` the stages from there on may differ, if the checkpoint has not begun them.
+    With `train.stage` the stages from there on may differ, if the checkpoint has not begun them; and the keys that tame
+    a run may where it diverged after the checkpoint.
     """
-    whole = checkpoint.recipe
-    if whole.identity() == recipe.identity():
-        return
-    theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
-    begun = checkpoint.meta["state"]["stage"]
-    later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
-    new = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
-    free = tuple(f"{section}." for section in (*IDENTITY_FREE, *new))
+    allowed = () if _diverged_after(checkpoint) is None else TAMING
     lines = [
-        f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
-        for key in ours | theirs
-        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(free)
+        f"  - {key}: {theirs!r} in the checkpoint, {ours!r} in the recipe"
+        for key, theirs, ours in _differing(checkpoint, recipe)
+        if not re.fullmatch("|".join(allowed), key)
     ]
     if not lines:
         return
@@ -62,6 +62,49 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
         f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with train.resume=never or "
         "another output=FOLDER, or set these keys back"
     )
+
+
+def log_after_divergence(checkpoint: Checkpoint, recipe: Recipe) -> None:
+    """Where the run diverged after the checkpoint, warn of what is different this time, or that nothing is."""
+    end = _diverged_after(checkpoint)
+    if end is None:
+        return
+    if changed := _differing(checkpoint, recipe):
+        named = ", ".join(f"{key} {now!r} in place of {before!r}" for key, before, now in changed)
+        logger.warning(
+            f"the run diverged at step {end['step']}; it resumes from step {checkpoint.step} with {named}. From here "
+            "on it is a run of two recipes: report both"
+        )
+    skips = [end["recipe"]["train"].get(key) for key in ("on_nan", "max_skips")]
+    if end["identity"] == recipe.identity() and skips == [recipe.train.on_nan, recipe.train.max_skips]:
+        logger.warning(
+            f"the run diverged at step {end['step']}, and nothing that would change that is different this time: lower "
+            "optim.lr or train.clip_norm, or set train.on_nan=skip"
+        )
+
+
+def _diverged_after(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """What is known of the update after the checkpoint that ended its run; None where none did."""
+    folder = run_folder_of(checkpoint.path)
+    end = None if folder is None else newest_end(folder)
+    return end if end is not None and end["step"] > checkpoint.step else None
+
+
+def _differing(checkpoint: Checkpoint, recipe: Recipe) -> list[tuple[str, Any, Any]]:
+    """(key, the checkpoint's value, the recipe's) of keys that decide what is learnt; not of stages yet to begin."""
+    whole = checkpoint.recipe
+    if whole.identity() == recipe.identity():
+        return []
+    theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
+    begun = checkpoint.meta["state"]["stage"]
+    later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
+    new = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
+    free = tuple(f"{section}." for section in (*IDENTITY_FREE, *new))
+    return [
+        (key, theirs.get(key), ours.get(key))
+        for key in ours | theirs
+        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(free)
+    ]
 
 
 def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
-import resource
 import time
 from collections.abc import Generator
 from contextlib import closing
 from itertools import islice
 from typing import Any, NoReturn
-
-import torch
 
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
@@ -20,8 +16,9 @@ from distcxr.engine.final_scores import Weights, draw_curves, score_splits
 from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
+from distcxr.engine.step_writing import write_steps
 from distcxr.engine.validate import best_so_far, validate
-from distcxr.runfolder.history import append_steps, write_history
+from distcxr.runfolder.history import write_history
 from distcxr.runfolder.layout import best_folder
 from distcxr.tracking.images import contact_sheet
 from distcxr.tracking.terminal import table_text
@@ -69,7 +66,7 @@ def train_pass(run: Run) -> None:
             if run.stop.agreed():
                 leave(run)
             row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
-            run.steps.add(row, train_step(run, micro_batches))
+            run.steps.add(row, state.batch, train_step(run, micro_batches))
             state.advance(horizon.steps_per_epoch)
             if run.progress:
                 run.progress.advance(state.step)
@@ -118,6 +115,7 @@ def begin_next_stage(run: Run) -> None:
     """Enter the stage after this one."""
     run.state.begin_stage()
     run.training.begin(run.stages[run.state.stage - 1])
+    run.steps.recent.clear()  # the stage may have another loss
     warm_up(run.setup, run.training)
     run.training.log_stage()
 
@@ -163,70 +161,19 @@ def _show_images(run: Run, batch: Batch) -> None:
     run.tracker.image("train/images", contact_sheet(images, captions), run.state.step)
 
 
-def write_steps(run: Run) -> None:
-    """Read the waiting losses from the device and write them: `steps.csv`, TensorBoard, the terminal."""
-    setup, steps, state = run.setup, run.steps, run.state
-    if not steps.pending:
-        return
-    counts = torch.tensor([float(steps.num_unreadable)], device=setup.runtime.device)
-    losses = torch.stack([loss for _, loss in steps.pending]).float()
-    summed = setup.runtime.sum_over_ranks(torch.cat([losses, counts])).tolist()
-    for (row, _), loss in zip(steps.pending, summed[:-1], strict=True):
-        if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} at step {row['step']}: training has diverged. Lower optim.lr, set "
-                "train.clip_norm=1, or use another train.precision; checkpoints from before that step are still there"
-            )
-    elapsed_s = max(time.monotonic() - steps.started_s, 1e-9)
-    figures = {
-        "img_per_s": len(steps.pending) * setup.plan.global_batch_size / elapsed_s,
-        "data_wait_pct": 100 * steps.data_s / elapsed_s,
-        "memory_mb": _memory_mb(setup.runtime.device),
-    }
-    rows = [row | {"loss": loss} | figures for (row, _), loss in zip(steps.pending, summed[:-1], strict=True)]
-    state.num_unreadable += round(summed[-1])
-    state.epoch_loss += sum(row["loss"] for row in rows)
-    state.epoch_train_s += elapsed_s
-    if setup.runtime.is_main:
-        append_steps(run.folder, map(_rounded, rows))
-    if run.tracker:
-        for row in rows:
-            run.tracker.scalars({"train/loss": row["loss"], "train/lr": row["lr"]}, row["step"])
-        run.tracker.scalars({f"train/{name}": value for name, value in figures.items()}, state.step)
-    if run.progress and run.due(run.horizon.log_every):
-        run.progress.show(rows[-1]["step"], rows[-1]["epoch"], rows[-1])
-    steps.start_window()
-    if state.num_unreadable > setup.recipe.data.max_errors:
-        raise ValueError(
-            f"{state.num_unreadable} files of one epoch can't be read, more than data.max_errors="
-            f"{setup.recipe.data.max_errors}; log.txt and the terminal name them"
-        )
-
-
-def _rounded(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with speeds rounded; the loss keeps every digit, so runs can be compared bit for bit."""
-    return row | {name: round(row[name], 1) for name in ("img_per_s", "data_wait_pct", "memory_mb")}
-
-
-def _memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: of the GPU where there is one, of this process otherwise."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3  # kilobytes on Linux
-
-
 def close_epoch(run: Run) -> None:
     """Write the epoch's row of `history.csv`; one cut short gets its row, too; after `max_steps` until it is whole."""
     state = run.state
     whole = state.batch == 0
     num_steps = run.horizon.steps_per_epoch if whole else state.batch
+    num_made = num_steps - state.epoch_skipped
     epoch = state.epoch - 1 if whole else state.epoch
     val = state.last_val if state.last_val.get("step") == state.step else {}
     row = {
         "epoch": epoch,
         "stage": state.stage,
         "step": state.step,
-        "train_loss": state.epoch_loss / num_steps,
+        "train_loss": state.epoch_loss / num_made if num_made else None,
         "val_loss": val.get("val_loss"),
         "val_auroc": val.get("val_auroc"),
         "lr": max(group["lr"] for group in run.training.optimizer.param_groups),
@@ -235,7 +182,7 @@ def close_epoch(run: Run) -> None:
     }
     state.history = [*(old for old in state.history if old["epoch"] != epoch), row]
     if whole:
-        state.epoch_loss, state.epoch_train_s, state.num_unreadable = 0.0, 0.0, 0
+        state.begin_epoch()
     if run.setup.runtime.is_main:
         write_history(run.folder, state.history)
         draw_curves(run.folder)

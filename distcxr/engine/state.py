@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Horizon, Stage, stops_early
 from distcxr.engine.training import Training
 from distcxr.models.ema import Ema
+from distcxr.runfolder.loss_spikes import NUM_BEFORE
 from distcxr.tracking.terminal import Progress
 from distcxr.tracking.tracker import Tracker
 
@@ -49,6 +51,10 @@ class TrainState:
     """Seconds this epoch has trained so far, evaluation left out."""
     num_unreadable: int = 0
     """Files of this epoch that could not be read, over all ranks."""
+    num_skipped: int = 0
+    """Updates of the run that `train.on_nan` left out."""
+    epoch_skipped: int = 0
+    """Those of this epoch."""
     best_score: float | None = None
     """The best validation of the run by `eval.best_metric`, the higher the better: AUROC, or the loss negated."""
     best_step: int | None = None
@@ -71,7 +77,11 @@ class TrainState:
         if self.batch:
             self.epoch += 1
         self.stage, self.stage_step, self.batch, self.validations = self.stage + 1, self.step, 0, []
-        self.epoch_loss, self.epoch_train_s, self.num_unreadable = 0.0, 0.0, 0
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Count anew what is counted by epochs."""
+        self.epoch_loss, self.epoch_train_s, self.num_unreadable, self.epoch_skipped = 0.0, 0.0, 0, 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,21 +171,33 @@ class Run:
                 self.ema.swap()
 
 
+class Pending(NamedTuple):
+    """An update that waits to be written: its row, its number in the epoch, and what is on the device."""
+
+    row: dict[str, Any]
+    batch: int
+    share: Tensor
+    grad_norm: Tensor | None
+    skipped: Tensor | None
+
+
 @dataclass
 class StepLog:
-    """Losses that wait on the device until the next write, and where the time since the last one went."""
+    """Updates that wait on the device until the next write, and where the time since the last one went."""
 
-    pending: list[tuple[dict[str, Any], Tensor]] = field(default_factory=list)
+    pending: list[Pending] = field(default_factory=list)
     num_unreadable: int = 0
     """On this rank, since the last write."""
     data_s: float = 0.0
     """Waited for the loader since the last write."""
     started_s: float = 0.0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_BEFORE))
+    """Losses written last, which the next ones are compared with."""
 
     def start_window(self) -> None:
         """Begin to measure anew."""
         self.pending, self.num_unreadable, self.data_s, self.started_s = [], 0, 0.0, time.monotonic()
 
-    def add(self, row: dict[str, Any], loss: Tensor) -> None:
-        """Keep a step's row; `loss` stays on the device."""
-        self.pending.append((row, loss))
+    def add(self, row: dict[str, Any], batch: int, outcome: tuple[Tensor, Tensor | None, Tensor | None]) -> None:
+        """Keep a step's row, its global batch of the epoch, and the `Outcome` of its update, on the device."""
+        self.pending.append(Pending(row, batch, *outcome))

@@ -8,14 +8,16 @@ from pydantic import Field, model_validator
 
 from distcxr.recipe.section import Fraction, PositiveInt, Section
 
+_Zoom = Annotated[float, Field(ge=1e-3, le=1e3)]
+
 
 class Statistics(Section):
     """Mean and standard deviation of grey values, each in [0, 1]."""
 
     mean: Fraction
     """Subtracted from pixels in [0, 1]."""
-    std: Annotated[float, Field(gt=0, le=1)]
-    """Divides what is left."""
+    std: Annotated[float, Field(ge=1e-6, le=1)]
+    """Divides what is left; below a millionth it would make infinity of a pixel."""
 
 
 class Augment(Section):
@@ -27,7 +29,7 @@ class Augment(Section):
     """Rotation is drawn from plus or minus this many degrees."""
     translate: Fraction = 0.0
     """Shift along each axis, drawn from plus or minus this share of the side."""
-    scale: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (1.0, 1.0)
+    scale: tuple[_Zoom, _Zoom] = (1.0, 1.0)
     """Zoom is drawn from this range; over 1 enlarges."""
     center_crop: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Share of the side kept around the centre, in training and evaluation."""

@@ -44,6 +44,8 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
         found |= {f"data.gpu.{key}": _only("data.loader", {"gpu", "auto"}) for key in ("inflate", "wave")}
     if recipe.data.source != "pack":
         found["data.pack.path"] = _only("data.source", {"pack"})
+    if recipe.train.on_nan == "stop":
+        found["train.max_skips"] = _only("train.on_nan", {"skip"})
     if recipe.train.early_stop.patience is None:
         found["train.early_stop.min_delta"] = "train.early_stop.patience is null, so nothing ends early"
     return found

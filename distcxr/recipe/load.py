@@ -68,7 +68,15 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: naming the file or override, the key, and the nearest valid name where one is near.
     """
-    values = _read(Path(path), Path(), ())
+    return _with_overrides(_read(Path(path), Path(), ()), overrides, str(path))
+
+
+def with_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """A resolved recipe with overrides as `load_recipe` takes them, and its errors."""
+    return _with_overrides(recipe.model_dump(mode="json"), overrides, "the recipe with these overrides")
+
+
+def _with_overrides(values: dict[str, Any], overrides: Sequence[str], name: str) -> Recipe:
     for override in overrides:
         _apply(values, override)
     try:
@@ -77,7 +85,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         lines = [_explain(issue, values, overrides) for issue in error.errors() if not _is_repeated(issue, values)]
         # Every stage that inherits a section repeats its contradictions: each is reported once.
         problems = "\n".join(f"  - {line}" for line in dict.fromkeys(lines))
-        raise RecipeError(f"{path} can't be used:\n{problems}") from None
+        raise RecipeError(f"{name} can't be used:\n{problems}") from None
 
 
 def _read(named: Path, folder: Path, children: tuple[Path, ...]) -> dict[str, Any]:

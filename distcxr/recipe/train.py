@@ -116,6 +116,13 @@ class Train(Section):
     """Let float32 matrix products use TF32 on NVIDIA GPUs."""
     clip_norm: Positive | None = None
     """Largest gradient norm of an update."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """Where the loss or the gradient is not finite: stop, or leave the weights and BatchNorm's statistics as they were
+    before the update and continue with the next batch. Either way a file of the run folder names the images. With
+    `skip` the ranks decide alike and nothing waits for the device; may differ on resume."""
+    max_skips: int = Field(default=10, ge=0)
+    """Updates of a whole run after which `skip` stops, too. Where fp16 lowers its scale because of a gradient alone,
+    with a finite loss, that counts for nothing."""
     sync_bn: bool = False
     """BatchNorm statistics over all ranks instead of each its own."""
     bucket_mb: PositiveInt = 25

@@ -33,6 +33,7 @@ from distcxr.report.thresholds import calibration_section, operating_section
 from distcxr.report.training_section import training_section
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
+from distcxr.runfolder.loss_spikes import find_spikes
 from distcxr.runfolder.predictions import read_predictions
 from distcxr.runfolder.whole import write_whole
 
@@ -168,7 +169,24 @@ def _warnings(files: RunFiles, split: str | None) -> list[str]:
     if len(set(steps.values())) > 1:
         shown = ", ".join(f"{name} at step {step}" for name, step in steps.items())
         found.append(f"The splits were scored with weights of different steps: {shown}.")
+    return found + _of_training(files)
+
+
+def _of_training(files: RunFiles) -> list[str]:
+    """Updates that were left out, and losses far above the others."""
+    found = []
+    num_skipped = sum(loss is None for loss in files.steps.get("loss", []))
+    if num_skipped:
+        found.append(f"{_num(num_skipped, 'update was', 'updates were')} left out: no finite loss (train.on_nan).")
+    if spikes := find_spikes(files.steps):
+        highest = max(spikes, key=lambda spike: spike.loss)
+        num = _num(len(spikes), "step", "steps")
+        found.append(f"The training loss spikes at {num}; the highest, at step {highest.step:,.0f}, is {highest}.")
     return found
+
+
+def _num(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def _curves(path: Path) -> dict[str, Any]:

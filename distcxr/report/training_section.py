@@ -11,10 +11,12 @@ from distcxr.report.blocks import Block, Chart, Charts, Content, Part, Section, 
 from distcxr.report.charts import Dot, Line, chart_file, over_time
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import read_columns
+from distcxr.runfolder.loss_spikes import find_spikes
 from distcxr.runfolder.whole import write_whole
 
 _MAX_STEPS_DRAWN = 400
 _MOST_DOTS = 60
+_MOST_SPIKES = 20
 
 
 def training_section(
@@ -77,8 +79,10 @@ def loss_charts(steps: dict[str, list[Any]], history: dict[str, list[Any]]) -> l
     if len(losses) > 1 or len(val) > 1:
         lines = [Line(losses, "curve thin", "training")] + ([Line(val, "curve other", "validation")] if val else [])
         means = f"training: mean of {losses_of} steps" if losses_of > 1 else "training: every step"
-        drawn = over_time(lines, "step", _dots(val), marks, from_zero=True, title="Loss over steps")
-        charts.append(Chart("Loss", (Part(means),), drawn))
+        spikes = sorted(find_spikes(steps), key=lambda spike: -spike.loss)[:_MOST_SPIKES]
+        dots = [*_dots(val), *(Dot(spike.step, spike.loss, 4.5, "ring") for spike in spikes)]
+        drawn = over_time(lines, "step", dots, marks, from_zero=True, title="Loss over steps")
+        charts.append(Chart("Loss", (Part(means + ("; rings: spikes" if spikes else "")),), drawn))
     epochs, val = (_points(history, name, "epoch") for name in ("train_loss", "val_loss"))
     if len(epochs) > 1:
         lines = [Line(epochs, "curve", "training")] + ([Line(val, "curve other", "validation")] if val else [])

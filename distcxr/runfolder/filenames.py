@@ -24,6 +24,8 @@ TRACKERS = "trackers.json"
 """Ids of the run at other services, by the service's name."""
 AUTOTUNE = "autotune.json"
 """What `train.autotune` tried and chose. A resumed run keeps the choice, since its last bits depend on it."""
+DIVERGED = "diverged-step-*.json"
+"""Pattern of the files that `diverged` names."""
 OPERATING = "operating.json"
 """Thresholds and temperatures that validation chose, and with which weights."""
 PICTURES = "pictures"
@@ -51,6 +53,11 @@ TASKS, TEST_TASKS = "runs.txt", "tests.txt"
 """A line for each task of a SLURM array."""
 SLURM_LOG, SLURM_ARRAY_LOG = "slurm-%j.log", "slurm-%A_%a.log"
 """With SLURM's letters for the number of the job, of the array and of its task."""
+
+
+def diverged(step: int) -> str:
+    """File of an update with a loss or a gradient that was not finite: its images, their augmentation, its losses."""
+    return f"diverged-step-{step}.json"
 
 
 def metrics(split: str) -> str:

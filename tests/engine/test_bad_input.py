@@ -48,7 +48,7 @@ def test_bad_files_are_named_and_the_run_goes_on(tmp_path: Path, loader: str, ca
 
 def test_a_diverged_run_stops_and_says_so(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
-    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training has diverged. Lower optim.lr"):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: training has diverged"):
         tiny.train(tmp_path, f"output={tmp_path / 'run'}", "optim={name: sgd, lr: 1e30}", "train.clip_norm=null")
 
 

@@ -23,6 +23,7 @@ from distcxr.engine import fit as fitting
 from distcxr.engine import preempt
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.preempt import STOP_VARIABLE, Preempted, StopRequest, signals_noted
+from distcxr.engine.step import Outcome
 from distcxr.runfolder.filenames import RESUME, STOP
 from distcxr.runfolder.layout import last_folders
 
@@ -33,7 +34,7 @@ def interrupted(folder: Path, ask: Callable[[int], None], *overrides: str, valid
     """Train until the run leaves; `ask` is called with the step before every update, or with every batch validated."""
     run, step, binary_logits = tiny.build(folder, *overrides), fitting.train_step, evaluating.binary_logits
 
-    def asking(run: Any, micro_batches: Sequence[Any]) -> torch.Tensor:
+    def asking(run: Any, micro_batches: Sequence[Any]) -> Outcome:
         ask(run.state.step)
         return step(run, micro_batches)
 

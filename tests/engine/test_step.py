@@ -71,7 +71,7 @@ def check_gradient(tmp_path: Path, world_size: int, per_device: int, name: str) 
     before = {name: value.detach().clone() for name, value in run.setup.module.named_parameters()}
     micro_batches = next(updates(run))
     assert len(micro_batches) * per_device * world_size == 16
-    share = train_step(run, micro_batches)
+    share = train_step(run, micro_batches).share
     stepped = {name: before[name] - value.detach() for name, value in run.setup.module.named_parameters()}
 
     # The whole global batch at once, by plain torch.

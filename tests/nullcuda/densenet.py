@@ -36,10 +36,14 @@ def one_process(folder: Path) -> dict[str, Figures]:
     with closing(updates(run)) as global_batches:
         next(global_batches)
         batch_to_device = _measured(lambda: next(global_batches))
+    skipping = run.setup.recipe.train.model_copy(update={"on_nan": "skip"})
+    setup = replace(run.setup, recipe=run.setup.recipe.model_copy(update={"train": skipping}))
+    skipping_step = figures(step_counts(replace(plain, setup=setup)))
     begin_next_stage(run)
     carried = figures(step_counts(plain))
     return {
         "step": step,
+        "step_skipping": skipping_step,
         "step_with_carried_moments": carried,
         "ema_update": ema_update,
         "batch_to_device": batch_to_device,

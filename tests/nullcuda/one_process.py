@@ -19,6 +19,7 @@ from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import begin_next_stage, fit
 
 ACCUMULATING = ("train.per_device_batch_size=8", "train.ema=0.9")
+SKIP = "train.on_nan=skip"
 STAGES = "train.stages=[{epochs: 1}, {epochs: 1, optimizer: carry}]"
 
 
@@ -32,6 +33,15 @@ def step_fp16(folder: Path) -> dict[str, int]:
 
 def step_fp32(folder: Path) -> dict[str, int]:
     return figures(step_counts(build(folder, "train.precision=no", "optim.name=sgd")))
+
+
+def step_skipping(folder: Path) -> dict[str, int]:
+    """With `train.on_nan=skip`: what is decided on the device stays there."""
+    return figures(step_counts(build(folder, SKIP, tiny.BF16, *ACCUMULATING)))
+
+
+def step_skipping_fp16(folder: Path) -> dict[str, int]:
+    return figures(step_counts(build(folder, SKIP, "train.precision=fp16", "optim.name=sgd")))
 
 
 def step_with_carried_moments(folder: Path) -> dict[str, dict[str, int]]:
@@ -145,7 +155,8 @@ def _differing(run: tiny.Run, stored: dict[str, torch.Tensor]) -> list[str]:
 
 
 PARTS = (
-    step_bf16, step_fp16, step_fp32, step_with_carried_moments, planted_sync, fit_and_resume, evaluated, readers,
+    step_bf16, step_fp16, step_fp32, step_skipping, step_skipping_fp16, step_with_carried_moments,
+    planted_sync, fit_and_resume, evaluated, readers,
     planted_reuse, calls,
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 import torch
 from nullcuda import counts, moves, parts, ranks, scenario
-from nullcuda.one_process import ACCUMULATING, STAGES
+from nullcuda.one_process import ACCUMULATING, SKIP, STAGES
 from nullcuda.parts import NUM_UNTIL_SETTLED, READERS, build, figures, read_with, step_counts
 
 from distcxr.engine.evaluate import evaluate
@@ -31,6 +31,10 @@ def step_bf16(folder: Path) -> dict[str, int]:
 
 def step_fp16(folder: Path) -> dict[str, int]:
     return figures(step_counts(build(folder, "train.precision=fp16"), NUM_UNTIL_SETTLED))
+
+
+def step_skipping(folder: Path) -> dict[str, int]:
+    return figures(step_counts(build(folder, SKIP, tiny.BF16), NUM_UNTIL_SETTLED))
 
 
 def step_with_carried_moments(folder: Path) -> dict[str, int]:
@@ -76,7 +80,17 @@ def _by_device() -> dict[str, dict[str, int]]:
     return {str(device): seen[f"device {device}"] for device in seen.devices()}
 
 
-PARTS = (step_bf16, step_fp16, step_with_carried_moments, fitted, evaluated, readers, devices, planted_thread)
+PARTS = (
+    step_bf16,
+    step_fp16,
+    step_skipping,
+    step_with_carried_moments,
+    fitted,
+    evaluated,
+    readers,
+    devices,
+    planted_thread,
+)
 
 if __name__ == "__main__":
     scenario.main(prepare, PARTS)

@@ -13,7 +13,7 @@ def seen(run_scenario: object) -> Found:
     return run_scenario("one_rank_of_four", devices=WORLD_SIZE)  # type: ignore[operator,no-any-return]
 
 
-@pytest.mark.parametrize("step", ["step_bf16", "step_fp16", "step_with_carried_moments"])
+@pytest.mark.parametrize("step", ["step_bf16", "step_fp16", "step_skipping", "step_with_carried_moments"])
 def test_a_step_waits_for_nothing(step: str, seen: Found) -> None:
     """And warns of nothing: of an input of one channel, DDP would."""
     figures = seen[step]

@@ -45,6 +45,7 @@ def test_stages_decide(tmp_path: Path, last: str, override: str, reason: str | N
         ("schedule.patience=3", "schedule.name=plateau"),
         ("optim.momentum=0.8", "optim.name=sgd"),
         ("model.head.hidden=[32]", "model.head.kind=mlp"),
+        ("train.max_skips=3", "train.on_nan=skip"),
         ("train.early_stop.min_delta=0.1", "train.early_stop.patience=3"),
     ],
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from distcxr.recipe import Recipe, RecipeError, load_recipe
 from distcxr.recipe.keys import json_schema, to_steps
@@ -79,6 +81,15 @@ def test_base_errors(tmp_path: Path) -> None:
         ("checkpoint: {every: 3 epochs}", [], ["checkpoint.every = '3 epochs' is not a duration"]),
         ("", ["train.max_steps=0"], ["train.max_steps = 0", "greater than or equal to 1"]),
         ("", ["optim.lr=nan"], ["optim.lr"]),
+        ("", ["train.on_nan=ignore"], ["train.on_nan = 'ignore'", "'stop' or 'skip'"]),
+        ("", ["train.max_skips=-1"], ["train.max_skips = -1", "greater than or equal to 0"]),
+        (
+            "augment: {normalize: {mean: 0.5, std: 0}}",
+            [],
+            ["augment.normalize.std = 0: input should be"],
+        ),
+        ("augment: {normalize: {mean: nan, std: 0.5}}", [], ["augment.normalize.mean = 'nan'"]),
+        ("", ["augment.scale=[0.9, inf]"], ["augment.scale.1 = 'inf'"]),
         ("augment: {normalize: {mean: 0.5, sdt: 1}}", [], ["unknown key 'augment.normalize.sdt'; did you mean 'std'?"]),
         ("", ["data.split=lists"], ["data.lists and data.split: lists belong together"]),
         ("", ["data.ratios=[0.5, 0.1, 0.1]"], ["data.ratios must sum to 1"]),
@@ -96,6 +107,34 @@ def test_errors_name_key_and_remedy(tmp_path: Path, text: str, overrides: list[s
     message = error_of(write(tmp_path, text), *overrides)
     for part in expected:
         assert part in message
+
+
+def float_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]:
+    """Every key of a recipe that holds a single float, stages' aside."""
+    found = []
+    for name, field in section.model_fields.items():
+        inner = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+        sections = [kind for kind in inner if issubclass(kind, BaseModel)]
+        found += [key for one in sections for key in float_keys(one, f"{prefix}{name}.")]
+        if float in inner or any(get_args(kind)[:1] == (float,) for kind in get_args(field.annotation)):
+            found.append(prefix + name)
+    return found
+
+
+@pytest.mark.parametrize("key", [key for key in float_keys() if not key.startswith("train.stages.")])
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, key: str) -> None:
+    """Infinite clip norms, a standard deviation that is NaN, and every other key with a float."""
+    for value in ("nan", "inf", "-inf", "1e999"):
+        assert f"{key} = " in error_of(write(tmp_path, ""), f"{key}={value}")
+
+
+def test_the_keys_with_floats_are_found() -> None:
+    assert {"train.clip_norm", "optim.lr", "train.ema", "augment.flip", "loss.alpha"} <= set(float_keys())
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "0.0", ".inf"])
+def test_a_clip_norm_clips(tmp_path: Path, value: str) -> None:
+    assert "train.clip_norm = " in error_of(write(tmp_path, ""), f"train.clip_norm={value}")
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -48,6 +48,21 @@ def test_the_accuracy_of_classes_is_among_the_first_figures(folder: Path) -> Non
     assert ("/metrics/test/accuracy", "0.750") in page.figures
 
 
+def test_updates_left_out_and_spikes_are_warned_of(folder: Path) -> None:
+    page, _, content = made(folder)
+    assert not any("left out" in warning or "spikes" in warning for warning in content["warnings"])
+    lines = (folder / "steps.csv").read_text().splitlines()
+    for step, loss in ((50, "3.5"), (52, "nan"), (54, "inf")):
+        cells = lines[step].split(",")
+        lines[step] = ",".join([*cells[:2], loss, *cells[3:]])
+    (folder / "steps.csv").write_text("\n".join(lines) + "\n")
+    page, _, content = made(folder)
+    assert "2 updates were left out: no finite loss (train.on_nan)." in content["warnings"]
+    (spikes,) = [warning for warning in content["warnings"] if "spikes" in warning]
+    assert spikes.startswith("The training loss spikes at 1 step; the highest, at step 50, is 3.5, ")
+    assert spikes in page.words and "rings: spikes" in page.words
+
+
 def test_every_printed_figure_is_the_jsons(finished: Path) -> None:
     page, _, content = made(finished)
     assert len(page.figures) > 1000
