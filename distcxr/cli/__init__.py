@@ -24,6 +24,8 @@ from distcxr.cli import (
     test_split,
 )
 from distcxr.cli.options import SeveralWords
+from distcxr.exit_codes import ENVIRONMENT, USER
+from distcxr.runfolder.storage import StorageError
 
 app = typer.Typer(
     name="distcxr", help="Training, and tools beside it.", no_args_is_help=True, pretty_exceptions_enable=False,
@@ -40,7 +42,7 @@ app.command("sweep", cls=sweep.NumberMayBeLeftOut)(sweep.run)
 
 
 def main() -> int:
-    """Run one verb and return its exit code: 2 for a user's mistake, which is reported in one sentence."""
+    """Run one verb and return its exit code, see `exit_codes`; a user's mistake is reported in one sentence."""
     try:
         return int(app(prog_name="distcxr", standalone_mode=False) or 0)
     except typer.TyperException as error:  # of the command line itself
@@ -49,10 +51,13 @@ def main() -> int:
         see = f"; see {context.command_path} --help" if context else ""
         print(f"error: {message}{see}", file=sys.stderr)
         return error.exit_code
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ENVIRONMENT
     except OSError as error:  # a full disk, a folder that can't be written
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return USER
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER

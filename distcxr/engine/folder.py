@@ -101,8 +101,8 @@ def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) 
             f"{folder} holds newer checkpoints than {checkpoint.path.name} (step {checkpoint.step}), such as "
             f"{newer[0].name}: they would be lost. Give output=FOLDER for the new branch"
         )
-    for path in newer:
-        put_aside_as_damaged(path)
+    for path in put_aside_as_damaged(newer):
+        logger.warning(f"put aside as {path}; the next launch that finds a damaged checkpoint removes it")
 
 
 def folder_for(checkpoint: Checkpoint) -> Path:

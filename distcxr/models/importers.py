@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from distcxr.models.fusion import BACKBONE, HEAD, head_name
 from distcxr.models.heads import find_head
 from distcxr.models.weights import first_conv, remap_densenet_keys
-from distcxr.runfolder.layout import META, MODEL, find_checkpoint, read_meta
+from distcxr.runfolder.layout import find_checkpoint
+from distcxr.runfolder.manifest import META, MODEL, read_meta
 
 logger = logging.getLogger(__name__)
 

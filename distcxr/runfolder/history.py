@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from distcxr.runfolder import filenames
-from distcxr.runfolder.whole import being_written
+from distcxr.runfolder.manifest import crc32_of
+from distcxr.runfolder.whole import being_written, flush
 from distcxr.tables import read_table
 
 STEP_COLUMNS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_pct", "memory_mb")
@@ -22,21 +23,96 @@ _TAIL_BYTES = 1 << 16
 
 
 def rewind_steps(run_folder: Path, step: int) -> None:
-    """Start `steps.csv`, or drop the rows after `step` that a resumed run will write again."""
+    """Start `steps.csv`, or drop the rows after `step`, which a resumed run writes again, and those not of numbers."""
     path = run_folder / filenames.STEPS
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            whole = [row for row in csv.reader(file) if len(row) == len(STEP_COLUMNS) and row[0].isdigit()]
-        rows = [row for row in whole if int(row[0]) <= step]
+    rows = [row for row in _whole_steps(path) if int(row[0]) <= step]
     with being_written(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([STEP_COLUMNS, *rows])
+
+
+def _whole_steps(path: Path) -> list[list[str]]:
+    """Rows of `steps.csv` with a number in every cell; none where it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    rows = (line.split(",") for line in text.splitlines())
+    return [row for row in rows if len(row) == len(STEP_COLUMNS) and row[0].isdecimal() and all(map(_is_number, row))]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def append_steps(run_folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows to `steps.csv`; a power cut may lose them, and a resumed run writes them again."""
     with (run_folder / filenames.STEPS).open("a", newline="") as file:
-        csv.DictWriter(file, STEP_COLUMNS).writerows(rows)
+        writer = csv.DictWriter(file, STEP_COLUMNS)
+        if not file.tell():  # somebody has removed it meanwhile
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def steps_size(run_folder: Path) -> int:
+    """Bytes of `steps.csv`; 0 where it is not there."""
+    try:
+        return (run_folder / filenames.STEPS).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def seal_steps(run_folder: Path, size: int) -> dict[str, dict[str, int]]:
+    """For a checkpoint: the first `size` bytes of `steps.csv` as `check_steps` compares them, flushed to the disk."""
+    path = run_folder / filenames.STEPS
+    if not size:
+        return {}
+    try:
+        flush(path)
+        return {filenames.STEPS: {"bytes": size, "crc32": crc32_of(path, size)}}
+    except FileNotFoundError:
+        return {}
+
+
+def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
+    """What is wrong with `steps.csv` by a checkpoint of this run folder, a sentence; None where nothing is.
+
+    Args:
+        meta: the content of `checkpoint.json`; one older than format 4 knows nothing of the table.
+    """
+    sealed, step = meta.get("tables", {}).get(filenames.STEPS), int(meta["state"]["step"])
+    path = run_folder / filenames.STEPS
+    if sealed is None:
+        return None
+    size = steps_size(run_folder)
+    if not size:
+        return f"{path} is gone: the losses of steps 1 to {step} are lost"
+    if size < sealed["bytes"] or crc32_of(path, sealed["bytes"]) != sealed["crc32"]:
+        first = path.read_bytes()[: sealed["bytes"]].count(b"\0")
+        nuls = f", with {first:,} NUL bytes" if first else ""
+        kept = len([row for row in _whole_steps(path) if int(row[0]) <= step])
+        return (
+            f"{path} is not what was written up to step {step} ({size:,} bytes{nuls}; the checkpoint's are "
+            f"{sealed['bytes']:,}): {kept:,} rows of up to then can be read, and losses may be missing or wrong"
+        )
+    return None
+
+
+def missing_steps(run_folder: Path, step: int) -> str:
+    """Which of the steps 1 to `step` have no row in `steps.csv`, such as `1 to 40`; empty where all have one."""
+    there = {int(row[0]) for row in _whole_steps(run_folder / filenames.STEPS)}
+    missing = [number for number in range(1, step + 1) if number not in there]
+    spans: list[list[int]] = []
+    for number in missing:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in spans]
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} gaps more" if len(shown) > 3 else "")
 
 
 def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

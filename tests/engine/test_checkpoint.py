@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from distcxr.engine.checkpoint import open_checkpoint, save_last
+from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.fit import fit
-from distcxr.runfolder.layout import read_meta, write_meta
+from distcxr.engine.saving import save_last
+from distcxr.runfolder.manifest import read_meta, write_meta
 
 
 def damage(checkpoint: Path, how: str) -> None:

@@ -172,15 +172,15 @@ class PackReader:
         Args:
             inner: finds images by `pack.parts`.
         """
-        self._inner, self._pack = inner, pack
+        self.inner, self._pack = inner, pack
         num = len(pack.files)
         self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order."""
-        return self._inner.read(requests)
+        return self.inner.read(requests)
 
     def close(self) -> None:
         """Close the reader, then the shards, which its workers may be reading until then."""
-        self._inner.close()
+        self.inner.close()
         self._pack.close()
