@@ -8,6 +8,7 @@ import typer
 
 from distcxr.cli import (
     cache,
+    check_run,
     embed,
     explain,
     export,
@@ -32,9 +33,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 for _name, _verb in {
-    "train": start_training, "test": test_split, "cache": cache, "embed": embed, "explain": explain, "export": export,
-    "import": import_weights, "pack": pack, "phantom": phantom, "report": report, "schema": schema, "score": score,
-    "status": status,
+    "train": start_training, "test": test_split, "check": check_run, "cache": cache, "embed": embed, "explain": explain,
+    "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "report": report, "schema": schema,
+    "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

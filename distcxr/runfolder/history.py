@@ -9,6 +9,7 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,18 +102,15 @@ def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
     return None
 
 
-def missing_steps(run_folder: Path, step: int) -> str:
-    """Which of the steps 1 to `step` have no row in `steps.csv`, such as `1 to 40`; empty where all have one."""
-    there = {int(row[0]) for row in _whole_steps(run_folder / filenames.STEPS)}
-    missing = [number for number in range(1, step + 1) if number not in there]
-    spans: list[list[int]] = []
-    for number in missing:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    shown = [str(first) if first == last else f"{first} to {last}" for first, last in spans]
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} gaps more" if len(shown) > 3 else "")
+def steps_in_words(run_folder: Path) -> tuple[str, str | None]:
+    """How far `steps.csv` reaches, `steps 1 to 120`, and which rows between are missing, a sentence or None."""
+    path = run_folder / filenames.STEPS
+    steps = [int(row[0]) for row in _whole_steps(path)]
+    if not steps:
+        return "no rows", None
+    gaps = [f"{before} and {after}" for before, after in pairwise(steps) if after != before + 1]
+    reach = f"steps {steps[0]} to {steps[-1]}"
+    return reach, f"{path} has no rows, or several, between steps {', '.join(gaps[:3])}" if gaps else None
 
 
 def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
