@@ -31,6 +31,10 @@ class CheckpointError(ValueError):
     """A checkpoint that is not whole or does not go with the recipe; the message names it and what to do."""
 
 
+class OtherFormat(CheckpointError):
+    """A checkpoint of a format that this version does not read: not damaged, so nothing is to be put in its place."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint on disk and the content of its `checkpoint.json`."""
@@ -63,7 +67,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         meta = read_meta(path)
         version = meta["format_version"]
         if version not in READABLE_VERSIONS:
-            raise CheckpointError(
+            raise OtherFormat(
                 f"{path} has format {version}; this distcxr reads formats {' and '.join(map(str, READABLE_VERSIONS))}. "
                 f"Its weights alone can be used: model.weights={path / MODEL}"
             )
@@ -106,10 +110,16 @@ def begun_from(weights: str) -> Checkpoint | None:
 
 
 def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
-    """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over."""
+    """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over.
+
+    Raises:
+        OtherFormat: it was written by a later version.
+    """
     for path in last_folders(run_folder):
         try:
             return open_checkpoint(path)
+        except OtherFormat:
+            raise
         except CheckpointError as error:
             logger.warning(f"passed over a checkpoint: {error}")
     return None

@@ -23,7 +23,7 @@ from distcxr.engine.saving import begin_save, save_last, save_stage
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate
-from distcxr.runfolder.history import append_steps, write_history
+from distcxr.runfolder.history import append_steps, mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
 from distcxr.tracking.images import contact_sheet
 
@@ -246,6 +246,9 @@ def finish(run: Run) -> dict[str, Scores]:
         run.progress.close()
     run.saver.wait()
     setup, wanted, weights = run.setup, run.setup.recipe.eval, Weights(run.state.step, None)
+    if setup.runtime.is_main and (problem := mend_steps(run.folder, run.state.step)):
+        logger.warning(problem)
+        run.state.note(problem)
     if run.ema is not None:
         run.ema.swap()
     if wanted.splits and wanted.weights == "best":

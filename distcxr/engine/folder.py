@@ -17,7 +17,7 @@ import torch
 
 import distcxr
 from distcxr.data.dataset import Dataset
-from distcxr.engine.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
+from distcxr.engine.checkpoint import Checkpoint, OtherFormat, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
@@ -125,7 +125,11 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     for folder in sorted(runs.glob("*/"), key=lambda path: path.name, reverse=True):
         if is_claimed_elsewhere(folder):
             continue
-        checkpoint = newest_checkpoint(folder)
+        try:
+            checkpoint = newest_checkpoint(folder)
+        except OtherFormat as error:
+            logger.warning(f"passed over a run: {error}")
+            continue
         if checkpoint is None or checkpoint.recipe.identity() != recipe.identity():
             continue
         state = checkpoint.meta["state"]

@@ -102,6 +102,17 @@ def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
     return None
 
 
+def mend_steps(run_folder: Path, step: int) -> str | None:
+    """Drop what can't be read from `steps.csv`, or the report could not be drawn; what was wrong, or None."""
+    path = run_folder / filenames.STEPS
+    try:
+        read_columns(path)
+    except ValueError as error:
+        rewind_steps(run_folder, step)
+        return f"{error}: rows of {path.name} that can't be read were dropped, so losses are missing."
+    return None
+
+
 def steps_in_words(run_folder: Path) -> tuple[str, str | None]:
     """How far `steps.csv` reaches, `steps 1 to 120`, and which rows between are missing, a sentence or None."""
     path = run_folder / filenames.STEPS

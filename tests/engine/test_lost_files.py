@@ -13,6 +13,7 @@ import tiny
 from distcxr.engine import fit as fitting
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.state import Run
+from distcxr.runfolder.history import STEP_COLUMNS, append_steps
 from distcxr.runfolder.layout import best_folder, last_folder
 
 CHEAP = ("eval.splits=[val]", "eval.pictures=0", "checkpoint.every=1st", "checkpoint.keep=1", "logging.every=1st")
@@ -133,6 +134,29 @@ def test_a_spoilt_table_of_losses_is_noted(
     assert message in caplog.text and message in warnings_of(run)
     assert [row["step"] for row in tiny.rows(run / "steps.csv")] == steps
     assert message in (run / "report.html").read_text()
+
+
+def test_a_table_of_losses_that_is_spoilt_while_training_does_not_cost_the_report(
+    stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close_epoch = fitting.close_epoch
+
+    def spoiling(run: Run) -> None:
+        with_nul(run.folder / "steps.csv")
+        close_epoch(run)
+
+    monkeypatch.setattr(fitting, "close_epoch", spoiling)
+    run = stopped(3)
+    message = "be read were dropped, so losses are missing."
+    assert message in caplog.text and message in (run / "report.html").read_text()
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["2", "3"]
+
+
+def test_a_table_of_losses_that_is_deleted_while_training_has_a_header_again(stopped: Callable[..., Path]) -> None:
+    run = stopped(3)
+    (run / "steps.csv").unlink()
+    append_steps(run, [dict.fromkeys(STEP_COLUMNS, 4)])
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["4"]
 
 
 def test_rows_after_the_checkpoint_and_a_lost_history_are_written_again(

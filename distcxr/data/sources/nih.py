@@ -209,5 +209,5 @@ def _report_missing(
         return
     raise MissingDataError(
         f"{problem}. Searched in {root}: {searched}. Extract all twelve images_0xx.tar.gz archives there, "
-        "or set data.missing=skip to leave these images out"
+        "or set data.missing=skip to leave these images out (a run that has begun with them needs them back to resume)"
     )
