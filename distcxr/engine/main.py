@@ -20,7 +20,7 @@ from distcxr.exit_codes import ENVIRONMENT, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
-from distcxr.runfolder.storage import StorageError
+from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)
@@ -55,9 +55,9 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
         return _leave(USER, str(error))
-    except StorageError as error:
-        return _leave(ENVIRONMENT, str(error))
     except Exception as error:
+        if sentence := of_the_disk(error):
+            return _leave(ENVIRONMENT, sentence)
         logger.exception("unexpected failure:")
         return _leave(UNEXPECTED, f"{type(error).__name__}: {error}; the traceback is above")
 

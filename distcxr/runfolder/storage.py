@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors reports what the kernel refused
+_ADVICE = (
+    "What was saved before is intact. See to the disk, then start the same command again: it resumes from the newest "
+    "checkpoint"
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_A_DISK = (*_FULL, errno.EIO, errno.EROFS, errno.ESTALE)
 
 
 class StorageError(OSError):
@@ -41,10 +46,15 @@ def storage_errors(target: Path, needed: int) -> Iterator[None]:
         ) from error
 
 
-_ADVICE = (
-    "What was saved before is intact. See to the disk, then start the same command again: it resumes from the newest "
-    "checkpoint"
-)
+def of_the_disk(error: BaseException) -> str | None:
+    """A sentence for an error that a disk is to blame for, wherever it comes up; None for others."""
+    if isinstance(error, StorageError):
+        return str(error)
+    number = _errno_behind(error)
+    if number not in _OF_A_DISK:
+        return None
+    name = getattr(error, "filename", None)
+    return f"{'a file of the run' if name is None else name} can't be written: {os.strerror(number)}. {_ADVICE}"
 
 
 def check_space(target: Path, needed: int) -> None:

@@ -54,6 +54,15 @@ def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
         storage.check_space(place, 7)
 
 
+def test_a_disk_is_to_blame_or_not() -> None:
+    assert storage.of_the_disk(storage.StorageError("a sentence")) == "a sentence"
+    full = storage.of_the_disk(OSError(errno.ENOSPC, "x", "runs/a/steps.csv"))
+    assert full is not None and full.startswith("runs/a/steps.csv can't be written: No space left on device. What was")
+    assert "a file of the run can't be written: Read-only" in (storage.of_the_disk(OSError(errno.EROFS, "x")) or "")
+    assert storage.of_the_disk(FileNotFoundError(errno.ENOENT, "x")) is None
+    assert storage.of_the_disk(RuntimeError("x")) is None
+
+
 class RustError(Exception):
     """As safetensors': no OSError."""
 
