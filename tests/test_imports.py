@@ -21,6 +21,7 @@ ALLOWED = {
     "process_group": set(),
     "error_file": set(),
     "interrupt": set(),
+    "exit_codes": set(),
     "data": {"recipe", "compiled", "runfolder", "tables"},
     "models": {"recipe", "runfolder"},
     "losses": {"recipe"},
@@ -31,15 +32,17 @@ ALLOWED = {
     "runtime": {"recipe", "data", "process_group", "error_file"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder", "error_file", "interrupt",
+        "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking"},
     "phantom": {"data"},
-    "jobs": {"recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt"},
+    "jobs": {
+        "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
+    },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "jobs", "phantom",
+        "runtime", "jobs", "phantom", "exit_codes",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt"},
 }  # fmt: skip

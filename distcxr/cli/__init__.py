@@ -8,6 +8,7 @@ import typer
 
 from distcxr.cli import (
     cache,
+    check_run,
     embed,
     explain,
     export,
@@ -25,14 +26,16 @@ from distcxr.cli import (
     test_split,
 )
 from distcxr.cli.options import SeveralWords
+from distcxr.exit_codes import ENVIRONMENT, USER
+from distcxr.runfolder.storage import StorageError
 
 app = typer.Typer(
     name="distcxr", help="Training, and tools beside it.", no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )  # fmt: skip
 for _name, _verb in {
-    "train": start_training, "test": test_split, "cache": cache, "embed": embed, "explain": explain, "export": export,
-    "import": import_weights, "pack": pack, "phantom": phantom, "replay": replay, "report": report,
+    "train": start_training, "test": test_split, "check": check_run, "cache": cache, "embed": embed, "explain": explain,
+    "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "replay": replay, "report": report,
     "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
@@ -41,7 +44,7 @@ app.command("sweep", cls=sweep.NumberMayBeLeftOut)(sweep.run)
 
 
 def main() -> int:
-    """Run one verb and return its exit code: 2 for a user's mistake, which is reported in one sentence."""
+    """Run one verb and return its exit code, see `exit_codes`; a user's mistake is reported in one sentence."""
     try:
         return int(app(prog_name="distcxr", standalone_mode=False) or 0)
     except typer.TyperException as error:  # of the command line itself
@@ -50,10 +53,13 @@ def main() -> int:
         see = f"; see {context.command_path} --help" if context else ""
         print(f"error: {message}{see}", file=sys.stderr)
         return error.exit_code
+    except StorageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ENVIRONMENT
     except OSError as error:  # a full disk, a folder that can't be written
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
+        return USER
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER

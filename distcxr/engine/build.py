@@ -11,11 +11,14 @@ from rich.console import Console
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.engine import checkpoint as checkpoints
-from distcxr.engine.checkpoint import Checkpoint
+from distcxr.engine.checkpoint import Best, Checkpoint
 from distcxr.engine.compatible import check_beginnings, check_data, log_after_divergence
+from distcxr.engine.conditions import log_changed
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.opening import batch_plan, build_setup, log_start
 from distcxr.engine.preempt import StopRequest
+from distcxr.engine.saver import Saver
+from distcxr.engine.saving import check_room
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.state import Run, StepLog, TrainState
 from distcxr.engine.step import warm_up
@@ -26,7 +29,7 @@ from distcxr.models.factory import sync_batchnorm
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
-from distcxr.runfolder.history import rewind_steps
+from distcxr.runfolder.history import check_steps, rewind_steps, write_history
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.tracking.terminal import Progress
@@ -43,7 +46,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     if checkpoint is not None:
         check_data(checkpoint, dataset.hashes)
-    has_best = checkpoint is not None and runtime.decided_by_main(lambda: checkpoints.adopt_best(checkpoint, folder))
+    best, steps_problem = runtime.decided_by_main(lambda: _looked_after(checkpoint, folder))
     if runtime.is_main:
         log_to_file(folder / filenames.LOG)
         total_steps = sum(stage.horizon.total_steps for stage in stages)
@@ -68,12 +71,14 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     ema = None if recipe.train.ema is None else Ema(setup.module, recipe.train.ema)  # begins with evaluated weights
     if checkpoint is not None:
         checkpoints.load_trained_weights(checkpoint, setup.module)
-    if state.best_step is not None and not has_best:
-        logger.warning("the best checkpoint so far is missing: the best is looked for from here on")
+    if not best.is_there:
         state.best_score = state.best_step = None
+    for problem in filter(None, (best.lost, steps_problem)):
+        logger.warning(problem)
+        state.note(problem)
     run = Run(
         setup=setup, folder=folder, stages=stages, training=Training(setup, stages[state.stage - 1]), ema=ema,
-        state=state, steps=StepLog(), stop=StopRequest(folder, runtime), tracker=None, progress=None,
+        state=state, steps=StepLog(), saver=Saver(), stop=StopRequest(folder, runtime), tracker=None, progress=None,
     )  # fmt: skip
     _check_begin(run)
     if runtime.is_main:
@@ -84,16 +89,30 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         run = replace(
             run, tracker=tracker, progress=Progress(console, total_steps=run.last_step, done_steps=state.step)
         )
+    check_room(run)
     warm_up(setup, run.training)
     if checkpoint is not None:
         checkpoints.load_training(checkpoint, run)
+        log_changed(checkpoint.meta.get("conditions", {}), setup)
         logger.info(f"resumed from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
     run.training.log_stage()
     if runtime.is_main:
         rewind_steps(folder, state.step)
+        if state.history:
+            write_history(folder, state.history)
     if run.tracker:
         run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
     return run
+
+
+def _looked_after(checkpoint: Checkpoint | None, folder: Path) -> tuple[Best, str | None]:
+    """The best checkpoint beside `checkpoint`, and what is wrong with the table of losses that goes with it."""
+    if checkpoint is None:
+        return Best(is_there=False), None
+    best = checkpoints.adopt_best(checkpoint.path.parent, checkpoint.meta["state"], folder)
+    earlier = run_folder_of(checkpoint.path)
+    is_same = earlier is not None and earlier.resolve() == folder.resolve()
+    return best, check_steps(folder, checkpoint.meta) if is_same else None
 
 
 def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> TrainState:

@@ -1,4 +1,4 @@
-"""Checkpoints: what of a run is saved and loaded. Which folders and files they are: `runfolder/layout.py`.
+"""Checkpoints: how they are checked, found and loaded. Written: `saving.py`; their files: `runfolder/layout.py`.
 
 `model.safetensors` holds what is evaluated, so whoever tests, explains or exports need not know of averages. With
 `train.ema` that is the average, and `trained.safetensors` holds the weights that training resumes with.
@@ -9,42 +9,30 @@ Nothing is ever unpickled: `training.pt` loads with `weights_only=True`.
 from __future__ import annotations
 
 import logging
-import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from distcxr.engine.divergence import remedies
 from distcxr.engine.state import Run, TrainState
 from distcxr.optim import load_optimizer
 from distcxr.recipe import Recipe
-from distcxr.runfolder.layout import (
-    BEST,
-    META,
-    MODEL,
-    READABLE_VERSIONS,
-    TRAINED,
-    TRAINING,
-    best_folder,
-    checkpoint_being_written,
-    copy_checkpoint,
-    damaged_files,
-    find_checkpoint,
-    last_folder,
-    last_folders,
-    read_meta,
-    stage_folder,
-)  # fmt: skip
+from distcxr.runfolder.layout import BEST, best_folder, copy_checkpoint, find_checkpoint, last_folders, others_of_step
+from distcxr.runfolder.manifest import META, MODEL, READABLE_VERSIONS, TRAINED, TRAINING, damaged_files, read_meta
 
 logger = logging.getLogger(__name__)
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not whole or does not go with the recipe; the message names it and what to do."""
+
+
+class OtherFormat(CheckpointError):
+    """A checkpoint of a format that this version does not read: not damaged, so nothing is to be put in its place."""
 
 
 @dataclass(frozen=True)
@@ -65,66 +53,6 @@ class Checkpoint:
         return Recipe.model_validate(self.meta["recipe"])
 
 
-def save(run: Run, folder: Path) -> None:
-    """Write the checkpoint `folder` from rank 0. Called at an update boundary; the other ranks do not wait."""
-    setup = run.setup
-    if not setup.runtime.is_main:
-        return
-    meta = {
-        "findings": list(setup.index.findings),
-        "mean": list(setup.transform.mean),
-        "std": list(setup.transform.std),
-        "world_size": setup.runtime.world_size,
-        "recipe": setup.recipe.model_dump(mode="json"),
-        "state": asdict(run.state),
-        "hashes": setup.hashes,
-    }
-    scaler = setup.runtime.accelerator.scaler
-    training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-    with checkpoint_being_written(folder, meta) as part:
-        _save_weights(run, part / (MODEL if run.ema is None else TRAINED))
-        if run.ema is not None:
-            with run.evaluated_weights():
-                _save_weights(run, part / MODEL)
-        torch.save(training, part / TRAINING)
-
-
-def save_best(run: Run) -> None:
-    """Write `best`, in place of the one before."""
-    save(run, best_folder(run.folder))
-
-
-def _save_weights(run: Run, path: Path) -> None:
-    """Write the network's weights and buffers as they are."""
-    # safetensors refuses channels_last tensors, and takes no two that share memory.
-    weights = {key: value.detach().cpu().contiguous().clone() for key, value in run.setup.module.state_dict().items()}
-    if not all(value.isfinite().all() for value in weights.values()):
-        raise ValueError(
-            f"the weights are not finite after step {run.state.step}: training has diverged. {remedies(run)}"
-        )
-    save_file(weights, path, metadata={"format": "pt"})
-
-
-def save_last(run: Run) -> None:
-    """Write `last-<step>` and remove all but the newest `checkpoint.keep` of them."""
-    save(run, last_folder(run.folder, run.state.step))
-    if run.setup.runtime.is_main:
-        for old in last_folders(run.folder)[run.setup.recipe.checkpoint.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-def save_stage(run: Run) -> None:
-    """Write `stage-<n>` at the end of stage n, unless a launch before this one has."""
-    folder = stage_folder(run.folder, run.stage.number)
-    if run.setup.runtime.is_main:
-        try:
-            if open_checkpoint(folder).step == run.state.step:
-                return
-        except CheckpointError:
-            pass
-    save(run, folder)
-
-
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check that a checkpoint is whole, to the last bit.
 
@@ -139,11 +67,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         meta = read_meta(path)
         version = meta["format_version"]
         if version not in READABLE_VERSIONS:
-            raise CheckpointError(
+            raise OtherFormat(
                 f"{path} has format {version}; this distcxr reads formats {' and '.join(map(str, READABLE_VERSIONS))}. "
                 f"Its weights alone can be used: model.weights={path / MODEL}"
             )
-        damaged = damaged_files(path, meta["crc32"])
+        damaged = damaged_files(path, meta)
         TrainState(**meta["state"])
         Recipe.model_validate(meta["recipe"])
         meta["mean"], meta["std"], meta["hashes"]["labels"]
@@ -157,7 +85,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / META} is damaged: {error}; use another checkpoint") from None
     if damaged:
-        raise CheckpointError(f"{damaged[0]} is damaged: its checksum is wrong; use another checkpoint")
+        raise CheckpointError(f"{damaged[0]}; use another checkpoint")
     return Checkpoint(path, meta)
 
 
@@ -182,30 +110,76 @@ def begun_from(weights: str) -> Checkpoint | None:
 
 
 def newest_checkpoint(run_folder: Path) -> Checkpoint | None:
-    """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over."""
+    """The newest whole `last-*` checkpoint of a run; those that are not whole are named and passed over.
+
+    Raises:
+        OtherFormat: it was written by a later version.
+    """
     for path in last_folders(run_folder):
         try:
             return open_checkpoint(path)
+        except OtherFormat:
+            raise
         except CheckpointError as error:
             logger.warning(f"passed over a checkpoint: {error}")
     return None
 
 
-def adopt_best(checkpoint: Checkpoint, run_folder: Path) -> bool:
-    """Have in `run_folder` the best checkpoint that `checkpoint` knows of; False if it is not beside it any more.
+@dataclass(frozen=True)
+class Best:
+    """What became of the best checkpoint that a state knows of.
 
-    After a kill between a validation and the next save, for example, a later best has taken its place.
+    Attributes:
+        is_there: whether it is in the run folder, whole.
+        lost: a sentence, where the run may end with other weights for it.
     """
-    theirs, ours = checkpoint.path.with_name(BEST), best_folder(run_folder)
+
+    is_there: bool
+    lost: str | None = None
+
+
+def adopt_best(checkpoints: Path, state: Mapping[str, Any], run_folder: Path) -> Best:
+    """Have in `run_folder` the best checkpoint that `state` knows of; rank 0 alone asks.
+
+    Where it is gone or damaged it is made anew from a `last` or `stage` of the same step. One of a later step is no
+    loss: after a kill between a validation and the next save the same validation makes it again.
+
+    Args:
+        checkpoints: the folder that the state's checkpoint lies in.
+        state: of a checkpoint, as in `checkpoint.json`.
+
+    Raises:
+        StorageError: it can't be copied.
+    """
+    theirs, ours, step = checkpoints / BEST, best_folder(run_folder), state["best_step"]
+    if step is None:
+        return Best(is_there=False)
     try:
         best = open_checkpoint(theirs)
-    except CheckpointError:
-        return False
-    if best.step != checkpoint.meta["state"]["best_step"]:
-        return False
-    if theirs.resolve() != ours.resolve():
-        copy_checkpoint(best.path, ours)
-    return True
+    except CheckpointError as error:
+        problem = str(error)
+    else:
+        if best.step == step:
+            if theirs.resolve() != ours.resolve():
+                copy_checkpoint(best.path, ours)
+            return Best(is_there=True)
+        if best.step > state["step"]:
+            logger.info(f"{theirs} is of step {best.step}, which is yet to come again: it is made anew there")
+            return Best(is_there=False)
+        problem = f"{theirs} is of step {best.step}"
+    for path in others_of_step(checkpoints, step):
+        try:
+            same = open_checkpoint(path)
+        except CheckpointError:
+            continue
+        copy_checkpoint(same.path, ours)
+        logger.warning(f"the best checkpoint, of step {step}, was made anew from {path}: {problem}")
+        return Best(is_there=True)
+    return Best(
+        is_there=False,
+        lost=f"The best checkpoint was lost after step {state['step']}: the best validation, at step {step}, can no "
+        f"longer be chosen, and the final weights may be others than those of an undisturbed run ({problem}).",
+    )
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:

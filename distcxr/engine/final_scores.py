@@ -54,10 +54,15 @@ class Weights:
     chosen_on: str | None
 
 
-def score_splits(setup: Setup, folder: Path, weights: Weights, splits: Sequence[str]) -> dict[str, Scores]:
+def score_splits(
+    setup: Setup, folder: Path, weights: Weights, splits: Sequence[str], notes: Sequence[str] = ()
+) -> dict[str, Scores]:
     """Score the splits and write their files into `folder`; all ranks call it.
 
     Validation comes first, even where its scores are not asked for: the others' thresholds are chosen on it.
+
+    Args:
+        notes: sentences that belong beside the figures of every split.
 
     Returns:
         Scores of each of `splits`, the same on every rank.
@@ -76,7 +81,7 @@ def score_splits(setup: Setup, folder: Path, weights: Weights, splits: Sequence[
         if split in splits:
             scores[split] = found
             made = trained_with(setup.recipe)
-            reports[split] = write_scores(setup, folder, split, found, weights, operating, trained_with=made)
+            reports[split] = write_scores(setup, folder, split, found, weights, operating, notes, trained_with=made)
     illustrate(setup, folder, scores.get("test"))
     show_results(folder, reports, weights)
     return scores

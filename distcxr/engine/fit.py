@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import asdict
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -14,12 +15,13 @@ from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.final_scores import Weights, draw_curves, score_splits
 from distcxr.engine.preempt import Interrupted, Preempted
+from distcxr.engine.saving import begin_save, save_last, save_stage
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.step_writing import write_steps
 from distcxr.engine.validate import best_so_far, validate
-from distcxr.runfolder.history import write_history
-from distcxr.runfolder.layout import best_folder
+from distcxr.runfolder.history import mend_steps, write_history
+from distcxr.runfolder.layout import best_folder, checkpoints_of
 from distcxr.tracking.images import contact_sheet
 from distcxr.tracking.terminal import table_text
 
@@ -54,7 +56,7 @@ def train_stage(run: Run) -> None:
         train_pass(run)
         end_pass(run)
     if run.stage_ended and run.setup.recipe.train.stages:
-        checkpoints.save_stage(run)
+        save_stage(run)
 
 
 def train_pass(run: Run) -> None:
@@ -65,6 +67,7 @@ def train_pass(run: Run) -> None:
         for micro_batches in global_batches:
             if run.stop.agreed():
                 leave(run)
+            run.saver.raise_error()
             row = {"step": state.step + 1, "epoch": state.epoch, "lr": run.lr}
             run.steps.add(row, state.batch, train_step(run, micro_batches))
             state.advance(horizon.steps_per_epoch)
@@ -76,7 +79,7 @@ def train_pass(run: Run) -> None:
                 write_steps(run)  # the only host sync
             if run.due(horizon.save_every):
                 write_steps(run)
-                checkpoints.save_last(run)
+                begin_save(run, last=True)
     write_steps(run)
 
 
@@ -92,16 +95,13 @@ def end_pass(run: Run) -> None:
     state.ended = run.stage_ended and run.stage is run.stages[-1]
     if state.batch == 0 or run.stopped:
         close_epoch(run)
-    if improved:
-        checkpoints.save_best(run)
-    if run.due(horizon.save_every):
-        checkpoints.save_last(run)
+    begin_save(run, best=improved, last=run.due(horizon.save_every))
 
 
 def leave(run: Run) -> NoReturn:
     """Save everything and end the launch, as the run was asked to."""
     write_steps(run)
-    checkpoints.save_last(run)
+    save_last(run)
     runtime = run.setup.runtime
     runtime.wait_for_all()
     if runtime.is_main:
@@ -192,19 +192,25 @@ def finish(run: Run) -> dict[str, Scores]:
     """Score the weights and splits that the recipe's `eval` names and write their files."""
     if run.progress:
         run.progress.close()
+    run.saver.wait()
     setup, wanted, weights = run.setup, run.setup.recipe.eval, Weights(run.state.step, None)
+    if setup.runtime.is_main and (problem := mend_steps(run.folder, run.state.step)):
+        logger.warning(problem)
+        run.state.note(problem)
     if run.ema is not None:
         run.ema.swap()
     if wanted.splits and wanted.weights == "best":
-        setup.runtime.wait_for_all()  # until rank 0 has written what the others are about to read
-        if run.state.best_step is None:
-            logger.warning(f"no validation gave {wanted.best_metric}: the last weights are scored instead of the best")
-        else:
+        if best_is_there(run):
             best = checkpoints.open_checkpoint(best_folder(run.folder))
             checkpoints.load_weights(best, setup.module)
             weights = Weights(best.step, "val")
+        else:
+            logger.warning(f"no best by {wanted.best_metric} is there: the last weights are scored instead")
+    if not wanted.splits:
+        for note in run.state.notes:
+            logger.warning(note)
     with run.stop.leaving_at_once():
-        scores = score_splits(setup, run.folder, weights, wanted.splits)
+        scores = score_splits(setup, run.folder, weights, wanted.splits, run.state.notes)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
             table = table_text(found.report.table_rows(), width=None)
@@ -212,6 +218,20 @@ def finish(run: Run) -> dict[str, Scores]:
         run.tracker.hyperparameters(_shown(run), best_so_far(run))
         run.tracker.close()
     return scores
+
+
+def best_is_there(run: Run) -> bool:
+    """Whether the best checkpoint can be read, made anew from another where that helps; all ranks call it.
+
+    A loss is noted: the report has it.
+    """
+    state, folder = run.state, run.folder
+    found = run.setup.runtime.decided_by_main(
+        lambda: checkpoints.adopt_best(checkpoints_of(folder), asdict(state), folder)
+    )
+    if found.lost:
+        state.note(found.lost)
+    return found.is_there
 
 
 def _shown(run: Run) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 
 import distcxr
 from distcxr.data.dataset import Dataset
-from distcxr.engine.checkpoint import Checkpoint, newest_checkpoint, open_checkpoint
+from distcxr.engine.checkpoint import Checkpoint, OtherFormat, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
@@ -101,8 +101,8 @@ def _step_aside(folder: Path, checkpoint: Checkpoint | None, *, explicit: bool) 
             f"{folder} holds newer checkpoints than {checkpoint.path.name} (step {checkpoint.step}), such as "
             f"{newer[0].name}: they would be lost. Give output=FOLDER for the new branch"
         )
-    for path in newer:
-        put_aside_as_damaged(path)
+    for path in put_aside_as_damaged(newer):
+        logger.warning(f"put aside as {path}; the next launch that finds a damaged checkpoint removes it")
 
 
 def folder_for(checkpoint: Checkpoint) -> Path:
@@ -125,7 +125,11 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     for folder in sorted(runs.glob("*/"), key=lambda path: path.name, reverse=True):
         if is_claimed_elsewhere(folder):
             continue
-        checkpoint = newest_checkpoint(folder)
+        try:
+            checkpoint = newest_checkpoint(folder)
+        except OtherFormat as error:
+            logger.warning(f"passed over a run: {error}")
+            continue
         if checkpoint is None or checkpoint.recipe.identity() != recipe.identity():
             continue
         state = checkpoint.meta["state"]

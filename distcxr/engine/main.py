@@ -16,9 +16,11 @@ from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.error_file import write_error_file
+from distcxr.exit_codes import ENVIRONMENT, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
+from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
 
 logger = logging.getLogger(__name__)
@@ -28,8 +30,9 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     """Join the other processes, then train, or test the checkpoints `test` where there are any.
 
     Returns:
-        0, or 2 for a user's mistake, which is logged without a traceback. A single process that was saved because of
-        Ctrl-C ends by that signal instead; of several ranks it is their launcher that does.
+        0, or one of `exit_codes`: a user's mistake and a disk's failure are logged without a traceback. A single
+        process that was saved because of Ctrl-C ends by that signal instead; of several ranks it is their launcher
+        that does.
     """
     console = Console(stderr=True)
     start_logging(console)
@@ -47,14 +50,16 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             end_by_interrupt()
         return 0
     except UnreadableTrainingFile as error:  # on this rank alone
-        return _leave(2, str(error))
+        return _leave(USER, str(error))
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
-        return _leave(2, str(error))
+        return _leave(USER, str(error))
     except Exception as error:
+        if sentence := of_the_disk(error):
+            return _leave(ENVIRONMENT, sentence)
         logger.exception("unexpected failure:")
-        return _leave(1, f"{type(error).__name__}: {error}; the traceback is above")
+        return _leave(UNEXPECTED, f"{type(error).__name__}: {error}; the traceback is above")
 
 
 def _leave(code: int, message: str) -> int:
@@ -86,6 +91,7 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
             training.tracker.close()  # the last points on the curves show why
         raise
     finally:
+        training.saver.close()
         training.setup.close()
         if training.progress:
             training.progress.close()

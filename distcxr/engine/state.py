@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from distcxr.engine.preempt import StopRequest
+from distcxr.engine.saver import Saver
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Horizon, Stage, stops_early
 from distcxr.engine.training import Training
@@ -64,6 +65,13 @@ class TrainState:
     """The newest validation: `step`, `val_loss`, `val_auroc`."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for every epoch, as in `history.csv`."""
+    notes: list[str] = field(default_factory=list)
+    """What was lost on the way and changes how the run ends, a sentence each: for its end and for its report."""
+
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for the end of the run, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
 
     def advance(self, steps_per_epoch: int) -> None:
         """Count one update and move the cursor."""
@@ -94,6 +102,7 @@ class Run:
         ema: the average that is evaluated in place of the weights that are trained.
         state: where training stands.
         steps: what waits to be written.
+        saver: writes checkpoints beside the training.
     """
 
     setup: Setup
@@ -105,6 +114,7 @@ class Run:
     state: TrainState
     steps: StepLog
 
+    saver: Saver
     stop: StopRequest
     tracker: Tracker | None
     """TensorBoard and services; on rank 0 alone."""

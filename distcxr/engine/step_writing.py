@@ -53,6 +53,7 @@ def write_steps(run: Run) -> None:
             state.num_skipped, state.epoch_skipped = state.num_skipped + 1, state.epoch_skipped + 1
             write_file(run, updates, number, skipped=True)
     if num_kept < len(updates):
+        run.saver.wait()  # the message names the newest checkpoint
         write_file(run, updates, num_kept, skipped=False)
         raise ValueError(message(run, updates[num_kept]))
     _log_spikes(run, finite)

@@ -83,7 +83,8 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
             write_operating(first, folder, operating, weights)
         log_unreadable(first, "test", means["test"])
         test = score_predicted(first, "test", means["test"])
-        notes = _not_known(checkpoints, dataset)
+        notes = [note for one in checkpoints for note in one.meta["state"].get("notes", [])]
+        notes += _not_known(checkpoints, dataset)
         entries: dict[str, Any] = {"trained_with": trained_with(checkpoints[0].recipe)}
         if not alone:
             of = "log probabilities" if recipe.loss.name == "cross_entropy" else "logits"

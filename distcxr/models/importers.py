@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from distcxr.models.heads import BACKBONE, HEAD, find_head, head_name
 from distcxr.models.weights import first_conv, remap_densenet_keys
-from distcxr.runfolder.layout import META, MODEL, find_checkpoint, read_meta
+from distcxr.runfolder.layout import find_checkpoint
+from distcxr.runfolder.manifest import META, MODEL, read_meta
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import yaml
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import read_columns, read_text
 from distcxr.runfolder.possible import check_possible
+from distcxr.runfolder.predictions import read_predictions
 
 SPLITS = ("test", "val", "train")
 """The order of preference: a report is about the first of these that was scored."""
@@ -86,6 +87,34 @@ def read_run(folder: Path) -> RunFiles:
         },
         missing=tuple(missing),
     )
+
+
+def check_files(folder: Path) -> dict[str, str | None]:
+    """Each file of a run folder that is there and that something reads again: what is wrong with it, or None."""
+    readers: dict[str, Callable[[Path], Any]] = {
+        filenames.RECIPE: read_recipe,
+        filenames.ENVIRONMENT: read_environment,
+        filenames.STEPS: read_columns,
+        filenames.HISTORY: read_columns,
+        filenames.OPERATING: lambda path: read_operating(path.parent),
+        filenames.AUTOTUNE: lambda path: read_autotune(path.parent),
+        f"{filenames.PICTURES}/{filenames.PICTURES_LIST}": _pictures,
+    }
+    for split in SPLITS:
+        readers |= {
+            filenames.metrics(split): _metrics,
+            filenames.predictions(split): read_predictions,
+            filenames.localisation(split): _json_object,
+        }
+    found: dict[str, str | None] = {}
+    for name, reader in readers.items():
+        if (folder / name).exists():
+            try:
+                reader(folder / name)
+                found[name] = None
+            except (OSError, ValueError) as error:
+                found[name] = str(error)
+    return found
 
 
 def _json(path: Path) -> Any:

@@ -9,11 +9,13 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from distcxr.runfolder import filenames
-from distcxr.runfolder.whole import being_written
+from distcxr.runfolder.manifest import crc32_of
+from distcxr.runfolder.whole import being_written, flush
 from distcxr.tables import read_table
 
 STEP_COLUMNS = ("step", "epoch", "loss", "lr", "img_per_s", "data_wait_pct", "memory_mb")
@@ -22,21 +24,104 @@ _TAIL_BYTES = 1 << 16
 
 
 def rewind_steps(run_folder: Path, step: int) -> None:
-    """Start `steps.csv`, or drop the rows after `step` that a resumed run will write again."""
+    """Start `steps.csv`, or drop the rows after `step`, which a resumed run writes again, and those not of numbers."""
     path = run_folder / filenames.STEPS
-    rows: list[list[str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            whole = [row for row in csv.reader(file) if len(row) == len(STEP_COLUMNS) and row[0].isdigit()]
-        rows = [row for row in whole if int(row[0]) <= step]
+    rows = [row for row in _whole_steps(path) if int(row[0]) <= step]
     with being_written(path) as part, part.open("w", newline="") as file:
         csv.writer(file).writerows([STEP_COLUMNS, *rows])
+
+
+def _whole_steps(path: Path) -> list[list[str]]:
+    """Rows of `steps.csv` with a number in every cell; none where it is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    rows = (line.split(",") for line in text.splitlines())
+    return [row for row in rows if len(row) == len(STEP_COLUMNS) and row[0].isdecimal() and all(map(_is_number, row))]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
 
 
 def append_steps(run_folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append rows to `steps.csv`; a power cut may lose them, and a resumed run writes them again."""
     with (run_folder / filenames.STEPS).open("a", newline="") as file:
-        csv.DictWriter(file, STEP_COLUMNS).writerows(rows)
+        writer = csv.DictWriter(file, STEP_COLUMNS)
+        if not file.tell():  # somebody has removed it meanwhile
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def steps_size(run_folder: Path) -> int:
+    """Bytes of `steps.csv`; 0 where it is not there."""
+    try:
+        return (run_folder / filenames.STEPS).stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def seal_steps(run_folder: Path, size: int) -> dict[str, dict[str, int]]:
+    """For a checkpoint: the first `size` bytes of `steps.csv` as `check_steps` compares them, flushed to the disk."""
+    path = run_folder / filenames.STEPS
+    if not size:
+        return {}
+    try:
+        flush(path)
+        return {filenames.STEPS: {"bytes": size, "crc32": crc32_of(path, size)}}
+    except FileNotFoundError:
+        return {}
+
+
+def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
+    """What is wrong with `steps.csv` by a checkpoint of this run folder, a sentence; None where nothing is.
+
+    Args:
+        meta: the content of `checkpoint.json`; one older than format 4 knows nothing of the table.
+    """
+    sealed, step = meta.get("tables", {}).get(filenames.STEPS), int(meta["state"]["step"])
+    path = run_folder / filenames.STEPS
+    if sealed is None:
+        return None
+    size = steps_size(run_folder)
+    if not size:
+        return f"{path} is gone: the losses of steps 1 to {step} are lost"
+    if size < sealed["bytes"] or crc32_of(path, sealed["bytes"]) != sealed["crc32"]:
+        first = path.read_bytes()[: sealed["bytes"]].count(b"\0")
+        nuls = f", with {first:,} NUL bytes" if first else ""
+        kept = len([row for row in _whole_steps(path) if int(row[0]) <= step])
+        return (
+            f"{path} is not what was written up to step {step} ({size:,} bytes{nuls}; the checkpoint's are "
+            f"{sealed['bytes']:,}): {kept:,} rows of up to then can be read, and losses may be missing or wrong"
+        )
+    return None
+
+
+def mend_steps(run_folder: Path, step: int) -> str | None:
+    """Drop what can't be read from `steps.csv`, or the report could not be drawn; what was wrong, or None."""
+    path = run_folder / filenames.STEPS
+    try:
+        read_columns(path)
+    except ValueError as error:
+        rewind_steps(run_folder, step)
+        return f"{error}: rows of {path.name} that can't be read were dropped, so losses are missing."
+    return None
+
+
+def steps_in_words(run_folder: Path) -> tuple[str, str | None]:
+    """How far `steps.csv` reaches, `steps 1 to 120`, and which rows between are missing, a sentence or None."""
+    path = run_folder / filenames.STEPS
+    steps = [int(row[0]) for row in _whole_steps(path)]
+    if not steps:
+        return "no rows", None
+    gaps = [f"{before} and {after}" for before, after in pairwise(steps) if after != before + 1]
+    reach = f"steps {steps[0]} to {steps[-1]}"
+    return reach, f"{path} has no rows, or several, between steps {', '.join(gaps[:3])}" if gaps else None
 
 
 def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:

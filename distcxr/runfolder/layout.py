@@ -3,8 +3,8 @@
     checkpoints/last-00000120/   model.safetensors    weights and buffers, contiguous, loadable anywhere
                                  trained.safetensors  with `train.ema` alone: what training resumes with
                                  training.pt          optimiser and GradScaler
-                                 checkpoint.json      written last: format, recipe, state, checksums of the others and
-                                                      of its own content
+                                 checkpoint.json      written last: recipe, state, and what the others are to be like
+                                                      (`manifest.py`)
     checkpoints/stage-1/         the same, at the end of a stage
     checkpoints/best/            the same, of the best validation so far
 
@@ -14,21 +14,18 @@ A folder is written as `.NAME.part`, flushed to the disk and renamed. Where one 
 
 from __future__ import annotations
 
-import json
 import shutil
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distcxr.runfolder.manifest import META, complete_meta, read_meta
+from distcxr.runfolder.storage import check_space, storage_errors
 from distcxr.runfolder.whole import flush
 
 CHECKPOINTS, BEST = "checkpoints", "best"
-MODEL, TRAINED, TRAINING, META = "model.safetensors", "trained.safetensors", "training.pt", "checkpoint.json"
-FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, FORMAT_VERSION)  # 2 has no checksum of checkpoint.json
-_LAST = "last-"
+_LAST, _STAGE, _DAMAGED = "last-", "stage-", "damaged-"
 
 
 def checkpoints_of(run_folder: Path) -> Path:
@@ -48,13 +45,32 @@ def last_folder(run_folder: Path, step: int) -> Path:
 
 def stage_folder(run_folder: Path, number: int) -> Path:
     """Where a run keeps what stage `number` left."""
-    return run_folder / CHECKPOINTS / f"stage-{number}"
+    return run_folder / CHECKPOINTS / f"{_STAGE}{number}"
 
 
 def last_folders(run_folder: Path) -> list[Path]:
     """`last-*` folders of a run, newest first."""
     found = checkpoints_of(run_folder).glob(f"{_LAST}*")
     return sorted((path for path in found if path.name[len(_LAST) :].isdigit()), key=step_of, reverse=True)
+
+
+def all_folders(run_folder: Path) -> list[Path]:
+    """Every checkpoint of a run: the best, the newest first, then those of stages. Folders put aside are left out."""
+    best, stages = best_folder(run_folder), checkpoints_of(run_folder).glob(f"{_STAGE}*")
+    found = find_checkpoint(best)
+    return [*([found] if found.exists() else []), *last_folders(run_folder), *sorted(stages)]
+
+
+def others_of_step(checkpoints: Path, step: int) -> list[Path]:
+    """`last-*` and `stage-*` folders in the folder `checkpoints` that were made after `step` updates, whole or not."""
+    found = []
+    for path in sorted([*checkpoints.glob(f"{_LAST}*"), *checkpoints.glob(f"{_STAGE}*")]):
+        try:
+            if read_meta(path)["state"]["step"] == step:
+                found.append(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def step_of(last: Path) -> int:
@@ -86,80 +102,61 @@ def find_checkpoint(path: Path) -> Path:
     return path if path.exists() or not _aside(path).exists() else _aside(path)
 
 
-def damaged_files(checkpoint: Path, checksums: Mapping[str, int]) -> list[Path]:
-    """Files of a checkpoint that don't have the checksums in its `checkpoint.json`.
-
-    Raises:
-        OSError: a file is missing or can't be read.
-        KeyError: a file that every checkpoint has is not listed.
-    """
-    listed = {name: checksums[name] for name in (MODEL, TRAINED, TRAINING) if name != TRAINED or name in checksums}
-    return [checkpoint / name for name, checksum in listed.items() if _crc32(checkpoint / name) != checksum]
-
-
-def read_meta(checkpoint: Path) -> dict[str, Any]:
-    """The content of `checkpoint.json`, checked against the checksum of itself.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is not JSON, or not what was written.
-    """
-    meta = json.loads((checkpoint / META).read_text())
-    if not isinstance(meta, dict):
-        raise ValueError(f"a {type(meta).__name__} where an object should be")
-    own = meta["crc32"].pop(META, None) if isinstance(meta.get("crc32"), dict) else None
-    if own is None and meta.get("format_version") == FORMAT_VERSION:
-        raise ValueError("it has no checksum of itself")
-    if own is not None and own != _meta_crc32(meta):
-        raise ValueError("its checksum of itself is wrong")
-    return meta
-
-
-def write_meta(checkpoint: Path, meta: Mapping[str, Any]) -> None:
-    """Write `checkpoint.json` with the checksum of itself beside those in `meta`."""
-    plain = json.loads(json.dumps(meta, allow_nan=False))  # as it will be read
-    content = plain | {"crc32": plain["crc32"] | {META: _meta_crc32(plain)}}
-    (checkpoint / META).write_text(json.dumps(content, indent=1))
-
-
-def _meta_crc32(meta: Mapping[str, Any]) -> int:
-    """Of the content, not of the text: white space and order don't matter."""
-    return zlib.crc32(json.dumps(meta, sort_keys=True).encode())
-
-
 @contextmanager
-def checkpoint_being_written(target: Path, meta: Mapping[str, Any]) -> Iterator[Path]:
+def checkpoint_being_written(target: Path, meta: Mapping[str, Any], needed: int = 0) -> Iterator[Path]:
     """The folder in which to write the files of what becomes the checkpoint `target` when the block ends well.
 
+    After an error what was there stays, and nothing is left beside it.
+
     Args:
-        meta: what `checkpoint.json` holds beside the format and the files' checksums.
+        meta: what `checkpoint.json` holds beside the format and the files' sizes and checksums.
+        needed: bytes that the files will take.
+
+    Raises:
+        StorageError: the disk has less free than that, or does not take what is written.
     """
-    part = _empty_part(target)
-    part.mkdir()
-    try:
+    with _folder_being_written(target, needed) as part:
+        part.mkdir()
         yield part
-        checksums = {file.name: _crc32(file) for file in sorted(part.iterdir())}
-        write_meta(part, {"format_version": FORMAT_VERSION} | dict(meta) | {"crc32": checksums})
+        complete_meta(part, meta)
         for file in part.iterdir():  # safetensors gives its files to their owner alone
             shutil.copymode(part / META, file)
-        _rename(part, target)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Have a copy of a whole checkpoint at `target`."""
-    part = _empty_part(target)
-    shutil.copytree(source, part)
-    _rename(part, target)
+    """Have a copy of a whole checkpoint at `target`; StorageError as for `checkpoint_being_written`."""
+    with _folder_being_written(target, size_of(source)) as part:
+        shutil.copytree(source, part)
 
 
-def put_aside_as_damaged(checkpoint: Path) -> None:
-    """Rename a checkpoint that can't be resumed, so that it is not taken for one of the run's later on."""
-    aside = checkpoint.with_name(f"damaged-{checkpoint.name}")
-    shutil.rmtree(aside, ignore_errors=True)
-    checkpoint.rename(aside)
+@contextmanager
+def _folder_being_written(target: Path, needed: int) -> Iterator[Path]:
+    """The name of the folder that becomes `target` when the block ends well."""
+    with storage_errors(target, needed):
+        part = _empty_part(target)
+        check_space(target, needed)
+        try:
+            yield part
+            _rename(part, target)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def size_of(checkpoint: Path) -> int:
+    """Bytes of a checkpoint's files."""
+    return sum(file.stat().st_size for file in checkpoint.iterdir())
+
+
+def put_aside_as_damaged(checkpoints: Sequence[Path]) -> list[Path]:
+    """Rename checkpoints that can't be resumed, so that they are not taken for the run's later on.
+
+    Those that an earlier launch put aside are removed, or they would pile up. Returns the new names.
+    """
+    earlier = [old for path in checkpoints[:1] for old in path.parent.glob(f"{_DAMAGED}*")]
+    for old in earlier:
+        shutil.rmtree(old, ignore_errors=True)
+    return [path.rename(path.with_name(f"{_DAMAGED}{path.name}")) for path in checkpoints]
 
 
 def _empty_part(target: Path) -> Path:
@@ -185,12 +182,3 @@ def _rename(part: Path, target: Path) -> None:
 
 def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
-
-
-def _crc32(path: Path) -> int:
-    """Checksum of a file: about a second a gigabyte."""
-    checksum = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            checksum = zlib.crc32(block, checksum)
-    return checksum

@@ -12,10 +12,10 @@ import torch
 
 from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
-from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.embeddings import as_embedder, embed
 from distcxr.engine.opening import build_setup
+from distcxr.engine.saving import save_best
 from distcxr.recipe import load_recipe
 
 
@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embed")
     tiny.phantom(folder, images=48, size=32)
     run = tiny.build(folder, f"output={folder / 'run'}")
-    checkpoints.save_best(run)
+    save_best(run)
     run.setup.close()
     return folder
 

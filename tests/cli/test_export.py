@@ -12,7 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from distcxr.cli import main
-from distcxr.engine import checkpoint as checkpoints
+from distcxr.engine.saving import save_best
 
 SIDE = 32
 
@@ -31,7 +31,7 @@ def train(place: Path, name: str, *overrides: str) -> tuple[Path, nn.Module]:
         for key, value in run.setup.module.state_dict().items():
             if key.endswith(("running_mean", "running_var", "weight")):
                 value.add_(0.1 * (torch.rand_like(value) - 0.5))
-    checkpoints.save_best(run)
+    save_best(run)
     run.setup.close()
     return place / name, run.setup.module.eval()
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import tiny
 
-from distcxr.engine.checkpoint import open_checkpoint, save_last
+from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.fit import fit
-from distcxr.runfolder.layout import read_meta, write_meta
+from distcxr.engine.saving import save_last
+from distcxr.runfolder.manifest import read_meta, write_meta
 
 
 def damage(checkpoint: Path, how: str) -> None:
@@ -54,6 +55,17 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, caplog: pytest.LogC
     fit(run)
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert names == ["best", "damaged-last-00000003", "last-00000003", "last-00000004", "last-00000005"]
+
+
+def test_a_checkpoint_of_a_later_version_is_not_put_aside_as_damaged(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    common = (f"output={tmp_path / 'run'}", "eval.splits=[]", "checkpoint.every=1st")
+    tiny.train(tmp_path, *common, "train.max_steps=2")
+    newest = tmp_path / "run" / "checkpoints" / "last-00000002"
+    write_meta(newest, read_meta(newest) | {"format_version": 99})
+    with pytest.raises(ValueError, match=r"last-00000002 has format 99; this distcxr reads formats 2 and 3 and 4"):
+        tiny.build(tmp_path, *common)
+    assert newest.exists()
 
 
 def test_when_every_checkpoint_is_damaged_the_new_ones_are_kept(tmp_path: Path) -> None:

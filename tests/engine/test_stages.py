@@ -12,9 +12,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from distcxr.engine.checkpoint import load_weights, open_checkpoint, save_last
+from distcxr.engine.checkpoint import load_weights, open_checkpoint
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import begin_next_stage, fit, train_stage, updates
+from distcxr.engine.saving import save_last
 from distcxr.engine.step import train_step
 from distcxr.engine.testing import score_test_split
 from distcxr.recipe import RecipeError

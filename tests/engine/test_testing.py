@@ -15,7 +15,8 @@ from PIL import Image
 from distcxr.engine import testing
 from distcxr.engine.checkpoint import CheckpointError
 from distcxr.engine.evaluate import Outputs, average
-from distcxr.runfolder.layout import best_folder, read_meta, write_meta
+from distcxr.runfolder.layout import best_folder
+from distcxr.runfolder.manifest import read_meta, write_meta
 from distcxr.runfolder.predictions import read_predictions
 
 

@@ -20,7 +20,7 @@ from distcxr.data.augment import DeviceTransform, identity_parameters
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
 from distcxr.data.sources.nih_boxes import BoxList, InputBoxes, place_boxes
-from distcxr.engine import checkpoint
+from distcxr.engine.saving import save_best
 from distcxr.explain.against_boxes import Localisation, localise
 from distcxr.explain.localisation import table_rows
 from distcxr.recipe.augmentation import Augment
@@ -148,7 +148,7 @@ def test_json_says_how_it_was_measured() -> None:
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     data = tiny.phantom(tmp_path)
     run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
-    checkpoint.save_best(run)
+    save_best(run)
     run.setup.close()
     assert run.tracker is not None
     run.tracker.close()

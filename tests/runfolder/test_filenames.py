@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from distcxr.runfolder import filenames, layout
+from distcxr.runfolder import filenames, manifest
 
 PACKAGE = Path(filenames.__file__).parents[1]
 OTHERS = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != Path(filenames.__file__).parent)
 NAMES = {value for name, value in vars(filenames).items() if name.isupper() and isinstance(value, str)}
 NAMES -= {filenames.PICTURES, filenames.TENSORBOARD}  # keys and packages are called so, too
-NAMES |= {layout.TRAINED, layout.TRAINING, layout.META}  # Hugging Face's files are model.safetensors, too
+NAMES |= {manifest.TRAINED, manifest.TRAINING, manifest.META}  # Hugging Face's files are model.safetensors, too
 BEGINNINGS = ("metrics_", "predictions_", "localisation_")
 BEFORE = ("recipe.yaml", "environment.json", "log.txt", "steps.csv", "history.csv", "operating.json", "report.html")
 

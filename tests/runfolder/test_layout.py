@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from distcxr.runfolder import layout
+from distcxr.runfolder import layout, manifest
 
 
 def write(place: Path, weights: bytes = b"weights") -> None:
     """A checkpoint of two files."""
     with layout.checkpoint_being_written(place, {"findings": ["Mass"]}) as part:
-        (part / layout.MODEL).write_bytes(weights)
-        (part / layout.TRAINING).write_bytes(b"moments")
+        (part / manifest.MODEL).write_bytes(weights)
+        (part / manifest.TRAINING).write_bytes(b"moments")
 
 
 def weights_of(checkpoint: Path) -> bytes:
-    return (checkpoint / layout.MODEL).read_bytes()
+    return (checkpoint / manifest.MODEL).read_bytes()
 
 
 def names_in(run: Path) -> list[str]:
@@ -34,29 +34,36 @@ def test_the_last_file_names_the_others_with_their_checksums(tmp_path: Path) -> 
     checksums = {"model.safetensors": zlib.crc32(b"weights"), "training.pt": zlib.crc32(b"moments")}
     content = json.loads((place / "checkpoint.json").read_text())
     own = content["crc32"].pop("checkpoint.json")
-    assert content == {"format_version": 3, "findings": ["Mass"], "crc32": checksums} == layout.read_meta(place)
+    assert content == manifest.read_meta(place)
+    sizes = {"model.safetensors": 7, "training.pt": 7}
+    assert content == {"format_version": 4, "findings": ["Mass"], "bytes": sizes, "crc32": checksums}
     assert own == zlib.crc32(json.dumps(content, sort_keys=True).encode())
     assert {file.stat().st_mode for file in place.iterdir()} == {(place / "checkpoint.json").stat().st_mode}
-    assert layout.damaged_files(place, checksums) == []
-    (place / layout.TRAINING).write_bytes(b"moment5")
-    assert layout.damaged_files(place, checksums) == [place / "training.pt"]
+    assert manifest.damaged_files(place, content) == []
+    (place / manifest.TRAINING).write_bytes(b"moment5")
+    assert manifest.damaged_files(place, content) == [f"{place / 'training.pt'} is damaged: its checksum is wrong"]
+    (place / manifest.TRAINING).write_bytes(b"moment")
+    assert manifest.damaged_files(place, content) == [f"{place / 'training.pt'} is damaged: it has 6 bytes, not 7"]
+    (place / manifest.TRAINING).unlink()
+    with pytest.raises(FileNotFoundError):
+        manifest.damaged_files(place, content)
     with pytest.raises(KeyError):
-        layout.damaged_files(place, {"model.safetensors": 0})
+        manifest.damaged_files(place, {"crc32": {"model.safetensors": 0}})
 
 
 def test_no_flipped_bit_of_the_last_file_changes_what_is_read(tmp_path: Path) -> None:
     place = layout.best_folder(tmp_path)
     meta = {"std": [0.25], "state": {"step": 21, "best": 0.8312, "history": [0.5, 0.25]}, "name": "Pleural_Thickening"}
     with layout.checkpoint_being_written(place, meta) as part:
-        (part / layout.MODEL).write_bytes(b"weights")
-    path, expected, harmless = place / "checkpoint.json", layout.read_meta(place), 0
+        (part / manifest.MODEL).write_bytes(b"weights")
+    path, expected, harmless = place / "checkpoint.json", manifest.read_meta(place), 0
     whole = path.read_bytes()
     for bit in range(8 * len(whole)):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
         try:
-            assert layout.read_meta(place) == expected
+            assert manifest.read_meta(place) == expected
             harmless += 1
         except ValueError:
             pass
@@ -64,14 +71,18 @@ def test_no_flipped_bit_of_the_last_file_changes_what_is_read(tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_format_2_is_read_without_a_checksum_of_its_last_file(tmp_path: Path) -> None:
+    """And one of format 3 without sizes."""
     place = layout.best_folder(tmp_path)
     write(place)
-    meta = layout.read_meta(place)
+    meta = manifest.read_meta(place)
     (place / "checkpoint.json").write_text(json.dumps(meta | {"format_version": 2}))
-    assert layout.read_meta(place) == meta | {"format_version": 2}
-    (place / "checkpoint.json").write_text(json.dumps(meta))
+    assert manifest.read_meta(place) == meta | {"format_version": 2}
+    meta.pop("bytes")
+    manifest.write_meta(place, meta | {"format_version": 3})
+    assert manifest.damaged_files(place, manifest.read_meta(place)) == []
+    (place / "checkpoint.json").write_text(json.dumps(meta | {"format_version": 3}))
     with pytest.raises(ValueError, match="no checksum of itself"):
-        layout.read_meta(place)
+        manifest.read_meta(place)
 
 
 def test_everything_is_flushed_before_the_rename_and_the_folder_after(
@@ -121,7 +132,7 @@ def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
     place = layout.stage_folder(tmp_path, 1)
     write(place, b"old")
     with pytest.raises(OSError), layout.checkpoint_being_written(place, {}) as part:
-        (part / layout.MODEL).write_bytes(b"half")
+        (part / manifest.MODEL).write_bytes(b"half")
         raise OSError("no space left")
     assert weights_of(place) == b"old" and names_in(tmp_path) == ["stage-1"]
 
@@ -142,8 +153,11 @@ def test_newest_first_by_number(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     found = layout.last_folders(tmp_path)
     assert [layout.step_of(path) for path in found] == [100_000_000, 10, 9] and layout.holds_checkpoints(tmp_path)
-    layout.put_aside_as_damaged(found[0])
+    layout.put_aside_as_damaged(found[:1])
     assert layout.last_folders(tmp_path) == found[1:]
+    assert {"damaged-last-100000000", "last-x"} < set(names_in(tmp_path))
+    layout.put_aside_as_damaged(found[1:])
+    assert names_in(tmp_path) == ["best", "damaged-last-00000009", "damaged-last-00000010", "last-x"], "no more pile up"
 
 
 def test_a_checkpoint_knows_its_run_folder() -> None:

@@ -161,14 +161,14 @@ class PackReader:
     """A `PixelReader` of a pack's images, which `inner` finds by `pack.parts`, that closes the pack with itself."""
 
     def __init__(self, inner: PixelReader, pack: Pack) -> None:
-        self._inner, self._pack = inner, pack
+        self.inner, self._pack = inner, pack
         num = len(pack.files)
         self.where = f"{inner.where}; their bytes come from the {num} shard{'s' * (num != 1)} in {pack.folder}"
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
-        return self._inner.read(requests)
+        return self.inner.read(requests)
 
     def close(self) -> None:
         """Close the reader, then the shards, which its workers may be reading until then."""
-        self._inner.close()
+        self.inner.close()
         self._pack.close()

@@ -139,7 +139,8 @@ def without_missing(
     problem = f"{len(absent):,} of {len(index):,} images in {table} have no file in {index.root}: {first}"
     if data.missing == "error":
         raise MissingDataError(
-            f"{problem}. Put them there, or set data.missing=skip to leave these images out\n{layout}"
+            f"{problem}. Put them there, or set data.missing=skip to leave these images out (a run that has begun with "
+            f"them needs them back to resume)\n{layout}"
         )
     logger.warning(f"data.missing=skip: {problem}; they are left out")
     return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))

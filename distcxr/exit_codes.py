@@ -1,0 +1,8 @@
+"""What a process ends with when it did not end well; 0 is the rest. The docs list them in docs/cluster.md."""
+
+UNEXPECTED = 1
+"""An error that nobody foresaw; the traceback is in the log."""
+USER = 2
+"""A wrong recipe, option or file, diverged training: the same command would only fail again."""
+ENVIRONMENT = 3
+"""A full, failing or vanished disk: the same command resumes once that is seen to."""

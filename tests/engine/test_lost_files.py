@@ -1,0 +1,183 @@
+"""What is gone or damaged in a run folder is noticed: made anew, or in the log, at the end and in the report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from distcxr.engine import fit as fitting
+from distcxr.engine.checkpoint import open_checkpoint
+from distcxr.engine.state import Run
+from distcxr.runfolder.history import STEP_COLUMNS, append_steps
+from distcxr.runfolder.layout import best_folder, last_folder
+
+CHEAP = ("eval.splits=[val]", "eval.pictures=0", "checkpoint.every=1st", "checkpoint.keep=1", "logging.every=1st")
+
+
+def better_only_once(run: Run) -> bool:
+    """In place of a validation: the first of a run is its best."""
+    state = run.state
+    state.last_val = {"step": state.step, "val_loss": 1.0, "val_auroc": 0.5}
+    improved = state.best_score is None
+    if improved:
+        state.best_score, state.best_step = 0.5, state.step
+    return improved
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Trains to `max_steps`, from where the call before ended; the best is that of step 3."""
+    tiny.phantom(tmp_path)
+    monkeypatch.setattr(fitting, "validate", better_only_once)
+
+    def train(max_steps: int, *overrides: str) -> Path:
+        tiny.train(tmp_path, *CHEAP, *overrides, f"output={tmp_path / 'run'}", f"train.max_steps={max_steps}")
+        return tmp_path / "run"
+
+    return train
+
+
+def spoil(checkpoint: Path, how: str) -> None:
+    if how == "deleted":
+        shutil.rmtree(checkpoint)
+    else:
+        content = bytearray((checkpoint / "model.safetensors").read_bytes())
+        content[-1] ^= 1
+        (checkpoint / "model.safetensors").write_bytes(content)
+
+
+def warnings_of(run: Path) -> str:
+    return " ".join(json.loads((run / "metrics_val.json").read_text())["warnings"])
+
+
+@pytest.mark.parametrize("how", ["deleted", "a bit flipped"])
+def test_a_lost_best_is_made_anew_from_the_last_of_its_step(
+    stopped: Callable[..., Path], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = stopped(3)
+    before = (best_folder(run) / "model.safetensors").read_bytes()
+    spoil(best_folder(run), how)
+    stopped(6)
+    assert "the best checkpoint, of step 3, was made anew from" in caplog.text
+    best = open_checkpoint(run)
+    assert best.step == 3 and (best.path / "model.safetensors").read_bytes() == before
+    assert "lost" not in warnings_of(run) and json.loads((run / "metrics_val.json").read_text())["step"] == 3
+
+
+@pytest.mark.parametrize("how", ["deleted", "a bit flipped"])
+def test_a_best_that_is_lost_for_good_is_noted_to_the_end(
+    stopped: Callable[..., Path], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log when the run resumes and at its end, and in the report; two restarts later, too."""
+    run = stopped(4)
+    assert open_checkpoint(run).step == 3
+    spoil(best_folder(run), how)
+    stopped(5)
+    stopped(7)
+    note = "The best checkpoint was lost after step 4: the best validation, at step 3, can no longer be chosen"
+    assert caplog.text.count(note) == 3, "when noticed, and at the end of both launches"
+    assert note in warnings_of(run) and note in (run / "report.html").read_text()
+    assert open_checkpoint(run).step == 5
+    assert [text[: len(note)] for text in open_checkpoint(last_folder(run, 7)).meta["state"]["notes"]] == [note]
+
+
+def test_a_best_that_is_lost_before_the_scores_does_not_end_the_run(
+    stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    finish = fitting.finish
+
+    def after_a_loss(run: Run) -> object:
+        run.saver.wait()
+        spoil(best_folder(run.folder), "a bit flipped")
+        return finish(run)
+
+    monkeypatch.setattr(fitting, "finish", after_a_loss)
+    run = stopped(4)
+    assert "no best by auroc is there: the last weights are scored instead" in caplog.text
+    assert "The best checkpoint was lost after step 4" in warnings_of(run)
+    assert json.loads((run / "metrics_val.json").read_text())["step"] == 4
+
+
+def with_nul(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:90] + b"\0" + content[91:])
+
+
+STEPS: dict[str, tuple[Callable[[Path], object], str, list[str]]] = {
+    "deleted": (Path.unlink, "steps.csv is gone: the losses of steps 1 to 4 are lost", ["5", "6"]),
+    "emptied": (lambda path: path.write_text(""), "steps.csv is gone: the losses of steps 1 to 4", ["5", "6"]),
+    "shortened": (
+        lambda path: path.write_text("".join(path.read_text().splitlines(keepends=True)[:3])),
+        "steps.csv is not what was written up to step 4", ["1", "2", "5", "6"],
+    ),
+    "a NUL": (with_nul, "with 1 NUL bytes", ["2", "3", "4", "5", "6"]),
+    "a loss changed": (
+        lambda path: path.write_text(path.read_text().replace("\n2,0,0.", "\n2,0,1.")),
+        "4 rows of up to then can be read, and losses may be missing or wrong", ["1", "2", "3", "4", "5", "6"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", STEPS)
+def test_a_spoilt_table_of_losses_is_noted(
+    stopped: Callable[..., Path], how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    spoil_it, message, steps = STEPS[how]
+    run = stopped(4)
+    spoil_it(run / "steps.csv")
+    stopped(6)
+    assert message in caplog.text and message in warnings_of(run)
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == steps
+    assert message in (run / "report.html").read_text()
+
+
+def test_a_table_of_losses_that_is_spoilt_while_training_does_not_cost_the_report(
+    stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    close_epoch = fitting.close_epoch
+
+    def spoiling(run: Run) -> None:
+        with_nul(run.folder / "steps.csv")
+        close_epoch(run)
+
+    monkeypatch.setattr(fitting, "close_epoch", spoiling)
+    run = stopped(3)
+    message = "be read were dropped, so losses are missing."
+    assert message in caplog.text and message in (run / "report.html").read_text()
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["2", "3"]
+
+
+def test_a_table_of_losses_that_is_deleted_while_training_has_a_header_again(stopped: Callable[..., Path]) -> None:
+    run = stopped(3)
+    (run / "steps.csv").unlink()
+    append_steps(run, [dict.fromkeys(STEP_COLUMNS, 4)])
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["4"]
+
+
+def test_rows_after_the_checkpoint_and_a_lost_history_are_written_again(
+    stopped: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = stopped(4)
+    with (run / "steps.csv").open("a") as file:
+        file.write("5,1,0.5,0.1,1.0,1.0,1.0\n6,1")
+    before = (run / "history.csv").read_text()
+    (run / "history.csv").unlink()
+    tiny.build(run.parent, *CHEAP, f"output={run}", "train.max_steps=6").setup.close()
+    assert (run / "history.csv").read_text() == before
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["1", "2", "3", "4"]
+    assert "steps.csv" not in caplog.text
+
+
+def test_other_conditions_at_resume_are_logged(stopped: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
+    stopped(3)
+    stopped(4)
+    assert "other conditions" not in caplog.text
+    stopped(5, "train.per_device_batch_size=4")
+    assert (
+        "resumed under other conditions: images per device and pass 16 before, 4 now. Sums are rounded" in caplog.text
+    )

@@ -1,0 +1,252 @@
+"""Checkpoints are written beside the training: never two at once, no error lost, none half written after a kill."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import disks
+import pytest
+import tiny
+import torch
+
+from distcxr.engine import saving
+from distcxr.engine.checkpoint import newest_checkpoint, open_checkpoint
+from distcxr.engine.fit import fit
+from distcxr.engine.saver import Saver
+from distcxr.runfolder import storage
+from distcxr.runfolder.layout import best_folder, checkpoints_of, last_folder, last_folders
+
+CHEAP = ("eval.splits=[]", "eval.every=100ep", "checkpoint.every=1st")
+
+
+def test_the_next_save_waits_for_the_one_before() -> None:
+    saver, order, go = Saver(), list[str](), threading.Event()
+
+    def slow() -> None:
+        go.wait(10)
+        order.append("first")
+
+    saver.begin(slow)
+    assert order == [] and threading.active_count() > 1
+    threading.Timer(0.1, go.set).start()
+    saver.begin(lambda: order.append("second"))
+    assert order[0] == "first"
+    saver.wait()
+    assert order == ["first", "second"]
+
+
+def test_an_error_of_the_thread_is_raised_once_at_the_next_chance(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise OSError(errno.EIO, "no")
+
+    saver = Saver()
+    saver.raise_error()
+    saver.begin(fail)
+    with pytest.raises(OSError, match="no"):
+        saver.begin(lambda: None)
+    saver.raise_error()
+    saver.begin(fail)
+    saver.close()
+    assert "the newest checkpoint was not written: [Errno 5] no" in caplog.text
+
+
+@pytest.mark.parametrize("ema", ["null", "0.5"])
+def test_what_changes_during_the_write_is_not_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ema: str) -> None:
+    """Every tensor and number is of the step at which the save began, and `best` and `last` are the same."""
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, *CHEAP, f"train.ema={ema}", f"output={tmp_path / 'run'}", "train.max_steps=4")
+    reference = tiny.build(tmp_path, *CHEAP, f"train.ema={ema}", f"output={tmp_path / 'other'}", "train.max_steps=4")
+    go, write = threading.Event(), saving._write
+
+    def late(*arguments: Any) -> None:
+        assert go.wait(60)
+        write(*arguments)
+
+    monkeypatch.setattr(saving, "_write", late)
+    saving.begin_save(run, best=True, last=True)
+    for group in run.training.optimizer.param_groups:
+        group["lr"] = 7.0
+    with torch.no_grad():
+        for tensor in run.setup.module.state_dict().values():
+            tensor.zero_()
+    if run.ema is not None:
+        run.ema.update(0)
+    run.state.step, run.state.notes = 99, ["later"]
+    go.set()
+    run.saver.wait()
+    saving.save_last(reference)
+    ours, best, theirs = (
+        open_checkpoint(place) for place in (last_folder(run.folder, 0), best_folder(run.folder),
+                                             last_folder(reference.folder, 0))
+    )  # fmt: skip
+    assert ours.meta["crc32"] == best.meta["crc32"] == theirs.meta["crc32"] and ours.step == 0
+    assert ours.meta["state"] == theirs.meta["state"] and ours.meta["tables"] == theirs.meta["tables"] != {}
+
+
+def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step 2 ends while checkpoint 1 is still being written, step 3 not before."""
+    tiny.phantom(tmp_path)
+    run = tiny.build(tmp_path, *CHEAP, f"output={tmp_path / 'run'}", "train.max_steps=3")
+    write, seen = saving._write, list[tuple[str, int]]()
+
+    def slow(snapshot: saving.Snapshot, folder: Path, target: Path) -> None:
+        deadline = time.monotonic() + 20
+        if target == last_folder(folder, 1):
+            while run.state.step < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(0.2)
+        write(snapshot, folder, target)
+        seen.append((target.name, run.state.step))
+
+    monkeypatch.setattr(saving, "_write", slow)
+    fit(run)
+    assert seen[0] == ("last-00000001", 2)
+    assert [name for name, _ in seen if name != "best"] == ["last-00000001", "last-00000002", "last-00000003"]
+
+
+def test_a_write_that_fails_ends_the_run_at_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.phantom(tmp_path)
+    run = tiny.build(
+        tmp_path,
+        *CHEAP,
+        "checkpoint.every=2st",
+        f"output={tmp_path / 'run'}",
+        "train.epochs=100",
+        "train.max_steps=200",
+    )
+    save = saving.save_file
+
+    def failing(tensors: Any, path: Path, **rest: Any) -> None:
+        if path.parent.name == ".last-00000004.part":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        save(tensors, path, **rest)
+
+    monkeypatch.setattr(saving, "save_file", failing)
+    with pytest.raises(
+        storage.StorageError, match=r"last-00000004 can't be written: Input/output error; 4\.. MB needed"
+    ):
+        fit(run)
+    run.saver.close()
+    assert run.state.step <= 6
+    assert [path.name for path in checkpoints_of(run.folder).iterdir()] == ["last-00000002"]
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+import tiny
+from distcxr.engine import saving
+from distcxr.engine.fit import fit
+from distcxr.runfolder import layout
+
+folder, moment = Path(sys.argv[1]), sys.argv[2]
+def killing(owner, name):
+    function = getattr(owner, name)
+    def wrapped(*arguments, **rest):
+        if threading.current_thread().name == "checkpoint" and run.state.step >= 3:
+            if moment.endswith("after"):
+                function(*arguments, **rest)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **rest)
+    setattr(owner, name, wrapped)
+
+run = tiny.build(folder, "eval.splits=[]", "eval.every=100ep", "checkpoint.every=1st", "checkpoint.keep=2",
+                 f"output={folder / 'run'}", "train.max_steps=6")
+killing(*{"weights": (saving, "save_file"), "moments": (saving.torch, "save"), "manifest": (layout, "complete_meta"),
+          "rename": (layout, "_rename"), "removal": (saving.shutil, "rmtree")}[moment.split()[0]])
+fit(run)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", ["weights before", "weights after", "moments before", "manifest before", "manifest after",
+               "rename before", "rename after", "removal before"]
+)  # fmt: skip
+def test_a_kill_during_the_write_leaves_a_whole_checkpoint_and_the_run_ends_as_undisturbed(
+    tmp_path: Path, moment: str
+) -> None:
+    tiny.phantom(tmp_path)
+    tests = str(Path(__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), moment, tests], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    newest = newest_checkpoint(tmp_path / "run")
+    assert newest is not None and 2 <= newest.step <= 4
+    common = ("eval.splits=[]", "eval.every=100ep", "checkpoint.keep=2", "train.max_steps=6")
+    tiny.train(tmp_path, *common, "checkpoint.every=1st", f"output={tmp_path / 'run'}")
+    tiny.train(tmp_path, *common, "checkpoint.every=6st", f"output={tmp_path / 'straight'}")
+    ends = [open_checkpoint(last_folders(tmp_path / name)[0]) for name in ("run", "straight")]
+    assert ends[0].step == ends[1].step == 6 and ends[0].meta["crc32"] == ends[1].meta["crc32"]
+    assert not list(checkpoints_of(tmp_path / "run").glob(".*"))
+
+
+LAUNCHED = """
+import sys
+from pathlib import Path
+from distcxr.engine import saving
+from distcxr.launch import main
+from distcxr.runfolder.storage import free_bytes
+
+write, filler = saving._write, Path(sys.argv[1])
+def filling(snapshot, folder, target):
+    if target.name == "last-00000004" and not filler.exists():
+        assert free_bytes(filler.parent) < 30_000_000  # not somebody's own disk
+        filler.write_bytes(bytes(free_bytes(filler.parent) - 1_000_000))
+    write(snapshot, folder, target)
+saving._write = filling
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def launched(folder: Path, filler: Path, *overrides: str) -> tuple[int, str]:
+    """A launch that fills the disk of `filler`, if that is not there, before it writes step 4; exit code and stderr."""
+    tiny.recipe(folder)
+    command = [sys.executable, "-c", LAUNCHED, str(filler), str(folder / "tiny.yaml"), "eval.splits=[]"]
+    command += ["eval.every=100ep", "checkpoint.every=2st", f"data.root={folder / 'phantom'}", *overrides]
+    wide = os.environ | {"COLUMNS": "400", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=wide)
+    return done.returncode, done.stderr
+
+
+@pytest.mark.slow
+def test_a_disk_too_small_for_the_run_ends_it_before_the_first_step(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    with disks.small_disk(tmp_path / "disk", 16 << 10) as disk:
+        there = disk / "there"
+        there.touch()
+        code, error = launched(tmp_path, there, "checkpoint.keep=3", f"output={disk / 'run'}")
+        assert code == 3 and not (disk / "run" / "checkpoints").exists(), error
+        assert re.search(
+            r"the checkpoints of this run do not fit on the disk: 5 of 4\.. MB at once, so 2\d\.. MB more needed, "
+            r"1\d\.. MB free\. Free some, lower checkpoint\.keep, or give another output=FOLDER", error
+        ), error  # fmt: skip
+        assert "Traceback" not in error
+        assert launched(tmp_path, there, "checkpoint.keep=1", f"output={disk / 'run'}")[0] == 0
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_in_the_middle_costs_no_checkpoint_and_the_same_command_resumes(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path)
+    with disks.small_disk(tmp_path / "disk", 20 << 10) as disk:
+        run, filler = disk / "run", disk / "somebody-elses"
+        command = (filler, "checkpoint.keep=1", f"output={run}", "train.max_steps=8")
+        code, error = launched(tmp_path, *command)
+        assert code == 3 and "Traceback" not in error, error
+        assert re.search(rf"error: {last_folder(run, 4)} does not fit on the disk: 4\.. MB needed, \S+ .B free", error)
+        assert [path.name for path in checkpoints_of(run).iterdir()] == ["last-00000002"]
+        filler.write_bytes(b"")
+        code, error = launched(tmp_path, *command)
+        assert code == 0 and "step 2, epoch 0" in error, error
+        assert open_checkpoint(last_folder(run, 8)).step == 8
