@@ -38,6 +38,7 @@ from distcxr.runfolder.layout import (
     read_meta,
     stage_folder,
 )  # fmt: skip
+from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def save(run: Run, folder: Path) -> None:
     }
     scaler = setup.runtime.accelerator.scaler
     training = {"optimizer": run.training.optimizer.state_dict(), "scaler": scaler.state_dict() if scaler else {}}
-    with checkpoint_being_written(folder, meta) as part:
+    with SIGNS.checkpoint(run.state.step), checkpoint_being_written(folder, meta) as part:
         _save_weights(run, part / (MODEL if run.ema is None else TRAINED))
         if run.ema is not None:
             with run.evaluated_weights():

@@ -23,6 +23,7 @@ from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.validate import best_so_far, validate
 from distcxr.runfolder.history import append_steps, write_history
 from distcxr.runfolder.layout import best_folder
+from distcxr.stall.signs import SIGNS
 from distcxr.tracking.images import contact_sheet
 
 logger = logging.getLogger(__name__)
@@ -115,9 +116,10 @@ def leave(run: Run) -> NoReturn:
 
 def begin_next_stage(run: Run) -> None:
     """Enter the stage after this one."""
-    run.state.begin_stage()
-    run.training.begin(run.stages[run.state.stage - 1])
-    warm_up(run.setup, run.training)
+    with SIGNS.stage(run.state.step):
+        run.state.begin_stage()
+        run.training.begin(run.stages[run.state.stage - 1])
+        warm_up(run.setup, run.training)
     run.training.log_stage()
 
 
@@ -127,6 +129,7 @@ def updates(run: Run) -> Generator[list[Batch]]:
     with closing(run.training.loader.epoch(state.epoch, state.batch)) as batches:
         while True:
             asked_s = time.monotonic()
+            SIGNS.data(state.step + 1)
             group = list(islice(batches, setup.plan.accumulation))
             if not group:
                 return
@@ -136,6 +139,7 @@ def updates(run: Run) -> Generator[list[Batch]]:
                 _show_images(run, group[0])
             on_device = [batch.to(setup.runtime.device) for batch in group]
             run.steps.data_s += time.monotonic() - asked_s
+            SIGNS.update(state.step + 1)
             yield on_device
 
 
@@ -255,7 +259,7 @@ def finish(run: Run) -> dict[str, Scores]:
             best = checkpoints.open_checkpoint(best_folder(run.folder))
             checkpoints.load_weights(best, setup.module)
             weights = Weights(best.step, "val")
-    with run.stop.leaving_at_once():
+    with run.stop.leaving_at_once(), SIGNS.scoring(run.state.step):
         scores = score_splits(setup, run.folder, weights, wanted.splits)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others

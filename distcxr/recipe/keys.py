@@ -75,10 +75,10 @@ class Logging(Section):
 
 
 IDENTITY_FREE = (
-    "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
-    "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
-    "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.tta",
-    "eval.replicates", "eval.pictures", "eval.localise",
+    "output", "train.max_steps", "train.resume", "train.stage", "train.stall_s", "train.per_device_batch_size",
+    "train.bucket_mb", "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu",
+    "data.num_workers", "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
+    "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image."""
 

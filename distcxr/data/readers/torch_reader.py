@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from distcxr import processes
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
@@ -42,6 +43,10 @@ _JOB_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, si
 _LOOK_EVERY_S = 2.0
 _DIED = "a decoding worker died, killed from outside or out of memory"
 _SHM = Path("/dev/shm")
+
+
+class StalledWorkers(RuntimeError):
+    """A batch took longer than a healthy worker and disk ever take."""
 
 
 class TorchReader:
@@ -72,7 +77,7 @@ class TorchReader:
             num_workers: worker processes; 0 decodes in the calling process, with nothing read ahead.
             prefetch: requests that each worker works ahead.
             pin_memory: put the pixels into pinned memory; needs a CUDA device.
-            timeout_s: how long one batch may take before `read` gives up with RuntimeError.
+            timeout_s: how long one batch may take before `read` gives up with StalledWorkers.
         """
         assert num_workers >= 0 and prefetch >= 1
         load_kernels()
@@ -93,7 +98,8 @@ class TorchReader:
         """Pixels of each request, in order. Runs at most `prefetch * num_workers` requests ahead.
 
         Raises:
-            RuntimeError: a worker died, a batch took longer than `timeout_s`, or /dev/shm is too small.
+            StalledWorkers: a batch took longer than `timeout_s`; names the workers and their states.
+            RuntimeError: a worker died, or /dev/shm is too small.
         """
         assert not self._reading, "one read at a time: use up or close the one before"
         self._reading = True
@@ -176,8 +182,17 @@ class TorchReader:
             except RuntimeError as error:
                 if "exited unexpectedly" in str(error):
                     raise RuntimeError(f"{_DIED}: {error}") from error
-                if "timed out" not in str(error) or time.monotonic() > deadline:
+                if "timed out" not in str(error):
                     raise
+                if time.monotonic() > deadline:
+                    raise StalledWorkers(
+                        f"images of a batch not read in {self._timeout_s:g} s: {self._states()}"
+                    ) from None
+
+    def _states(self) -> str:
+        batches: Any = self._batches
+        pids = [worker.pid for worker in batches._workers]
+        return ", ".join(f"worker process {pid} is {processes.state(pid) or 'gone'}" for pid in pids)
 
 
 class _Decoder(Dataset[_Answer]):
