@@ -105,6 +105,7 @@ def leave(run: Run) -> NoReturn:
     """Save everything and end the launch, as the run was asked to."""
     write_steps(run)
     checkpoints.save_last(run)
+    SIGNS.ending(run.state.step)
     runtime = run.setup.runtime
     runtime.wait_for_all()
     if runtime.is_main:
@@ -246,6 +247,7 @@ def close_epoch(run: Run) -> None:
 
 def finish(run: Run) -> dict[str, Scores]:
     """Score the weights and splits that the recipe's `eval` names and write their files."""
+    SIGNS.ending(run.state.step)
     if run.progress:
         run.progress.close()
     setup, wanted, weights = run.setup, run.setup.recipe.eval, Weights(run.state.step, None)
@@ -259,7 +261,7 @@ def finish(run: Run) -> dict[str, Scores]:
             best = checkpoints.open_checkpoint(best_folder(run.folder))
             checkpoints.load_weights(best, setup.module)
             weights = Weights(best.step, "val")
-    with run.stop.leaving_at_once(), SIGNS.scoring(run.state.step):
+    with run.stop.leaving_at_once():
         scores = score_splits(setup, run.folder, weights, wanted.splits)
     if run.tracker:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others

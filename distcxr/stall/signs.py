@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 _FIRST_UPDATES = 3  # compile, try algorithms and record graphs: not the speed of the others
 
 # In order, within what is done for one update.
-_START, _DATA, _STEP, _VALIDATION, _CHECKPOINT, _STAGE, _SCORING = range(7)
+_START, _DATA, _STEP, _VALIDATION, _CHECKPOINT, _STAGE, _END = range(7)
 
 
 class Signs:
@@ -62,9 +62,10 @@ class Signs:
         self._done.clear()
         return self._during("stage after step", step, _STAGE, host_work=True)
 
-    def scoring(self, step: int) -> AbstractContextManager[None]:
-        """Meanwhile splits are scored, of which rank 0 makes figures and files."""
-        return self._during("scores after step", step, _SCORING, host_work=True)
+    def ending(self, step: int) -> None:
+        """From here on splits are scored, and rank 0 makes figures and files and closes services on the network."""
+        self._began_s, self.is_host_work = None, True
+        self._are("end after step", step, _END)
 
     @contextmanager
     def _during(self, doing: str, step: int, phase: int, *, host_work: bool = False) -> Iterator[None]:

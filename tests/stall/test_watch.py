@@ -192,3 +192,10 @@ def test_updates_are_measured_without_waiting_and_without_the_first(monkeypatch:
         pass
     update(7, 1.0)
     assert signs.is_host_work, "the next stage compiles anew"
+    signs.ending(7)
+    assert (signs.doing, signs.is_host_work) == ("end after step", True)
+    with signs.validation(7):
+        pass
+    with signs.validation(7):
+        assert not signs.is_host_work
+    assert signs.is_host_work, "a service on the network may take its time"
