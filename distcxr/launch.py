@@ -13,14 +13,17 @@ from pathlib import Path
 
 from distcxr.error_file import write_error_file
 from distcxr.interrupt import without_traceback
+from distcxr.processes import end_with_launcher
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
-from distcxr.recipe.shipped import is_recipe
+from distcxr.recipe.shipped import recipe_first
+from distcxr.stall.watch import watching
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Load the recipe of the command `words` and hand over to the engine; 2 is the exit code of a user's mistake."""
+    end_with_launcher()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
@@ -29,7 +32,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--test", nargs="+", default=[], metavar="CHECKPOINT",
         help="score the test split with these weights; several are averaged",
     )  # fmt: skip
-    args = parser.parse_intermixed_args(_recipe_first(sys.argv[1:] if words is None else words))
+    args = parser.parse_intermixed_args(recipe_first(sys.argv[1:] if words is None else words))
     late = [word for word in args.test if "=" in word and not Path(word).exists()]  # overrides, too
     overrides, is_main = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
     try:
@@ -42,18 +45,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.print:
         print(to_yaml(recipe), end="")
         return 0
-    from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
+    with watching(None if args.test else recipe.train.stall_s):
+        from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
 
-    return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
-
-
-def _recipe_first(words: Sequence[str]) -> list[str]:
-    """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
-
-    argparse reports a command that has none, or several.
-    """
-    recipes = [word for word in words if is_recipe(word)]
-    return [*recipes, *(word for word in words if word not in recipes)] if len(recipes) == 1 else list(words)
+        return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
 
 
 if __name__ == "__main__":

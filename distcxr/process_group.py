@@ -9,14 +9,17 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
+from torch.distributed.rendezvous import rendezvous
 
-# Of a collective, in which ranks only exchange tensors: whatever takes a rank longer is waited for on the host.
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+_LEAST_TIMEOUT = timedelta(minutes=10)
+_FLIGHT_RECORDER = "TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"
 
 BACKEND_VARIABLE = "DISTCXR_BACKEND"
 """`gloo` in the environment has ranks on GPUs exchange tensors through their host, so that several may share a GPU."""
@@ -41,7 +44,13 @@ def own_device() -> torch.device:
     return device
 
 
-def join(device: torch.device) -> None:
+def collective_timeout(stall_s: float | None) -> timedelta:
+    """How long a collective may take, in which ranks only exchange tensors: whatever takes a rank longer is waited for
+    on the host. Ten minutes, and longer than a stall may last, after which the run ends with better words."""
+    return max(_LEAST_TIMEOUT, timedelta(seconds=2 * (stall_s or 0.0)))
+
+
+def join(device: torch.device, timeout: timedelta = _LEAST_TIMEOUT) -> None:
     """Join the ranks that the launcher started; nothing to do for a single process.
 
     Not left to Accelerate, which names no device to NCCL, so that a barrier guesses it, and hands on no time-out that
@@ -53,9 +62,25 @@ def join(device: torch.device) -> None:
     if backend not in ("nccl", "gloo"):
         raise ValueError(f"{BACKEND_VARIABLE}={backend}: give nccl or gloo")
     if backend == "nccl":
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device)
+        if not any(name in os.environ for name in _FLIGHT_RECORDER):
+            os.environ[_FLIGHT_RECORDER[1]] = "2000"  # collectives that it keeps in mind
+        dist.init_process_group(backend, timeout=timeout, device_id=device, **_store(timeout))
     else:
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+        dist.init_process_group(backend, timeout=timeout, **_store(timeout))
+
+
+def _store(timeout: timedelta) -> dict[str, Any]:
+    """Arguments for a store of this attempt alone, where a launcher of one machine has restarted its ranks.
+
+    Accelerate's launcher keeps one store for all attempts. In it ranks would find addresses of ranks that have ended
+    (pytorch's "connectFullMesh failed", or a hang), and everybody to have arrived where all wait for each other. On
+    several machines launchers may differ in their count; their c10d rendezvous makes a new store each time.
+    """
+    attempt, ranks = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]
+    if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != ranks:
+        return {}
+    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    return {"store": PrefixStore(f"attempt_{attempt}", store), "rank": rank, "world_size": world_size}
 
 
 def wait_for_all() -> None:
@@ -83,6 +108,18 @@ def leave() -> None:
     # destroyed is known to end that with SIGABRT, after all is done (pytorch#190489).
     gc.collect()
     dist.destroy_process_group()
+
+
+def write_flight_record(path: Path) -> bool:
+    """Write NCCL's flight record, the newest collectives and how far each came; False where there is no NCCL.
+
+    Raises:
+        OSError, RuntimeError: it can't be written, or not be read.
+    """
+    if not dist.is_initialized() or dist.get_backend() != "nccl":
+        return False
+    path.write_bytes(torch._C._distributed_c10d._dump_nccl_trace())  # type: ignore[attr-defined]
+    return True
 
 
 def begin_sum(tensor: Tensor) -> Callable[[], Tensor]:

@@ -9,7 +9,6 @@ import ctypes
 import logging
 import os
 import platform
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,9 @@ from distcxr import process_group
 from distcxr.data.order import hash64
 from distcxr.data.readers.budget import thread_budget
 from distcxr.error_file import is_reported_by_launcher
+from distcxr.processes import end_with_launcher
 from distcxr.recipe import Recipe
+from distcxr.stall.watch import use_flight_recorder
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -142,11 +143,12 @@ def start_runtime(recipe: Recipe) -> Runtime:
         ValueError: a precision that the device does not have, or a launcher that started another number of
             processes than Accelerate sees.
     """
-    _die_with_launcher()
+    end_with_launcher()
     use_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     device = torch.device("cpu") if use_cpu else process_group.own_device()
     _check_device(recipe, device)
-    process_group.join(device)
+    process_group.join(device, process_group.collective_timeout(recipe.train.stall_s))
+    use_flight_recorder(process_group.write_flight_record)
     for line in _overrule_launcher(recipe):
         logger.warning(line)
     # Else it gives DDP the rank as the GPU's number, which is wrong where each rank sees one GPU alone.
@@ -196,20 +198,6 @@ def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:
         broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=recipe.train.bucket_mb,
         comm_hook=hooks[recipe.train.compress_gradients],
     )  # fmt: skip
-
-
-def _die_with_launcher() -> None:
-    """Have the kernel end this process when its launcher dies.
-
-    Otherwise the ranks of a killed launcher would keep writing into the run folder beside the run that replaces them.
-    Accelerate's launcher of a single process dies of a signal without passing it on, so that process gets SIGTERM and
-    can save itself. Several ranks can't save once they have lost each other, and get SIGKILL.
-    """
-    launched = "TORCHELASTIC_RUN_ID" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
-    if launched and sys.platform == "linux":
-        set_parent_death_signal = 1
-        alone = os.environ.get("WORLD_SIZE", "1") == "1"
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM if alone else signal.SIGKILL)
 
 
 def _keep_freed_memory() -> None:

@@ -7,16 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
 from test_launch import ENVIRONMENT
+from test_launch import command as accelerate_command
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from distcxr import processes
 from distcxr.data.dataset import open_dataset
 from distcxr.error_file import write_error_file
 from distcxr.jobs.launcher import first_failure, num_processes
+from distcxr.runfolder.filenames import STALLED_MARK
 
 TWO_RANKS = ("--processes", "2")
 
@@ -94,6 +98,103 @@ def test_a_signal_reaches_the_ranks_which_save(
     assert "Traceback" not in log_text
 
 
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """Process ids of the ranks that a launcher has started."""
+    children = Path(f"/proc/{launcher.pid}/task").glob("*/children")
+    return [int(child) for tasks in children for child in tasks.read_text().split()]
+
+
+def wait_until(there: Callable[[], object], within_s: float, why: Callable[[], str] = lambda: "") -> None:
+    deadline = time.monotonic() + within_s
+    while not there():
+        assert time.monotonic() < deadline, why()
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_ranks_end_with_a_launcher_that_is_killed_while_they_start(place: Path) -> None:
+    """Importing torch takes them seconds, in which they can't have asked for anything but before it."""
+    output = place / "killed"
+    words = ("data.root=phantom", "train.epochs=900", f"output={output}", *TWO_RANKS)
+    launcher = subprocess.Popen(
+        command(*words), cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    wait_until(lambda: len(ranks_of(launcher)) == 2, 60)
+    ranks = ranks_of(launcher)
+    launcher.kill()
+    wait_until(lambda: all((processes.state(rank) or "zombie").startswith("zombie") for rank in ranks), 15)
+    launcher.communicate(timeout=10)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("parent", "named", "command_of_1", "lost"),
+    [
+        (7, "7", "systemd", False),
+        (1, "7", "systemd", True),
+        (9, "7", "systemd", True),  # adopted by another than process 1
+        (1, None, "systemd", True),
+        (1, None, "python3.11", False),  # a container's first process is the launcher
+        (7, None, "systemd", False),
+    ],
+)
+def test_a_rank_knows_that_its_launcher_has_died(
+    monkeypatch: pytest.MonkeyPatch, parent: int, named: str | None, command_of_1: str, lost: bool
+) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    monkeypatch.setattr(processes, "_command", lambda pid: {1: command_of_1}[pid])
+    monkeypatch.delenv(processes.LAUNCHER_VARIABLE, raising=False)
+    if named is not None:
+        monkeypatch.setenv(processes.LAUNCHER_VARIABLE, named)
+    assert processes._has_lost_launcher() == lost
+
+
+@pytest.mark.slow
+def test_a_stopped_rank_ends_the_command(place: Path) -> None:
+    """The launcher gives the stopped process 30 s for SIGTERM, then SIGKILL, and nothing is left."""
+    output, stall_s = place / "stalled", 4
+    words = (
+        "data.root=phantom", "train.epochs=900", "eval.every=900ep", "eval.splits=[]", "checkpoint.every=3st",
+        f"train.stall_s={stall_s}", f"output={output}", *TWO_RANKS,
+    )  # fmt: skip
+    with (place / "stalled.txt").open("w") as log:
+        launcher = subprocess.Popen(command(*words), cwd=place, env=ENVIRONMENT, stdout=log, stderr=log, text=True)
+    wait_until(lambda: list(output.glob("checkpoints/last-*")), 120, (place / "stalled.txt").read_text)
+    ranks = ranks_of(launcher)
+    os.kill(ranks[1], signal.SIGSTOP)
+    began_s = time.monotonic()
+    code = launcher.wait(90)
+    assert time.monotonic() - began_s < stall_s + 30 + 20
+    last = (place / "stalled.txt").read_text().splitlines()[-1]
+    assert code == 75 and last.startswith("error: rank 1 is missing in step "), last
+    assert f"process {ranks[1]} on " in last and last.count("is stopped (T)") == 1
+    assert not any(processes.state(rank) for rank in ranks)
+
+
+@pytest.mark.slow
+def test_a_launcher_that_may_restart_the_ranks_does(place: Path) -> None:
+    output = place / "restarted"
+    words = (
+        "tiny.yaml", "data.root=phantom", "train.epochs=900", "train.max_steps=90", "eval.every=900ep",
+        "eval.splits=[]", "checkpoint.every=3st", "train.stall_s=4", f"output={output}",
+    )  # fmt: skip
+    with (place / "restarted.txt").open("w") as log:
+        launcher = subprocess.Popen(
+            accelerate_command(*words, flags=("--max_restarts", "1")), cwd=place, env=ENVIRONMENT, stdout=log,
+            stderr=log, text=True,
+        )  # fmt: skip
+    shown = (place / "restarted.txt").read_text
+    wait_until(lambda: list(output.glob("checkpoints/last-*")), 120, shown)
+    ranks = ranks_of(launcher)
+    os.kill(ranks[0], signal.SIGSTOP)  # the rank that holds the store and writes
+    wait_until((output / STALLED_MARK).exists, 30, shown)
+    wait_until(lambda: (processes.state(ranks[1]) or "zombie").startswith("zombie"), 30, shown)
+    os.kill(ranks[0], signal.SIGKILL)  # as the launcher does after 30 s
+    assert launcher.wait(120) == 0, shown()
+    assert "error: rank 0 is missing in " in shown() and "resumed from" in shown()
+    assert (output / "checkpoints" / "last-00000090").exists()
+
+
 def test_a_mistake_comes_before_ranks_that_lost_their_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     failures = {}
     for rank, (code, message) in enumerate(((1, "ConnectionError: closed by peer"), (2, "x.png can't be read"))):
@@ -106,6 +207,11 @@ def test_a_mistake_comes_before_ranks_that_lost_their_peer(tmp_path: Path, monke
         1,
         "rank 0 failed with exit code 1: ConnectionError: closed by peer",
     )
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "3.json"))
+    write_error_file("rank 1 is missing in step 5")
+    named = failures | {3: ProcessFailure(3, 103, 75, str(tmp_path / "3.json"))}
+    named[1] = ProcessFailure(1, 7, -signal.SIGKILL, "")  # the stopped one, by the launcher
+    assert first_failure(ChildFailedError("train", named)) == (75, "rank 1 is missing in step 5")
     ended = {2: ProcessFailure(2, 8, -signal.SIGTERM, "")}  # by the launcher, after the others
     killed = ended | failures | {1: ProcessFailure(1, 7, -signal.SIGKILL, "")}
     assert first_failure(ChildFailedError("train", killed)) == (

@@ -32,6 +32,7 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.history import check_steps, rewind_steps, write_history
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
+from distcxr.stall.watch import use_run_folder
 from distcxr.tracking.terminal import Progress
 from distcxr.tracking.tracker import Tracker
 
@@ -44,6 +45,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
+    use_run_folder(folder)
     if checkpoint is not None:
         check_data(checkpoint, dataset.hashes)
     best, steps_problem = runtime.decided_by_main(lambda: _looked_after(checkpoint, folder))

@@ -25,6 +25,7 @@ from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.summary import Summary, summarise
 from distcxr.models.freeze import evaluation_mode
+from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ def compute(
             on_device = batch.to(device)
             parts.append(values(on_device))
             ids.append(on_device.sample_id)
+            SIGNS.tick()
         if not parts:  # more ranks than images
             parts = [torch.empty(0, width(), device=device)]
             ids = [torch.empty(0, dtype=torch.int64, device=device)]

@@ -22,6 +22,7 @@ from distcxr.engine.step_writing import write_steps
 from distcxr.engine.validate import best_so_far, validate
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
+from distcxr.stall.signs import SIGNS
 from distcxr.tracking.images import contact_sheet
 from distcxr.tracking.terminal import table_text
 
@@ -102,6 +103,7 @@ def leave(run: Run) -> NoReturn:
     """Save everything and end the launch, as the run was asked to."""
     write_steps(run)
     save_last(run)
+    SIGNS.ending(run.state.step)
     runtime = run.setup.runtime
     runtime.wait_for_all()
     if runtime.is_main:
@@ -113,10 +115,11 @@ def leave(run: Run) -> NoReturn:
 
 def begin_next_stage(run: Run) -> None:
     """Enter the stage after this one."""
-    run.state.begin_stage()
-    run.training.begin(run.stages[run.state.stage - 1])
-    run.steps.recent.clear()  # the stage may have another loss
-    warm_up(run.setup, run.training)
+    with SIGNS.stage(run.state.step):
+        run.state.begin_stage()
+        run.training.begin(run.stages[run.state.stage - 1])
+        run.steps.recent.clear()  # the stage may have another loss
+        warm_up(run.setup, run.training)
     run.training.log_stage()
 
 
@@ -126,6 +129,7 @@ def updates(run: Run) -> Generator[list[Batch]]:
     with closing(run.training.loader.epoch(state.epoch, state.batch)) as batches:
         while True:
             asked_s = time.monotonic()
+            SIGNS.data(state.step + 1)
             group = list(islice(batches, setup.plan.accumulation))
             if not group:
                 return
@@ -135,6 +139,7 @@ def updates(run: Run) -> Generator[list[Batch]]:
                 _show_images(run, group[0])
             on_device = [batch.to(setup.runtime.device) for batch in group]
             run.steps.data_s += time.monotonic() - asked_s
+            SIGNS.update(state.step + 1)
             yield on_device
 
 
@@ -190,6 +195,7 @@ def close_epoch(run: Run) -> None:
 
 def finish(run: Run) -> dict[str, Scores]:
     """Score the weights and splits that the recipe's `eval` names and write their files."""
+    SIGNS.ending(run.state.step)
     if run.progress:
         run.progress.close()
     run.saver.wait()

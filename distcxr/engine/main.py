@@ -11,17 +11,19 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distcxr.data.readers.torch_reader import StalledWorkers
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.error_file import write_error_file
-from distcxr.exit_codes import ENVIRONMENT, UNEXPECTED, USER
+from distcxr.exit_codes import ENVIRONMENT, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
+from distcxr.stall.watch import mark_stalled
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,9 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         return 0
     except UnreadableTrainingFile as error:  # on this rank alone
         return _leave(USER, str(error))
+    except StalledWorkers as error:
+        mark_stalled()
+        return _leave(STALLED, str(error))
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)

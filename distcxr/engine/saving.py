@@ -39,6 +39,7 @@ from distcxr.runfolder.layout import (
 )  # fmt: skip
 from distcxr.runfolder.manifest import MODEL, TRAINED, TRAINING
 from distcxr.runfolder.storage import StorageError, free_bytes, in_units
+from distcxr.stall.signs import SIGNS
 
 _BESIDE_TENSORS = 1 << 16  # bytes of a checkpoint that are no tensors: names, headers, checkpoint.json
 _PER_TENSOR = 512
@@ -87,13 +88,13 @@ def begin_save(run: Run, *, best: bool = False, last: bool = False) -> None:
 def save_last(run: Run) -> None:
     """Write `last-<step>`, as `begin_save`, and wait for it."""
     begin_save(run, last=True)
-    run.saver.wait()
+    _wait(run)
 
 
 def save_best(run: Run) -> None:
     """Write `best`, in place of the one before, and wait for it."""
     begin_save(run, best=True)
-    run.saver.wait()
+    _wait(run)
 
 
 def save_stage(run: Run) -> None:
@@ -106,14 +107,20 @@ def save_stage(run: Run) -> None:
         except CheckpointError:
             pass
     _begin(run, [folder])
-    run.saver.wait()
+    _wait(run)
+
+
+def _wait(run: Run) -> None:
+    with SIGNS.checkpoint(run.state.step):
+        run.saver.wait()
 
 
 def _begin(run: Run, targets: Sequence[Path]) -> None:
     if not targets or not run.setup.runtime.is_main:
         return
-    run.saver.wait()  # before the copy: there is never more than one
-    snapshot, folder, keep = _snapshot(run), run.folder, run.setup.recipe.checkpoint.keep
+    with SIGNS.checkpoint(run.state.step):
+        run.saver.wait()  # before the copy: there is never more than one
+        snapshot, folder, keep = _snapshot(run), run.folder, run.setup.recipe.checkpoint.keep
 
     def write() -> None:
         for target in targets:

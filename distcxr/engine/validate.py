@@ -6,6 +6,7 @@ import logging
 
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.state import Run
+from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ def validate(run: Run) -> bool:
         Interrupted: the run was asked to stop meanwhile; its state is as it was before.
     """
     state = run.state
-    with run.evaluated_weights():
+    with run.evaluated_weights(), SIGNS.validation(state.step):
         scores = evaluate(run.setup, "val", stop=run.stop.agreed)
     auroc, metric = scores.report.macro_auroc, run.setup.recipe.eval.best_metric
     score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss

@@ -5,12 +5,11 @@ It ends when the sweep that started it ends, however that comes about: no run is
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
 
-_SET_PARENT_DEATH_SIGNAL = 1
+from distcxr.processes import end_with_parent
 
 
 def main() -> None:
@@ -19,8 +18,7 @@ def main() -> None:
     PARENT is the sweep's process id, CORES are numbers joined by commas or `all`, COMMAND is what `launch.py` takes.
     """
     parent, processes, cores, *command = sys.argv[1:]
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)
     if os.getppid() != int(parent):  # it ended before it could be listened for
         sys.exit(1)
     if cores != "all":

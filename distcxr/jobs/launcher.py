@@ -16,14 +16,15 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from distcxr.error_file import REPORTED_VARIABLE
+from distcxr.exit_codes import ENVIRONMENT, STALLED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.jobs.slots import usable_cores, visible_gpus, whole_machine
+from distcxr.processes import LAUNCHER_VARIABLE
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 _CPU_PROCESSES = 2
-_USER_MISTAKE = 2
 
 
 def num_processes(asked: int | None) -> int:
@@ -61,7 +62,7 @@ def launch(words: Sequence[str], processes: int) -> int:
             "--dynamo_backend", "no", "--main_process_port", "0", "--module", "distcxr.launch", *words,
         ]
     )  # fmt: skip
-    os.environ[REPORTED_VARIABLE] = "1"
+    os.environ |= {REPORTED_VARIABLE: "1", LAUNCHER_VARIABLE: str(os.getpid())}
     os.environ["PET_SIGNALS_TO_HANDLE"] = "SIGTERM,SIGHUP,SIGQUIT"  # without SIGINT, at which it would end the ranks
     interrupts: list[int] = []
 
@@ -96,16 +97,16 @@ def _signal_ranks(number: int) -> None:
 def first_failure(error: ChildFailedError) -> tuple[int, str]:
     """Exit code and message of the rank that failed first.
 
-    A user's mistake comes before the failures of others, and so does a signal that is not the launcher's own SIGTERM:
-    ranks that lose their peer fail in the same second.
+    A user's mistake comes before the failures of others, then a disk's failure, a rank that has named one that stalled,
+    and a signal that is not the launcher's own SIGTERM: ranks that lose their peer fail in the same second.
     """
     failures = error.failures.items()
-    causes = [one for one in failures if one[1].exitcode == _USER_MISTAKE]
+    causes = [one for code in (USER, ENVIRONMENT, STALLED) for one in failures if one[1].exitcode == code]
     causes += [one for one in failures if one[1].exitcode < 0 and one[1].exitcode != -signal.SIGTERM]
     rank, failure = causes[0] if causes else error.get_first_failure()
     message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
-    if failure.exitcode == _USER_MISTAKE:
-        return _USER_MISTAKE, message
+    if failure.exitcode in (USER, ENVIRONMENT, STALLED):
+        return failure.exitcode, message
     if failure.exitcode < 0:
         name = signal.Signals(-failure.exitcode).name
         return 128 - failure.exitcode, f"rank {rank} was ended by {name}" + (

@@ -7,6 +7,7 @@ puts copies of both into `distcxr/shipped/`.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -37,6 +38,15 @@ def is_recipe(word: str) -> bool:
     if "=" in word:
         return False
     return word.endswith((".yaml", ".yml")) or (not Path(word).exists() and word in recipe_names())
+
+
+def recipe_first(words: Sequence[str]) -> list[str]:
+    """The command with its one recipe in front: `--test A B RECIPE` would take it for a checkpoint, which is a folder.
+
+    argparse reports a command that has none, or several.
+    """
+    recipes = [word for word in words if is_recipe(word)]
+    return [*recipes, *(word for word in words if word not in recipes)] if len(recipes) == 1 else list(words)
 
 
 def not_found(path: Path) -> str:

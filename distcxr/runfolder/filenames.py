@@ -39,6 +39,10 @@ STOP, RESUME = "STOP", "RESUME"
 """Marks: the run is asked to save itself and end; it has, and resumes when it is started again."""
 FAILED = ".failed"
 """Mark that slurm/train.sbatch leaves when the run has failed by itself."""
+STALLED, STALLED_MARK = "stalled.txt", ".stalled"
+"""What each rank knew when the run had stalled, appended; and the mark at which slurm/train.sbatch starts it again."""
+RANKS = ".ranks"
+"""Folder of `runfolder/rank_files.py`."""
 
 LISTING = "runs.json"
 """Beside the run folders of an array or a sweep: which runs it is made of."""
@@ -83,6 +87,16 @@ def tested(checkpoint: str, data: str = "") -> str:
         data: first digits of the test split's hash.
     """
     return f"test_{checkpoint}" + (f"_{data}" if data else "")
+
+
+def stacks(rank: int) -> str:
+    """In `RANKS`: the stacks of a rank that was asked for them."""
+    return f"stacks{rank}"
+
+
+def flight_record(rank: int) -> str:
+    """In `RANKS`: what `torchfrtrace --prefix nccl_trace_rank_` reads."""
+    return f"nccl_trace_rank_{rank}"
 
 
 def slurm_folder(job: str) -> str:

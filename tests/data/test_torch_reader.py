@@ -10,6 +10,7 @@ import time
 from contextlib import closing
 from multiprocessing import active_children
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ import torch
 from pictures import assert_is, locate, requests
 from PIL import Image
 
-from distcxr.data.readers.torch_reader import TorchReader
+from distcxr import processes
+from distcxr.data.readers.torch_reader import StalledWorkers, TorchReader
 
 SIZE, BATCH = 48, 4
 
@@ -38,6 +40,21 @@ def test_the_global_random_state_is_left_alone(files: list[str]) -> None:
         list(made.read(requests(files, BATCH)))
         list(made.read(requests(files, BATCH)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_batch_that_does_not_come_names_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Batches:
+        _workers = (SimpleNamespace(pid=77),)
+
+        def __next__(self) -> None:
+            time.sleep(0.05)
+            raise RuntimeError("DataLoader timed out after 2 seconds")
+
+    monkeypatch.setattr(processes, "state", {77: "stopped (T)"}.get)
+    reader = TorchReader(locate, SIZE, num_workers=1, pin_memory=False, timeout_s=0.2)
+    monkeypatch.setattr(reader, "_batches", Batches())
+    with pytest.raises(StalledWorkers, match=r"not read in 0\.2 s: worker process 77 is stopped \(T\)"):
+        reader._next()
 
 
 def test_a_killed_worker_is_an_error_within_seconds_and_the_next_read_works(files: list[str]) -> None:

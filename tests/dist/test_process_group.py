@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,26 @@ def test_no_collective_runs_while_a_rank_works(
     work(1)
     runtime.wait_for_all()
     assert time.monotonic() - started >= SLOW_S - 0.01
+
+
+@pytest.mark.parametrize(("stall_s", "minutes"), [(None, 10), (120.0, 10), (900.0, 30)])
+def test_a_collective_waits_longer_than_a_stall_lasts(stall_s: float | None, minutes: int) -> None:
+    assert process_group.collective_timeout(stall_s) == timedelta(minutes=minutes)
+
+
+@tiny.worlds(2)
+def test_the_time_out_is_that_of_the_group(tmp_path: Path, world_size: int) -> None:
+    """Accelerate would hand on none that equals its own default, and gloo's thirty minutes would stand."""
+    dist.destroy_process_group()
+    os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
+    runtime = tiny.runtime(tiny.recipe(tmp_path))
+    group = dist.group.WORLD
+    assert group is not None and group._get_backend(runtime.device).options._timeout == timedelta(minutes=10)
+
+
+@tiny.worlds(2)
+def test_without_nccl_there_is_no_flight_record(tmp_path: Path, world_size: int) -> None:
+    assert not process_group.write_flight_record(tmp_path / "record") and not (tmp_path / "record").exists()
 
 
 @tiny.worlds(2)

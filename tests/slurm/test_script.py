@@ -166,6 +166,8 @@ SAVED = "touch runs/tiny/slurm-7/RESUME"
         ({"STEP": SAVED, "SLURM_RESTART_COUNT": "20"}, False, 1),
         ({"STEP": SAVED, "SLURM_RESTART_COUNT": "3", "MAX_RESTARTS": "3"}, False, 1),
         ({"STEP": "touch $FAILED; exit 1"}, False, 1),
+        ({"STEP": "touch $FAILED runs/tiny/slurm-7/.stalled; exit 75"}, True, 0),
+        ({"STEP": "touch runs/tiny/slurm-7/.stalled; exit 75", "STATE": "CANCELLED"}, False, 0),
     ],
 )
 def test_what_brings_a_job_back(job: Job, environ: dict[str, str], comes_back: bool, exit_code: int) -> None:
@@ -187,6 +189,7 @@ def test_marks_of_an_earlier_start_do_not_count(job: Job) -> None:
     run.mkdir(parents=True)
     (run / "RESUME").touch()
     (run / "STOP").touch()
+    (run / ".stalled").touch()
     code, output = job.run("tiny.yaml", STEP="ls runs/tiny/slurm-7; exit 1")
     assert code == 1 and not job.came_back and "STOP" not in output.replace("DISTCXR_STOP", "")
 

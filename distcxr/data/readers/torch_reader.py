@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from distcxr import processes
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
@@ -43,6 +44,10 @@ _LOOK_EVERY_S = 2.0
 _TIMEOUT_S = 60.0  # for one batch
 _DIED = "a decoding worker died, killed from outside or out of memory"
 _SHM = Path("/dev/shm")
+
+
+class StalledWorkers(RuntimeError):
+    """A batch took longer than a healthy worker and disk ever take."""
 
 
 class TorchReader:
@@ -84,7 +89,8 @@ class TorchReader:
 
     def read(self, requests: Iterable[Request]) -> Generator[Pixels]:
         """Pixels of each request, in order. Runs at most `prefetch * num_workers` requests ahead.
-        Raises RuntimeError: a worker died, a batch took longer than a minute, or /dev/shm is too small."""
+        Raises StalledWorkers: a batch took longer than a minute; names the workers and their states. RuntimeError:
+        a worker died, or /dev/shm is too small."""
         assert not self._reading, "one read at a time: use up or close the one before"
         self._reading = True
         try:
@@ -166,8 +172,15 @@ class TorchReader:
             except RuntimeError as error:
                 if "exited unexpectedly" in str(error):
                     raise RuntimeError(f"{_DIED}: {error}") from error
-                if "timed out" not in str(error) or time.monotonic() > deadline:
+                if "timed out" not in str(error):
                     raise
+                if time.monotonic() > deadline:
+                    raise StalledWorkers(f"images of a batch not read in {_TIMEOUT_S:g} s: {self._states()}") from None
+
+    def _states(self) -> str:
+        batches: Any = self._batches
+        pids = [worker.pid for worker in batches._workers]
+        return ", ".join(f"worker process {pid} is {processes.state(pid) or 'gone'}" for pid in pids)
 
 
 class _Decoder(Dataset[_Answer]):
