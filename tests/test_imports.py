@@ -14,15 +14,16 @@ ROOT = Path(__file__).parents[1]
 
 # Each folder and the folders it may import; itself is always allowed.
 ALLOWED = {
-    "recipe": set(),
-    "runfolder": {"tables"},
+    "recipe": {"regular"},
+    "runfolder": {"tables", "regular"},
     "compiled": set(),
-    "tables": set(),
+    "tables": {"regular"},
+    "regular": set(),
     "process_group": set(),
     "error_file": set(),
     "interrupt": set(),
-    "data": {"recipe", "compiled", "runfolder", "tables"},
-    "models": {"recipe", "runfolder"},
+    "data": {"recipe", "compiled", "runfolder", "tables", "regular"},
+    "models": {"recipe", "runfolder", "regular"},
     "losses": {"recipe"},
     "optim": {"recipe"},
     "schedule": {"recipe"},
@@ -34,7 +35,7 @@ ALLOWED = {
         "explain", "report", "runfolder", "error_file", "interrupt",
     },
     "explain": {"recipe", "data", "models", "metrics"},
-    "report": {"recipe", "runfolder", "metrics", "tracking"},
+    "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},
     "phantom": {"data"},
     "jobs": {"recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt"},
     "cli": {
