@@ -5,19 +5,23 @@ A codestream is what GPUs decode (nvJPEG2000) without the file format around it.
 
 from __future__ import annotations
 
+import functools
 import struct
+import sys
+import threading
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.pixels.image_bytes import MAX_PIXELS, UnreadableImage
+from distcxr.data.pixels.image_bytes import MAX_PIXELS, MAX_SIDE, UnreadableImage, too_large
 
 START = b"\xff\x4f\xff\x51"
 """What every codestream begins with: start of codestream, then the marker of the sizes."""
 
 _INSTALL = "`pip install 'imagecodecs>=2026.1.1'`"
 _SIZES = struct.Struct(">HHIIIIIIIIH")  # Lsiz, Rsiz, then X, Y, offset, tile, tile offset; number of components
+_swallowed = threading.local()
 _COMPONENT = struct.Struct(">BBB")  # precision - 1 (the high bit: signed), and steps between samples
 
 
@@ -40,16 +44,35 @@ def decode_htj2k(data: bytes) -> NDArray[np.uint8]:
         UnreadableImage: it is cut short, corrupt, too large, in colour, not of 8 bits, or in several tiles.
     """
     height, width = check_header(data)
+    _notice_swallowed_errors()
+    _swallowed.any = False
     try:
         image = _codecs().htj2k_decode(data)
     except ImportError as error:
         raise UnreadableImage(f"HTJ2K, which takes imagecodecs to read: {_INSTALL}") from error
     except _codecs().Htj2kError as error:
         raise UnreadableImage(f"corrupt HTJ2K: {error}") from error
+    if _swallowed.any:
+        raise UnreadableImage("corrupt HTJ2K: OpenJPH stopped in the midst of it")
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.size != height * width:
         raise UnreadableImage("corrupt HTJ2K: its pixels are not those that its header claims")
     pixels: NDArray[np.uint8] = image.reshape(height, width)
     return pixels
+
+
+@functools.cache
+def _notice_swallowed_errors() -> None:
+    """imagecodecs can't raise from the loop that copies lines: Python reports an error there as unraisable, and half an
+    image is returned. From here on such a report is kept for the thread that decodes; all others go where they went."""
+    before = sys.unraisablehook
+
+    def report(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.object, str) and unraisable.object.startswith("imagecodecs._htj2k"):
+            _swallowed.any = True
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = report
 
 
 def check_header(data: bytes) -> tuple[int, int]:
@@ -62,8 +85,9 @@ def check_header(data: bytes) -> tuple[int, int]:
     length, _, width, height, *offsets, tile_width, tile_height, tile_x, tile_y, num_components = _SIZES.unpack_from(
         data, at
     )
-    if not width or not height or width * height > MAX_PIXELS:
-        raise UnreadableImage(f"its size is {width} x {height}; 1 to {MAX_PIXELS} pixels can be decoded")
+    if not width or not height or too_large(height, width):
+        limits = f"1 to {MAX_PIXELS} pixels, {MAX_SIDE} on a side"
+        raise UnreadableImage(f"its size is {width} x {height}; {limits} can be decoded")
     if num_components != 1:
         raise UnreadableImage(f"an HTJ2K codestream with {num_components} components; only grey ones are read")
     bits, *steps = _COMPONENT.unpack_from(data, at + _SIZES.size)
