@@ -13,6 +13,7 @@ from distcxr.data.pixels.image_bytes import MAX_PIXELS, UnreadableImage
 START = b"\xff\xd8\xff"
 """The first bytes of every JPEG."""
 
+_MAX_SCANS = 100
 _SCAN, _END = b"\xff\xda", b"\xff\xd9"  # neither occurs in the coded pixels themselves
 
 
@@ -29,6 +30,8 @@ def decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     Raises:
         UnreadableImage: it is cut short, not a JPEG that Pillow decodes, or too large.
     """
+    if data.count(_SCAN) > _MAX_SCANS:
+        raise UnreadableImage(f"more than {_MAX_SCANS} scans: a JPEG has 1 to 20, and each goes over the whole image")
     # libjpeg fills in what is missing, and reports that only sometimes.
     if data.rfind(_END) < data.rfind(_SCAN):
         raise UnreadableImage(f"truncated: the file ends (at byte {len(data)}) without its end-of-image marker")
