@@ -14,6 +14,9 @@ from pydantic import BaseModel, ValidationError
 from distcxr.recipe.keys import Recipe
 from distcxr.recipe.section import DURATION_KEYS
 from distcxr.recipe.shipped import find_recipe, not_found
+from distcxr.regular import read_regular
+
+_MOST_BYTES = 4 << 20  # a recipe has 4 KB; YAML takes 20 s for 4 MB
 
 
 class RecipeError(ValueError):
@@ -50,11 +53,18 @@ for _tag, _pattern, _first in (
 
 def _parse(text: str) -> Any:
     """The one document in `text`, in plain values."""
-    loader = _Yaml(text)
     try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+        loader = _Yaml(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:  # of tags, such as `!!bool maybe`
+        raise yaml.YAMLError(f"a value can't be read: {error}") from None
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -82,11 +92,14 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
 
 def _read(named: Path, folder: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     """Keys and values of a recipe, a file in `folder` or a name, over those of its bases."""
-    path = find_recipe(named, folder).resolve()
+    try:
+        path = find_recipe(named, folder).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or links in a circle
+        raise RecipeError(f"{children[-1] if children else named}: no recipe has the name {named}: {error}") from None
     if path in children:
         raise RecipeError(f"{path}: `base` goes round in a circle: {' -> '.join(str(p) for p in (*children, path))}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_BYTES)[0].decode()
     except OSError as error:
         wanted = f" (the base of {children[-1]})" if children else ""
         problem = not_found(named) if isinstance(error, FileNotFoundError) else error.strerror
