@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distcxr.regular import open_regular, read_regular
 from distcxr.runfolder.whole import flush
 
 CHECKPOINTS, BEST = "checkpoints", "best"
@@ -104,7 +105,10 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not JSON, or not what was written.
     """
-    meta = json.loads((checkpoint / META).read_text())
+    try:
+        meta = json.loads(read_regular(checkpoint / META)[0])
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(meta, dict):
         raise ValueError(f"a {type(meta).__name__} where an object should be")
     own = meta["crc32"].pop(META, None) if isinstance(meta.get("crc32"), dict) else None
@@ -190,7 +194,7 @@ def _aside(target: Path) -> Path:
 def _crc32(path: Path) -> int:
     """Checksum of a file: about a second a gigabyte."""
     checksum = 0
-    with path.open("rb") as file:
+    with open(open_regular(path)[0], "rb") as file:
         while block := file.read(1 << 22):
             checksum = zlib.crc32(block, checksum)
     return checksum
