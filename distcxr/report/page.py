@@ -57,12 +57,13 @@ def write_report(run_folder: Path) -> Path:
         ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
-    content, page = build(files)
-    written = {
-        filenames.REPORT_JSON: json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
-        filenames.REPORT_MARKDOWN: to_markdown(page),
-        filenames.REPORT: to_html(page),
-    }
+    with _naming(run_folder):
+        content, page = build(files)
+        written = {
+            filenames.REPORT_JSON: json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
+            filenames.REPORT_MARKDOWN: to_markdown(page),
+            filenames.REPORT: to_html(page),
+        }
     try:
         for name, text in written.items():
             write_whole(run_folder / name, text, errors="replace")
@@ -118,7 +119,7 @@ def _naming(path: Path) -> Iterator[None]:
     """What is not as a run writes it becomes an error that names its file."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not as distcxr writes it: {type(error).__name__} {error}") from error
 
 

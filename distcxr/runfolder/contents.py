@@ -96,6 +96,8 @@ def _json(path: Path) -> Any:
         return json.loads(read_text(path), parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -161,7 +163,13 @@ def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe's values as they are written: one of another version of distcxr can still be shown."""
     try:
         values = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
+    except RecursionError:
+        raise ValueError(f"{path} is not valid YAML: it is nested too deeply") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OverflowError) as error:  # of tags: `!!bool maybe`
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, not a {type(values).__name__}")

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distcxr.regular import read_regular
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import being_written
 from distcxr.tables import read_table
@@ -58,11 +59,18 @@ def newest_step(run_folder: Path) -> dict[str, str] | None:
     except OSError:
         return None
     for row in (line.split(",") for line in reversed(lines)):
-        if len(row) == len(header) and row[0].isdigit():
+        if len(row) == len(header):
             found = dict(zip(header, row, strict=True))
-            if found.get("img_per_s"):
+            if _is_number(found.get("step"), int) and _is_number(found.get("img_per_s"), float):
                 return found
     return None
+
+
+def _is_number(text: str | None, kind: type[int] | type[float]) -> bool:
+    try:
+        return bool(text) and math.isfinite(kind(text))  # type: ignore[arg-type]
+    except ValueError:
+        return False
 
 
 def best_auroc(run_folder: Path) -> float | None:
@@ -90,7 +98,7 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
 def read_text(path: Path) -> str:
     """A text file in UTF-8; ValueError, which names it, where it is not text or can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path)[0].decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file") from None
     except OSError as error:
