@@ -12,14 +12,14 @@ import stat
 from pathlib import Path
 
 MOST_BYTES = 1 << 30
-"""More than any image or table read whole: MIMIC's largest table has 60 MB, 8192 x 8192 RGBA of 16 bits 0.5 GB."""
+"""More than any image or table: MIMIC's largest table has 60 MB."""
 
 _PIECE_BYTES = 1 << 20
 _MOST_FOLD, _SMALL_BYTES = 200, 16 << 20
 
 
 def most_unpacked(packed_bytes: int) -> int:
-    """How many bytes so many compressed ones may stand for: tables and arrays of labels shrink to a fiftieth, bombs to a
+    """How many bytes so many compressed ones may stand for: tables and labels shrink to a fiftieth, bombs to a
     thousandth."""
     return min(MOST_BYTES, max(_SMALL_BYTES, _MOST_FOLD * packed_bytes))
 

@@ -48,6 +48,7 @@ class Entry:
         mutate: an input made from those; all its randomness from the `Random`.
         run: reads an input, and returns or raises one of `allowed`.
         allowed: the errors that the product documents for this entry; subclasses count.
+        share: of inputs, beside an entry with 1: less for slow ones.
         sentence: what the message of such an error must contain, such as the file's name; None for any text.
     """
 
@@ -57,6 +58,7 @@ class Entry:
     run: Callable[[bytes], None]
     allowed: tuple[type[Exception], ...]
     sentence: Callable[[], str] | None = None
+    share: float = 1.0
 
 
 @dataclass

@@ -305,9 +305,9 @@ def run_any(data: bytes) -> None:
 
 
 ENTRIES = (
-    Entry("png", png_seeds, of(spoil_png), run_png, (UnreadableImage,)),
-    Entry("kernels", png_seeds, of(spoil_png), run_kernels, ()),
-    Entry("jpeg", jpeg_seeds, of(spoil_jpeg), run_jpeg, (UnreadableImage,)),
+    Entry("png", png_seeds, of(spoil_png), run_png, (UnreadableImage,), share=2.0),
+    Entry("kernels", png_seeds, of(spoil_png), run_kernels, (), share=3.0),
+    Entry("jpeg", jpeg_seeds, of(spoil_jpeg), run_jpeg, (UnreadableImage,), share=0.7),
     Entry("htj2k", htj2k_seeds, of(spoil_htj2k), run_htj2k, (UnreadableImage,)),
     Entry(
         "any-image", lambda: (*png_seeds()[:3], *jpeg_seeds()[:3], *htj2k_seeds()[:2]), of(spoil_bytes), run_any,

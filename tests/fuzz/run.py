@@ -45,7 +45,9 @@ def main() -> int:
         print("refused" if check(entry, asked.replay.read_bytes()) else "read")
         return 0
     chosen = [by_name[name] for name in asked.entries.split(",") if name] or list(ENTRIES)
-    each = -(-asked.inputs // len(chosen))
+    whole = sum(entry.share for entry in chosen)
+    inputs = {entry.name: -int(-asked.inputs * entry.share // whole) for entry in chosen}
+    rounds = max(1, -(-max(inputs.values()) // _CHUNK))
     totals = {entry.name: Result() for entry in chosen}
     started = time.monotonic()
     seen: set[tuple[str, str]] = set()
@@ -62,9 +64,10 @@ def main() -> int:
             file.with_suffix(".txt").write_text(finding.what, errors="replace")
             print(f"BROKEN {finding.entry} input {finding.number}: {last} {where} ({file})", flush=True)
 
-    for first in range(0, each, _CHUNK):
+    for turn in range(rounds):
         for entry in chosen:
-            found = run_entry(entry, asked.seed, range(first, min(first + _CHUNK, each)))
+            first, end = (inputs[entry.name] * at // rounds for at in (turn, turn + 1))
+            found = run_entry(entry, asked.seed, range(first, end))
             total = totals[entry.name]
             total.inputs, total.refused = total.inputs + found.inputs, total.refused + found.refused
             total.seconds, total.slowest_s = total.seconds + found.seconds, max(total.slowest_s, found.slowest_s)
@@ -72,7 +75,7 @@ def main() -> int:
             total.findings += found.findings
             for finding in found.findings:
                 save(finding)
-        if first + _CHUNK >= each or (first // _CHUNK) % 5 == 4:
+        if turn == rounds - 1 or turn % 5 == 4:
             _show(totals, time.monotonic() - started)
     return 1 if any(total.findings for total in totals.values()) else 0
 

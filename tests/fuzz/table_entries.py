@@ -216,7 +216,7 @@ def run_beside(data: bytes) -> None:
         elif name == "theirs.csv":
             read_foreign(path, NIH14)
         elif name == "labels.csv":
-            inside(read_labels(path))
+            read_labels(path)  # opens no image
         elif name == "boxes.csv":
             read_boxes(path)
         elif name == "list.txt":

@@ -235,7 +235,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def is_plain_name(name: object) -> bool:
     """Whether this is the name of a file in a folder, which leads to no other folder."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not {"/", "\0"} & set(name)
+    try:
+        return isinstance(name, str) and not {b"", b".", b".."} & {os.fsencode(name)} and not {"/", "\0"} & set(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def write_json(file: Path, content: dict[str, Any]) -> None:
