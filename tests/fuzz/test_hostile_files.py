@@ -202,7 +202,7 @@ def _forge(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     assert json.loads(file.read_text())["sha256"] == digest(content)
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "", ".", "..", "a\0b", 3, ["x"], None])
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "", ".", "..", "a\0b", "\ud800", 3, ["x"], {}, None])
 def test_a_forged_cache_names_no_file_outside_its_folder(stores: Path, name: Any) -> None:
     file = stores / "cache" / "cache.json"
     before = file.read_bytes()

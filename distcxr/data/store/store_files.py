@@ -112,8 +112,8 @@ class Format:
         """What in the JSON file no build has written, or "". A checksum is made by whoever writes the file: what it
         names is read, and removed by a later build, so it must be in the folder."""
         names = self.content_files(settings)
-        is_list = isinstance(settings[self.content], list)
-        if is_list != (self.content == "shards") or not all(map(is_plain_name, [settings["entries"], *names])):
+        is_kind = isinstance(settings[self.content], list if self.content == "shards" else str)
+        if not is_kind or not all(map(is_plain_name, [settings["entries"], *names])):
             return "it names files outside of its folder"
         if not isinstance(settings["entries_sha256"], str):
             return "it has no checksum of its table"
