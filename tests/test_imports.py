@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[1]
 
 # Each folder and the folders it may import; itself is always allowed.
 ALLOWED = {
-    "recipe": {"regular"},
-    "runfolder": {"tables", "regular"},
+    "recipe": {"regular", "plain_yaml"},
+    "runfolder": {"tables", "regular", "plain_yaml"},
     "compiled": set(),
     "tables": {"regular"},
     "regular": set(),
+    "plain_yaml": set(),
     "process_group": set(),
     "error_file": set(),
     "interrupt": set(),

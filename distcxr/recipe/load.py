@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from distcxr.plain_yaml import load_plain
 from distcxr.recipe.keys import Recipe
 from distcxr.recipe.section import DURATION_KEYS
 from distcxr.recipe.shipped import find_recipe, not_found
@@ -53,18 +54,7 @@ for _tag, _pattern, _first in (
 
 def _parse(text: str) -> Any:
     """The one document in `text`, in plain values."""
-    try:
-        loader = _Yaml(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.YAMLError:
-        raise
-    except RecursionError:
-        raise yaml.YAMLError("it is nested too deeply") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:  # of tags, such as `!!bool maybe`
-        raise yaml.YAMLError(f"a value can't be read: {error}") from None
+    return load_plain(text, _Yaml)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -179,7 +169,7 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
         expected = issue["ctx"]["expected"]
         hint = _did_you_mean(str(given), re.findall(r"'([^']*)'", expected))
         return f"{problem} is not one of {expected}{hint}"
-    if location[-1] in DURATION_KEYS:
+    if location and location[-1] in DURATION_KEYS:
         return f"{problem} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
     return f"{problem}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from distcxr.plain_yaml import load_plain
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import read_columns, read_text
 from distcxr.runfolder.possible import check_possible
@@ -162,14 +163,8 @@ def _metrics(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe's values as they are written: one of another version of distcxr can still be shown."""
     try:
-        values = yaml.safe_load(read_text(path)) or {}
-    except RecursionError:
-        raise ValueError(f"{path} is not valid YAML: it is nested too deeply") from None
-    except (yaml.YAMLError, KeyError, TypeError, AttributeError, OverflowError) as error:  # of tags: `!!bool maybe`
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
-    except ValueError as error:
-        if str(path) in str(error):
-            raise
+        values = load_plain(read_text(path)) or {}
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold keys and values, not a {type(values).__name__}")
