@@ -21,6 +21,9 @@ START = b"\xff\x4f\xff\x51"
 
 _INSTALL = "`pip install 'imagecodecs>=2026.1.1'`"
 _SIZES = struct.Struct(">HHIIIIIIIIH")  # Lsiz, Rsiz, then X, Y, offset, tile, tile offset; number of components
+_CAPABILITIES, _STYLE, _STEPS, _COMMENT, _TILE = b"\xff\x50", b"\xff\x52", b"\xff\x5c", b"\xff\x64", b"\xff\x90"
+_MOST_BITS = 30  # OpenJPH has ended with a segmentation fault at 31; lossless of 8 bits takes 11
+_SEGMENTS = (b"\xff\x51", _CAPABILITIES, _STYLE, _STEPS, _COMMENT, b"\xff\x55")  # the last: lengths of tile parts
 _swallowed = threading.local()
 _COMPONENT = struct.Struct(">BBB")  # precision - 1 (the high bit: signed), and steps between samples
 
@@ -99,7 +102,34 @@ def check_header(data: bytes) -> tuple[int, int]:
         raise UnreadableImage("an HTJ2K codestream in tiles, with an offset or with fewer samples than pixels")
     if not data.endswith(b"\xff\xd9"):
         raise UnreadableImage(f"truncated: the codestream ends (at byte {len(data)}) without its end marker")
+    _check_segments(data)
     return height, width
+
+
+def _check_segments(data: bytes) -> None:
+    """Refuse a main header that OpenJPH would read beyond: it takes as many step sizes as the levels ask for, whether
+    they are there or not."""
+    found: dict[bytes, bytes] = {}
+    at = 2
+    while (kind := data[at : at + 2]) != _TILE:
+        length = int.from_bytes(data[at + 2 : at + 4])
+        body = data[at + 4 : at + 2 + length]
+        if kind not in _SEGMENTS or length < 2 or len(body) != length - 2 or (kind in found and kind != _COMMENT):
+            raise UnreadableImage(f"corrupt HTJ2K: no segment of its header begins at byte {at}, where one has to")
+        found[kind] = body
+        at += 2 + length
+    style, steps = found.get(_STYLE, b""), found.get(_STEPS, b"")
+    if len(style) < 10 or not steps or _CAPABILITIES not in found:
+        raise UnreadableImage("corrupt HTJ2K: a segment of its header is missing")
+    levels, has_precincts = style[5], style[0] & 1
+    bytes_per_band = {0: 1, 2: 2}.get(steps[0] & 31)
+    num_steps = 2 if bytes_per_band is None else (3 * levels + 1) * bytes_per_band
+    blocks_fit = style[6] <= 8 and style[7] <= 8 and style[6] + style[7] <= 8
+    if levels > 32 or not blocks_fit or len(style) != 10 + has_precincts * (levels + 1) or len(steps) != 1 + num_steps:
+        raise UnreadableImage("corrupt HTJ2K: its header does not have what its number of levels asks for")
+    most_bits = max(steps[1 :: bytes_per_band or 2]) >> 3  # of a coefficient
+    if most_bits + (steps[0] >> 5) - 1 > _MOST_BITS:
+        raise UnreadableImage(f"corrupt HTJ2K: coefficients of more than {_MOST_BITS} bits")
 
 
 def check_available() -> None:
