@@ -145,6 +145,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         damaged = damaged_files(path, meta["crc32"])
         TrainState(**meta["state"])
+        Checkpoint(path, meta).step  # noqa: B018  # that it is a number
         Recipe.model_validate(meta["recipe"])
         meta["mean"], meta["std"], meta["hashes"]["labels"]
     except FileNotFoundError as error:

@@ -23,6 +23,7 @@ import packs
 import pytest
 from fuzz.harness import cpu_limit
 from fuzz.image_entries import htj2k_seeds, jpeg_seeds, segments_of
+from fuzz.recipe_entries import _BOMB
 from fuzz.store_entries import digest
 from PIL import Image
 
@@ -122,6 +123,23 @@ def test_half_a_codestream_is_an_error_and_not_half_an_image(capfd: pytest.Captu
     assert decode_grey(whole).shape == (40, 50)
 
 
+CODESTREAMS = {
+    # Found by mutation: each ended the process with a segmentation fault in OpenJPH.
+    "too few step sizes": lambda held: held.replace(b"\xff\x5c\0\x13", b"\xff\x5c\0\x03", 1),
+    "31 bits": lambda held: held.replace(b"\xff\x5c\0\x13\x20\x48", b"\xff\x5c\0\x13\x20\xff", 1),
+    "no style": lambda held: held.replace(b"\xff\x52", b"\xff\x64", 1),
+}
+
+
+@pytest.mark.parametrize("kind", CODESTREAMS)
+def test_headers_that_openjph_reads_beyond_are_refused(kind: str) -> None:
+    whole = htj2k_seeds()[1]
+    forged = CODESTREAMS[kind](whole)
+    assert forged != whole
+    with pytest.raises(UnreadableImage, match="corrupt HTJ2K"):
+        decode_grey(forged)
+
+
 @pytest.mark.parametrize("num_bytes", [1 << 50, (1 << 63) - 1, -1, 0])
 @pytest.mark.parametrize("offset", [0, 5, 1 << 50, -1])
 def test_a_forged_part_of_a_pack_is_refused(num_bytes: int, offset: int, tmp_path: Path) -> None:
@@ -165,7 +183,7 @@ def test_arrays_that_claim_what_they_have_not_are_refused(descr: str, shape: str
 RECIPES = {
     "deep": "[" * 100_000, "deep keys": "a: " * 20_000, "bool": "data: !!bool maybe", "int": "data: !!int x",
     "long": "train: {epochs: " + "9" * 5000 + "}", "code": "data: !!python/object/apply:os.system [id]",
-    "itself": "model: &a {name: *a}", "base": "base: " + "a" * 5000, "base zero": 'base: "a\\0b"',
+    "laughs": _BOMB, "itself": "model: &a {name: *a}", "base": "base: " + "a" * 5000, "base zero": 'base: "a\\0b"',
 }  # fmt: skip
 
 
