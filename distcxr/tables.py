@@ -124,7 +124,10 @@ def read_table(
     text = _text(path, unpacked, verbatim)
     lines, widths = _layout(path, text)
     rows = np.flatnonzero(widths)  # blank lines have no cells
-    header = next(filter(None, csv.reader(_stream(text), strict=True)))
+    try:
+        header = next(filter(None, csv.reader(_stream(text), strict=True)))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line 1: not readable as CSV: {error}") from error
     header = header if verbatim else [name.strip() for name in header]
     if len(header) == 1 and (mark := next((mark for mark in _OTHER_SEPARATORS if mark in header[0]), None)):
         name = header[0].split(mark)[0]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distcxr.regular import read_regular
+from distcxr.regular import open_regular, read_regular
 from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import being_written
 from distcxr.tables import read_table
@@ -51,7 +51,7 @@ def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def newest_step(run_folder: Path) -> dict[str, str] | None:
     """The last row of `steps.csv` that is whole, read from its end, as it may be long; None where there is none."""
     try:
-        with (run_folder / filenames.STEPS).open("rb") as file:
+        with open(open_regular(run_folder / filenames.STEPS)[0], "rb") as file:
             header = file.readline().decode(errors="replace").strip().split(",")
             start = file.tell()
             file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -76,9 +76,9 @@ def _is_number(text: str | None, kind: type[int] | type[float]) -> bool:
 def best_auroc(run_folder: Path) -> float | None:
     """The highest macro AUROC of validation so far, from `history.csv`; None where there is none."""
     try:
-        with (run_folder / filenames.HISTORY).open(newline="") as file:
+        with open(open_regular(run_folder / filenames.HISTORY)[0], newline="") as file:
             return max((float(row["val_auroc"]) for row in csv.DictReader(file) if row.get("val_auroc")), default=None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return None
 
 
