@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import signal
 import socket
 import struct
 import tracemalloc
@@ -26,6 +27,7 @@ from fuzz.image_entries import htj2k_seeds, jpeg_seeds, segments_of
 from fuzz.recipe_entries import _BOMB
 from fuzz.store_entries import digest
 from PIL import Image
+from run_folders import write_run
 
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import SIGNATURE, Part, UnreadableImage, read_file
@@ -37,6 +39,9 @@ from distcxr.data.store.cache_resuming import UnfinishedCache
 from distcxr.data.store.pack_format import Pack
 from distcxr.data.store.store_files import StoreError, write_json
 from distcxr.recipe.load import RecipeError, load_recipe
+from distcxr.report.page import write_report
+from distcxr.runfolder.contents import read_autotune, read_operating
+from distcxr.runfolder.history import best_auroc, newest_step
 from distcxr.tables import read_table
 
 
@@ -85,6 +90,40 @@ def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
         read_file(path)
     with pytest.raises(ValueError, match="larger than the 1,073,741,824 bytes"):
         read_table(path)
+
+
+def test_a_header_of_endless_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("a" * 200_000 + ",b\n1,2\n")
+    with pytest.raises(ValueError, match=r"a\.csv, line 1: not readable as CSV"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["recipe.yaml", "environment.json", "metrics_test.json", "steps.csv", "history.csv", "predictions_test.csv",
+             "pictures/pictures.json", "pictures/0.png", "operating.json", "autotune.json"],
+)  # fmt: skip
+def test_a_pipe_in_a_run_folder_blocks_nobody(name: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=30, patients=12, replicates=4, pictures=1, steps=8)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    signal.alarm(20)  # ends the tests: a read that blocks knows no other way out
+    try:
+        newest_step(folder), best_auroc(folder)
+        read = {"operating.json": read_operating, "autotune.json": read_autotune}.get(name, write_report)
+        with pytest.raises(ValueError, match=f"{Path(name).name}.*a pipe or a device"):
+            read(folder)
+    finally:
+        signal.alarm(0)
+
+
+def test_a_zero_byte_in_the_steps_is_an_error_with_its_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", images=30, patients=12, replicates=4, pictures=1, steps=8)
+    text = (folder / "steps.csv").read_text().split("\n")
+    text[3] = text[3].replace(",0.", ",\0.", 1)
+    (folder / "steps.csv").write_text("\n".join(text))
+    with pytest.raises(ValueError, match=r"steps\.csv, column loss, line 4"):
+        write_report(folder)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
