@@ -38,7 +38,9 @@ ALLOWED = {
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},
     "phantom": {"data"},
-    "jobs": {"recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt"},
+    "jobs": {
+        "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
+    },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
         "runtime", "jobs", "phantom",

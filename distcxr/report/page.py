@@ -60,7 +60,7 @@ def write_report(run_folder: Path) -> Path:
     with _naming(run_folder):
         content, page = build(files)
         written = {
-            filenames.REPORT_JSON: json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
+            filenames.REPORT_JSON: _as_json(run_folder, content.values),
             filenames.REPORT_MARKDOWN: to_markdown(page),
             filenames.REPORT: to_html(page),
         }
@@ -72,6 +72,13 @@ def write_report(run_folder: Path) -> Path:
     if content.get("missing"):
         logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")
     return run_folder / filenames.REPORT
+
+
+def _as_json(run_folder: Path, values: Any) -> str:
+    try:
+        return json.dumps(values, indent=1, allow_nan=False, default=str) + "\n"
+    except ValueError as error:  # only YAML holds infinity
+        raise ValueError(f"{run_folder / filenames.RECIPE} holds a number that is not finite: {error}") from None
 
 
 def build(files: RunFiles) -> tuple[Content, Page]:
