@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Sequence
 from random import Random
@@ -57,7 +58,7 @@ def spoil_value(value: Any, rng: Random, most: int = 3) -> Any:
         parent, key = _place(holder, rng)
         kind = rng.randrange(8)
         if kind <= 2:
-            parent[key] = rng.choice(HOSTILE)
+            parent[key] = copy.deepcopy(rng.choice(HOSTILE))  # the next change may be made in it
         elif kind == 3 and parent is not holder:
             del parent[key]
         elif kind == 4:

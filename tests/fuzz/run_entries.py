@@ -159,7 +159,7 @@ _SPOIL = spoiling(spoil_file)
 def run_checkpoint(data: bytes) -> None:
     with CHECKPOINT.holding(data, _checksums):
         checkpoint = open_checkpoint(CHECKPOINT.folder / "best")
-        assert checkpoint.meta["recipe"]
+        assert checkpoint.recipe.data is not None
         network = _network()
         load_weights(checkpoint, network)
         optimizer = torch.optim.AdamW(network.parameters(), fused=True)

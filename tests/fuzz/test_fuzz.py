@@ -62,5 +62,7 @@ def test_the_harness_finds_what_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_inputs_are_the_same_each_time() -> None:
     for entry in ENTRIES:
         seeds = entry.seeds()
-        assert make_input(entry, seeds, 1, 40) == make_input(entry, seeds, 1, 40)
+        numbers = range(len(seeds), len(seeds) + 60)
+        once = [make_input(entry, seeds, 1, number) for number in numbers]
+        assert once[::-1] == [make_input(entry, seeds, 1, number) for number in reversed(numbers)]
         assert len({entry.mutate(seeds, Random(number)) for number in range(30)}) > 10
