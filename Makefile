@@ -1,6 +1,8 @@
 # make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
 # make test    set up, run the tests; TESTS=tests/data a part of them
 # make lint    ruff, mypy, codespell
+# make fuzz    a million mutated inputs through every reader (hours); INPUTS=20000 fewer
+# make audit   known vulnerabilities of the packages in .venv
 # make slurm   install SLURM (Debian packages, as root) and test slurm/train.sbatch on simulated nodes
 # The first call sets up .venv (about 6 GB); later ones reuse it. PYTHON=python3.12 picks another Python.
 
@@ -9,8 +11,9 @@ REQUIREMENTS ?= requirements/cuda13.txt
 BIN := .venv/bin
 READY := .venv/.ready
 PHANTOM := data/phantom
+INPUTS ?= 1000000
 
-.PHONY: setup train test lint slurm clean
+.PHONY: setup train test lint fuzz audit slurm clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -37,6 +40,12 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz/run.py --inputs $(INPUTS) --seed $$(date +%s)
+
+audit: $(READY)
+	$(BIN)/python .ci/audit.py
 
 slurm: $(READY)
 	DISTCXR_INSTALL_SLURM=1 DISTCXR_SLURM_ALL=1 $(BIN)/python -m pytest tests/slurm

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.regular import most_unpacked, read_regular
+
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _ZIP = b"PK\x03\x04"
@@ -115,14 +117,17 @@ def read_table(
             file, and the line where there is one.
     """
     try:
-        content = path.read_bytes()
-        unpacked = gzip.decompress(content) if path.suffix == ".gz" else content
+        content, _ = read_regular(path)
+        unpacked = _decompressed(content) if path.suffix == ".gz" else content
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     text = _text(path, unpacked, verbatim)
     lines, widths = _layout(path, text)
     rows = np.flatnonzero(widths)  # blank lines have no cells
-    header = next(filter(None, csv.reader(_stream(text), strict=True)))
+    try:
+        header = next(filter(None, csv.reader(_stream(text), strict=True)))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line 1: not readable as CSV: {error}") from error
     header = header if verbatim else [name.strip() for name in header]
     if len(header) == 1 and (mark := next((mark for mark in _OTHER_SEPARATORS if mark in header[0]), None)):
         name = header[0].split(mark)[0]
@@ -147,6 +152,16 @@ def read_table(
     if not verbatim:
         columns = {position: [cell.strip() for cell in cells] for position, cells in columns.items()}
     return Table(path, tuple(header), columns, lines[body], hashlib.sha256(content).hexdigest())
+
+
+def _decompressed(content: bytes) -> bytes:
+    """What a gzip file holds; OSError where that is more than `most_unpacked`."""
+    most = most_unpacked(len(content))
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
+        unpacked = stream.read(most + 1)
+    if len(unpacked) > most:
+        raise OSError(f"its {len(content):,} bytes decompress to more than {most:,}, which no table of that size does")
+    return unpacked
 
 
 def _text(path: Path, content: bytes, verbatim: bool) -> bytes:

@@ -23,6 +23,7 @@ from distcxr.data.order import uniform
 from distcxr.data.sources.image_paths import first_few
 from distcxr.data.sources.nih import KNOWN_HASHES, missing_dataset
 from distcxr.recipe.data import Data
+from distcxr.regular import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +165,10 @@ def read_list(path: Path, row_of: dict[str, int], skipped: set[str]) -> tuple[ND
     Raises ValueError for a list that can't be read, is empty, or names an image twice or one that is in neither.
     """
     try:
-        content = path.read_bytes()
+        content, _ = read_regular(path)
         listed = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the list {path} can't be read: {error}") from error
+        raise ValueError(f"the list {path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     if not listed:
         raise ValueError(f"the list {path} is empty: one image name a line is expected")
     repeated = [name for name, count in Counter(listed).items() if count > 1]

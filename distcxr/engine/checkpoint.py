@@ -73,6 +73,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         damaged = damaged_files(path, meta)
         TrainState(**meta["state"])
+        Checkpoint(path, meta).step  # noqa: B018  # that it is a number
         Recipe.model_validate(meta["recipe"])
         meta["mean"], meta["std"], meta["hashes"]["labels"]
     except FileNotFoundError as error:
@@ -202,8 +203,18 @@ def _load(path: Path, module: torch.nn.Module) -> None:
 
 def load_training(checkpoint: Checkpoint, run: Run) -> None:
     """Load the optimiser and GradScaler, on the device of the model."""
-    stored = torch.load(checkpoint.path / TRAINING, map_location="cpu", weights_only=True)
-    load_optimizer(run.training.optimizer, stored["optimizer"])
+    path = checkpoint.path / TRAINING
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        optimizer, kept = stored["optimizer"], stored["scaler"]
+    except Exception as error:  # PyTorch documents few of what it raises
+        raise CheckpointError(
+            f"{path} can't be loaded: {type(error).__name__} {error}; use another checkpoint"
+        ) from None
+    try:
+        load_optimizer(run.training.optimizer, optimizer)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} does not fit the optimiser: {error}; use another checkpoint") from None
     scaler = run.setup.runtime.accelerator.scaler
-    if scaler is not None and stored["scaler"]:
-        scaler.load_state_dict(stored["scaler"])
+    if scaler is not None and kept:
+        scaler.load_state_dict(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 _PACKAGES = (
     "torch", "torchvision", "timm", "accelerate", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "numpy", "pillow",
 )  # fmt: skip
+
+_CREDENTIALS = re.compile(r"(://)[^/@\s]+@")  # of an address such as https://user:token@host
 
 
 def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | None]:
@@ -161,7 +164,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, t
             logger.warning(f"{error}; its record of earlier launches is lost")
     environment = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [_CREDENTIALS.sub(r"\1***@", word) for word in sys.argv],
         "distcxr": distcxr.__version__,
         "commit": _commit(),
         "identity": resolved.identity(),

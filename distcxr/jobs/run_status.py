@@ -14,7 +14,7 @@ from typing import Any
 
 from distcxr.jobs.runs_json import read_listing
 from distcxr.runfolder import filenames
-from distcxr.runfolder.contents import read_environment, read_recipe
+from distcxr.runfolder.contents import SPLITS, read_environment, read_recipe
 from distcxr.runfolder.history import best_auroc, newest_step
 from distcxr.runfolder.lock import is_claimed_elsewhere
 
@@ -88,10 +88,12 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
     recipe = _read_or_nothing(read_recipe, folder / filenames.RECIPE)
     newest = newest_step(folder)
     step = int(newest["step"]) if newest else 0
-    total = environment.get("total_steps")
+    total = _count(environment.get("total_steps"))
     img_per_s = float(newest["img_per_s"]) if newest else None
-    batch = (recipe.get("train") or {}).get("global_batch_size")
-    splits = (recipe.get("eval") or {}).get("splits") or []
+    train, scores = (recipe.get(key) for key in ("train", "eval"))
+    batch = _count(train.get("global_batch_size")) if isinstance(train, dict) else None
+    asked = scores.get("splits") if isinstance(scores, dict) else None
+    splits = [split for split in asked if split in SPLITS] if isinstance(asked, list) else []
     # Early stopping ends a run before its last step, so scores that are newer than the last step tell.
     scored = all(_written(folder / filenames.metrics(split)) >= _changed(folder) for split in splits)
     done = (scored if splits else total is not None and step >= total) and not (folder / filenames.RESUME).exists()
@@ -103,6 +105,10 @@ def read_status(folder: Path, jobs: Mapping[str, str]) -> RunStatus:
         folder=folder, state=state, step=step, total_steps=total, best_auroc=best_auroc(folder),
         img_per_s=img_per_s, eta_s=eta_s, changed_s=time.time() - _changed(folder) if _changed(folder) else None,
     )  # fmt: skip
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None
 
 
 def _state(folder: Path, job: str | None, done: bool) -> str:

@@ -63,5 +63,5 @@ def read_listing(folder: Path) -> list[Listed]:
         ]  # fmt: skip
     except OSError as error:
         raise ValueError(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error!r}); the command that made it writes it again") from None

@@ -97,7 +97,7 @@ def read_weights(path: Path) -> WeightsFile:
             f"{path}: it holds {more}, as a whole pickled model does, and reading that would run whatever code is in "
             f"it. If you trust who made it: distcxr import {path} {imported} --trust, then model.weights={imported}"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # PyTorch documents few of what it raises for damaged files
         raise ValueError(f"{path}: not a whole PyTorch file ({_first_line(error)})") from error
     state = find_state(loaded)
     if state is None:

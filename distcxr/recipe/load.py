@@ -11,9 +11,13 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from distcxr.plain_yaml import load_plain
 from distcxr.recipe.keys import Recipe
 from distcxr.recipe.section import DURATION_KEYS
 from distcxr.recipe.shipped import find_recipe, not_found
+from distcxr.regular import read_regular
+
+_MOST_BYTES = 4 << 20  # a recipe has 4 KB; YAML takes 20 s for 4 MB
 
 
 class RecipeError(ValueError):
@@ -50,11 +54,7 @@ for _tag, _pattern, _first in (
 
 def _parse(text: str) -> Any:
     """The one document in `text`, in plain values."""
-    loader = _Yaml(text)
-    try:
-        return loader.get_single_data()
-    finally:
-        loader.dispose()
+    return load_plain(text, _Yaml)
 
 
 def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
@@ -90,11 +90,14 @@ def _with_overrides(values: dict[str, Any], overrides: Sequence[str], name: str)
 
 def _read(named: Path, folder: Path, children: tuple[Path, ...]) -> dict[str, Any]:
     """Keys and values of a recipe, a file in `folder` or a name, over those of its bases."""
-    path = find_recipe(named, folder).resolve()
+    try:
+        path = find_recipe(named, folder).resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a file, or links in a circle
+        raise RecipeError(f"{children[-1] if children else named}: no recipe has the name {named}: {error}") from None
     if path in children:
         raise RecipeError(f"{path}: `base` goes round in a circle: {' -> '.join(str(p) for p in (*children, path))}")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, _MOST_BYTES)[0].decode()
     except OSError as error:
         wanted = f" (the base of {children[-1]})" if children else ""
         problem = not_found(named) if isinstance(error, FileNotFoundError) else error.strerror
@@ -174,7 +177,7 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
         expected = issue["ctx"]["expected"]
         hint = _did_you_mean(str(given), re.findall(r"'([^']*)'", expected))
         return f"{problem} is not one of {expected}{hint}"
-    if location[-1] in DURATION_KEYS:
+    if location and location[-1] in DURATION_KEYS:
         return f"{problem} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
     return f"{problem}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
 

@@ -30,7 +30,11 @@ def recipe_names() -> dict[str, Path]:
 def find_recipe(named: Path, folder: Path) -> Path:
     """The file that is meant: the one in `folder`, or if there is none the recipe of this name; else a missing file."""
     path = folder / named
-    return path if path.is_file() else recipe_names().get(named.as_posix(), path)
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or with a zero byte
+        is_file = False
+    return path if is_file else recipe_names().get(named.as_posix(), path)
 
 
 def is_recipe(word: str) -> bool:

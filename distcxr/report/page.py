@@ -54,12 +54,13 @@ def write_report(run_folder: Path) -> Path:
     Raises ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
-    content, page = build(files)
-    written = {
-        filenames.REPORT_JSON: json.dumps(content.values, indent=1, allow_nan=False, default=str) + "\n",
-        filenames.REPORT_MARKDOWN: to_markdown(page),
-        filenames.REPORT: to_html(page),
-    }
+    with _naming(run_folder):
+        content, page = build(files)
+        written = {
+            filenames.REPORT_JSON: _as_json(run_folder, content.values),
+            filenames.REPORT_MARKDOWN: to_markdown(page),
+            filenames.REPORT: to_html(page),
+        }
     try:
         for name, text in written.items():
             write_whole(run_folder / name, text, errors="replace")
@@ -68,6 +69,13 @@ def write_report(run_folder: Path) -> Path:
     if content.get("missing"):
         logger.info(f"{run_folder}: the report does without {', '.join(content.get('missing'))}")
     return run_folder / filenames.REPORT
+
+
+def _as_json(run_folder: Path, values: Any) -> str:
+    try:
+        return json.dumps(values, indent=1, allow_nan=False, default=str) + "\n"
+    except ValueError as error:  # only YAML holds infinity
+        raise ValueError(f"{run_folder / filenames.RECIPE} holds a number that is not finite: {error}") from None
 
 
 def build(files: RunFiles) -> tuple[Content, Page]:
@@ -115,7 +123,7 @@ def _naming(path: Path) -> Iterator[None]:
     """What is not as a run writes it becomes an error that names its file."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not as distcxr writes it: {type(error).__name__} {error}") from error
 
 

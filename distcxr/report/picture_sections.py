@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from distcxr.regular import read_regular
 from distcxr.report import blocks
 from distcxr.report.blocks import Block, Content, Part, Picture, Pictures, Section, column, paragraph, readable
 from distcxr.runfolder import filenames
@@ -97,7 +98,7 @@ def _embedded(path: Path) -> tuple[str, bool]:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(io.BytesIO(read_regular(path)[0])) as picture:
             shown = picture.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a picture that can be read: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from distcxr.plain_yaml import load_plain
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import read_columns, read_text
 from distcxr.runfolder.possible import check_possible
@@ -125,6 +126,8 @@ def _json(path: Path) -> Any:
         return json.loads(read_text(path), parse_constant=refuse)
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -189,7 +192,7 @@ def _metrics(path: Path) -> dict[str, Any]:
 def read_recipe(path: Path) -> dict[str, Any]:
     """The recipe's values as they are written: one of another version of distcxr can still be shown."""
     try:
-        values = yaml.safe_load(read_text(path)) or {}
+        values = load_plain(read_text(path)) or {}
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from distcxr.regular import open_regular, read_regular
 from distcxr.runfolder import filenames
 from distcxr.runfolder.manifest import crc32_of
 from distcxr.runfolder.whole import being_written, flush
@@ -135,7 +136,7 @@ def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def newest_step(run_folder: Path) -> dict[str, str] | None:
     """The last row of `steps.csv` that is whole, read from its end, as it may be long; None where there is none."""
     try:
-        with (run_folder / filenames.STEPS).open("rb") as file:
+        with open(open_regular(run_folder / filenames.STEPS)[0], "rb") as file:
             header = file.readline().decode(errors="replace").strip().split(",")
             start = file.tell()
             file.seek(max(start, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -143,19 +144,26 @@ def newest_step(run_folder: Path) -> dict[str, str] | None:
     except OSError:
         return None
     for row in (line.split(",") for line in reversed(lines)):
-        if len(row) == len(header) and row[0].isdigit():
+        if len(row) == len(header):
             found = dict(zip(header, row, strict=True))
-            if found.get("img_per_s"):
+            if _is_finite(found.get("step"), int) and _is_finite(found.get("img_per_s"), float):
                 return found
     return None
+
+
+def _is_finite(text: str | None, kind: type[int] | type[float]) -> bool:
+    try:
+        return bool(text) and math.isfinite(kind(text))  # type: ignore[arg-type]
+    except ValueError:
+        return False
 
 
 def best_auroc(run_folder: Path) -> float | None:
     """The highest macro AUROC of validation so far, from `history.csv`; None where there is none."""
     try:
-        with (run_folder / filenames.HISTORY).open(newline="") as file:
+        with open(open_regular(run_folder / filenames.HISTORY)[0], newline="") as file:
             return max((float(row["val_auroc"]) for row in csv.DictReader(file) if row.get("val_auroc")), default=None)
-    except (OSError, ValueError):
+    except (OSError, ValueError, csv.Error):
         return None
 
 
@@ -175,7 +183,7 @@ def read_columns(path: Path) -> dict[str, list[float | None]]:
 def read_text(path: Path) -> str:
     """A text file in UTF-8; ValueError, which names it, where it is not text or can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_regular(path)[0].decode()
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file") from None
     except OSError as error:

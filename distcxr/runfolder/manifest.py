@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distcxr.regular import open_regular, read_regular
+
 MODEL, TRAINED, TRAINING, META = "model.safetensors", "trained.safetensors", "training.pt", "checkpoint.json"
 FORMAT_VERSION = 4
 READABLE_VERSIONS = (2, 3, FORMAT_VERSION)  # 2 has no checksum of checkpoint.json, 3 no sizes, tables and notes
@@ -46,7 +48,10 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is not JSON, or not what was written.
     """
-    meta = json.loads((checkpoint / META).read_text())
+    try:
+        meta = json.loads(read_regular(checkpoint / META)[0])
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(meta, dict):
         raise ValueError(f"a {type(meta).__name__} where an object should be")
     own = meta["crc32"].pop(META, None) if isinstance(meta.get("crc32"), dict) else None
@@ -79,7 +84,7 @@ def _meta_crc32(meta: Mapping[str, Any]) -> int:
 def crc32_of(path: Path, num_bytes: int | None = None) -> int:
     """Checksum of a file, or of its first `num_bytes`: about a second a gigabyte."""
     checksum, left = 0, path.stat().st_size if num_bytes is None else num_bytes
-    with path.open("rb") as file:
+    with open(open_regular(path)[0], "rb") as file:
         while block := file.read(min(1 << 22, left)):
             checksum, left = zlib.crc32(block, checksum), left - len(block)
     return checksum

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from distcxr.compiled import compiled
-from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, SIGNATURE
+from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, MAX_SIDE, SIGNATURE
 
 _BYTES_IN = types.Array(types.uint8, 1, "C", readonly=True)
 _BYTES = types.Array(types.uint8, 1, "C")
@@ -203,6 +203,8 @@ def join_chunks(data: NDArray[np.uint8], stream: NDArray[np.uint8], shape: NDArr
                 return _REFUSED
             height, width = _number(data, body + 4), _number(data, body)
             if not 0 < height * width <= MAX_PIXELS:  # 32 bits each: what overflows int64 is negative
+                return _REFUSED
+            if height > MAX_SIDE or width > MAX_SIDE:
                 return _REFUSED
             shape[0], shape[1] = height, width
             for i in range(5):

@@ -13,6 +13,7 @@ from distcxr.data.pixels.image_bytes import MAX_PIXELS, SIGNATURE, UnreadableIma
 from distcxr.data.pixels.png import decode_png
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8\xff", b"\xff\xda", b"\xff\xd9"  # the latter not in coded pixels
+_MAX_SCANS = 100
 _KEPT_BYTES = 60 << 20  # glibc ignores blocks of over 32 MB
 
 
@@ -39,6 +40,8 @@ def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:
     A JPEG holds no checksum: bytes that changed in the middle can give wrong pixels unnoticed, but one that was cut
     short, or ends in zeros, is found.
     """
+    if data.count(_JPEG_SCAN) > _MAX_SCANS:
+        raise UnreadableImage(f"more than {_MAX_SCANS} scans: a JPEG has 1 to 20, and each goes over the whole image")
     # libjpeg fills in what is missing, and reports that only sometimes.
     if data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
         raise UnreadableImage(f"truncated: the file ends (at byte {len(data)}) without its end-of-image marker")

@@ -12,8 +12,12 @@ import numpy as np
 from isal import isal_zlib
 from numpy.typing import NDArray
 
+from distcxr.regular import read_regular
+
 MAX_PIXELS = 8192 * 8192
 """Largest width x height decoded; a few times the largest X-ray detector, and below Pillow's own warning."""
+MAX_SIDE = 65_535
+"""Longest side decoded, JPEG's own limit: undoing filters takes 64 bytes a column, a resize 16 more."""
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 """The first eight bytes of a PNG."""
 HARMLESS = frozenset({b"tIME", b"tEXt", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"bKGD"})
@@ -47,17 +51,20 @@ Locate = Callable[[NDArray[np.int64]], Sequence[Source]]
 """Sample ids [B] -> where the bytes of their images are, in that order: `SampleIndex.files` or `Pack.parts`."""
 
 
+def too_large(height: int, width: int) -> bool:
+    """Whether an image of this size is refused, before anything is allocated for it."""
+    return height * width > MAX_PIXELS or max(height, width) > MAX_SIDE
+
+
 def read_file(file: Source) -> tuple[bytes, os.stat_result]:
     """The bytes of an image and the state of its file from before they were read.
     Raises UnreadableImage: the system refuses, or a part is cut short or does not have its checksum."""
     if isinstance(file, Part):
         return _read_part(file)
     try:
-        with open(file, "rb") as stream:
-            state = os.fstat(stream.fileno())
-            return stream.read(), state
-    except OSError as error:
-        raise UnreadableImage(f"the file can't be read: {error.strerror}") from error
+        return read_regular(file)
+    except (OSError, ValueError) as error:  # ValueError: no file's name has a zero byte
+        raise UnreadableImage(f"the file can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _read_part(part: Part) -> tuple[bytes, os.stat_result]:
@@ -66,10 +73,12 @@ def _read_part(part: Part) -> tuple[bytes, os.stat_result]:
     try:
         fd = part.fd if part.pid == os.getpid() else _borrowed(part.pid, part.fd, part.file)
         state = os.fstat(fd)
-        data = os.pread(fd, part.num_bytes, part.offset)
+        # A forged table may claim any piece: what lies beyond the file's end is not asked for, it would be allocated.
+        inside = 0 <= part.offset <= state.st_size and part.num_bytes >= 0
+        data = os.pread(fd, min(part.num_bytes, state.st_size - part.offset), part.offset) if inside else b""
     except OSError as error:
         raise UnreadableImage(f"{part.file} can't be read: {error.strerror}") from error
-    if isal_zlib.crc32(data) != part.crc:
+    if len(data) != part.num_bytes or isal_zlib.crc32(data) != part.crc:
         what = "cut short" if len(data) < part.num_bytes else "damaged"
         raise UnreadableImage(f"{part.file} is {what} there; `distcxr pack RECIPE` repairs it")
     return data, state

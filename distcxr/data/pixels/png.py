@@ -15,7 +15,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 from PIL import Image
 
-from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, SIGNATURE, UnreadableImage
+from distcxr.data.pixels.image_bytes import HARMLESS, MAX_PIXELS, MAX_SIDE, SIGNATURE, UnreadableImage, too_large
 
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -163,8 +163,9 @@ def _header(body: bytes) -> Header:
     width, height, bit_depth, colour_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", body)
     if width == 0 or height == 0:
         raise UnreadableImage(f"corrupt: its size is {width} x {height}")
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(f"its size is {width} x {height}, more than the {MAX_PIXELS} pixels allowed")
+    if too_large(height, width):
+        limit = f"{MAX_PIXELS} pixels allowed" if width * height > MAX_PIXELS else f"{MAX_SIDE} allowed on a side"
+        raise UnreadableImage(f"its size is {width} x {height}, more than the {limit}")
     if bit_depth not in _BIT_DEPTHS.get(colour_type, ()):
         raise UnreadableImage(f"corrupt: no PNG has colour type {colour_type} with {bit_depth} bits")
     if compression or filtering or interlace > 1:

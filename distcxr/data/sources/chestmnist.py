@@ -12,11 +12,12 @@ Shapes: N images of a split, S side.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 import zipfile
-import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.sources.image_paths import Lister
 from distcxr.data.sources.label_columns import each_its_own, make_index
 from distcxr.recipe.data import Data
+from distcxr.regular import most_unpacked
 
 SPLITS = ("train", "val", "test")
 
@@ -80,31 +82,45 @@ def read_array(file: Path, name: str) -> NDArray[np.generic]:
             names = archive.namelist()
             if member in names:
                 return _read_member(file, archive, archive.getinfo(member))
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except MemoryError as error:
+        raise ValueError(f"{file} can't be read ({name}): its header claims more than there is memory for") from error
+    except Exception as error:  # zipfile and numpy document few of what they raise for damaged files
         raise ValueError(f"{file} can't be read ({name}): {error}. Download it again") from error
     raise ValueError(f"{file} has no {name}; it holds {', '.join(names) or 'nothing'}")
 
 
 def _read_member(file: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NDArray[np.generic]:
     if info.compress_type != zipfile.ZIP_STORED:
+        if info.file_size > most_unpacked(info.compress_size):
+            raise ValueError(f"{info.compress_size:,} bytes claim to decompress to {info.file_size:,}")
+        with archive.open(info) as packed:
+            _read_header(packed, info.file_size)  # before an array of the size that it claims is allocated
         with archive.open(info) as packed:
             return np.lib.format.read_array(packed, allow_pickle=False)
     with file.open("rb") as stream:
         stream.seek(info.header_offset + 26)  # the member's own header: lengths of its name and extra field
         name_bytes, extra_bytes = struct.unpack("<HH", stream.read(4))
         stream.seek(name_bytes + extra_bytes, os.SEEK_CUR)
-        version = np.lib.format.read_magic(stream)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read_header(stream)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects")
+        shape, by_columns, dtype = _read_header(stream, info.file_size)
         return np.memmap(file, dtype, "r", stream.tell(), shape, "F" if by_columns else "C")
+
+
+def _read_header(stream: IO[bytes], num_bytes: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type of the array in a .npy file; ValueError where it holds no numbers or the file is small."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, by_columns, dtype = read_header(stream)
+    if dtype.kind not in "biuf":
+        raise ValueError(f"it holds {dtype}, not numbers")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > num_bytes:
+        raise ValueError(f"an array of {list(shape)} does not fit into its {num_bytes:,} bytes")
+    return shape, by_columns, dtype
 
 
 def _find(root: Path) -> Path:
     if root.is_file():
         return root
-    found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
+    found = sorted(path for path in root.glob("chestmnist*.npz") if path.is_file()) if root.is_dir() else []
     if not found:
         raise MissingDataError(f"{root} neither is such a file nor holds one.\n{_LAYOUT}")
     if len(found) > 1:

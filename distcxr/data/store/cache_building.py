@@ -13,6 +13,7 @@ import secrets
 import threading
 from collections.abc import Sequence
 from contextlib import closing
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,22 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.store.cache_format import DecodedCache
 from distcxr.data.store.store_building import GOOD, Built, Report, StoreBuilder, building_in, check_space
-from distcxr.data.store.store_files import CACHE, MADE, UNREADABLE, StoreError, look, read_json, write_json
+from distcxr.data.store.store_files import (
+    CACHE,
+    MADE,
+    UNREADABLE,
+    StoreError,
+    is_plain_name,
+    look,
+    read_json,
+    write_json,
+)
+from distcxr.regular import read_regular
 
 logger = logging.getLogger(__name__)
+
+_PIXELS = "pixels-{}.u8"
+"""Name of the file with the pixels; a build writes into no other, whatever its JSON file names."""
 
 
 def build_cache(
@@ -174,20 +188,22 @@ class UnfinishedCache:
     def _resume(self, folder: Path, settings: dict[str, Any]) -> bool:
         try:
             found = read_json(folder / "building.json")
-            stored: NDArray[Any] = np.fromfile(folder / "building.entries", dtype=self.entries.dtype)
-            same = settings.items() <= found.items() and (stored["path"] == self.entries["path"]).all()
-            if same:
+            data, _ = read_regular(folder / "building.entries")
+            stored: NDArray[Any] = np.frombuffer(data, dtype=self.entries.dtype).copy()
+            same = settings.items() <= found.items() and np.array_equal(stored["path"], self.entries["path"])
+            if same and is_plain_name(found["pixels"]) and fnmatch(found["pixels"], _PIXELS.format("*")):
                 self._open(folder, found["pixels"], os.O_RDWR)
                 self.entries = stored
+                return True
         except (OSError, ValueError, KeyError, TypeError):  # none, or not a whole one
-            return False
-        return bool(same)
+            pass
+        return False
 
     def _start(self, folder: Path, settings: dict[str, Any]) -> None:
         num_bytes = len(self.entries) * self._row_bytes
         check_space(folder, CACHE, num_bytes)
         (folder / "building.entries").write_bytes(self.entries.tobytes())
-        self._open(folder, f"pixels-{secrets.token_hex(4)}.u8", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self._open(folder, _PIXELS.format(secrets.token_hex(4)), os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             _reserve(self._pixels, num_bytes)
             write_json(folder / "building.json", settings | {"pixels": self.pixels_name})
@@ -198,7 +214,7 @@ class UnfinishedCache:
 
     def _open(self, folder: Path, pixels_name: str, flags: int) -> None:
         self.pixels_name = pixels_name
-        self._pixels = os.open(folder / pixels_name, flags, 0o666)
+        self._pixels = os.open(folder / pixels_name, flags | os.O_NOFOLLOW, 0o666)
         self._stored = os.open(folder / "building.entries", os.O_WRONLY)
 
 

@@ -30,7 +30,7 @@ class DecodedCache(OpenedStore):
         self.image_size = image_size
         num, self._row_bytes = len(self.entries), image_size**2
         self._bytes = num * self._row_bytes
-        has, length = self.settings["image_size"], os.fstat(self._fds[0]).st_size
+        has, length = self.settings.get("image_size"), os.fstat(self._fds[0]).st_size
         if has != image_size:
             raise self._refused(f"its images have {has} pixels a side and data.image_size={image_size} is asked for")
         if length != self._bytes:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.store.store_files import GONE, Format, StoreError, look
+from distcxr.regular import open_regular
 
 STAT_THREADS = 16
 """For looking at many source files: a network file system answers many at once."""
@@ -47,7 +48,7 @@ class OpenedStore:
         self._fds = list[int]()
         try:
             for file in self.files:
-                self._fds.append(os.open(file, os.O_RDONLY))
+                self._fds.append(open_regular(file)[0])
         except OSError as error:
             if error.errno == errno.EMFILE:
                 self.close()
@@ -76,7 +77,7 @@ class OpenedStore:
 
     def reason(self, row: int) -> str:
         """Why the image of a row could not be read when the store was built."""
-        return str(self.settings["unreadable"][self.path(row)])
+        return str(self.settings["unreadable"].get(self.path(row), "it could not be read, for a reason not noted"))
 
     def check_sources(self) -> None:
         """Compare size and modification time of every source file with what was read: 0.4 s for 112,120, local.

@@ -28,6 +28,8 @@ class Pack(OpenedStore):
         """Open a whole pack, without asking which images it holds.
         Raises StoreError: it is not there, not whole, or a file of it is missing."""
         super().__init__(PACK, folder)
+        if len(self.entries) and self.entries["shard"].max() >= len(self.files):
+            raise self._refused("its table names shards that pack.json does not have")
         self._pid, self._names = os.getpid(), [str(file) for file in self.files]
 
     def parts(self, sample_id: NDArray[np.int64]) -> list[Part]:

@@ -22,6 +22,7 @@ from isal import isal_zlib
 from numpy.typing import NDArray
 
 from distcxr.data.store.store_files import PACK, StoreError, npy_bytes
+from distcxr.regular import open_regular
 from distcxr.runfolder.whole import flush
 
 logger = logging.getLogger(__name__)
@@ -46,13 +47,17 @@ class Shard:
 
     def reason(self, row: int) -> str:
         """Why an unreadable image can't be read."""
-        return self.reasons[os.fsdecode(bytes(self.entries["path"][row]))]
+        path = os.fsdecode(bytes(self.entries["path"][row]))
+        return self.reasons.get(path, "it could not be read, for a reason not noted")
 
     def content(self, row: int) -> bytes | None:
         """The codestream of an image, compared with its checksum; None when it is damaged or can't be read."""
         entry = self.entries[row]
         try:
-            data = os.pread(self.fd, int(entry["num_bytes"]), int(entry["offset"]))
+            num_bytes, offset = int(entry["num_bytes"]), int(entry["offset"])
+            if offset < 0 or not 0 <= num_bytes <= os.fstat(self.fd).st_size - offset:  # forged, or cut short
+                return None
+            data = os.pread(self.fd, num_bytes, offset)
         except OSError:
             return None
         return data if len(data) == entry["num_bytes"] and isal_zlib.crc32(data) == entry["crc"] else None
@@ -78,7 +83,7 @@ def find_shards(folder: Path) -> tuple[list[Shard], dict[str, list[bytes]]]:
     for number, name in enumerate(settings["shards"]):
         entries = table[table["shard"] == number]
         try:
-            fd = os.open(folder / name, os.O_RDONLY)
+            fd, _ = open_regular(folder / name)
         except FileNotFoundError:
             missing[name] = entries["path"].tolist()
         else:
@@ -91,7 +96,7 @@ def _unnamed(folder: Path, but: Collection[str]) -> list[Shard]:
     for file in sorted(folder.glob("shard-*.j2k")):
         if file.name in but:
             continue
-        fd = os.open(file, os.O_RDONLY)
+        fd, _ = open_regular(file)
         try:
             found.append(Shard(file.name, fd, *read_shard_end(fd), is_new=True))
         except (OSError, ValueError):
@@ -149,7 +154,13 @@ def read_shard_end(fd: int) -> tuple[NDArray[Any], dict[str, str]]:
     both = os.pread(fd, num_first + num_second, size - _END.size - num_first - num_second)
     if len(both) < num_first + num_second or isal_zlib.crc32(both) != crc:
         raise ValueError("a shard's end is damaged")
-    return PACK.entries_of(both[:num_first]), json.loads(both[num_first:])
+    try:
+        reasons = json.loads(both[num_first:])
+    except RecursionError:
+        reasons = None
+    if not isinstance(reasons, dict) or not all(isinstance(reason, str) for reason in reasons.values()):
+        raise ValueError("a shard's reasons are damaged")
+    return PACK.entries_of(both[:num_first]), reasons
 
 
 def _mark() -> bytes:

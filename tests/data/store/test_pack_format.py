@@ -18,6 +18,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.image_bytes import Part, UnreadableImage, read_file
 from distcxr.data.sources.image_paths import FileListing, Listing
 from distcxr.data.sources.read import read_index
+from distcxr.data.store import opened_store
 from distcxr.data.store.pack_format import Both, Pack, PackListing, open_pack, pack_and_files, pack_folder
 from distcxr.data.store.store_files import StoreError, read_json, write_json
 from distcxr.phantom.writing import write_phantom
@@ -154,7 +155,7 @@ def test_too_many_files_are_another_matter(index: SampleIndex, folder: Path, mon
     def refuse(*_: object) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(opened_store, "open_regular", refuse)
     with pytest.raises(StoreError, match=r"has 2 files, more than this process may open.*ulimit -n"):
         open_pack(folder, index)
 
