@@ -138,7 +138,7 @@ class Train(Section):
     autotune: bool = False
     """Try the network as written, compiled and as CUDA graphs before the first step, and run it the fastest way that
     agrees with float32; in place of `train.compile`. The run folder's autotune.json keeps the choice."""
-    stall_s: Annotated[float, Field(ge=0)] | None = 120.0
+    stall_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 120.0
     """Seconds without progress after which the run ends and names the rank that holds it up, in stalled.txt and on the
     screen; three times the slowest update so far if that is longer. Ends with exit code 75; the same command resumes.
     null or 0 waits."""

@@ -200,7 +200,7 @@ def run_pack(data: bytes) -> None:
         PackListing(folder).names("images")
         with closing(Pack(folder)) as pack:
             _is_inside(folder, pack.files)
-            for part in pack.parts_of_rows(np.arange(len(pack.entries))):
+            for part in pack.parts(np.arange(len(pack.entries))):
                 try:
                     decode_grey(read_file(part)[0])
                 except UnreadableImage as error:

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import cohort
 import numpy as np
@@ -21,13 +22,10 @@ from fuzz.places import Place, spoiling
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import CHEXPERT14, NIH14, NIH15
-from distcxr.data.sources.any_csv import read_csv
-from distcxr.data.sources.chestmnist import array_rows, read_array, read_chestmnist
-from distcxr.data.sources.chexpert import read_chexpert
+from distcxr.data.sources.chestmnist import array_rows, read_array
 from distcxr.data.sources.label_table import read_labels
-from distcxr.data.sources.mimic import read_mimic
-from distcxr.data.sources.nih import read_nih
 from distcxr.data.sources.nih_boxes import read_boxes
+from distcxr.data.sources.read import read_index
 from distcxr.data.splits import read_list
 from distcxr.metrics.foreign import read_foreign
 from distcxr.metrics.scored import Scored
@@ -149,28 +147,30 @@ MIMIC = Place(
 )
 
 
+def asked(dataset: str, **keys: Any) -> Data:
+    """The recipe's section that asks for a dataset, with what has no file left out."""
+    return Data.model_validate({"dataset": dataset, "missing": "skip", **keys})
+
+
 def run_nih(data: bytes) -> None:
     with NIH.holding(data):
-        inside(read_nih(NIH.folder, None if len(data) % 2 else NIH15, missing="skip"))
+        inside(read_index(asked("nih", **({"findings": "all"} if len(data) % 2 else {})), NIH.folder))
 
 
 def run_any(data: bytes) -> None:
     with ANY.holding(data) as name:
         columns = {"table": name, "patient": "patient"} | ({"label": "label"} if name == "label.csv" else {})
-        asked = Data.model_validate(
-            {"dataset": "csv", "columns": columns, "findings": "all", "split": "by_patient", "missing": "skip"}
-        )
-        inside(read_csv(ANY.folder, asked))
+        inside(read_index(asked("csv", columns=columns, findings="all", split="by_patient"), ANY.folder))
 
 
 def run_chexpert(data: bytes) -> None:
     with CHEXPERT.holding(data):
-        inside(read_chexpert(CHEXPERT.folder, missing="skip"))
+        inside(read_index(asked("chexpert"), CHEXPERT.folder))
 
 
 def run_mimic(data: bytes) -> None:
     with MIMIC.holding(data):
-        inside(read_mimic(MIMIC.folder, missing="skip"))
+        inside(read_index(asked("mimic"), MIMIC.folder))
 
 
 # Tables beside datasets
@@ -281,7 +281,7 @@ def spoil_npy(held: bytes, rng: Random) -> bytes:
 
 def run_npz(data: bytes) -> None:
     with MNIST.holding(data) as name:
-        index = read_chestmnist(MNIST.folder / name)
+        index = read_index(asked("chestmnist"), MNIST.folder / name)
         array_rows(index)
         for split in ("train", "val", "test"):
             images = read_array(index.root, f"{split}_images")

@@ -31,13 +31,14 @@ from run_folders import write_run
 
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import SIGNATURE, Part, UnreadableImage, read_file
-from distcxr.data.sources.chestmnist import read_chestmnist
 from distcxr.data.sources.image_paths import checked_path
+from distcxr.data.sources.read import read_index
 from distcxr.data.splits import read_list
 from distcxr.data.store.cache_building import UnfinishedCache
 from distcxr.data.store.cache_format import DecodedCache
 from distcxr.data.store.pack_format import Pack
 from distcxr.data.store.store_files import StoreError, write_json
+from distcxr.recipe.data import Data
 from distcxr.recipe.load import RecipeError, load_recipe
 from distcxr.report.page import write_report
 from distcxr.runfolder.contents import read_autotune, read_operating
@@ -216,7 +217,7 @@ def _npz(path: Path, descr: str, shape: str, packed: int) -> None:
 def test_arrays_that_claim_what_they_have_not_are_refused(descr: str, shape: str, packed: int, tmp_path: Path) -> None:
     _npz(tmp_path / "chestmnist.npz", descr, shape, packed)
     with pytest.raises(ValueError, match=r"chestmnist\.npz"):
-        read_chestmnist(tmp_path)
+        read_index(Data(dataset="chestmnist"), tmp_path)
 
 
 RECIPES = {
