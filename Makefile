@@ -1,5 +1,5 @@
 # make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
-# make test    set up, run the tests; TESTS=tests/data a part of them
+# make test    set up, run the tests; TESTS=tests/data a part of them, JOBS=4 files at once
 # make lint    ruff, mypy, codespell
 # make fuzz    a million mutated inputs through every reader (hours); INPUTS=20000 fewer
 # make audit   known vulnerabilities of the packages in .venv
@@ -11,6 +11,7 @@ REQUIREMENTS ?= requirements/cuda13.txt
 BIN := .venv/bin
 READY := .venv/.ready
 PHANTOM := data/phantom
+JOBS ?= 2
 INPUTS ?= 1000000
 
 .PHONY: setup train test lint fuzz audit slurm clean
@@ -33,7 +34,7 @@ train: $(READY)
 	$(BIN)/distcxr train recipes/quickstart.yaml data.root=$(PHANTOM)
 
 test: $(READY)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import typer
 
 from distcxr.cli import (
     cache,
-    check_run,
+    checking,
     embed,
     explain,
     export,
@@ -34,7 +34,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 for _name, _verb in {
-    "train": start_training, "test": test_split, "check": check_run, "cache": cache, "embed": embed, "explain": explain,
+    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "explain": explain,
     "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "replay": replay, "report": report,
     "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip

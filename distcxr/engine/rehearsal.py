@@ -29,7 +29,7 @@ class Rehearsal:
 
     Attributes:
         num_parameters: of the network.
-        state_bytes: of weights, buffers and the optimiser's moments: a checkpoint's size.
+        state_bytes: of weights, their average, and the optimiser's moments: a checkpoint's size.
         micro_step_s: seconds of one forward and backward pass of `per_device_batch_size` images; the fastest.
         read_img_per_s: images that all readers of this machine decode and resize in a second.
         memory_bytes: peak of the GPU, or of this process without one.
@@ -60,7 +60,8 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
     with closing(build_setup(recipe.model_copy(update={"train": train}), None, runtime, dataset)) as setup:
         training = Training(setup, name_parameters(stages, setup.module)[0])
         times = [_update_s(setup, training) for _ in range(_UPDATES)]
-        state = [*setup.module.state_dict().values(), *_moments(training)]
+        weights = list(setup.module.state_dict().values())
+        state = [*weights, *(weights if recipe.train.ema is not None else ()), *_moments(training)]
         on_gpu = runtime.device.type == "cuda"
         return Rehearsal(
             num_parameters=sum(parameter.numel() for parameter in setup.module.parameters()),

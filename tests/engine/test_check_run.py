@@ -132,4 +132,4 @@ def test_what_is_no_run_is_refused(
     code, shown = check(monkeypatch, capsys, tmp_path)
     assert code == 2 and "is not a run folder: it holds neither recipe.yaml nor checkpoints" in shown
     code, shown = check(monkeypatch, capsys, tmp_path / "nowhere")
-    assert code == 2 and "is not a folder" in shown
+    assert code == 2 and "nowhere" in shown

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from accelerate.state import AcceleratorState
 
-from distcxr.cli.check_recipe import check_recipe
+from distcxr.cli.checking import run as check_command
 from distcxr.data.dataset import open_dataset
 from distcxr.jobs import preflight
 from distcxr.jobs.preflight import Line, Preflight
@@ -59,9 +59,9 @@ def test_the_command_writes_a_list_that_training_takes(
         Path(bad).write_bytes(b"not a picture")
         AcceleratorState._reset_state(reset_partial_state=False)
         overrides = ["data.root=phantom", *(["data.quarantine=quarantine.csv"] if number else [])]
-        assert check_recipe(Path("tiny.yaml"), overrides, 1, quick=False) == 0
+        assert check_command(Path("tiny.yaml"), overrides, 1) == 0
         shown = capsys.readouterr().out
         assert "1 (1.0" in shown and "quarantine.csv lists 1 image more" in shown
     assert len((tmp_path / "quarantine.csv").read_text().splitlines()) == 3
-    assert check_recipe(Path("tiny.yaml"), ["data.root=nowhere"], 1, quick=True) == 2
+    assert check_command(Path("tiny.yaml"), ["data.root=nowhere"], 1, quick=True) == 2
     assert "nowhere is not a folder" in " ".join(capsys.readouterr().out.split())
