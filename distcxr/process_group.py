@@ -32,6 +32,9 @@ _LONGEST_PAUSE_S = 0.2
 _FAREWELL_S = 30.0
 _NOTE_EVERY_S = 600.0
 
+_LOST = ("Connection closed by peer", "Connection reset by peer", "gloo/transport", "Broken pipe")
+"""In the messages of gloo, which raises a RuntimeError for anything."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -168,3 +171,10 @@ def _poll(done: Callable[[], bool], at_most_s: float) -> bool:
         time.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
     return is_done
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error means that another process is gone or silent, and not that this one did something wrong."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)

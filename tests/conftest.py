@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -103,6 +104,7 @@ def _rank_main(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1",
     )  # fmt: skip
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a reader may have started the server, with the job's signals held
     try:
         torch.set_num_threads(1)
         torch.distributed.init_process_group("gloo")

@@ -36,7 +36,7 @@ ALLOWED = {
     "runtime": {"recipe", "data", "process_group", "error_file", "processes", "stall"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall",
+        "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},

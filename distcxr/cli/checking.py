@@ -28,8 +28,8 @@ def run(what: _What, overrides: Overrides = None, processes: Processes = None, q
     """Check a run folder to the last bit, or a recipe before it is trained.
 
     A run folder: every checkpoint, its tables and results, and what the run is worth; a second a gigabyte, and nothing
-    is changed. A recipe: labels and splits, every image decoded, batches, memory, speed, disk and duration, by a few real
-    updates; images that can't be read go into quarantine.csv. The exit code is 0 where all is well, 2 otherwise.
+    is changed. A recipe: labels and splits, every image decoded, batches, memory, speed, disk and duration, by a few
+    real updates; images that can't be read go into quarantine.csv. The exit code is 0 where all is well, 2 otherwise.
     """
     return _check_run(what) if what.is_dir() else _check_recipe(what, overrides or (), processes, quick=quick)
 

@@ -9,21 +9,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
-from distcxr.data.readers.torch_reader import StalledWorkers
+from distcxr.data.readers.torch_reader import ReaderDied, StalledWorkers
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
 from distcxr.error_file import write_error_file
-from distcxr.exit_codes import ENVIRONMENT, STALLED, UNEXPECTED, USER
+from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
+from distcxr.process_group import is_lost_peer
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
-from distcxr.stall.watch import mark_stalled
+from distcxr.stall.watch import is_stall_found_elsewhere, mark_stalled
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +65,25 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     except Exception as error:
         if sentence := of_the_disk(error):
             return _leave(ENVIRONMENT, sentence)
+        if is_lost_peer(error):
+            logger.debug("lost another rank:", exc_info=True)
+            if is_stall_found_elsewhere():
+                return _leave(STALLED, f"another rank has found a stall: {filenames.STALLED} has the stacks")
+            return _leave(
+                LOST_RANK,
+                "another rank has ended or can't be reached; its own message has the reason, and the same command "
+                "resumes from the newest checkpoint",
+            )
+        if isinstance(error, torch.OutOfMemoryError):
+            return _leave(ENVIRONMENT, f"the GPU's memory is full: lower train.per_device_batch_size ({_first(error)})")
+        if isinstance(error, ReaderDied):
+            return _leave(ENVIRONMENT, f"{error}. The same command resumes from the newest checkpoint")
         logger.exception("unexpected failure:")
         return _leave(UNEXPECTED, f"{type(error).__name__}: {error}; the traceback is above")
+
+
+def _first(error: Exception) -> str:
+    return str(error).partition(". ")[0]
 
 
 def _leave(code: int, message: str) -> int:

@@ -16,13 +16,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from distcxr.error_file import REPORTED_VARIABLE
-from distcxr.exit_codes import ENVIRONMENT, STALLED, USER
+from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.jobs.slots import usable_cores, visible_gpus, whole_machine
 from distcxr.processes import LAUNCHER_VARIABLE
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 _CPU_PROCESSES = 2
 
@@ -103,6 +103,7 @@ def first_failure(error: ChildFailedError) -> tuple[int, str]:
     failures = error.failures.items()
     causes = [one for code in (USER, ENVIRONMENT, STALLED) for one in failures if one[1].exitcode == code]
     causes += [one for one in failures if one[1].exitcode < 0 and one[1].exitcode != -signal.SIGTERM]
+    causes += sorted((one for one in failures if one[1].exitcode not in (LOST_RANK, -signal.SIGTERM)), key=_time)
     rank, failure = causes[0] if causes else error.get_first_failure()
     message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
     if failure.exitcode in (USER, ENVIRONMENT, STALLED):
@@ -113,3 +114,7 @@ def first_failure(error: ChildFailedError) -> tuple[int, str]:
             ", out of memory perhaps" if name == "SIGKILL" else ""
         )
     return failure.exitcode, f"rank {rank} failed with exit code {failure.exitcode}: {message}"
+
+
+def _time(failed: tuple[int, ProcessFailure]) -> int:
+    return failed[1].timestamp

@@ -204,6 +204,10 @@ class Watch:
         if self._folders:
             write_rank_file(self._folders[0], self._file())
 
+    def is_another_leaving(self) -> bool:
+        """Whether a rank but this one has left its account."""
+        return any(self._has_left(rank) for rank in self._known if rank != self._rank)
+
     def _has_left(self, rank: int) -> bool:
         file = self._read(rank)
         return file is not None and file.is_leaving
@@ -248,6 +252,11 @@ def mark_stalled() -> None:
     """Leave the mark that the run has stalled, where it has a folder: SLURM starts it again."""
     for watch in _current:
         watch.account.mark()
+
+
+def is_stall_found_elsewhere() -> bool:
+    """Whether another rank has left because of a rank that stalls: losing the connection to it is a consequence."""
+    return any(watch.is_another_leaving() for watch in _current)
 
 
 def _local_ranks() -> range:

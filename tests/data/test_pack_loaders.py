@@ -91,7 +91,7 @@ def test_pixels_order_and_reasons_are_those_of_the_files(reader: PackReader, ind
         assert len(answers) == len(ROWS)
         for answer, rows in zip(answers, ROWS, strict=True):
             pixels = answer.pixels[:, 0].numpy()
-            tolerance = 1 if isinstance(reader._inner, DaliReader) and not isinstance(reader._inner, DaliDecoder) else 0
+            tolerance = 1 if isinstance(reader.inner, DaliReader) and not isinstance(reader.inner, DaliDecoder) else 0
             assert np.abs(pixels.astype(int) - of_files(index, rows)).max() <= tolerance
             names = index.file_names(rows)
             bad = [position for position, name in enumerate(names) if any(name in path for path in caches.BAD)]
@@ -181,8 +181,8 @@ def test_the_reader_that_is_chosen(
 ) -> None:
     (index.root / "distcxr-cache").mkdir(exist_ok=True)
     with caplog.at_level(logging.INFO), closing(pick(index, loader=loader)) as reader:
-        assert isinstance(reader, PackReader) and isinstance(reader._inner, kind)
-        assert not isinstance(reader._inner, DaliDecoder)
+        assert isinstance(reader, PackReader) and isinstance(reader.inner, kind)
+        assert not isinstance(reader.inner, DaliDecoder)
         (answer,) = reader.read([ROWS[0]])
         assert np.abs(answer.pixels[:, 0].numpy().astype(int) - of_files(index, ROWS[0])).max() <= 1
     output = caplog.messages[-1]
@@ -207,7 +207,7 @@ def test_a_gpu_that_decodes_otherwise_than_the_cpu_is_not_used(
     monkeypatch.setattr(Rank, "_dali", made)
     if is_right:
         with closing(pick(index, loader="dali")) as reader:
-            assert isinstance(reader, PackReader) and isinstance(reader._inner, DaliDecoder)
+            assert isinstance(reader, PackReader) and isinstance(reader.inner, DaliDecoder)
     else:
         with pytest.raises(ValueError, match=r"data\.loader=dali does not work here: its pixels differ .* 13 of 13 im"):
             pick(index, loader="dali")

@@ -19,6 +19,7 @@ from pictures import assert_is, locate, requests
 from PIL import Image
 
 from distcxr import processes
+from distcxr.data.readers import torch_reader
 from distcxr.data.readers.torch_reader import StalledWorkers, TorchReader
 
 SIZE, BATCH = 48, 4
@@ -51,7 +52,8 @@ def test_a_batch_that_does_not_come_names_the_workers(monkeypatch: pytest.Monkey
             raise RuntimeError("DataLoader timed out after 2 seconds")
 
     monkeypatch.setattr(processes, "state", {77: "stopped (T)"}.get)
-    reader = TorchReader(locate, SIZE, num_workers=1, pin_memory=False, timeout_s=0.2)
+    reader = TorchReader(locate, SIZE, num_workers=1, pin_memory=False)
+    monkeypatch.setattr(torch_reader, "_TIMEOUT_S", 0.2)
     monkeypatch.setattr(reader, "_batches", Batches())
     with pytest.raises(StalledWorkers, match=r"not read in 0\.2 s: worker process 77 is stopped \(T\)"):
         reader._next()

@@ -67,9 +67,9 @@ def test_what_changes_during_the_write_is_not_in_it(tmp_path: Path, monkeypatch:
     reference = tiny.build(tmp_path, *CHEAP, f"train.ema={ema}", f"output={tmp_path / 'other'}", "train.max_steps=4")
     go, write = threading.Event(), saving._write
 
-    def late(*arguments: Any) -> None:
+    def late(*arguments: Any, **more: Any) -> None:
         assert go.wait(60)
-        write(*arguments)
+        write(*arguments, **more)
 
     monkeypatch.setattr(saving, "_write", late)
     saving.begin_save(run, best=True, last=True)
@@ -98,13 +98,13 @@ def test_training_continues_while_a_checkpoint_is_written(tmp_path: Path, monkey
     run = tiny.build(tmp_path, *CHEAP, f"output={tmp_path / 'run'}", "train.max_steps=3")
     write, seen = saving._write, list[tuple[str, int]]()
 
-    def slow(snapshot: saving.Snapshot, folder: Path, target: Path) -> None:
+    def slow(snapshot: saving.Snapshot, folder: Path, target: Path, **more: Any) -> None:
         deadline = time.monotonic() + 20
         if target == last_folder(folder, 1):
             while run.state.step < 2 and time.monotonic() < deadline:
                 time.sleep(0.01)
             time.sleep(0.2)
-        write(snapshot, folder, target)
+        write(snapshot, folder, target, **more)
         seen.append((target.name, run.state.step))
 
     monkeypatch.setattr(saving, "_write", slow)
@@ -200,11 +200,11 @@ from distcxr.launch import main
 from distcxr.runfolder.storage import free_bytes
 
 write, filler = saving._write, Path(sys.argv[1])
-def filling(snapshot, folder, target):
+def filling(snapshot, folder, target, **more):
     if target.name == "last-00000004" and not filler.exists():
         assert free_bytes(filler.parent) < 30_000_000  # not somebody's own disk
         filler.write_bytes(bytes(free_bytes(filler.parent) - 1_000_000))
-    write(snapshot, folder, target)
+    write(snapshot, folder, target, **more)
 saving._write = filling
 sys.exit(main(sys.argv[2:]))
 """

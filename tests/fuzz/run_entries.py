@@ -129,7 +129,7 @@ def spoil_pickle(content: bytes, rng: Random) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         for name, data in members.items():
-            archive.writestr(name, data)
+            archive.writestr(zipfile.ZipInfo(name), data)  # without the time of day
     return stream.getvalue()
 
 

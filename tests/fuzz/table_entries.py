@@ -257,7 +257,7 @@ def spoil_npz(name: str, content: bytes, rng: Random, seeds: Sequence[bytes]) ->
     packed = zipfile.ZIP_DEFLATED if "packed" in name else zipfile.ZIP_STORED
     with zipfile.ZipFile(stream, "w", packed) as archive:
         for member, held in members.items():
-            archive.writestr(member, held)
+            archive.writestr(zipfile.ZipInfo(member), held, packed)  # without the time of day
     return stream.getvalue()
 
 

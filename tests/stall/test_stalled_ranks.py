@@ -63,7 +63,7 @@ def in_a_checkpoint(folder: Path) -> None:
     save = torch.save
 
     def stopping(*arguments: object) -> None:
-        if Path(arguments[1]).parent.name.startswith(".last-00000003"):  # type: ignore[arg-type]
+        if Path(getattr(arguments[1], "name", arguments[1])).parent.name.startswith(".last-00000003"):  # type: ignore[arg-type]
             stop(folder)
         save(*arguments)  # type: ignore[arg-type]
 

@@ -50,6 +50,10 @@ class StalledWorkers(RuntimeError):
     """A batch took longer than a healthy worker and disk ever take."""
 
 
+class ReaderDied(RuntimeError):
+    """A worker process ended in the middle of its work."""
+
+
 class TorchReader:
     """A `PixelReader` on torch's DataLoader.
 
@@ -168,10 +172,10 @@ class TorchReader:
             try:
                 return next(self._batches, None)
             except (OSError, EOFError) as error:  # it died while it handed an answer over
-                raise RuntimeError(f"{_DIED}: {error}") from error
+                raise ReaderDied(f"{_DIED}: {error}") from error
             except RuntimeError as error:
                 if "exited unexpectedly" in str(error):
-                    raise RuntimeError(f"{_DIED}: {error}") from error
+                    raise ReaderDied(f"{_DIED}: {error}") from error
                 if "timed out" not in str(error):
                     raise
                 if time.monotonic() > deadline:
