@@ -183,7 +183,7 @@ def test_a_kill_during_the_write_leaves_a_whole_checkpoint_and_the_run_ends_as_u
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     newest = newest_checkpoint(tmp_path / "run")
-    assert newest is not None and 2 <= newest.step <= 4
+    assert newest is not None and 1 <= newest.step <= 4  # the one being written may be the second
     common = ("eval.splits=[]", "eval.every=100ep", "checkpoint.keep=2", "train.max_steps=6")
     tiny.train(tmp_path, *common, "checkpoint.every=1st", f"output={tmp_path / 'run'}")
     tiny.train(tmp_path, *common, "checkpoint.every=6st", f"output={tmp_path / 'straight'}")
