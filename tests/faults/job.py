@@ -1,0 +1,167 @@
+"""A training job of several ranks in real processes, without the seconds that their imports take.
+
+The ranks are forked from a server that has imported torch. What a launcher does is done here: when a rank fails the
+others get SIGTERM, and SIGKILL after a while. Jobs that are about the launcher itself run the command as a user does.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(
+    ["torch", "torch.distributed", "accelerate", "timm", "distcxr.engine.main", "distcxr.data.pixels.kernels"]
+)
+GRACE_S = 8.0
+"""Seconds that the others have once a rank has failed: `accelerate launch` gives 30."""
+
+
+@dataclass
+class Job:
+    """One launch of a recipe.
+
+    Attributes:
+        words: what `launch.py` takes.
+        output: file that all ranks write to, standard error included.
+        limits: resource limits of the ranks, such as RLIMIT_FSIZE, by number.
+        environ: variables of the ranks; None removes one.
+    """
+
+    words: Sequence[str]
+    world_size: int
+    output: Path
+    limits: Mapping[int, int] = field(default_factory=dict)
+    environ: Mapping[str, str | None] = field(default_factory=dict)
+    ranks: list[Any] = field(default_factory=list)
+
+    def start(self) -> Job:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.ranks = [
+            SERVER.Process(target=_rank, args=(rank, self.world_size, port, replace(self, ranks=[])))
+            for rank in range(self.world_size)
+        ]
+        for process in self.ranks:
+            process.start()
+        return self
+
+    def pids(self) -> list[int]:
+        return [process.pid for process in self.ranks]
+
+    def wait(self, within_s: float) -> list[int | None]:
+        """Exit codes of the ranks; None for one that was still there when the time was up, and was killed."""
+        deadline, asked = time.monotonic() + within_s, False
+        while any(process.is_alive() for process in self.ranks):
+            if time.monotonic() > deadline:
+                break
+            if not asked and any(process.exitcode not in (None, 0) for process in self.ranks):
+                for process in self.ranks:
+                    if process.is_alive():
+                        process.terminate()
+                asked, deadline = True, min(deadline, time.monotonic() + GRACE_S)
+            time.sleep(0.02)
+        hung = [process.is_alive() for process in self.ranks]
+        for process in self.ranks:
+            if process.is_alive():
+                process.kill()
+            process.join()
+        return [
+            None if late and not asked else process.exitcode for late, process in zip(hung, self.ranks, strict=True)
+        ]
+
+    def text(self) -> str:
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+
+def _rank(rank: int, world_size: int, port: int, job: Job) -> None:
+    os.setsid()
+    log = os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    for name, value in job.environ.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    for number, most in job.limits.items():
+        resource.setrlimit(number, (most, most))
+    import torch
+
+    torch.set_num_threads(1)
+    from distcxr.launch import main
+
+    code = main(job.words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def launched(words: Sequence[str], world_size: int, output: Path, within_s: float) -> int:
+    """The job as a user starts it, with `distcxr train`; returns the launcher's exit code."""
+    with start_launcher(words, world_size, output) as process:
+        try:
+            return process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def start_launcher(words: Sequence[str], world_size: int, output: Path) -> subprocess.Popen[bytes]:
+    environ = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
+    with output.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "distcxr.cli", "train", *words, "--processes", str(world_size)],
+            env=environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that a process has started, and those that they have."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            pids = [int(word) for word in children.read_text().split()]
+        except OSError:
+            continue
+        for child in pids:
+            found += [child, *descendants(child)]
+    return found
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """What a run ends with, to compare: the weights bit for bit, the metrics, the losses of every step."""
+    from safetensors.torch import load_file
+
+    last = sorted((folder / "checkpoints").glob("last-????????"))[-1]
+    kept: dict[str, Any] = {"last": last.name}
+    for name in (last.name, "best"):
+        tensors = load_file(folder / "checkpoints" / name / "model.safetensors")
+        kept[f"weights of {name}"] = {key: tensor.numpy().tobytes() for key, tensor in sorted(tensors.items())}
+    kept["metrics"] = json.loads((folder / "metrics_val.json").read_text())
+    kept["predictions"] = (folder / "predictions_val.csv").read_bytes()
+    rows = [line.split(",") for line in (folder / "steps.csv").read_text().splitlines()]
+    losses = rows[0].index("loss")
+    kept["losses"] = [(row[0], row[losses]) for row in rows[1:]]
+    return kept
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """What two results do not have in common."""
+    return [name for name in one | other if one.get(name) != other.get(name)]
