@@ -5,7 +5,7 @@ UNEXPECTED = 1
 USER = 2
 """A wrong recipe, option or file, diverged training: the same command would only fail again."""
 ENVIRONMENT = 3
-"""A full, failing or vanished disk, a full GPU, a data worker that died: the same command resumes once that is seen to."""
+"""A full, failing or vanished disk, a full GPU, a dead data worker: the same command resumes once that is seen to."""
 LOST_RANK = 4
 """Another rank has ended, and that one's end has the reason: the same command resumes."""
 STALLED = 75
