@@ -43,6 +43,7 @@ from distcxr.stall.signs import SIGNS
 
 _BESIDE_TENSORS = 1 << 16  # bytes of a checkpoint that are no tensors: names, headers, checkpoint.json
 _PER_TENSOR = 512
+_MOST_COUNTED = 10
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ def _write(snapshot: Snapshot, run_folder: Path, target: Path, advice: Callable[
 def check_room(run: Run) -> None:
     """Refuse to train where the checkpoints that will be there at once don't fit on the disk.
 
-    Those are the `checkpoint.keep` newest, the best, one a stage, and one that is being written.
+    Those are the `checkpoint.keep` newest, the best, one a stage, and one that is being written. Of more than ten
+    newest, which means all, ten count: the run may end long before.
 
     Raises:
         StorageError: with the bytes needed and free.
@@ -208,7 +210,7 @@ def check_room(run: Run) -> None:
     if not run.setup.runtime.is_main:
         return
     saves = sum(math.ceil(stage.horizon.total_steps / stage.horizon.save_every) for stage in run.stages)
-    num = min(run.setup.recipe.checkpoint.keep, saves) + len(run.setup.recipe.train.stages) + 2
+    num = min(run.setup.recipe.checkpoint.keep, saves, _MOST_COUNTED) + len(run.setup.recipe.train.stages) + 2
     each, free = _estimate(run), free_bytes(run.folder)
     there = sum(size_of(folder) for folder in all_folders(run.folder))
     needed = num * each - there
