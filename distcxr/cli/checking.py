@@ -73,6 +73,7 @@ def _check_recipe(recipe_path: Path, overrides: Sequence[str], processes: int | 
             row = Table.grid(padding=(0, 1))
             row.add_column(width=1)
             row.add_column(width=len("open files"))
+            row.add_column(overflow="fold")  # a long path is never cut
             row.add_row(_MARKS[line.verdict], line.about, line.message)
             console.print(row)
             verdicts.add(line.verdict)
