@@ -89,6 +89,15 @@ def work_done() -> tuple[float, int]:
     return sum(os.times()[:4]) + _cpu_of_children(os.getpid(), _CHILDREN_DEEP), transferred
 
 
+def kill_children(pid: int | None = None) -> None:
+    """End what this process has started, and what that has: a worker that is stopped would outlive it."""
+    for tasks in (_PROC / str(pid or os.getpid()) / "task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, tasks.read_text().split()):
+                kill_children(child)
+                os.kill(child, signal.SIGKILL)
+
+
 def _cpu_of_children(pid: int, deep: int) -> float:
     total = 0.0
     for tasks in (_PROC / str(pid) / "task").glob("*/children"):

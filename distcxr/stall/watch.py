@@ -196,6 +196,7 @@ class Watch:
         deadline = time.monotonic() + 2 * self.limit_s / _LOOKS + 4 * self._beat_s
         while time.monotonic() < deadline and not all(map(self._has_left, others)):
             time.sleep(self._beat_s / 4)
+        processes.kill_children()
         self._leave(exit_codes.STALLED)
 
     def _account(self, missing: list[Missing], speaks: bool) -> None:
@@ -249,9 +250,10 @@ def use_flight_recorder(record: Callable[[Path], bool]) -> None:
 
 
 def mark_stalled() -> None:
-    """Leave the mark that the run has stalled, where it has a folder: SLURM starts it again."""
+    """Leave the mark that the run has stalled, where it has a folder: SLURM starts it again. Ends stopped workers."""
     for watch in _current:
         watch.account.mark()
+    processes.kill_children()
 
 
 def is_stall_found_elsewhere() -> bool:

@@ -156,7 +156,10 @@ class TorchReader:
                 generator=torch.Generator(),  # of its own: the loader takes a seed from it, and dropout's must not move
             )
         with _job_signals_held():  # the fork server inherits this
-            self._batches = iter(self._loader)
+            try:
+                self._batches = iter(self._loader)
+            except (OSError, EOFError) as error:  # the fork server is gone
+                raise ReaderDied(f"{_DIED}: {error}") from error
         atexit.unregister(self.close)  # of an earlier read
         atexit.register(self.close)  # before multiprocessing's own exit, which would wait for the workers
 
