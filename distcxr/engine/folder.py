@@ -34,7 +34,7 @@ from distcxr.runfolder.layout import (
 )  # fmt: skip
 from distcxr.runfolder.lock import claim, is_claimed_elsewhere, make_writable
 from distcxr.runfolder.rank_files import forget_earlier
-from distcxr.runfolder.whole import write_json, write_whole
+from distcxr.runfolder.whole import remove_parts, write_json, write_whole
 from distcxr.runtime import Runtime, device_name
 
 logger = logging.getLogger(__name__)
@@ -79,6 +79,7 @@ def choose_folder(recipe: Recipe, recipe_name: str) -> tuple[Path, Checkpoint | 
         check_recipe(checkpoint, recipe)
     make_writable(folder)
     claim(folder)
+    remove_parts(folder)
     forget_earlier(folder)
     _step_aside(folder, checkpoint, explicit=resume != "auto")
     return folder, checkpoint

@@ -38,6 +38,13 @@ def being_written(path: Path) -> Iterator[Path]:
     flush(path.parent)
 
 
+def remove_parts(folder: Path) -> None:
+    """Remove what writers left here that were killed; to be called by whoever alone may write into the folder."""
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):  # a folder is a checkpoint's, which the next write of it replaces
+            part.unlink()
+
+
 def write_whole(path: Path, text: str, *, errors: str = "strict") -> None:
     """Write a text file in UTF-8, whole or not at all; `errors` as for `open`, for text that is not Unicode."""
     with being_written(path) as part:
