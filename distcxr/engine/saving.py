@@ -25,7 +25,9 @@ from torch import Tensor
 from distcxr.engine.checkpoint import CheckpointError, open_checkpoint
 from distcxr.engine.conditions import conditions
 from distcxr.engine.divergence import remedies
+from distcxr.engine.stages import Stage
 from distcxr.engine.state import Run
+from distcxr.recipe import Recipe
 from distcxr.runfolder.history import seal_steps, steps_size
 from distcxr.runfolder.layout import (
     all_folders,
@@ -198,19 +200,23 @@ def _write(snapshot: Snapshot, run_folder: Path, target: Path, advice: Callable[
             torch.save(snapshot.training, file)
 
 
+def most_at_once(recipe: Recipe, stages: Sequence[Stage]) -> int:
+    """Checkpoints that a run's disk has to hold: the `checkpoint.keep` newest, the best, one a stage, and one that is
+    being written. Of more than ten newest, which means all, ten count: the run may end long before.
+    """
+    saves = sum(math.ceil(stage.horizon.total_steps / stage.horizon.save_every) for stage in stages)
+    return min(recipe.checkpoint.keep, saves, _MOST_COUNTED) + len(recipe.train.stages) + 2
+
+
 def check_room(run: Run) -> None:
     """Refuse to train where the checkpoints that will be there at once don't fit on the disk.
-
-    Those are the `checkpoint.keep` newest, the best, one a stage, and one that is being written. Of more than ten
-    newest, which means all, ten count: the run may end long before.
 
     Raises:
         StorageError: with the bytes needed and free.
     """
     if not run.setup.runtime.is_main:
         return
-    saves = sum(math.ceil(stage.horizon.total_steps / stage.horizon.save_every) for stage in run.stages)
-    num = min(run.setup.recipe.checkpoint.keep, saves, _MOST_COUNTED) + len(run.setup.recipe.train.stages) + 2
+    num = most_at_once(run.setup.recipe, run.stages)
     each, free = _estimate(run), free_bytes(run.folder)
     there = sum(size_of(folder) for folder in all_folders(run.folder))
     needed = num * each - there

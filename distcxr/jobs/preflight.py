@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +25,7 @@ from distcxr.data.splits import NAMES, findings_without_positives
 from distcxr.data.store.pack_format import open_pack, pack_folder
 from distcxr.data.store.store_files import shown_size
 from distcxr.engine.rehearsal import Rehearsal, rehearse
+from distcxr.engine.saving import most_at_once
 from distcxr.engine.stages import Stage, plan_stages
 from distcxr.recipe import Recipe
 from distcxr.runtime import start_runtime
@@ -99,8 +100,8 @@ class Preflight:
         except (ValueError, torch.OutOfMemoryError) as error:
             yield Line("network", _why(error, plan), "error")
             return
-        yield from self._network(measured, plan, num_steps, dataset)
-        yield self._disk(measured)
+        yield from self._network(measured, plan, num_steps, dataset, stages)
+        yield self._disk(measured, stages)
         yield _open_files()
 
     def _files(self, dataset: Dataset) -> Line:
@@ -130,7 +131,9 @@ class Preflight:
         recipe = self.recipe.model_copy(update={"train": train})
         return rehearse(recipe, dataset, stages, start_runtime(recipe))
 
-    def _network(self, measured: Rehearsal, plan: BatchPlan, num_steps: int, dataset: Dataset) -> Iterator[Line]:
+    def _network(
+        self, measured: Rehearsal, plan: BatchPlan, num_steps: int, dataset: Dataset, stages: Sequence[Stage]
+    ) -> Iterator[Line]:
         yield Line("network", f"{self.recipe.model.name}, {measured.num_parameters / 1e6:.1f} million parameters")
         on_gpu = torch.cuda.is_available()
         needed = measured.memory_bytes * (1 if on_gpu else plan.world_size)
@@ -143,7 +146,9 @@ class Preflight:
         )
         step_s = measured.micro_step_s * plan.accumulation
         read_s = plan.global_batch_size / measured.read_img_per_s
-        total_s = num_steps * max(step_s, read_s) + self._validation_s(measured, plan, dataset) + _RUN_S
+        validations = sum(stage.horizon.total_steps // stage.horizon.eval_every for stage in stages)
+        total_s = num_steps * max(step_s, read_s) + _RUN_S
+        total_s += validations * self._validation_s(measured, plan, dataset)
         yield Line(
             "speed",
             f"an update takes {step_s:.2g} s to compute and its images {read_s:.2g} s to read, on this machine",
@@ -152,14 +157,13 @@ class Preflight:
         yield Line("duration", f"about {_shown_s(total_s)}, {plan.world_size * total_s / 3600:.2g} device hours")
 
     def _validation_s(self, measured: Rehearsal, plan: BatchPlan, dataset: Dataset) -> float:
-        """Seconds of all validations: a forward pass takes about a third of both, for each view of an image."""
+        """Seconds of a validation: a forward pass takes about a third of both, for each view of an image."""
         images = len(dataset.splits.val) * (1 + len(self.recipe.eval.tta))
         compute_s = images / plan.per_device_batch_size / plan.world_size * measured.micro_step_s / 3
-        return self.recipe.train.epochs * max(compute_s, len(dataset.splits.val) / measured.read_img_per_s)
+        return max(compute_s, len(dataset.splits.val) / measured.read_img_per_s)
 
-    def _disk(self, measured: Rehearsal) -> Line:
-        kept = self.recipe.checkpoint.keep + 2 + len(self.recipe.train.stages)  # `best`, and the one being written
-        needed = kept * measured.state_bytes
+    def _disk(self, measured: Rehearsal, stages: Sequence[Stage]) -> Line:
+        needed = most_at_once(self.recipe, stages) * measured.state_bytes
         folder = (self.recipe.output or Path()).absolute()
         there = next(path for path in (folder, *folder.parents) if path.is_dir())
         free = shutil.disk_usage(there).free

@@ -50,10 +50,11 @@ def of_the_disk(error: BaseException) -> str | None:
     """A sentence for an error that a disk is to blame for, wherever it comes up; None for others."""
     if isinstance(error, StorageError):
         return str(error)
-    number = _errno_behind(error)
+    number, name = _errno_behind(error), getattr(error, "filename", None)
+    if number == errno.ENOENT and name is not None and not Path(os.fsdecode(name)).parent.is_dir():
+        return f"{Path(os.fsdecode(name)).parent} is gone: its disk is no longer there, or it was removed. {_ADVICE}"
     if number not in _OF_A_DISK:
         return None
-    name = getattr(error, "filename", None)
     return f"{'a file of the run' if name is None else name} can't be written: {os.strerror(number)}. {_ADVICE}"
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,14 @@ from numpy.typing import NDArray
 from distcxr.runfolder import filenames
 from distcxr.tracking.services import Services
 
+logger = logging.getLogger(__name__)
+
 
 class Tracker:
-    """Writes TensorBoard's files, and sends figures and texts to every service too. On rank 0 alone."""
+    """Writes TensorBoard's files, and sends figures and texts to every service too. On rank 0 alone.
+
+    Curves are no reason to end a run: where the disk does not take them a warning is logged, and no more are written.
+    """
 
     def __init__(
         self, folder: Path, *, purge_step: int, services: Sequence[str], project: str, config: Mapping[str, Any]
@@ -27,22 +34,27 @@ class Tracker:
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
         self._services = Services(services, project=project, folder=folder, config=config)
+        _leave_reports_to_the_caller()
         self._board: Any = SummaryWriter(str(folder / filenames.TENSORBOARD), purge_step=purge_step)  # type: ignore[no-untyped-call]
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """One point on each curve; tags are `split/metric/finding`."""
-        for tag, value in values.items():
-            self._board.add_scalar(tag, value, step)
-        self._board.flush()
+
+        def draw(board: Any) -> None:
+            for tag, value in values.items():
+                board.add_scalar(tag, value, step)
+            board.flush()
+
+        self._draw(draw)
         self._services.send(lambda service: service.scalars(values, step))
 
     def image(self, tag: str, picture: NDArray[np.uint8], step: int) -> None:
         """A picture, uint8 [H, W, 3]: for TensorBoard alone, which stays in the run folder."""
-        self._board.add_image(tag, picture, step, dataformats="HWC")
+        self._draw(lambda board: board.add_image(tag, picture, step, dataformats="HWC"))
 
     def text(self, tag: str, markdown: str, step: int = 0) -> None:
         """A page of text."""
-        self._board.add_text(tag, markdown, step)
+        self._draw(lambda board: board.add_text(tag, markdown, step))
         self._services.send(lambda service: service.text(tag, markdown, step))
 
     def hyperparameters(self, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
@@ -55,10 +67,36 @@ class Tracker:
         plain = {
             key: value if isinstance(value, bool | int | float | str) else str(value) for key, value in values.items()
         }
-        for summary in hparams(plain, dict(results)):  # type: ignore[no-untyped-call]
-            self._board._get_file_writer().add_summary(summary)
+        summaries = hparams(plain, dict(results))  # type: ignore[no-untyped-call]
+
+        def draw(board: Any) -> None:
+            for summary in summaries:
+                board._get_file_writer().add_summary(summary)
+
+        self._draw(draw)
 
     def close(self) -> None:
         """Write and send what is left."""
-        self._board.close()
+        self._draw(lambda board: board.close())
         self._services.send(lambda service: service.close())
+
+    def _draw(self, draw: Callable[[Any], None]) -> None:
+        if self._board is None:
+            return
+        try:
+            draw(self._board)
+        except OSError as error:
+            self._board = None
+            reason = error.strerror or error
+            logger.warning(f"TensorBoard's files can't be written ({reason}): this launch writes no more curves")
+
+
+def _leave_reports_to_the_caller() -> None:
+    """TensorBoard's thread raises to the next caller what ended it: its traceback on the terminal is not needed."""
+    before = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if type(args.thread).__name__ != "_AsyncWriterThread" or not isinstance(args.exc_value, OSError):
+            before(args)
+
+    threading.excepthook = hook

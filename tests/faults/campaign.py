@@ -85,9 +85,9 @@ class Case:
         more["environ"] = {_MARK: self.name} | more.get("environ", {})
         return Job([*self.place.words(self.output), *overrides], self.world_size, self.log, **more)
 
-    def moment(self) -> None:
-        """Wait for a random moment of the run, its start and its end included."""
-        time.sleep(self.random.uniform(0.05, 1.0) * self.place.straight_s[self.world_size])
+    def moment(self, latest: float = 1.0) -> None:
+        """Wait for a random moment of the run, its start and its end included; `latest` is a share of its time."""
+        time.sleep(self.random.uniform(0.05, latest) * self.place.straight_s[self.world_size])
 
     def patience_s(self) -> float:
         return PATIENCE_S + 3 * self.place.straight_s[self.world_size]
@@ -113,7 +113,8 @@ def kill_worker(case: Case) -> Codes:
 
 
 def stop_rank(case: Case) -> Codes:
-    return _signalled(case, signal.SIGSTOP)
+    """Not at the very end: a rank that stops when the others have left has nobody to notice it."""
+    return _signalled(case, signal.SIGSTOP, latest=0.5)
 
 
 def stop_worker(case: Case) -> Codes:
@@ -234,9 +235,9 @@ KINDS: dict[str, Callable[[Case], Codes]] = {
 }  # fmt: skip
 
 
-def _signalled(case: Case, number: signal.Signals) -> Codes:
+def _signalled(case: Case, number: signal.Signals, latest: float = 1.0) -> Codes:
     job = case.job().start()
-    case.moment()
+    case.moment(latest)
     _kill(case.random.choice(job.pids()), number)
     return job.wait(case.patience_s())
 

@@ -9,7 +9,7 @@ from faults import campaign
 
 CASES = {
     "kill_rank": (3, (2,)), "kill_all": (5, (1,)), "ask_to_stop": (8, (2,)), "damaged_checkpoint": (1, (1,)),
-    "small_files": (4, (1,)), "full_disk": (6, (1,)), "stop_rank": (7, (2,)),
+    "vanished_folder": (2, (1,)), "small_files": (4, (1,)), "full_disk": (6, (1,)), "stop_rank": (7, (2,)),
 }  # fmt: skip
 """Kind: seed, and numbers of ranks."""
 
