@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,6 +53,13 @@ _CalibrateOn = Annotated[
 ]  # fmt: skip
 _Probabilities = Annotated[bool, typer.Option("--probabilities", help="the scores are not logits")]
 _Logits = Annotated[bool, typer.Option("--logits", help="the scores are not probabilities")]
+_Leaderboard = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.md", show_default=False,
+        help="write the macro AUROC there as a row of docs/leaderboard.md, with the hashes of its files",
+    ),
+]  # fmt: skip
 _Replicates = Annotated[int, typer.Option(metavar="N", help="of the bootstrap")]
 
 
@@ -64,6 +73,7 @@ def run(
     calibrate_on: _CalibrateOn = None,
     probabilities: _Probabilities = False,
     logits: _Logits = False,
+    leaderboard: _Leaderboard = None,
     replicates: _Replicates = 1000,
     seed: Seed = 0,
 ) -> int:
@@ -78,9 +88,11 @@ def run(
     from distcxr.metrics.evaluation import full_report
     from distcxr.metrics.figures_json import full_json
     from distcxr.metrics.operating import FROM_ITSELF, choose_operating
-    from distcxr.runfolder.whole import write_json
+    from distcxr.report.leaderboard import row_of, table
+    from distcxr.runfolder.whole import write_json, write_whole
 
     check_writable(json)
+    check_writable(leaderboard)
     if probabilities and logits:
         raise ValueError("--probabilities and --logits exclude each other")
     scale: Scale = "probability" if probabilities else "logit" if logits else None
@@ -103,13 +115,23 @@ def run(
     if against and other is not None:
         resamples = PatientResamples(scored.num_patients, replicates, seed)
         more["against"] = _compare(against, joined, resamples, *other)
+    content = full_json(full)
     if json:
-        try:
-            write_json(json, full_json(full) | more, indent=2)
-        except OSError as error:
-            raise ValueError(f"{json} can't be written: {error.strerror}") from error
-        print(f"written: {json}")
+        with _written(json):
+            write_json(json, content | more, indent=2)
+    if leaderboard:
+        with _written(leaderboard):
+            write_whole(leaderboard, table([row_of(predictions.stem, content, source)]))
     return 0
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path} can't be written: {error.strerror}") from error
+    print(f"written: {path}")
 
 
 def _compare(

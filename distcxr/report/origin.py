@@ -5,35 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from distcxr.report import blocks
+from distcxr.report import blocks, leaderboard
 from distcxr.report.blocks import Block, Code, Content, Fold, KeyPath, Section, column, paragraph
 from distcxr.report.charts import interval_bar
-
-OFFICIAL_TEST_IMAGES = 25_596
-OFFICIAL_TEST_LIST = "38ca5ef7f756092946f57c1a59faca882ed589a1ab1f72590b45dc06c6d5e1cc"
-OFFICIAL_LABELS = "dc1d2df67fdc1c5a7601d48699cda2b13dc2c4841488b4183dcf04884dbaca11"
-"""sha256 of NIH's test_list.txt and of its Data_Entry_2017_v2020.csv."""
-
-PUBLISHED = (
-    ("ResNet-50 (Wang 2017)", 0.745, None, None),
-    ("ConvNeXt-S, 384 px (grisha1998, 2026)", 0.8015, None, None),
-    ("ResNet-38 + metadata (Baltruschat 2019)", 0.806, None, None),
-    ("Swin-B, 384 px (grisha1998, 2026)", 0.8069, None, None),
-    ("DenseNet-121, 1024 px (Guendel 2018)", 0.807, None, None),
-    ("DenseNet-121, 320 px (Yzaza 2026)", 0.8106, 0.8036, 0.8167),
-    ("Swin-T, 320 px (Yzaza 2026)", 0.8184, 0.8127, 0.8236),
-    ("DenseNet-121, 224 px (Goel 2024)", 0.8202, None, None),
-    ("ensemble of three (grisha1998, 2026)", 0.8222, None, None),
-    ("ViT-B pretrained on X-rays, MAE (Xiao 2023)", 0.830, None, None),
-    ("EVA-X, which picks its epoch on the test list", 0.835, None, None),
-)
-"""Mean AUROC of the 14 findings on NIH's official test list."""
+from distcxr.report.leaderboard import PUBLISHED, Row, why_not_official
 
 _UNSMOOTHED = ("label_smoothing", 0.0)
 
-HARDER = (
-    "The official test list is harder than validation: every honest model scores .015 to .035 lower there. That is the "
-    "list, not a bug."
+SELECTED_ON_TEST = (
+    "Figures of models that were selected on the test list are upper bounds: the epoch that is best there looks better "
+    "than it will on new images."
 )
 NOT_COMPARABLE = (
     "Not comparable with anything on the official list: figures from other splits, which are easier (CheXNet .841, "
@@ -44,19 +25,11 @@ NOT_COMPARABLE = (
 def why_not_comparable(content: Content, split: str) -> list[str]:
     """What keeps this result from being held against figures on the official test list; empty if nothing does."""
     report, hashes = content.get("metrics", split), content.get("run", "hashes") or {}
-    reasons = []
-    if split != "test":
-        reasons.append(f"it is about the {split} split")
-    elif hashes.get("test_list.txt") != OFFICIAL_TEST_LIST:
-        reasons.append("its test list is not NIH's")
-    elif report["num_samples"] != OFFICIAL_TEST_IMAGES:
-        reasons.append(f"{report['num_samples']:,} images were scored, the list has {OFFICIAL_TEST_IMAGES:,}")
-    if hashes.get("labels") != OFFICIAL_LABELS:
-        reasons.append("its labels are not NIH's file of 2020")
     averaged = report["macro"].get("findings") or []
-    if len(averaged) != 14 or "No Finding" in averaged:
-        reasons.append(f"its average is of {len(averaged)} findings, not of the 14")
-    return reasons
+    is_test = split == "test"
+    test_list = hashes.get("test_list.txt") if is_test else None
+    reasons = why_not_official(test_list, hashes.get("labels"), report["num_samples"], averaged)
+    return reasons if is_test else [f"it is about the {split} split", *reasons[1:]]  # the first is about the list
 
 
 def comparison_section(content: Content, split: str) -> Section:
@@ -70,23 +43,28 @@ def comparison_section(content: Content, split: str) -> Section:
             "This figure may be compared with the published ones below: the same test list, labels that NIH published "
             "in 2020, and the mean AUROC of the same 14 findings. Other works may have used the label file of 2017."
         )
-    lines: list[tuple[str, KeyPath]] = [
-        (one[0], ("compare", "published", number)) for number, one in enumerate(PUBLISHED)
+    lines: list[tuple[Row | None, KeyPath]] = [
+        (row, ("compare", "published", number)) for number, row in enumerate(PUBLISHED)
     ]
     if not reasons and content.get(*mine, "auroc") is not None:
-        lines.append(("this run", mine))
+        lines.append((None, mine))
     lines.sort(key=lambda line: content.get(*line[1], "auroc"))
+    forms = [f".{row.digits if row else 4}f" for row, _ in lines]  # published figures keep the digits they came with
     paths = [path for _, path in lines]
     table = blocks.table(
-        ("official test list", column(name for name, _ in lines)),
-        ("macro AUROC", content.numbers(paths, "auroc")),
-        ("95 % interval", content.intervals(paths, "auroc")),
+        ("official test list", column(f"{row.model} ({row.source})" if row else "this run" for row, _ in lines)),
+        ("pixels", column(row.pixels if row else "" for row, _ in lines)),
+        ("selected on", column(row.selected_on if row else "" for row, _ in lines)),
+        ("macro AUROC", [content.number(*path, "auroc", form=form) for path, form in zip(paths, forms, strict=True)]),
+        (
+            "95 % interval",
+            [content.interval(*path, "auroc", form=form) for path, form in zip(paths, forms, strict=True)],
+        ),
         ("0.7 to 0.85", [interval_bar(content, path, (0.7, 0.85), "strong" if path == mine else "") for path in paths]),
         strong=[number for number, path in enumerate(paths) if path == mine],
     )
-    return Section(
-        "comparison", "Comparison", (paragraph(verdict), paragraph(HARDER), table, paragraph(NOT_COMPARABLE))
-    )
+    after = (paragraph(SELECTED_ON_TEST), paragraph(NOT_COMPARABLE))
+    return Section("comparison", "Comparison", (paragraph(verdict), table, *after))
 
 
 def data_section(content: Content) -> Section:
@@ -119,7 +97,10 @@ def data_section(content: Content) -> Section:
             )
             shown.append(table)
     if hashes := content.get("run", "hashes"):
-        known = {OFFICIAL_TEST_LIST: " (NIH's test_list.txt)", OFFICIAL_LABELS: " (NIH's Data_Entry_2017_v2020.csv)"}
+        known = {
+            leaderboard.TEST_LIST: " (NIH's test_list.txt)",
+            leaderboard.LABELS: " (NIH's Data_Entry_2017_v2020.csv)",
+        }
         names = [f"{name}{known.get(digest, '')}" for name, digest in hashes.items()]
         shown.append(paragraph("A figure without the hashes of its labels and lists can't be compared:", kind="small"))
         shown.append(blocks.table(("labels or list", column(names)), ("sha256", column(hashes.values()))))

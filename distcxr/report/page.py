@@ -16,10 +16,10 @@ import distcxr
 from distcxr.metrics.scored import Scored
 from distcxr.report.blocks import Cell, Content, KeyPath, Page, Part, Section
 from distcxr.report.curves import curves
+from distcxr.report.leaderboard import PUBLISHED
 from distcxr.report.origin import (
-    HARDER,
     NOT_COMPARABLE,
-    PUBLISHED,
+    SELECTED_ON_TEST,
     comparison_section,
     data_section,
     making_section,
@@ -154,10 +154,8 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
     values["compare"] = {
         "comparable": not reasons,
         "reasons": reasons,
-        "published": [
-            {"name": name, "auroc": auroc, "auroc_low": low, "auroc_high": high} for name, auroc, low, high in PUBLISHED
-        ],
-        "notes": [HARDER, NOT_COMPARABLE],
+        "published": [row.json() for row in PUBLISHED],
+        "notes": [SELECTED_ON_TEST, NOT_COMPARABLE],
     }
     return values
 

@@ -60,6 +60,14 @@ def stored(folder: Path) -> dict[str, Any]:
     return content
 
 
+def test_a_row_of_the_leaderboard(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("mine.csv", DATA.logits_NC.astype(np.float64))
+    assert call(monkeypatch, "mine.csv", *LISTED, "--leaderboard", "row.md") == 0
+    auroc = f"{stored(folder)['macro']['auroc']:.4f}".removeprefix("0")
+    assert f"\n| mine | {auroc} | ." in (folder / "row.md").read_text()
+    assert call(monkeypatch, "mine.csv", *LISTED, "--leaderboard", "nowhere/row.md") == 2
+
+
 def targets_of(column: int) -> Any:
     targets = DATA.targets_NC.copy()
     targets[:, 3] = ~targets[:, :3].any(axis=1)
