@@ -72,7 +72,7 @@ class Table:
         held = self.columns[position]
         cells = [cell or empty for cell in held] if empty else held
         try:
-            return np.fromiter(map(float, cells), dtype=np.float64, count=len(cells))
+            return np.fromiter(map(_number, cells), dtype=np.float64, count=len(cells))
         except ValueError:
             row = next(row for row, cell in enumerate(cells) if not _is_number(cell))
             raise ValueError(f"{self.cell_at(position, row)} is not a number") from None
@@ -129,11 +129,13 @@ def read_table(
     except csv.Error as error:
         raise ValueError(f"{path}, line 1: not readable as CSV: {error}") from error
     header = header if verbatim else [name.strip() for name in header]
-    if len(header) == 1 and (mark := next((mark for mark in _OTHER_SEPARATORS if mark in header[0]), None)):
-        name = header[0].split(mark)[0]
+    line = ",".join(header)
+    for mark in _OTHER_SEPARATORS:
+        if mark not in header[0] or line.count(mark) < len(header):
+            continue
         raise ValueError(
-            f"{path} has no column {name!r} but one column {header[0][:200]!r}: cells are separated by {mark!r}; save "
-            "it with commas"
+            f"{path} has no column {line.split(mark)[0]!r} of its own: cells are separated by {mark!r}, its header is "
+            f"{line[:200]!r}; save it with commas"
         )
     body = rows[1:]
     if not len(body) and not verbatim:
@@ -232,9 +234,16 @@ def _columns(
     return {position: frame[position].to_numpy()[rows].tolist() for position in positions}
 
 
+def _number(cell: str) -> float:
+    """As `float`, which takes `0_1` for 1."""
+    if "_" in cell:
+        raise ValueError(cell)
+    return float(cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True

@@ -55,6 +55,8 @@ def test_numbers_are_the_nearest_doubles(tmp_path: Path) -> None:
     np.testing.assert_array_equal(table.numbers(0), values)
     with pytest.raises(ValueError, match=r"t\.csv, column n, line 4: 'one' is not a number"):
         read(tmp_path, "n\n1\n\none\n").numbers(0)
+    with pytest.raises(ValueError, match=r"line 3: '0_1' is not a number"):
+        read(tmp_path, "n\n1\n0_1\n").numbers(0)
 
 
 def test_selected_columns_and_ragged_rows(tmp_path: Path) -> None:
@@ -104,7 +106,8 @@ def test_columns_by_name(tmp_path: Path) -> None:
         (b"a,b\n1,\xe9\n", "line 2: not UTF-8: save it as UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "line 1: UTF-16: save it as UTF-8"),
         (b"PK\x03\x04", "spreadsheet"),
-        (b"a\tb\n1\t2\n", r"no column 'a' .* separated by '\\t'; save it with commas"),
+        (b"a\tb\n1\t2\n", r"no column 'a' .* separated by '\\t', its header is .*; save it with commas"),
+        (b"a;size[x,y];b\n1;2,5;3\n", r"no column 'a' .* separated by ';'"),
         (b'a,b\n1,2\n"x\ny",2\n\n"1,2\n3,4\n', "line 6: not readable as CSV: unexpected end of data"),
         (b'a,b\n"1"2,3\n', "line 2: not readable as CSV: ',' expected after '\"'"),
         (b'a,b\n"x\ny",2\n1\n', "line 4: 1 cells where the header has 2"),
