@@ -21,14 +21,15 @@ def build_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     momentum: float = 0.9,
     nesterov: bool = False,
+    decay_all: bool = False,
     layer_decay: float = 1.0,
     depths: Mapping[str, int] | None = None,
 ) -> torch.optim.Optimizer:
     """PyTorch's fused optimiser (on a CPU a pass over memory, not ten) of the parameters that require a gradient.
 
     There are up to two groups, each with its key `name`: `decay`, and `no_decay` (weight decay 0) for biases
-    and parameters with at most one dimension, which is what normalisation layers have. A group without
-    parameters is left out; the order within a group is that of `params`. With `depths` there are up to two groups for
+    and parameters with at most one dimension, which is what normalisation layers have. A group without parameters is
+    left out; the order within a group is that of `params`. With `depths` there are up to two groups for
     every depth, the head's first. Each has the key `lr_scale`, `layer_decay` to the power of its depth.
 
     Args:
@@ -36,6 +37,7 @@ def build_optimizer(
         lr: the peak; `set_lr` changes it from step to step.
         weight_decay: decoupled for AdamW; added to the gradient (L2) for Adam and SGD, as torch does.
         betas: of Adam and AdamW; `momentum` and `nesterov` are SGD's.
+        decay_all: all parameters are in `decay`.
         layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
         depths: of each parameter by name: blocks between it and the head, which has 0; None is 0 for all.
 
@@ -44,7 +46,7 @@ def build_optimizer(
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in params:
         if parameter.requires_grad:
-            plain = parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias"
+            plain = not decay_all and (parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias")
             depth = depths[parameter_name] if depths is not None else 0
             members.setdefault((depth, plain), []).append(parameter)
     if not members:

@@ -37,6 +37,12 @@ def test_biases_and_norms_are_not_decayed(name: str) -> None:
     assert _names(network, no_decay) == ["0.bias", "1.weight", "1.bias", "3.bias"]
 
 
+def test_or_everything_is() -> None:
+    network = _network()
+    (decay,) = _build(network, decay_all=True).param_groups
+    assert (decay["name"], decay["weight_decay"]) == ("decay", DECAY) and len(decay["params"]) == 6
+
+
 def test_the_kinds_of_optimiser() -> None:
     network = _network()
     assert type(_build(network, "adamw")) is torch.optim.AdamW

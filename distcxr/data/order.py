@@ -10,7 +10,7 @@ Shapes: B micro-batch, N samples of the split.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,9 @@ class TrainOrder:
     # None takes every row once an epoch. Otherwise sums of the rows' weights up to each: sampling is with replacement,
     # with probabilities in proportion to the weights.
     cumulative_N: NDArray[np.float64] | None = None
+    # The rows of each epoch, where they change; an epoch is as long as `rows` all the same: what there is more is left
+    # out, what there is less begins again.
+    rows_of: Callable[[int], NDArray[np.int64]] | None = None
     notes: tuple[str, ...] = ()  # lines for the log about how rows and weights came about
 
     def __post_init__(self) -> None:
@@ -168,17 +171,18 @@ class TrainOrder:
         share = plan.global_batch_size // plan.world_size
         mine = np.arange(plan.rank * share, (plan.rank + 1) * share, dtype=np.int64)
         step = max(1, _BLOCK // share)
+        rows_of_epoch = self.rows if self.rows_of is None else self.rows_of(epoch)
         for block in range(start, len(self), step):
             firsts = np.arange(block, min(block + step, len(self)), dtype=np.int64) * plan.global_batch_size
             positions = (firsts[:, None] + mine).reshape(-1)
-            rows = _at(self.rows, self._sampled(positions, epoch))
+            rows = _at(rows_of_epoch, self._sampled(positions, epoch, len(rows_of_epoch)))
             for micro_start in range(0, len(rows), size):
                 yield positions[micro_start : micro_start + size], rows[micro_start : micro_start + size]
 
-    def _sampled(self, positions: NDArray[np.int64], epoch: int) -> NDArray[np.int64]:
-        """Which of the rows, counted from 0, the epoch has at `positions`."""
+    def _sampled(self, positions: NDArray[np.int64], epoch: int, num: int) -> NDArray[np.int64]:
+        """Which of the epoch's `num` rows, counted from 0, it has at `positions`."""
         if self.cumulative_N is None:
-            return shuffled(positions, len(self.rows), seed=self.seed, epoch=epoch)
+            return shuffled(positions % num, num, seed=self.seed, epoch=epoch)
         point = uniform(self.seed, _WEIGHTED, epoch, positions.astype(np.uint64)) * self.cumulative_N[-1]
         # Without its last entry: a product rounded up to the whole sum still finds the last row.
         sampled: NDArray[np.int64] = np.searchsorted(self.cumulative_N[:-1], point, side="right")

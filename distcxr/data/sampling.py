@@ -36,10 +36,11 @@ def train_order(
     if spec.cap_per_label is None and spec.balance == "none":
         return TrainOrder(rows, seed, plan)
     names, shown_NL = labels_of(index, rows)
-    notes = []
+    notes, rows_of = [], None
     if spec.cap_per_label is not None:
         before_L, num_before = shown_NL.sum(axis=0), len(rows)
-        kept_N = capped(shown_NL, spec.cap_per_label, hash64(seed, _STREAM, stage, rows.astype(np.uint64)))
+        rows_of = _Capped(rows, shown_NL, spec.cap_per_label, seed, stage) if spec.redraw == "epoch" else None
+        kept_N = capped(shown_NL, spec.cap_per_label, _ranks(rows, seed, stage))
         rows, shown_NL = rows[kept_N], shown_NL[kept_N]
         after_L = shown_NL.sum(axis=0)
         key = f"data.sampling.cap_per_label={spec.cap_per_label}"
@@ -54,7 +55,8 @@ def train_order(
                 f"train.global_batch_size={plan.global_batch_size}: raise the cap or lower the batch"
             )
         changed = (f"{name} {old:,} -> {new:,}" for name, old, new in zip(names, before_L, after_L, strict=True))
-        notes.append(f"{key}: {len(rows):,} of {num_before:,} training images; {', '.join(changed)}")
+        again = ", drawn anew for every epoch" if rows_of else ""
+        notes.append(f"{key}: {len(rows):,} of {num_before:,} training images{again}; {', '.join(changed)}")
     cumulative_N = None
     if spec.balance != "none":
         weight_N = label_weights(shown_NL, root=spec.balance == "sqrt")
@@ -62,7 +64,25 @@ def train_order(
         share_L = weight_N @ shown_NL / cumulative_N[-1]
         shares = (f"{name} {100 * share:.1f} %" for name, share in zip(names, share_L, strict=True))
         notes.append(f"data.sampling.balance={spec.balance}: samples that show it, on average: {', '.join(shares)}")
-    return TrainOrder(rows, seed, plan, cumulative_N, tuple(notes))
+    return TrainOrder(rows, seed, plan, cumulative_N, rows_of, tuple(notes))
+
+
+def _ranks(rows: NDArray[np.int64], seed: int, *words: int) -> NDArray[np.uint64]:
+    return hash64(seed, _STREAM, *words, rows.astype(np.uint64))
+
+
+class _Capped:
+    """The rows that a cap keeps in an epoch; epoch 0 has those of the stage."""
+
+    def __init__(self, rows: NDArray[np.int64], shown_NL: NDArray[np.bool_], cap: int, seed: int, stage: int) -> None:
+        self._rows, self._shown_NL, self._cap, self._words = rows, shown_NL, cap, (seed, stage)
+        self._last: tuple[int, NDArray[np.int64]] = (-1, rows)
+
+    def __call__(self, epoch: int) -> NDArray[np.int64]:
+        if self._last[0] != epoch:  # a resumed or a stopped epoch asks twice
+            words = (*self._words, epoch) if epoch else self._words
+            self._last = epoch, self._rows[capped(self._shown_NL, self._cap, _ranks(self._rows, *words))]
+        return self._last[1]
 
 
 def labels_of(index: SampleIndex, rows: NDArray[np.int64]) -> tuple[tuple[str, ...], NDArray[np.bool_]]:

@@ -67,7 +67,7 @@ class Training:
         optimizer = build_optimizer(
             optim.name, setup.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
             betas=optim.betas, momentum=optim.momentum, nesterov=optim.nesterov,
-            layer_decay=optim.layer_decay or 1.0,
+            decay_all=optim.decay_all, layer_decay=optim.layer_decay or 1.0,
             depths=None if optim.layer_decay is None else layer_depths(setup.module),
         )  # fmt: skip
         for group in optimizer.param_groups:

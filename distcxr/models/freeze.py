@@ -3,11 +3,17 @@
 A pattern is a parameter's name as the library's network has it (`fc.weight`), the beginning of names up to a dot
 (`layer4`), or either with `*` for any characters (`layer*.conv1`). `head` is what makes logits of features
 (`head_parameter_names`), whatever the network calls it, and nothing else: ConvNeXt's `head.norm` has to be named.
+The names of a ResNet's parts, `layer1` to `layer4` and `fc`, hold for other families, too:
+
+    layer2   DenseNet: denseblock2   ConvNeXt: stages.1   Swin: layers.1   (as timm has them)
+    layer4   DenseNet: denseblock4 and the norm5 after it
+    fc       head
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -19,6 +25,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from distcxr.models.heads import head_parameter_names, network_name
 
 HEAD = "head"
+
+_PART = re.compile(r"layer([1-4])")
+_FAMILIES: tuple[tuple[str, dict[str, list[str]]], ...] = (
+    ("features.denseblock{number}", {"layer4": ["features.norm5"]}),
+    ("stages.{before}", {}),
+    ("layers.{before}", {}),
+)
+"""What other families than ResNets call their four parts, and what belongs to one of them besides."""
 
 
 def trainable_names(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
@@ -85,11 +99,29 @@ def _named(module: nn.Module, patterns: Sequence[str] | None) -> list[str]:
         if pattern == HEAD:
             chosen |= set(head_parameter_names(module))
             continue
-        found = {name for name in names if any(_matches(pattern, called) for called in known[name])}
+        found = _found(pattern, known)
+        if not found and pattern == "fc":
+            found = set(head_parameter_names(module))
+        if not found and (part := _PART.fullmatch(pattern)):
+            found = _found_elsewhere(int(part[1]), known)
         if not found:
             raise ValueError(f"{pattern!r} names no parameter of the network{_nearest(pattern, known)}")
         chosen |= found
     return [name for name in names if name in chosen]
+
+
+def _found(pattern: str, known: Mapping[str, tuple[str, str]]) -> set[str]:
+    return {name for name, called in known.items() if any(_matches(pattern, one) for one in called)}
+
+
+def _found_elsewhere(number: int, known: Mapping[str, tuple[str, str]]) -> set[str]:
+    """Parameters of `layer<number>` in a network that is no ResNet, empty where it has no four parts."""
+    for form, more in _FAMILIES:
+        parts = [_found(form.format(number=one, before=one - 1), known) for one in range(1, 5)]
+        if all(parts):
+            besides = [_found(pattern, known) for pattern in more.get(f"layer{number}", [])]
+            return parts[number - 1].union(*besides)
+    return set()
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -107,10 +107,19 @@ class Sampling(Section):
     """Training images that may show one finding; those that show none count as a finding, too. A finding with no more
     than this keeps every image. The others are thinned at random, by `seed`, the rarest first; one of them is above the
     cap only by images that a finding with no more must keep."""
+    redraw: Literal["stage", "epoch"] = "stage"
+    """When the cap chooses its images anew: once for every stage, or for every epoch. Epochs keep the length of the
+    first."""
     balance: Literal["none", "class", "sqrt"] = "none"
     """`none` takes every image once an epoch. `class` samples with replacement, as many as there are images: a finding
     (or none) first, each equally often, then any image that shows it; `sqrt` takes findings in proportion to the square
     root of how many images show them. Findings that come along with others are met more often. After the cap."""
+
+    @model_validator(mode="after")
+    def _has_what_to_draw(self) -> Sampling:
+        if self.redraw == "epoch" and (self.cap_per_label is None or self.balance != "none"):
+            raise ValueError("redraw=epoch is about cap_per_label, and takes balance=none")
+        return self
 
 
 class Data(Section):

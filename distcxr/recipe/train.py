@@ -20,7 +20,9 @@ class Optim(Section):
     lr: Positive = 1e-4
     """Peak learning rate."""
     weight_decay: NonNegative = 0.01
-    """Not applied to biases and normalisation parameters."""
+    """Not applied to biases and normalisation parameters, unless `decay_all`."""
+    decay_all: bool = False
+    """Weight decay on every parameter, as PyTorch's optimisers have it where nobody makes groups."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Of Adam and AdamW."""
     momentum: BelowOne = 0.9

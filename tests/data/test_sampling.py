@@ -220,3 +220,32 @@ def test_the_cap_comes_before_the_balance() -> None:
     assert both.cumulative_N is not None and len(both.cumulative_N) == len(cap.rows) and len(both.notes) == 2
     _, shown_NL = labels_of(index, np.asarray(cap.rows))
     np.testing.assert_allclose(both.cumulative_N, np.cumsum(label_weights(shown_NL, root=False)))
+
+
+def test_a_cap_can_be_drawn_anew_for_every_epoch() -> None:
+    targets = np.zeros((300, 2), dtype=np.uint8)
+    targets[:40, 0] = targets[40:, 1] = 1
+    index, rows = labelled(targets), np.arange(300)
+    spec = Sampling(cap_per_label=60, redraw="epoch")
+    once = train_order(index, rows, Sampling(cap_per_label=60), seed=5, stage=1, plan=PLAN)
+    order = train_order(index, rows, spec, seed=5, stage=1, plan=PLAN)
+    assert "drawn anew for every epoch" in order.notes[0] and len(order) == len(once)
+
+    def drawn(order: TrainOrder, epoch: int) -> set[int]:
+        return {int(row) for _, rows in order.epoch(epoch) for row in rows}
+
+    assert drawn(order, 0) == drawn(once, 0) and drawn(once, 0) == drawn(once, 1)
+    epochs = [drawn(order, epoch) for epoch in range(4)]
+    assert all(len(rows) == len(order) * PLAN.global_batch_size for rows in epochs)
+    assert all(a != b for place, a in enumerate(epochs) for b in epochs[:place])
+    assert drawn(order, 1) == epochs[1]  # asked again, out of turn
+    with pytest.raises(ValueError, match="redraw=epoch is about cap_per_label"):
+        Sampling(redraw="epoch")
+
+
+def test_an_epoch_that_draws_fewer_images_begins_again() -> None:
+    order = TrainOrder(np.arange(12), 0, BatchPlan(4, 4), rows_of=lambda epoch: np.arange(100, 110 + 4 * epoch))
+    few = [int(row) for _, rows in order.epoch(0) for row in rows]
+    assert len(few) == 12 and set(few) == set(range(100, 110))
+    many = [int(row) for _, rows in order.epoch(1) for row in rows]
+    assert len(set(many)) == 12 and set(many) < set(range(100, 114))

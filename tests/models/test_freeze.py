@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 import torchvision
@@ -35,6 +37,29 @@ def test_patterns(resnet: nn.Module, patterns: list[str] | None, begin: tuple[st
     expected = [name for name in names if (name.startswith(begin) if begin else name.endswith(".bias"))]
     assert set_trainable(resnet, patterns) == expected
     assert [name for name, parameter in resnet.named_parameters() if parameter.requires_grad] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "second", "fourth"),
+    [
+        ("densenet121", "torchvision", ("features.denseblock2.",), ("features.denseblock4.", "features.norm5.")),
+        ("densenet121", "timm", ("features.denseblock2.",), ("features.denseblock4.", "features.norm5.")),
+        ("convnext_tiny", "timm", ("stages.1.",), ("stages.3.",)),
+        ("swin_tiny_patch4_window7_224", "timm", ("layers.1.",), ("layers.3.",)),
+    ],
+)
+def test_the_parts_of_a_resnet_in_other_families(
+    name: str, library: Literal["timm", "torchvision"], second: tuple[str, ...], fourth: tuple[str, ...]
+) -> None:
+    with torch.device("meta"):
+        network = build_model(name, library=library, num_classes=3, image_size=224)
+    names = [parameter for parameter, _ in network.named_parameters()]
+    for pattern, begin in (("layer2", second), ("layer4", fourth)):
+        expected = [parameter for parameter in names if parameter.startswith(begin)]
+        assert expected and trainable_names(network, [pattern]) == expected
+    assert trainable_names(network, ["fc"]) == trainable_names(network, ["head"])
+    with pytest.raises(ValueError, match="'layer5' names no parameter"):
+        trainable_names(network, ["layer5"])
 
 
 def test_a_pattern_begins_at_a_dot(resnet: nn.Module) -> None:

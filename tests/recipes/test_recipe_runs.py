@@ -68,7 +68,7 @@ def test_a_chain_begins_where_the_one_before_it_was_best(
     weights = watched.load(second).model.weights
     run = watched.build(second, watched.load(second).output, heart, HEART, *small, f"model.weights={weights}")
     begun = {name: tensor.clone() for name, tensor in run.setup.module.state_dict().items()}
-    assert begun["fc.weight"].shape[0] == 2 and best["fc.weight"].shape[0] == 14
+    assert begun["fc.weight"].shape[0] == 2 and best["fc.weight"].shape[0] == 15
     assert all(torch.equal(tensor, best[name]) for name, tensor in begun.items() if not name.startswith("fc."))
     (update, _) = watched.train(run)
     assert update.trained == {name for name, _ in run.setup.module.named_parameters()}  # not the head alone
