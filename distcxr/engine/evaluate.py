@@ -55,6 +55,8 @@ class Scores:
         scored: logits and labels, for every figure.
         loss: the loss that training minimises, its mean over known labels (`cross_entropy`: samples), float64 summed;
             None where it is undefined or not finite.
+        accuracy: share of the samples with known labels for which the likeliest class is right; None without
+            `cross_entropy`, or where it is undefined.
     """
 
     rows: NDArray[np.int64]
@@ -62,6 +64,7 @@ class Scores:
     loss: float | None
     report: Summary
     scored: Scored
+    accuracy: float | None
 
 
 def evaluate(
@@ -157,7 +160,17 @@ def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
     known = int(loss.count(torch.from_numpy(mask)))
     summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
     mean = summed / known if known else math.nan
-    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored)
+    accuracy = _accuracy(logits_NC, targets, mask) if setup.loss.spec.name == "cross_entropy" else None
+    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored, accuracy)
+
+
+def _accuracy(
+    logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
+) -> float | None:
+    known_N = mask_NC.all(axis=1)
+    if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
+        return None
+    return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
 
 
 def average(members: Sequence[Outputs], loss_name: str) -> Outputs:

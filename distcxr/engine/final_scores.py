@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.pictures import write_localisation, write_pictures
 from distcxr.engine.setup import Setup
@@ -166,7 +163,7 @@ def write_scores(
         )
     if setup.recipe.loss.name == "cross_entropy":
         notes.append(_ONE_NUMBER if len(index.findings) == 2 else _AGAINST_OTHERS)
-        entries["accuracy"] = _accuracy(held.logits_NC, held.targets_NC, held.mask_NC)
+        entries["accuracy"] = scores.accuracy
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
     full = full_report(
         split, scores.scored, sex=index.sex[rows], age=index.age[rows], view=index.view[rows],
@@ -177,16 +174,6 @@ def write_scores(
     content = full_json(full) | {"step": weights.step, "loss": scores.loss, "tta": wanted.tta} | entries
     write_json(folder / filenames.metrics(split), content, indent=2)
     return full
-
-
-def _accuracy(
-    logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
-) -> float | None:
-    """Share of the samples with known labels for which the likeliest class is right."""
-    known_N = mask_NC.all(axis=1)
-    if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
-        return None
-    return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
 
 
 def illustrate(setup: Setup, folder: Path, test: Scores | None) -> None:

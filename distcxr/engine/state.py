@@ -57,7 +57,7 @@ class TrainState:
     epoch_skipped: int = 0
     """Those of this epoch."""
     best_score: float | None = None
-    """The best validation of the run by `eval.best_metric`, the higher the better: AUROC, or the loss negated."""
+    """The best validation of the run by `eval.best_metric`, the higher the better; the loss negated."""
     best_step: int | None = None
     owes_validation: bool = False
     """Whether the run was asked to stop in the validation at this step: it comes first when the run resumes."""

@@ -6,6 +6,7 @@ import logging
 
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.state import Run
+from distcxr.metrics.summary import Summary, area_text
 from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
@@ -21,23 +22,31 @@ def validate(run: Run) -> bool:
     with run.evaluated_weights(), SIGNS.validation(state.step):
         scores = evaluate(run.setup, "val", stop=run.stop.agreed)
     auroc, metric = scores.report.macro_auroc, run.setup.recipe.eval.best_metric
-    score = auroc if metric == "auroc" else None if scores.loss is None else -scores.loss
+    lr = run.stage.lr_at(max(0, state.step - state.stage_step - 1), state.validations)  # of the newest update
+    negated = None if scores.loss is None else -scores.loss
+    score = {"auroc": auroc, "accuracy": scores.accuracy, "loss": negated}[metric]
     if run.scheduled(run.horizon.eval_every):
         state.validations.append(score)
     state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
     findings = len(scores.report.macro_findings)
     shown = "AUROC undefined" if auroc is None else f"macro AUROC {auroc:.4f} of {findings} findings"
-    loss = "" if scores.loss is None else f", loss {scores.loss:.4f}"
+    more = [] if scores.loss is None else [f"loss {scores.loss:.4f}"]
+    if scores.accuracy is not None:
+        more.append(f"accuracy {scores.accuracy:.4f}")
     averaged = "" if run.ema is None else " (of the averaged weights)"
-    logger.info(f"step {state.step}: validation{averaged} {shown}{loss}")
-    if run.scheduled(run.horizon.eval_every):
-        _log_what_follows(run)
     improved = score is not None and (state.best_score is None or score > state.best_score)
     if improved:
         state.best_score, state.best_step = score, state.step
+        more.append(f"the best {metric} so far")
+    elif state.best_score is not None:
+        more.append(f"best {metric} so far {abs(state.best_score):.4f} at step {state.best_step}")
+    logger.info(f"step {state.step}: validation{averaged} {', '.join([shown, *more])}")
+    logger.info(f"lr {lr:g}; AUROC: {by_finding(scores.report)}")
+    if run.scheduled(run.horizon.eval_every):
+        _log_what_follows(run)
     if run.tracker:
-        more = {"val/loss": scores.loss} | best_so_far(run)
-        values = scores.report.scalars() | {tag: value for tag, value in more.items() if value is not None}
+        tags = {"val/loss": scores.loss, "val/accuracy": scores.accuracy} | best_so_far(run)
+        values = scores.report.scalars() | {tag: value for tag, value in tags.items() if value is not None}
         run.tracker.scalars(values, state.step)
     return improved
 
@@ -58,4 +67,9 @@ def _log_what_follows(run: Run) -> None:
 def best_so_far(run: Run) -> dict[str, float]:
     """The best validation so far by its tag; empty where there is none."""
     best, metric = run.state.best_score, run.setup.recipe.eval.best_metric
-    return {} if best is None else {f"val/{metric}/best": best if metric == "auroc" else -best}
+    return {} if best is None else {f"val/{metric}/best": -best if metric == "loss" else best}
+
+
+def by_finding(report: Summary) -> str:
+    """AUROC of every finding, in one line."""
+    return ", ".join(f"{name} {area_text(score.auroc)}" for name, score in report.findings.items())

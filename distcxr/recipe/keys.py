@@ -25,9 +25,10 @@ class Eval(Section):
 
     every: Duration = "1ep"
     """How often the validation split is scored; the best by `best_metric` is kept as `best`."""
-    best_metric: Literal["auroc", "loss"] = "auroc"
-    """What `best`, `schedule.name: plateau` and `train.early_stop` look at: validation's macro AUROC or its loss
-    (the recipe's, in stages with one of their own, too)."""
+    best_metric: Literal["auroc", "loss", "accuracy"] = "auroc"
+    """What `best`, `schedule.name: plateau` and `train.early_stop` look at: validation's macro AUROC, its loss (the
+    recipe's, in stages with one of their own, too), or with `loss.name: cross_entropy` the share of images for which
+    the likeliest class is right."""
     splits: list[Literal["train", "val", "test"]] = ["val", "test"]
     """Splits that are scored at the end; `train` without augmentation."""
     weights: Literal["best", "last"] = "best"
@@ -121,6 +122,11 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
+        if self.eval.best_metric == "accuracy" and self.loss.name != "cross_entropy":
+            raise ValueError(
+                "eval.best_metric=accuracy needs classes that exclude each other (loss.name=cross_entropy): where "
+                "findings are rare, a model that finds nothing is right nearly always. Use auroc"
+            )
         side = round(self.data.image_size * self.augment.center_crop)
         if self.augment.crop is not None and self.augment.crop > side:
             raise ValueError(f"augment.crop={self.augment.crop} is larger than the {side} px image it is cut from")

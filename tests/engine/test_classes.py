@@ -29,7 +29,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     tiny.phantom(folder, images=160)
     for seed in (0, 1):
-        tiny.train(folder, *CLASSES, f"output={folder / f'run{seed}'}", f"seed={seed}", "train.epochs=2")
+        more = ("train.epochs=2", "eval.best_metric=accuracy")
+        tiny.train(folder, *CLASSES, f"output={folder / f'run{seed}'}", f"seed={seed}", *more)
     return folder
 
 
@@ -72,6 +73,19 @@ def test_the_loss_reported_is_the_one_trained_with(trained: Path) -> None:
     assert scores.loss == pytest.approx(expected, rel=1e-5)
     assert np.allclose(scores.logits_NC[:, 1], (logits[:, 1] - logits[:, 0]).numpy(), atol=1e-5)
     run.setup.close()
+
+
+def test_the_best_by_accuracy_is_kept_and_logged(trained: Path) -> None:
+    state = json.loads((trained / "run0/checkpoints/best/checkpoint.json").read_text())["state"]
+    found = json.loads((trained / "run0/metrics_val.json").read_text())
+    assert state["best_score"] == found["accuracy"] and state["best_step"] == found["step"]
+    log = (trained / "run0/log.txt").read_text()
+    assert f"accuracy {found['accuracy']:.4f}, the best accuracy so far" in log and "AUROC: No Finding" in log
+
+
+def test_accuracy_of_findings_that_may_occur_together_is_refused(trained: Path) -> None:
+    with pytest.raises(ValueError, match=r"eval.best_metric=accuracy needs classes that exclude each other"):
+        tiny.recipe(trained, "eval.best_metric=accuracy")
 
 
 def test_an_ensemble_of_classifiers_and_what_is_none(trained: Path) -> None:

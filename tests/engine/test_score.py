@@ -187,7 +187,7 @@ def test_files_are_the_same_bytes_on_any_world(tmp_path: Path, world_size: int) 
             index, again_NC = run.setup.index, torch.cat(logits).numpy()
             labels = (index.targets_NC[rows], index.mask_NC[rows], index.patient_id[rows])
             scored = Scored.of(index.findings, again_NC, *labels)
-            again = Scores(rows, again_NC, scores[split].loss, scores[split].report, scored)
+            again = Scores(rows, again_NC, scores[split].loss, scores[split].report, scored, None)
             assert np.array_equal(again.logits_NC, scores[split].logits_NC)
             operating = operating_of(run.setup, again) if split == "val" else operating
             made = trained_with(run.setup.recipe)
