@@ -20,6 +20,7 @@ from PIL import Image
 
 from distcxr import processes
 from distcxr.data.readers import torch_reader
+from distcxr.data.readers.semaphores import SemaphoreNames
 from distcxr.data.readers.torch_reader import StalledWorkers, TorchReader
 
 SIZE, BATCH = 48, 4
@@ -41,6 +42,28 @@ def test_the_global_random_state_is_left_alone(files: list[str]) -> None:
         list(made.read(requests(files, BATCH)))
         list(made.read(requests(files, BATCH)))
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="semaphores have names in /dev/shm on Linux alone")
+def test_running_workers_leave_no_semaphore_behind_when_everything_is_killed(
+    files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[Path] = []
+    remove = SemaphoreNames.remove
+
+    def recorded(semaphores: SemaphoreNames) -> None:
+        named[:] = [Path("/dev/shm") / f"sem.{name.removeprefix('/')}" for name in semaphores.names]
+        assert named and all(path.exists() for path in named)
+        remove(semaphores)
+
+    monkeypatch.setattr(SemaphoreNames, "remove", recorded)
+    with closing(TorchReader(locate, SIZE, num_workers=2, pin_memory=False)) as made:
+        for _ in range(2):  # the second time with other workers
+            assert len(list(made.read(requests(files * 5, BATCH)))) > 2
+            assert len(named) > 10 and not any(path.exists() for path in named)
+            assert_is(next(made.read(requests(files, BATCH))), files[:BATCH], SIZE)
+            made.close()
+            named.clear()
 
 
 def test_a_batch_that_does_not_come_names_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,13 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from distcxr import processes
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
 from distcxr.data.pixels.resize import resize_grey
+from distcxr.data.readers.semaphores import SemaphoreNames
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,8 @@ class TorchReader:
         )
         self._num_workers, self._prefetch = num_workers, prefetch
         self._locate, self._pin_memory = locate, pin_memory
-        self._dataset = _Decoder(image_size)
+        self._dataset = _Decoder(image_size, num_workers)
+        self._semaphores = SemaphoreNames()
         self._feed = _Feed(locate, prefetch * num_workers, image_size)
         self._loader: DataLoader[_Answer] | None = None
         self._batches: Iterator[_Answer] | None = None
@@ -122,6 +124,8 @@ class TorchReader:
         try:
             self._start(requests)
             while (answer := self._next()) is not None:
+                if self._semaphores.names and bool(self._dataset.started.all()):
+                    self._semaphores.remove()
                 pixels, unreadable = answer
                 yield Pixels(pixels, tuple(unreadable))
         except GeneratorExit:
@@ -137,6 +141,7 @@ class TorchReader:
     def _start(self, requests: Iterable[Request]) -> None:
         self._feed.requests, self._feed.wanted_by = iter(requests), int(self._dataset.wanted)
         if self._loader is None:
+            self._dataset.started.zero_()
             context = multiprocessing.get_context("forkserver")
             # The list holds for the whole process: leave one that somebody else has set.
             if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]
@@ -157,7 +162,8 @@ class TorchReader:
             )
         with _job_signals_held():  # the fork server inherits this
             try:
-                self._batches = iter(self._loader)
+                with self._semaphores.made():
+                    self._batches = iter(self._loader)
             except (OSError, EOFError) as error:  # the fork server is gone
                 raise ReaderDied(f"{_DIED}: {error}") from error
         atexit.unregister(self.close)  # of an earlier read
@@ -193,8 +199,11 @@ class TorchReader:
 class _Decoder(Dataset[_Answer]):
     """Runs in the workers: file names to pixels."""
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: int, num_workers: int) -> None:
         self.image_size = image_size
+        # In shared memory, which workers have started.
+        self.started = torch.zeros(num_workers, dtype=torch.bool)
+        self.started.share_memory_()  # type: ignore[no-untyped-call]
         # In shared memory, the number of the `read` call that still wants its answers.
         self.wanted = torch.zeros((), dtype=torch.int64)
         self.wanted.share_memory_()  # type: ignore[no-untyped-call]
@@ -244,14 +253,16 @@ def _as_it_is(answer: Any) -> Any:
     return answer
 
 
-def _prepare_worker(_: int) -> None:
-    """Hold the job's signals back, and die with the training process.
+def _prepare_worker(number: int) -> None:
+    """Hold the job's signals back, die with the training process, and let it know that the worker has started.
 
     torch's own watchdog looks whether the fork server lives, which lives as long as its workers do.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _JOB_SIGNALS)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     load_kernels()
+    info: Any = get_worker_info()
+    info.dataset.started[number] = True
 
 
 def _die_with_parent() -> None:
