@@ -122,7 +122,12 @@ def write_file(run: Run, updates: Sequence[Update], number: int, *, skipped: boo
             for one in updates
         ],
     }
-    path = write_diverged(run.folder, content)
+    try:
+        path = write_diverged(run.folder, content)
+    except OSError as error:
+        path = run.folder / diverged(update.step)
+        logger.warning(f"{path} can't be written ({error.strerror or error}): its images are not kept")
+        return
     if skipped:
         logger.warning(
             f"step {update.step}: {_what(update)}; the update was left out, {run.state.num_skipped} of at most "
@@ -159,10 +164,9 @@ def message(run: Run, update: Update) -> str:
     """What ended the run, what to change before it is started again, and where the images are named."""
     train, num = run.setup.recipe.train, run.state.num_skipped
     more = f", after {num} updates left out (train.max_skips={train.max_skips})" if train.on_nan == "skip" else ""
-    return (
-        f"{_what(update)} at step {update.step}{more}: training has diverged. {remedies(run)}. "
-        f"`distcxr replay {run.folder / diverged(update.step)}` shows its images and where they stop being finite"
-    )
+    path = run.folder / diverged(update.step)
+    replay = f". `distcxr replay {path}` shows its images and where they stop being finite" if path.is_file() else ""
+    return f"{_what(update)} at step {update.step}{more}: training has diverged. {remedies(run)}{replay}"
 
 
 def remedies(run: Run) -> str:

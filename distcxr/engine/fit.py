@@ -18,8 +18,9 @@ from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.saving import begin_save, save_last, save_stage
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
-from distcxr.engine.step_writing import write_steps
+from distcxr.engine.step_writing import append_rows, write_steps
 from distcxr.engine.validate import best_so_far, validate
+from distcxr.runfolder import filenames
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
 from distcxr.stall.signs import SIGNS
@@ -189,7 +190,11 @@ def close_epoch(run: Run) -> None:
     if whole:
         state.begin_epoch()
     if run.setup.runtime.is_main:
-        write_history(run.folder, state.history)
+        try:
+            write_history(run.folder, state.history)
+        except OSError as error:  # the next epoch writes it whole
+            path = run.folder / filenames.HISTORY
+            logger.warning(f"{path} can't be written ({error.strerror or error}): tried again after the next epoch")
         draw_curves(run.folder)
 
 
@@ -200,9 +205,10 @@ def finish(run: Run) -> dict[str, Scores]:
         run.progress.close()
     run.saver.wait()
     setup, wanted, weights = run.setup, run.setup.recipe.eval, Weights(run.state.step, None)
-    if setup.runtime.is_main and (problem := mend_steps(run.folder, run.state.step)):
-        logger.warning(problem)
-        run.state.note(problem)
+    if setup.runtime.is_main:
+        for problem in _spoilt_tables(run):
+            logger.warning(problem)
+            run.state.note(problem)
     if run.ema is not None:
         run.ema.swap()
     if wanted.splits and wanted.weights == "best":
@@ -224,6 +230,19 @@ def finish(run: Run) -> dict[str, Scores]:
         run.tracker.hyperparameters(_shown(run), best_so_far(run))
         run.tracker.close()
     return scores
+
+
+def _spoilt_tables(run: Run) -> list[str]:
+    """What is wrong with `steps.csv` at the end, a sentence each; what can be mended is."""
+    append_rows(run, [])
+    found = []
+    if waiting := run.steps.unwritten:
+        path = run.folder / filenames.STEPS
+        found.append(
+            f"{path} lacks steps {waiting[0]['step']} to {waiting[-1]['step']}: the disk did not take their rows."
+        )
+    spoilt = mend_steps(run.folder, run.state.step)
+    return [*found, spoilt] if spoilt else found
 
 
 def best_is_there(run: Run) -> bool:

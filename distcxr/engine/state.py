@@ -201,6 +201,8 @@ class StepLog:
     data_s: float = 0.0
     """Waited for the loader since the last write."""
     started_s: float = 0.0
+    unwritten: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that the disk did not take: they are written with the next ones."""
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_BEFORE))
     """Losses written last, which the next ones are compared with."""
 

@@ -6,13 +6,14 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
 from distcxr.engine.divergence import Update, last_to_keep, message, read_updates, write_file
 from distcxr.engine.state import Run
+from distcxr.runfolder import filenames
 from distcxr.runfolder.history import append_steps
 from distcxr.runfolder.loss_spikes import Spike, typical_loss
 
@@ -43,7 +44,7 @@ def write_steps(run: Run) -> None:
     state.epoch_loss += sum(update.loss for update in finite)
     state.epoch_train_s += elapsed_s
     if setup.runtime.is_main:
-        append_steps(run.folder, map(_rounded, rows))
+        append_rows(run, map(_rounded, rows))
     if run.tracker:
         for update in finite:
             run.tracker.scalars(_curves(update), update.step)
@@ -65,6 +66,20 @@ def write_steps(run: Run) -> None:
             f"{state.num_unreadable} files of one epoch can't be read, more than data.max_errors="
             f"{setup.recipe.data.max_errors}; log.txt and the terminal name them"
         )
+
+
+def append_rows(run: Run, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to `steps.csv`, and those that wait; a table is no reason to end a run that can still be saved."""
+    waiting = [*run.steps.unwritten, *rows]
+    try:
+        append_steps(run.folder, waiting)
+    except OSError as error:
+        if not run.steps.unwritten:
+            path = run.folder / filenames.STEPS
+            logger.warning(f"{path} can't be written ({error.strerror or error}): tried again with the next rows")
+        run.steps.unwritten = waiting
+    else:
+        run.steps.unwritten = []
 
 
 def _curves(update: Update) -> dict[str, float]:

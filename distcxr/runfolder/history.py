@@ -9,6 +9,7 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,22 @@ def _is_number(cell: str) -> bool:
 
 
 def append_steps(run_folder: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows to `steps.csv`; a power cut may lose them, and a resumed run writes them again."""
-    with (run_folder / filenames.STEPS).open("a", newline="") as file:
-        writer = csv.DictWriter(file, STEP_COLUMNS)
-        if not file.tell():  # somebody has removed it meanwhile
-            writer.writeheader()
-        writer.writerows(rows)
+    """Append rows to `steps.csv`; a power cut may lose them, and a resumed run writes them again.
+
+    Raises:
+        OSError: the disk does not take them; then the table is as it was.
+    """
+    path, before = run_folder / filenames.STEPS, steps_size(run_folder)
+    try:
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, STEP_COLUMNS)
+            if not before:  # somebody has removed it meanwhile
+                writer.writeheader()
+            writer.writerows(rows)
+    except OSError:
+        with suppress(OSError):
+            os.truncate(path, before)  # needs no space
+        raise
 
 
 def steps_size(run_folder: Path) -> int:
@@ -85,11 +96,11 @@ def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
     Args:
         meta: the content of `checkpoint.json`; one older than format 4 knows nothing of the table.
     """
-    sealed, step = meta.get("tables", {}).get(filenames.STEPS), int(meta["state"]["step"])
-    path = run_folder / filenames.STEPS
-    if sealed is None:
+    tables, step = meta.get("tables"), int(meta["state"]["step"])
+    path, size = run_folder / filenames.STEPS, steps_size(run_folder)
+    if tables is None or not step:
         return None
-    size = steps_size(run_folder)
+    sealed = tables.get(filenames.STEPS, {"bytes": 0})
     if not size:
         return f"{path} is gone: the losses of steps 1 to {step} are lost"
     if size < sealed["bytes"] or crc32_of(path, sealed["bytes"]) != sealed["crc32"]:
@@ -100,6 +111,9 @@ def check_steps(run_folder: Path, meta: Mapping[str, Any]) -> str | None:
             f"{path} is not what was written up to step {step} ({size:,} bytes{nuls}; the checkpoint's are "
             f"{sealed['bytes']:,}): {kept:,} rows of up to then can be read, and losses may be missing or wrong"
         )
+    steps = [int(row[0]) for row in _whole_steps(path) if int(row[0]) <= step]
+    if missing := step - (steps[0] if steps else 1) + 1 - len(steps):
+        return f"{path} lacks {missing:,} of the steps up to {step}: the disk did not take them"
     return None
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import tiny
 
 from distcxr.engine import fit as fitting
+from distcxr.engine import step_writing
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.state import Run
 from distcxr.runfolder.history import STEP_COLUMNS, append_steps
@@ -150,6 +154,39 @@ def test_a_table_of_losses_that_is_spoilt_while_training_does_not_cost_the_repor
     message = "be read were dropped, so losses are missing."
     assert message in caplog.text and message in (run / "report.html").read_text()
     assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["2", "3"]
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, calls: Container[int]) -> None:
+    """Have the disk refuse `steps.csv`, and `history.csv` always, at these of its writes."""
+    count, append = itertools.count(), step_writing.append_steps
+
+    def full(*_: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(step_writing, "append_steps", lambda *args: (full if next(count) in calls else append)(*args))
+    monkeypatch.setattr(fitting, "write_history", full)
+
+
+def test_tables_that_the_disk_refuses_for_a_while_are_whole_in_the_end(
+    stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refuse(monkeypatch, range(1, 4))
+    run = stopped(6, "eval.splits=[]")
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["1", "2", "3", "4", "5", "6"]
+    assert caplog.text.count("steps.csv can't be written (No space left on device)") == 1
+    assert "history.csv can't be written" in caplog.text and open_checkpoint(last_folder(run, 6)).step == 6
+
+
+def test_losses_that_the_disk_never_took_are_named_in_the_end_and_at_a_resume(
+    stopped: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        refuse(patch, range(2, 1000))
+        run = stopped(4)
+    assert "steps.csv lacks steps 3 to 4: the disk did not take their rows" in warnings_of(run)
+    assert [row["step"] for row in tiny.rows(run / "steps.csv")] == ["1", "2"]
+    stopped(6)
+    assert "steps.csv lacks 2 of the steps up to 4" in caplog.text and "lacks 2 of the steps" in warnings_of(run)
 
 
 def test_a_table_of_losses_that_is_deleted_while_training_has_a_header_again(stopped: Callable[..., Path]) -> None:

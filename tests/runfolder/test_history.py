@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,20 @@ def step_row(step: int) -> dict[str, Any]:
 
 def history_row(epoch: int, val_auroc: float | None) -> dict[str, Any]:
     return dict.fromkeys(history.HISTORY_COLUMNS, 1.0) | {"epoch": epoch, "val_auroc": val_auroc}
+
+
+def test_rows_that_do_not_fit_leave_no_part_of_themselves(tmp_path: Path) -> None:
+    history.rewind_steps(tmp_path, 0)
+    history.append_steps(tmp_path, [step_row(1)])
+    before = (tmp_path / "steps.csv").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            history.append_steps(tmp_path, [step_row(2)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (tmp_path / "steps.csv").read_bytes() == before
 
 
 def test_a_resumed_run_writes_the_rows_after_its_checkpoint_again(tmp_path: Path) -> None:
