@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from distcxr.data.dataset import Dataset
+from distcxr.data.readers.make import PackReader
+from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.engine.opening import build_setup
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Stage, name_parameters
@@ -34,6 +36,7 @@ class Rehearsal:
         read_img_per_s: images that all readers of this machine decode and resize in a second.
         memory_bytes: peak of the GPU, or of this process without one.
         memory_limit_bytes: of that GPU, or of this machine.
+        shared_memory_bytes: what the reader's workers need in /dev/shm; 0 where it has none.
     """
 
     num_parameters: int
@@ -42,6 +45,7 @@ class Rehearsal:
     read_img_per_s: float
     memory_bytes: int
     memory_limit_bytes: int
+    shared_memory_bytes: int
 
 
 def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtime: Runtime) -> Rehearsal:
@@ -72,6 +76,7 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
             memory_limit_bytes=torch.cuda.get_device_properties(runtime.device).total_memory
             if on_gpu
             else _machine_bytes(),
+            shared_memory_bytes=_shared_memory_bytes(setup),
         )
 
 
@@ -102,6 +107,11 @@ def _read_img_per_s(setup: Setup) -> float:
     for _ in setup.reader.read(parts):
         pass
     return len(rows) / (time.perf_counter() - started_s)
+
+
+def _shared_memory_bytes(setup: Setup) -> int:
+    reader = setup.reader.inner if isinstance(setup.reader, PackReader) else setup.reader
+    return reader.shared_memory_bytes(setup.plan.per_device_batch_size) if isinstance(reader, TorchReader) else 0
 
 
 def _process_bytes() -> int:

@@ -21,6 +21,7 @@ from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.image_bytes import Locate
 from distcxr.data.quarantine import find_unreadable, read_quarantine
 from distcxr.data.readers.budget import thread_budget
+from distcxr.data.readers.torch_reader import SmallSharedMemory, check_shared_memory
 from distcxr.data.splits import NAMES, findings_without_positives
 from distcxr.data.store.pack_format import open_pack, pack_folder
 from distcxr.data.store.store_files import shown_size
@@ -100,6 +101,9 @@ class Preflight:
         except (ValueError, torch.OutOfMemoryError) as error:
             yield Line("network", _why(error, plan), "error")
             return
+        except SmallSharedMemory as error:
+            yield Line("/dev/shm", str(error), "error")
+            return
         yield from self._network(measured, plan, num_steps, dataset, stages)
         yield self._disk(measured, stages)
         yield _open_files()
@@ -144,6 +148,8 @@ class Preflight:
             f"{shown_size(needed)} {where} {shown_size(measured.memory_limit_bytes)}",
             "ok" if share < 0.9 else "warning",
         )
+        if measured.shared_memory_bytes:
+            yield self._shared_memory(measured)
         step_s = measured.micro_step_s * plan.accumulation
         read_s = plan.global_batch_size / measured.read_img_per_s
         validations = sum(stage.horizon.total_steps // stage.horizon.eval_every for stage in stages)
@@ -155,6 +161,15 @@ class Preflight:
             "ok" if read_s < 1.1 * step_s else "warning",
         )
         yield Line("duration", f"about {_shown_s(total_s)}, {plan.world_size * total_s / 3600:.2g} device hours")
+
+    def _shared_memory(self, measured: Rehearsal) -> Line:
+        """Of all ranks: each has its own workers where the recipe says how many, or they share the cores."""
+        needed = measured.shared_memory_bytes * (self.processes if self.recipe.data.num_workers else 1)
+        try:
+            check_shared_memory(needed)
+        except SmallSharedMemory as error:
+            return Line("/dev/shm", str(error), "error")
+        return Line("/dev/shm", f"batches that workers hand over take at most {shown_size(needed)}")
 
     def _validation_s(self, measured: Rehearsal, plan: BatchPlan, dataset: Dataset) -> float:
         """Seconds of a validation: a forward pass takes about a third of both, for each view of an image."""

@@ -11,6 +11,7 @@ from accelerate.state import AcceleratorState
 
 from distcxr.cli.checking import run as check_command
 from distcxr.data.dataset import open_dataset
+from distcxr.data.readers import torch_reader
 from distcxr.jobs import preflight
 from distcxr.jobs.preflight import Line, Preflight
 
@@ -46,6 +47,18 @@ def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     disk = check(tmp_path)["disk"]
     assert disk.verdict == "error" and "1.00 MB are free" in disk.message
+
+
+def test_too_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny.phantom(tmp_path)
+    workers = ("data.loader=torch", "data.num_workers=1", "data.prefetch=2")
+    assert "take at most 0.05 MB" in check(tmp_path, *workers)["/dev/shm"].message  # 3 batches of 16 images of 32 px
+    used = torch_reader.shutil.disk_usage
+    monkeypatch.setattr(torch_reader.shutil, "disk_usage", lambda path: used(path)._replace(free=60_000))
+    found = check(tmp_path, *workers, "train.per_device_batch_size=16", "train.global_batch_size=32", processes=2)
+    assert found["/dev/shm"].verdict == "error" and "docker run --shm-size" in found["/dev/shm"].message
+    monkeypatch.setattr(torch_reader.shutil, "disk_usage", lambda path: used(path)._replace(free=10_000))
+    assert "0 MiB free and the workers need 0" in check(tmp_path, *workers)["/dev/shm"].message
 
 
 def test_the_command_writes_a_list_that_training_takes(

@@ -16,7 +16,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
@@ -45,6 +45,10 @@ _LOOK_EVERY_S = 2.0
 _TIMEOUT_S = 60.0  # for one batch
 _DIED = "a decoding worker died, killed from outside or out of memory"
 _SHM = Path("/dev/shm")
+
+
+class SmallSharedMemory(RuntimeError):
+    """/dev/shm has no room for the batches in flight."""
 
 
 class StalledWorkers(RuntimeError):
@@ -88,7 +92,7 @@ class TorchReader:
         self._locate, self._pin_memory = locate, pin_memory
         self._dataset = _Decoder(image_size, num_workers)
         self._semaphores = SemaphoreNames()
-        self._feed = _Feed(locate, prefetch * num_workers, image_size)
+        self._feed = _Feed(locate, self.shared_memory_bytes)
         self._loader: DataLoader[_Answer] | None = None
         self._batches: Iterator[_Answer] | None = None
         self._reading = False
@@ -103,6 +107,11 @@ class TorchReader:
             yield from self._read_in_workers(requests) if self._num_workers else self._read_here(requests)
         finally:
             self._reading = False
+
+    def shared_memory_bytes(self, batch_size: int) -> int:
+        """What the batches in flight take in /dev/shm at once."""
+        in_flight = self._prefetch * self._num_workers + 1 if self._num_workers else 0
+        return in_flight * batch_size * self._dataset.image_size**2
 
     def close(self) -> None:
         """Stop the workers; a later `read` would start new ones."""
@@ -226,27 +235,28 @@ class _Decoder(Dataset[_Answer]):
 class _Feed:
     """The loader's sampler: whatever requests the current `read` was given, pulled one by one."""
 
-    def __init__(self, locate: Locate, num_ahead: int, image_size: int) -> None:
+    def __init__(self, locate: Locate, shared_memory_bytes: Callable[[int], int]) -> None:
         self.requests: Iterator[Request] = iter(())
         self.wanted_by = 0
-        self._locate, self._num_ahead, self._image_bytes = locate, num_ahead, image_size * image_size
+        self._locate, self._shared_memory_bytes = locate, shared_memory_bytes
 
     def __iter__(self) -> Iterator[_Item]:
         checked = False
         while (request := next(self.requests, None)) is not None:
             if not checked:
-                self._check_shared_memory(len(request))
+                check_shared_memory(self._shared_memory_bytes(len(request)))
                 checked = True
             yield self.wanted_by, self._locate(request)
 
-    def _check_shared_memory(self, batch_size: int) -> None:
-        needed = (self._num_ahead + 1) * batch_size * self._image_bytes
-        if _SHM.is_dir() and shutil.disk_usage(_SHM).free < needed:
-            raise RuntimeError(
-                f"{_SHM} has {shutil.disk_usage(_SHM).free / 2**20:.0f} MiB free and the workers need "
-                f"{needed / 2**20:.0f}: use fewer workers or a smaller batch, or give the container more shared "
-                "memory (docker run --shm-size)"
-            )
+
+def check_shared_memory(needed: int) -> None:
+    """Raises SmallSharedMemory: /dev/shm has fewer bytes free than that."""
+    if _SHM.is_dir() and shutil.disk_usage(_SHM).free < needed:
+        raise SmallSharedMemory(
+            f"{_SHM} has {shutil.disk_usage(_SHM).free / 2**20:.0f} MiB free and the workers need "
+            f"{needed / 2**20:.0f}: use fewer workers (data.num_workers), data.prefetch=1 or a smaller batch, or give "
+            "the container more shared memory (docker run --shm-size)"
+        )
 
 
 def _as_it_is(answer: Any) -> Any:
