@@ -25,7 +25,7 @@ from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
-from distcxr.stall.watch import is_stall_found_elsewhere, mark_stalled
+from distcxr.stall.watch import give_up_stalled, is_stall_found_elsewhere
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     except UnreadableTrainingFile as error:  # on this rank alone
         return _leave(USER, str(error))
     except StalledWorkers as error:
-        mark_stalled()
+        give_up_stalled()
         return _leave(STALLED, str(error))
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:

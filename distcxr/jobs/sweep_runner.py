@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from distcxr.exit_codes import STALLED
 from distcxr.jobs.grid import Planned
 from distcxr.jobs.slots import Slot
 from distcxr.runfolder import filenames
@@ -27,6 +28,7 @@ State = Literal["waiting", "running", "finished", "finished before", "failed"]
 _POLL_S = 0.5
 _GRACE_S = 20.0
 _TAIL_BYTES = 1 << 16
+_MOST_RESTARTS = 2  # of a run with a rank that makes no progress: that may be the machine's fault every time
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Job:
     log_from: int = 0
     """Where this start's part of the log begins."""
     started_s: float = 0.0
+    restarts: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -120,6 +123,10 @@ class Sweep:
         elif code == 0:
             job.state = "finished"
             write_json(job.planned.folder / filenames.FINISHED, {"recipe": job.planned.identity()})
+        elif code == STALLED and job.restarts < _MOST_RESTARTS:
+            job.state, job.restarts = "waiting", job.restarts + 1
+            reason = _why(_tail(job.planned.folder / filenames.LAUNCH_LOG, job.log_from), code)
+            logger.warning(f"{job.planned.name} is started again, {job.restarts} of {_MOST_RESTARTS} times: {reason}")
         else:
             job.state, job.reason = "failed", _why(_tail(job.planned.folder / filenames.LAUNCH_LOG, job.log_from), code)
 

@@ -249,8 +249,9 @@ def use_flight_recorder(record: Callable[[Path], bool]) -> None:
         watch.account.flight_record = record
 
 
-def mark_stalled() -> None:
-    """Leave the mark that the run has stalled, where it has a folder: SLURM starts it again. Ends stopped workers."""
+def give_up_stalled() -> None:
+    """Leave the mark that the run has stalled, where it has a folder: SLURM starts it again. Kills all child processes,
+    as a worker that is stopped would outlive this one."""
     for watch in _current:
         watch.account.mark()
     processes.kill_children()

@@ -39,6 +39,12 @@ if seed == 3 and not os.path.exists("RESUME"):
     sys.exit(0)
 if seed == 3:
     os.remove("RESUME")
+if seed >= 20:
+    with open("starts", "a") as file:
+        file.write("x")
+    if os.path.getsize("starts") < seed - 18:
+        print("12:00:01 error: rank 1 is missing in step 3", flush=True)
+        sys.exit(75)
 if seed == 9:
     time.sleep(600)
 time.sleep(0.3)
@@ -80,6 +86,14 @@ def test_failures_are_explained_and_the_others_go_on(tmp_path: Path) -> None:
     assert jobs[1].reason == "the loss is nan at step 3"
     assert jobs[2].reason == "ended by SIGKILL, out of memory perhaps"
     assert "step 3/9" in (jobs[0].planned.folder / "launch.log").read_text()
+
+
+def test_a_run_with_a_stalled_rank_is_started_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    once, always = go(grid(tmp_path, "seed=20,29"))
+    assert (once.state, once.restarts) == ("finished", 1)
+    assert "is started again, 1 of 2 times: rank 1 is missing in step 3" in caplog.text
+    assert (always.state, always.reason) == ("failed", "rank 1 is missing in step 3")
+    assert (always.planned.folder / "starts").read_text() == "xxx"
 
 
 def test_one_after_another_and_at_once(tmp_path: Path) -> None:
