@@ -14,6 +14,7 @@ from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.final_scores import Weights, draw_curves, score_splits
+from distcxr.engine.image_sizes import look_at_images
 from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.saving import begin_save, save_last, save_stage
 from distcxr.engine.state import Run
@@ -43,10 +44,12 @@ def fit(run: Run) -> dict[str, Scores]:
     Raises:
         Preempted: the run was asked to stop, and is saved.
     """
+    finish_looking = look_at_images(run)
     train_stage(run)
     while not (run.state.ended or run.out_of_steps):
         begin_next_stage(run)
         train_stage(run)
+    finish_looking()
     return finish(run)
 
 

@@ -41,6 +41,8 @@ FAILED = ".failed"
 """Mark that slurm/train.sbatch leaves when the run has failed by itself."""
 STALLED, STALLED_MARK = "stalled.txt", ".stalled"
 """What each rank knew when the run had stalled, appended; and the mark at which slurm/train.sbatch starts it again."""
+IMAGES = ".images.npz"
+"""Size of every image's file when the run began."""
 RANKS = ".ranks"
 """Folder of `runfolder/rank_files.py`."""
 

@@ -210,6 +210,22 @@ def test_rows_after_the_checkpoint_and_a_lost_history_are_written_again(
     assert "steps.csv" not in caplog.text
 
 
+def test_images_that_were_replaced_are_named_at_a_resume(
+    stopped: Callable[..., Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = stopped(4)
+    images = sorted((tmp_path / "phantom/images").iterdir())
+    images[0].write_bytes(images[0].read_bytes() + b"\0")
+    for number in range(1, 8):
+        images[number].write_bytes(images[-1].read_bytes() + bytes(number))
+    caplog.clear()
+    stopped(5)
+    message = f"8 of 96 images have another size, or are gone, since the run began: {images[0].name}"
+    assert (
+        message in caplog.text and f"{images[4].name} and others. It was" in caplog.text and message in warnings_of(run)
+    )
+
+
 def test_other_conditions_at_resume_are_logged(stopped: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     stopped(3)
     stopped(4)
