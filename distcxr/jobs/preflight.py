@@ -163,7 +163,7 @@ class Preflight:
         yield Line("duration", f"about {_shown_s(total_s)}, {plan.world_size * total_s / 3600:.2g} device hours")
 
     def _shared_memory(self, measured: Rehearsal) -> Line:
-        """Of all ranks: each has its own workers where the recipe says how many, or they share the cores."""
+        """Of all ranks: each has its own workers where the recipe gives their number, or they share the cores."""
         needed = measured.shared_memory_bytes * (self.processes if self.recipe.data.num_workers else 1)
         try:
             check_shared_memory(needed)

@@ -32,7 +32,7 @@ class SemaphoreNames:
         return [removal._args[0] for removal in self._removals if removal.still_active()]
 
     def remove(self) -> None:
-        """Remove them; nobody can open these semaphores any more. multiprocessing's resource tracker is told."""
+        """Remove them; nobody can open these semaphores any more. multiprocessing's resource tracker knows of it."""
         for removal in self._removals:
             removal()  # what it would do when the semaphore is no longer used
         self._removals = []
