@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from distcxr import process_group
 from distcxr.data.order import hash64
 from distcxr.data.readers.budget import thread_budget
+from distcxr.determinism import set_deterministic
 from distcxr.error_file import is_reported_by_launcher
 from distcxr.processes import end_with_launcher
 from distcxr.recipe import Recipe
@@ -123,9 +124,14 @@ class Runtime:
         if self.local_rank == 0:
             self.wait_for_all()
 
-    def seed_step(self, seed: int, step: int, micro_step: int) -> None:
-        """Seed dropout by what it is for, so that a resumed run needs no saved random state."""
-        torch.manual_seed(int(hash64(seed, step, micro_step, self.rank)) >> 1)
+    def seed_step(self, seed: int, step: int, micro_batch: int) -> None:
+        """Seed dropout by what it is for, so that a resumed run needs no saved random state.
+
+        Args:
+            micro_batch: its number in the global batch, `BatchPlan.micro_batch`: where micro-batches are of one size,
+                any number of ranks has the same dropout masks.
+        """
+        torch.manual_seed(int(hash64(seed, step, micro_batch, 0)) >> 1)
 
     def close(self) -> None:
         """Leave the process group, once all ranks are here."""
@@ -144,6 +150,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
             processes than Accelerate sees.
     """
     end_with_launcher()
+    set_deterministic(recipe.train.deterministic)
     use_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     device = torch.device("cpu") if use_cpu else process_group.own_device()
     _check_device(recipe, device)
@@ -168,7 +175,6 @@ def start_runtime(recipe: Recipe) -> Runtime:
         )
     torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
     torch.backends.cudnn.allow_tf32 = recipe.train.tf32
-    torch.backends.cudnn.benchmark = True
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if use_cpu:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if errors:
         pytest.fail("\n".join(errors), pytrace=False)
     return True
+
+
+@pytest.fixture(scope="session")
+def in_world() -> Callable[..., None]:
+    """Runs a function of a test's file in a world: `(world_size, function, ...)`. For tests that need several."""
+
+    def run(world_size: int, function: Callable[..., None], **arguments: Any) -> None:
+        errors = _run_world(world_size, Path(function.__code__.co_filename), function.__name__, arguments)
+        if errors:
+            pytest.fail("\n".join(errors), pytrace=False)
+
+    return run
 
 
 def _run_world(world_size: int, file: Path, function: str, arguments: dict[str, Any]) -> list[str]:

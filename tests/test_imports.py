@@ -33,10 +33,12 @@ ALLOWED = {
     "schedule": {"recipe"},
     "metrics": {"recipe", "compiled", "runfolder", "tables"},
     "tracking": {"recipe", "runfolder"},
-    "runtime": {"recipe", "data", "process_group", "error_file", "processes", "stall"},
+    "determinism": set(),
+    "runtime": {"recipe", "data", "process_group", "error_file", "processes", "stall", "determinism"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group",
+        "determinism",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},

@@ -39,7 +39,7 @@ class Job:
 
     Attributes:
         loop: a name of `loops.LOOPS`, or `ceiling`.
-        mode: of `ours`: `eager`, `compile`, `graphs` or `autotune`.
+        mode: of `ours`: a name of `loops.MODES`.
         device: `cpu` or `cuda`.
         threads: of the CPU, for torch.
         data: folder of phantom images, for `ours`.

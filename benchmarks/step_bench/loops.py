@@ -61,5 +61,8 @@ LOOPS = {
     ),
 }  # fmt: skip
 CEILING = Loop("step_bench.ceiling", "matrix product that the device's FLOP/s are held to", "torch")
-MODES = {"eager": "false", "compile": "true", "graphs": "graphs", "autotune": "false"}
-"""Ways to run ours, and their `train.compile`."""
+MODES = {
+    "eager": (), "compile": ("train.compile=true",), "graphs": ("train.compile=graphs",),
+    "autotune": ("train.autotune=true",), "deterministic": ("train.deterministic=true",),
+}  # fmt: skip
+"""Ways to run ours, and what each sets."""

@@ -41,7 +41,7 @@ def train(job: Job, meter: Meter) -> None:
             f"model.name={job.model}", "model.weights=none", f"data.root={job.data}", "logging.images=0",
             f"data.image_size={job.image_size}", "data.loader=torch", "data.num_workers=0", f"output={job.output}",
             f"train.global_batch_size={job.batch}", "train.epochs=100000", f"train.precision={job.precision}",
-            f"train.compile={MODES[job.mode]}", f"train.autotune={str(job.mode == 'autotune').lower()}",
+            *MODES[job.mode],
         ],
     )  # fmt: skip
     run = build_run(recipe, "benchmark", start_runtime(recipe), Console(quiet=True))

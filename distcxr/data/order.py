@@ -126,6 +126,10 @@ class BatchPlan:
         """Micro-batches a rank runs for one update."""
         return self.global_batch_size // (self.per_device_batch_size * self.world_size)
 
+    def micro_batch(self, micro_step: int) -> int:
+        """The number in the global batch of this rank's micro-batch."""
+        return self.rank * self.accumulation + micro_step
+
 
 Positions = tuple[NDArray[np.int64], NDArray[np.int64]]
 """One micro-batch of an order: positions in the epoch and the index rows of the samples there, each int64 [B]."""

@@ -59,7 +59,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         check_beginnings(recipe.model.weights, dataset)
     elif runtime.is_main:
         log_after_divergence(checkpoint, recipe)
-    setup = build_setup(recipe, checkpoint, runtime, dataset)
+    setup = build_setup(recipe, checkpoint, runtime, dataset, plan)
     stages = name_parameters(stages, setup.module)
     if recipe.train.sync_bn and runtime.world_size > 1:
         if runtime.device.type != "cuda":

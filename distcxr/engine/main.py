@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from distcxr.data.readers.torch_reader import ReaderDied, StalledWorkers
+from distcxr.determinism import without_kernel
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
@@ -76,6 +77,8 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             )
         if isinstance(error, torch.OutOfMemoryError):
             return _leave(ENVIRONMENT, f"the GPU's memory is full: lower train.per_device_batch_size ({_first(error)})")
+        if sentence := without_kernel(error):
+            return _leave(USER, sentence)
         if isinstance(error, ReaderDied):
             return _leave(ENVIRONMENT, f"{error}. The same command resumes from the newest checkpoint")
         logger.exception("unexpected failure:")

@@ -22,6 +22,7 @@ from distcxr.data.metadata import check_metadata, metadata_width
 from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.decode import load_kernels
 from distcxr.data.readers.choose import choose_reader
+from distcxr.determinism import log_deterministic
 from distcxr.engine.checkpoint import Checkpoint, load_weights
 from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
@@ -52,7 +53,9 @@ def opened(recipe: Recipe, checkpoint: Checkpoint, adapt: Adapt) -> Generator[Se
     start_logging(Console(stderr=True))
     runtime = start_runtime(recipe)
     dataset = open_dataset(recipe)
-    with closing(build_setup(*adapt(recipe, checkpoint, dataset), runtime, dataset)) as setup:
+    adapted, loaded = adapt(recipe, checkpoint, dataset)
+    plan = evaluation_plan(adapted, runtime)
+    with closing(build_setup(adapted, loaded, runtime, dataset, plan)) as setup:
         yield setup
     runtime.close()
 
@@ -65,6 +68,15 @@ def batch_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
         per_device_batch_size=recipe.train.per_device_batch_size or max(1, total // runtime.world_size),
         world_size=runtime.world_size,
         rank=runtime.rank,
+    )
+
+
+def evaluation_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
+    """As many images at once as training has on that many ranks, but on any number of them: no batch is shared out."""
+    train, world_size = recipe.train, runtime.world_size
+    size = train.per_device_batch_size or -(-train.global_batch_size // world_size)
+    return BatchPlan(
+        global_batch_size=size * world_size, per_device_batch_size=size, world_size=world_size, rank=runtime.rank
     )
 
 
@@ -85,10 +97,15 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
     return module
 
 
-def build_setup(recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime, dataset: Dataset) -> Setup:
-    """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
+def build_setup(
+    recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime, dataset: Dataset, plan: BatchPlan
+) -> Setup:
+    """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one.
+
+    Args:
+        plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
+    """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
-    plan = batch_plan(recipe, runtime)
     with runtime.main_of_machine_first():  # one process of a machine compiles
         load_kernels()
     reader = runtime.done_by_all(
@@ -151,3 +168,5 @@ def log_start(recipe: Recipe, runtime: Runtime, dataset: Dataset) -> None:
         f"world size {runtime.world_size} ({runtime.backend}), device {runtime.device}, "
         f"precision {recipe.train.precision}"
     )
+    if recipe.train.deterministic:
+        log_deterministic()

@@ -13,7 +13,7 @@ import torch
 from distcxr.data.dataset import Dataset
 from distcxr.data.readers.make import PackReader
 from distcxr.data.readers.torch_reader import TorchReader
-from distcxr.engine.opening import build_setup
+from distcxr.engine.opening import batch_plan, build_setup
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Stage, name_parameters
 from distcxr.engine.step import made_up_batch, update
@@ -61,7 +61,8 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
     """
     batch_size = recipe.train.per_device_batch_size
     train = recipe.train.model_copy(update={"global_batch_size": batch_size, "sync_bn": False})
-    with closing(build_setup(recipe.model_copy(update={"train": train}), None, runtime, dataset)) as setup:
+    recipe = recipe.model_copy(update={"train": train})
+    with closing(build_setup(recipe, None, runtime, dataset, batch_plan(recipe, runtime))) as setup:
         training = Training(setup, name_parameters(stages, setup.module)[0])
         times = [_update_s(setup, training) for _ in range(_UPDATES)]
         weights = list(setup.module.state_dict().values())

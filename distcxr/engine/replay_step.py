@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from distcxr.data.batch import Batch
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.metadata import metadata_of
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, load_trained_weights, open_checkpoint
-from distcxr.engine.opening import build_setup
+from distcxr.engine.opening import batch_plan, build_setup
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.training import Training
@@ -100,7 +100,7 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
     dataset = open_dataset(recipe)
     rows = _rows(content, dataset)
     checkpoint = _newest_before(run_folder, content["step"])
-    with closing(build_setup(recipe, checkpoint, runtime, dataset)) as setup:
+    with closing(build_setup(recipe, checkpoint, runtime, dataset, batch_plan(recipe, runtime))) as setup:
         if checkpoint is not None:
             load_trained_weights(checkpoint, setup.module)
         stages = name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, setup.plan), setup.module)
@@ -123,7 +123,8 @@ def _replay(
     alone = [_alone(setup, training, batch) for _, _, batch in batches]
     with _first_not_finite(setup.module) as layers:
         for (rank, micro_step, batch), alone_BC in zip(batches, alone, strict=True):
-            replace(setup.runtime, rank=rank).seed_step(setup.recipe.seed, content["step"] - 1, micro_step)
+            number = rank * content["accumulation"] + micro_step
+            setup.runtime.seed_step(setup.recipe.seed, content["step"] - 1, number)
             logits = setup.logits(training.model, batch, transform=training.transform)
             loss = training.loss(logits, batch.targets, batch.mask) / known
             (loss * grad_scale).backward()  # type: ignore[no-untyped-call]

@@ -28,8 +28,8 @@ from distcxr.tracking.tracker import Tracker
 class TrainState:
     """Where training stands, in plain numbers; with the tensors of model and optimiser, all that a restart needs.
 
-    Dropout is seeded by (seed, step, micro-step, rank), order and augmentation by (seed, epoch, position), so there
-    is no random state to keep.
+    Dropout is seeded by (seed, step, number of the micro-batch in the global batch), order and augmentation by (seed,
+    epoch, position), so there is no random state to keep.
     """
 
     step: int = 0

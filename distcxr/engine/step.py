@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from distcxr.data.augment import identity_parameters, input_side
 from distcxr.data.batch import Batch
 from distcxr.data.metadata import metadata_width
+from distcxr.engine.bn_averages import GlobalAverages
 from distcxr.engine.setup import Setup
 from distcxr.engine.state import Run
 from distcxr.engine.training import Training
@@ -52,9 +53,10 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
     skips = setup.recipe.train.on_nan == "skip"
     before = KeptBuffers(setup.module) if skips else None
     is_bad = None
+    averages = GlobalAverages(setup.module) if setup.recipe.train.bn_averages == "global" else None
     set_lr(training.optimizer, run.lr)
     for micro_step, batch in enumerate(micro_batches):
-        runtime.seed_step(setup.recipe.seed, run.state.step, micro_step)
+        runtime.seed_step(setup.recipe.seed, run.state.step, setup.plan.micro_batch(micro_step))
         last = micro_step == len(micro_batches) - 1
         with nullcontext() if last else runtime.accelerator.no_sync(training.model):
             with training.batch_counts.together():
@@ -65,7 +67,11 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
                 is_bad = runtime.begin_sum((~share.isfinite()).float())
             # DDP averages the ranks' gradients where their sum is meant.
             runtime.accelerator.backward(loss * runtime.world_size)
+            if averages is not None:
+                averages.take()
     grad_norm, skipped = update(training.optimizer, setup, None if is_bad is None else is_bad() > 0)
+    if averages is not None:
+        averages.finish(runtime.sum_over_ranks, runtime.world_size)
     if before is not None and skipped is not None:
         before.restore(skipped)
     if run.ema is not None:

@@ -23,7 +23,7 @@ from distcxr.engine.final_scores import (
     write_scores,
 )  # fmt: skip
 from distcxr.engine.folder import describe, folder_for
-from distcxr.engine.opening import build_setup, log_start
+from distcxr.engine.opening import build_setup, evaluation_plan, log_start
 from distcxr.engine.setup import Setup
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
@@ -61,7 +61,8 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
         describe(folder, recipe, runtime, dataset)
 
     def build(checkpoint: Checkpoint) -> Setup:
-        return build_setup(recipe if alone else as_trained(recipe, checkpoint), checkpoint, runtime, dataset)
+        own = recipe if alone else as_trained(recipe, checkpoint)
+        return build_setup(own, checkpoint, runtime, dataset, evaluation_plan(own, runtime))
 
     def ask(setup: Setup) -> dict[str, Outputs]:
         return {split: predict(setup, dataset.splits.rows(split), recipe.eval.tta) for split in splits}

@@ -77,7 +77,7 @@ class Logging(Section):
 
 IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
-    "train.stall_s", "train.on_nan", "train.max_skips",
+    "train.stall_s", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
     "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.tta",
     "eval.replicates", "eval.pictures", "eval.localise",
@@ -130,6 +130,11 @@ class Recipe(Section):
         side = round(self.data.image_size * self.augment.center_crop)
         if self.augment.crop is not None and self.augment.crop > side:
             raise ValueError(f"augment.crop={self.augment.crop} is larger than the {side} px image it is cut from")
+        if self.train.deterministic and self.data.loader == "auto" and self.data.source != "npz":
+            raise ValueError(
+                "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "
+                "pixels of two loaders may be a grey level apart. Set data.loader to torch, dali, cache or gpu"
+            )
         for number, stage in enumerate(self.train.stages, start=1):
             changed = [
                 key

@@ -126,7 +126,11 @@ class Train(Section):
     """Updates of a whole run after which `skip` stops, too. Where fp16 lowers its scale because of a gradient alone,
     with a finite loss, that counts for nothing."""
     sync_bn: bool = False
-    """BatchNorm statistics over all ranks instead of each its own."""
+    """BatchNorm statistics over all ranks instead of each its own. Needs GPUs."""
+    bn_averages: Literal["device", "global"] = "device"
+    """What BatchNorm's running averages, with which evaluation computes, take in: `device` the first rank's
+    micro-batches one by one, as PyTorch does; `global` once an update the mean over all micro-batches of the global
+    batch. With `global` and `per_device_batch_size` set, results do not depend on the number of ranks."""
     bucket_mb: PositiveInt = 25
     """MiB of gradients that the ranks exchange at once during the backward pass. At 25, PyTorch's own, the first
     bucket holds 1; at any other value the first is as large as the rest."""
@@ -140,6 +144,10 @@ class Train(Section):
     autotune: bool = False
     """Try the network as written, compiled and as CUDA graphs before the first step, and run it the fastest way that
     agrees with float32; in place of `train.compile`. The run folder's autotune.json keeps the choice."""
+    deterministic: bool = False
+    """Compute with deterministic kernels alone: the same recipe on the same devices then gives the same numbers twice,
+    bit for bit. Slower on GPUs; an operation without such a kernel ends the run and is named. Needs a `data.loader`
+    other than `auto`, and no `train.autotune`: both choose by measured time."""
     stall_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = 120.0
     """Seconds without progress after which the run ends and names the rank that holds it up, in stalled.txt and on the
     screen; three times the slowest update so far if that is longer. Ends with exit code 75; the same command resumes.
@@ -153,6 +161,11 @@ class Train(Section):
             names = [f"{number} {stage.name or ''}".strip() for number, stage in enumerate(self.stages, start=1)]
             there = f"train.stages are {', '.join(names)}" if names else "the recipe has no train.stages"
             raise ValueError(f"train.stage={self.stage}: {there}")
+        if self.deterministic and self.autotune:
+            raise ValueError(
+                "train.deterministic=true with train.autotune=true: it takes what it measures as fastest, which may "
+                "be another way to compute next time. Set train.compile instead"
+            )
         for key, trainable in (
             ("train.trainable", self.trainable),
             *((f"train.stages.{number}.trainable", stage.trainable) for number, stage in enumerate(self.stages)),

@@ -305,7 +305,7 @@ def test_what_the_time_does_not_reach_is_named(step: Callable[..., tuple[int, st
         (("--steps", 0), "--steps: has to be at least 1"),
         (("--batches", 16, 1), "--batches: has to be at least 2"),
         (("--seconds", 0), "--seconds 0: has to be more than 0"),
-        (("--ours", "eager,fast"), "--ours eager,fast: give some of eager, compile, graphs, autotune"),
+        (("--ours", "eager,fast"), "--ours eager,fast: give some of eager, compile, graphs, autotune, deterministic"),
         (("--loops", "keras"), "invalid choice: 'keras'"),
         (("--json", "/"), "give a file in a folder that is there"),
         (("--profile", "absent/trace.json"), "give a file in a folder that is there"),

@@ -14,7 +14,7 @@ from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.embeddings import as_embedder, embed
-from distcxr.engine.opening import build_setup
+from distcxr.engine.opening import build_setup, evaluation_plan
 from distcxr.engine.saving import save_best
 from distcxr.recipe import load_recipe
 
@@ -43,8 +43,8 @@ def test_features_are_the_input_of_the_head(place: Path, monkeypatch: pytest.Mon
     held = np.load(out)
     checkpoint = open_checkpoint(place / "run")
     recipe = load_recipe(place / "run" / "recipe.yaml")
-    dataset = open_dataset(recipe)
-    setup = build_setup(recipe, checkpoint, tiny.runtime(recipe), dataset)
+    dataset, runtime = open_dataset(recipe), tiny.runtime(recipe)
+    setup = build_setup(recipe, checkpoint, runtime, dataset, evaluation_plan(recipe, runtime))
     monkeypatch.setattr("distcxr.engine.embeddings._BLOCK", 5)  # several gathers, which may not change the order
     found = embed(setup, dataset.splits.test[::-1].copy())
     assert found.rows.tolist() == dataset.splits.test.tolist()
@@ -108,7 +108,7 @@ def test_every_image_once_on_any_number_of_ranks(place: Path, world_size: int) -
     runtime = tiny.runtime(recipe)
     dataset, checkpoint = open_dataset(recipe), open_checkpoint(place / "run")
     own, loaded = as_embedder(recipe, checkpoint, dataset)
-    setup = build_setup(own, loaded, runtime, dataset)
+    setup = build_setup(own, loaded, runtime, dataset, evaluation_plan(own, runtime))
     found, one = embed(setup, np.arange(48)), embed(setup, np.array([7]))  # the second leaves a rank without images
     setup.close()
     if tiny.on_main(world_size):

@@ -231,6 +231,16 @@ def test_other_conditions_at_resume_are_logged(stopped: Callable[..., Path], cap
     stopped(4)
     assert "other conditions" not in caplog.text
     stopped(5, "train.per_device_batch_size=4")
-    assert (
-        "resumed under other conditions: images per device and pass 16 before, 4 now. Sums are rounded" in caplog.text
+    (message,) = (record.message for record in caplog.records if "other conditions" in record.message)
+    assert message == (
+        "resumed under other conditions: images per device and pass 16 before, 4 now. As before: the order of samples, "
+        "global batches, augmentation and learning rates. Not as before: sums, which are rounded in another order; "
+        "BatchNorm's groups, of 4 images now, 16 before, in 15 layers, conv1.1 to layer4.0.downsample.2 "
+        "(train.per_device_batch_size=16 would keep them); BatchNorm's running averages, with which evaluation "
+        "computes: rank 0 averages 4 micro-batches an update now, 1 before (a new run with "
+        "train.bn_averages=global would not depend on it)"
     )
+    caplog.clear()
+    overrides = ("train.per_device_batch_size=4", "train.deterministic=true")
+    stopped(6, *overrides)
+    assert "conditions: train.deterministic False before, True now. As before" in caplog.text

@@ -68,6 +68,15 @@ def test_thresholds_of_the_same_weights_are_taken_up(finished: Path, tmp_path: P
     assert flipped["operating_points_from"] == "val" and flipped["macro"] != metrics(finished)["macro"]
 
 
+@tiny.worlds(3)
+def test_ranks_that_do_not_divide_the_global_batch_test(finished: Path, tmp_path: Path, world_size: int) -> None:
+    score(finished, [finished], tmp_path / "three", "eval.pictures=0")
+    if tiny.on_main(world_size):
+        ours, theirs = (read_predictions(folder / "predictions_test.csv") for folder in (tmp_path / "three", finished))
+        assert ours.files == theirs.files
+        assert np.allclose(ours.logits_NC, theirs.logits_NC, atol=1e-5)
+
+
 def test_damaged_thresholds_are_chosen_again(
     finished: Path, tmp_path: Path, asked: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
