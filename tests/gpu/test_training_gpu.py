@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from saved import tensors
 
 from distcxr.data.augment import DeviceTransform, draw_parameters
+from distcxr.determinism import set_deterministic
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import begin_next_stage, fit, train_stage, updates
 from distcxr.engine.step import train_step
@@ -86,3 +88,21 @@ def test_evaluation_is_the_cpus(tmp_path: Path, leave_gpu: Callable[[], None]) -
     assert run.setup.runtime.device.type == "cpu"
     on_cpu = evaluate(run.setup, "test")
     assert np.allclose(on_gpu.logits_NC, on_cpu.logits_NC, atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["train.precision=bf16", "train.precision=no", "train.compile=true"])
+def test_the_same_recipe_gives_the_same_numbers_twice(tmp_path: Path, how: str) -> None:
+    """DenseNet-121 has the layers of most recipes: convolutions, BatchNorm, pooling, joined maps."""
+    tiny.phantom(tmp_path)
+    try:
+        for name in ("one", "two"):
+            run = tiny.build(
+                tmp_path, "train.deterministic=true", how, "model.library=torchvision", "model.name=densenet121",
+                "data.image_size=64", "eval.splits=[]", "train.max_steps=3", f"output={tmp_path / name}",
+            )  # fmt: skip
+            fit(run)
+            run.setup.close()
+    finally:
+        set_deterministic(False)
+    one, two = (tensors(tmp_path / name / "checkpoints" / "last-00000003") for name in ("one", "two"))
+    assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
