@@ -20,7 +20,7 @@ ALLOWED = {
     "tables": {"regular"},
     "regular": set(),
     "plain_yaml": set(),
-    "process_group": set(),
+    "process_group": {"processes"},
     "error_file": set(),
     "interrupt": set(),
     "exit_codes": set(),
@@ -37,6 +37,7 @@ ALLOWED = {
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group",
+        "processes",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},
