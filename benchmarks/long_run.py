@@ -3,9 +3,9 @@
     python benchmarks/long_run.py                                10,000 steps on one rank, then on two (half an hour)
     python benchmarks/long_run.py --steps 600 --processes 1      shorter
 
-Starts `distcxr train` on synthetic X-rays, validates and saves every 1/200 of the way, and reads /proc of every process
-a hundred times. A first tenth of the samples is warm-up; of the rest the first quarter is compared with the last, by
-medians, so that a sample in the middle of a validation counts as little as it lasts. Exits with 1 where something grows.
+Starts `distcxr train` on synthetic X-rays, validates and saves every 50 steps, and reads /proc of every process a hundred
+times. A first tenth of the samples is warm-up; of the rest the first quarter is compared with the last, by medians, so that
+a sample in the middle of a validation counts as little as it lasts. Exits with 1 where something grows.
 """
 
 from __future__ import annotations

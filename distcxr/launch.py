@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(to_yaml(recipe), end="")
         return 0
     with watching(None if args.test else recipe.train.stall_s):
-        if is_main:
+        if is_main and sys.stderr.isatty():  # somebody waits
             print("loading PyTorch ...", file=sys.stderr, flush=True)
         with collector_paused():
             from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need

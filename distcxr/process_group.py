@@ -78,8 +78,8 @@ def join(device: torch.device, timeout: timedelta = _LEAST_TIMEOUT) -> None:
 
 
 def _store(timeout: timedelta) -> dict[str, Any]:
-    """Arguments for the store for which rank 0 has inherited a socket, and for one of this attempt alone where a launcher
-    of one machine has restarted its ranks; none otherwise.
+    """Arguments for the store for which rank 0 has inherited a socket, and for one of this attempt alone where a
+    launcher of one machine has restarted its ranks; none otherwise.
 
     Accelerate's launcher keeps one store for all attempts. In it ranks would find addresses of ranks that have ended
     (pytorch's "connectFullMesh failed", or a hang), and everybody to have arrived where all wait for each other. On
@@ -87,7 +87,7 @@ def _store(timeout: timedelta) -> dict[str, Any]:
     """
     if inherited := os.environ.pop(STORE_VARIABLE, None):
         rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        store = dist.TCPStore(
+        store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, is_master=rank == 0, timeout=timeout,
             master_listen_fd=int(inherited) if rank == 0 else None,
         )  # fmt: skip

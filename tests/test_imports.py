@@ -57,6 +57,8 @@ HEAVY = {
     "cuda",
     "imagecodecs",
     "timm",
+    "torchvision",
+    "tensorboard",
     "matplotlib",
     "sklearn",
     "pandas",
@@ -120,7 +122,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
         if id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             heavy = HEAVY & {name.split(".")[0] for name in names} or KERNELS.intersection(names)
-            assert not heavy or path.stem in ("compiled", "kernels", "chunk_kernels", "area_kernels"), (
+            assert not heavy or path.stem in ("compiled", "kernels", "chunk_kernels", "area_kernels", "joined_maps"), (
                 f"{path} imports {names} at the top"
             )
 
@@ -155,6 +157,28 @@ def test_printing_a_recipe_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "global_batch_size" in done.stdout
+
+
+IMPORTED = "{setup}; import sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & {{{wanted}}}))"
+
+
+@pytest.mark.parametrize(
+    ("setup", "unwanted"),
+    [
+        # `distcxr train`, until its ranks run: seconds in which none of them would have started.
+        ("import distcxr.cli; from distcxr.jobs.launcher import launch, num_processes; num_processes(2)",
+         {"torch", "numpy", "pandas", "accelerate", "rich"}),
+        # A rank, until it knows that it is the only one, or has joined the others.
+        ("import distcxr.engine.main", {"torchvision", "timm", "tensorboard", "nvidia", "numba", "matplotlib", "sklearn",
+                                        "onnx", "scipy", "pandas"}),
+    ],
+    ids=["launcher", "rank"],
+)  # fmt: skip
+def test_what_a_start_does_not_import(setup: str, unwanted: set[str]) -> None:
+    code = IMPORTED.format(setup=setup, wanted=", ".join(map(repr, sorted(unwanted))))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 def test_a_run_folder_is_read_without_torch() -> None:

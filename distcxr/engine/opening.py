@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def build_setup(recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime,
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one."""
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     plan = batch_plan(recipe, runtime)
-    _import_what_follows(recipe)
+    import_module("numba")  # in the block ranks go one after the other
     with runtime.main_of_machine_first():  # one process of a machine compiles
         load_kernels()
     reader = runtime.done_by_all(
@@ -101,6 +102,7 @@ def build_setup(recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime,
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     index, train = dataset.index, dataset.splits.train
+    import_module(recipe.model.library)
     with runtime.main_of_machine_first():  # one process of a machine downloads weights
         module = build_network(recipe, index.findings, "none" if checkpoint else recipe.model.weights)
     if checkpoint:
@@ -124,14 +126,6 @@ def build_setup(recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime,
         module=module.to(runtime.device).to(memory_format=memory_format(recipe)),  # type: ignore[call-overload]
         transform=DeviceTransform(without_augmentation(recipe.augment), mean, std),
     )  # fmt: skip
-
-
-def _import_what_follows(recipe: Recipe) -> None:
-    """Import what the next blocks need: in these ranks go one after the other, and each import takes them a second."""
-    import numba  # noqa: F401
-
-    if recipe.model.library == "timm":
-        import timm  # noqa: F401
 
 
 def _measure(dataset: Dataset, reader: PixelReader, batch_size: int) -> Statistics:

@@ -89,7 +89,9 @@ def launch(words: Sequence[str], processes: int) -> int:
             for rank, file in enumerate(files):
                 file.parent.mkdir()
                 ranks.append(_start(words, rank, processes, store, file))
-            while not ended_by and not any(rank.poll() for rank in ranks) and any(rank.poll() is None for rank in ranks):
+            while (
+                not ended_by and not any(rank.poll() for rank in ranks) and any(rank.poll() is None for rank in ranks)
+            ):
                 time.sleep(_LOOK_EVERY_S)
         finally:
             _end(ranks, ended_by[0] if ended_by else signal.SIGTERM)

@@ -68,7 +68,7 @@ def _share(cores: list[int], place: int, num: int) -> list[int]:
 def visible_gpus() -> list[str]:
     """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process sees; none where the launcher is set to do without.
 
-    Counting them opens no context on them, and needs no torch, whose import takes seconds.
+    Counting them opens no context on them, and needs no torch, which takes seconds to load.
     """
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1"):
         return []
