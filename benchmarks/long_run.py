@@ -1,11 +1,12 @@
 """Trains a tiny network for many steps and watches its processes: what grows with a run's length is a leak.
 
-    python benchmarks/long_run.py                                10,000 steps on one rank, then on two (half an hour)
-    python benchmarks/long_run.py --steps 600 --processes 1      shorter
+    python benchmarks/long_run.py                            10,000 steps on one rank, then on two (half an hour)
+    python benchmarks/long_run.py --steps 600 --processes 1  shorter
 
-Starts `distcxr train` on synthetic X-rays, validates and saves every 50 steps, and reads /proc of every process a hundred
-times. A first tenth of the samples is warm-up; of the rest the first quarter is compared with the last, by medians, so that
-a sample in the middle of a validation counts as little as it lasts. Exits with 1 where something grows.
+Starts `distcxr train` on synthetic X-rays, validates and saves every 50 steps, and reads /proc of every process a
+hundred times. A first tenth of the samples is warm-up; of the rest the first quarter is compared with the last, by
+medians, so that a sample in the middle of a validation counts as little as it lasts. Exits with 1 where something
+grows.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from distcxr.runfolder.history import newest_step
 SAMPLES, VALIDATIONS = 100, 200
 IMAGES, BATCH = 256, 8
 MAX_GROWTH_PCT = 1.0
+LEAST_GROWTH_KB = 512  # 1 % of a process that does nothing is noise
 WARM_UP, QUARTER = 0.1, 0.25
 _POLL_S = 0.05
 RECIPE = """
@@ -50,6 +52,8 @@ class Held:
 
     rss_kb: int
     pss_kb: int
+    anon_kb: int
+    """Memory of its own, of no file: PSS also moves with other programs that map the same libraries."""
     files: int
     threads: int
     shared: int
@@ -103,8 +107,9 @@ def watch(folder: Path, steps: int, processes: int) -> tuple[list[Sample], str |
     recipe.write_text(RECIPE)
     every = max(20, steps // VALIDATIONS)
     command = [
-        sys.executable, "-m", "distcxr.cli", "train", str(recipe), f"data.root={folder / 'phantom'}", f"output={output}",
-        "train.epochs=100000", f"train.max_steps={steps}", f"eval.every={every}st", f"checkpoint.every={every}st",
+        sys.executable, "-m", "distcxr.cli", "train", str(recipe), f"data.root={folder / 'phantom'}",
+        f"output={output}", "train.epochs=100000", f"train.max_steps={steps}", f"eval.every={every}st",
+        f"checkpoint.every={every}st",
         "--processes", str(processes),
     ]  # fmt: skip
     samples: list[Sample] = []
@@ -176,13 +181,13 @@ def role_of(proc: Path, above: str) -> str:
 def holds(proc: Path) -> tuple[Held, set[str], float]:
     """What a process holds, its files in /dev/shm, and its CPU seconds."""
     rollup = dict(line.split(":") for line in (proc / "smaps_rollup").read_text().splitlines()[1:])
-    rss, pss = (int(rollup[key].split()[0]) for key in ("Rss", "Pss"))
+    rss, pss, anon = (int(rollup[key].split()[0]) for key in ("Rss", "Pss", "Pss_Anon"))
     files = [os.readlink(path) for path in (proc / "fd").iterdir()]
     maps = [line.split(maxsplit=5)[5] for line in (proc / "maps").read_text().splitlines() if "/dev/shm/" in line]
     shared = [name for name in files if name.startswith("/dev/shm/")] + maps
     fields = (proc / "stat").read_text().rpartition(")")[2].split()
     cpu_s = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return Held(rss, pss, len(files), int(fields[17]), len(shared)), set(shared), cpu_s
+    return Held(rss, pss, anon, len(files), int(fields[17]), len(shared)), set(shared), cpu_s
 
 
 def compare(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
@@ -190,15 +195,18 @@ def compare(samples: Sequence[Sample]) -> tuple[list[str], list[str]]:
     kept = samples[int(len(samples) * WARM_UP) :]
     size = max(2, int(len(kept) * QUARTER))
     first, last = kept[:size], kept[-size:]
-    lines, grown = ["| process | RSS, MB | PSS, MB | files | threads | in /dev/shm |", "|---|---|---|---|---|---|"], []
+    lines, grown = (
+        ["| process | RSS, MB | PSS, MB | of its own, MB | files | threads | in /dev/shm |", "|" + "---|" * 7],
+        [],
+    )
     roles = [role for role in last[-1].processes if all(role in sample.processes for sample in (first[0], last[-1]))]
     for role in roles:
         cells = []
-        for name in ("rss_kb", "pss_kb", "files", "threads", "shared"):
+        for name in ("rss_kb", "pss_kb", "anon_kb", "files", "threads", "shared"):
             before, after = (_median(part, role, name) for part in (first, last))
             memory = name.endswith("_kb")
-            limit = before * (1 + MAX_GROWTH_PCT / 100) if memory else before
-            if after > limit:
+            limit = max(before * (1 + MAX_GROWTH_PCT / 100), before + LEAST_GROWTH_KB) if memory else before + 0.5
+            if after > limit and name != "pss_kb":
                 grown.append(f"{role}: {name} from {before:,.0f} to {after:,.0f}")
             cells.append(f"{before / 1024:,.1f} → {after / 1024:,.1f}" if memory else f"{before:g} → {after:g}")
         lines.append(f"| {role} | " + " | ".join(cells) + " |")

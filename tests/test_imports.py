@@ -169,8 +169,8 @@ IMPORTED = "{setup}; import sys; print(*sorted({{name.partition('.')[0] for name
         ("import distcxr.cli; from distcxr.jobs.launcher import launch, num_processes; num_processes(2)",
          {"torch", "numpy", "pandas", "accelerate", "rich"}),
         # A rank, until it knows that it is the only one, or has joined the others.
-        ("import distcxr.engine.main", {"torchvision", "timm", "tensorboard", "nvidia", "numba", "matplotlib", "sklearn",
-                                        "onnx", "scipy", "pandas"}),
+        ("import distcxr.engine.main",
+         {"torchvision", "timm", "tensorboard", "nvidia", "numba", "matplotlib", "sklearn", "onnx", "scipy", "pandas"}),
     ],
     ids=["launcher", "rank"],
 )  # fmt: skip
