@@ -113,7 +113,10 @@ def _start(words: Sequence[str], rank: int, processes: int, store: socket.socket
 
     Rank 0 inherits the socket of the store through which ranks find each other, so nobody can take its port meanwhile.
     """
-    environment = {"OMP_NUM_THREADS": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"} | os.environ  # as torchrun sets them
+    environment = {
+        "OMP_NUM_THREADS": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # as torchrun sets them
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else a rank whose rank 0 has ended warns with a stack of the store's
+    } | os.environ  # fmt: skip
     environment |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.getsockname()[1]), FILE_VARIABLE: str(error_file),
