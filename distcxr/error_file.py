@@ -16,12 +16,13 @@ from pathlib import Path
 REPORTED_VARIABLE = "DISTCXR_ERRORS_REPORTED"
 """In the environment of ranks: their launcher prints the error file's message last, so they leave it out themselves."""
 
-_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
+"""In the environment of ranks: where to leave the error file."""
 
 
 def write_error_file(message: str) -> None:
     """Leave `message` for the launcher, if it has named a file for it."""
-    path = os.environ.get(_FILE_VARIABLE)
+    path = os.environ.get(FILE_VARIABLE)
     if not path:
         return
     content = {"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}
@@ -33,4 +34,4 @@ def write_error_file(message: str) -> None:
 
 def is_reported_by_launcher() -> bool:
     """Whether the launcher prints the message itself."""
-    return bool(os.environ.get(REPORTED_VARIABLE)) and bool(os.environ.get(_FILE_VARIABLE))
+    return bool(os.environ.get(REPORTED_VARIABLE)) and bool(os.environ.get(FILE_VARIABLE))

@@ -6,6 +6,7 @@ Without the repository `accelerate launch -m distcxr.launch densenet121 ...` is 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from distcxr.error_file import write_error_file
 from distcxr.interrupt import without_traceback
-from distcxr.processes import end_with_launcher
+from distcxr.processes import collector_paused, end_with_launcher
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
@@ -46,7 +47,11 @@ def main(words: Sequence[str] | None = None) -> int:
         print(to_yaml(recipe), end="")
         return 0
     with watching(None if args.test else recipe.train.stall_s):
-        from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
+        if is_main and sys.stderr.isatty():  # somebody waits
+            print("loading PyTorch ...", file=sys.stderr, flush=True)
+        with collector_paused():
+            from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
+        gc.freeze()  # what was imported stays, no collection needs to look at it
 
         return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
 

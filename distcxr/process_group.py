@@ -14,9 +14,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import check_cuda_p2p_ib_support
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 from torch.distributed.rendezvous import rendezvous
+
+from distcxr.processes import STORE_VARIABLE
 
 _LEAST_TIMEOUT = timedelta(minutes=10)
 _FLIGHT_RECORDER = "TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE"
@@ -67,18 +70,28 @@ def join(device: torch.device, timeout: timedelta = _LEAST_TIMEOUT) -> None:
     if backend == "nccl":
         if not any(name in os.environ for name in _FLIGHT_RECORDER):
             os.environ[_FLIGHT_RECORDER[1]] = "2000"  # collectives that it keeps in mind
+        if not check_cuda_p2p_ib_support():  # of some consumer cards, without which Accelerate refuses them
+            os.environ |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"} | os.environ
         dist.init_process_group(backend, timeout=timeout, device_id=device, **_store(timeout))
     else:
         dist.init_process_group(backend, timeout=timeout, **_store(timeout))
 
 
 def _store(timeout: timedelta) -> dict[str, Any]:
-    """Arguments for a store of this attempt alone, where a launcher of one machine has restarted its ranks.
+    """Arguments for the store for which rank 0 has inherited a socket, and for one of this attempt alone where a
+    launcher of one machine has restarted its ranks; none otherwise.
 
     Accelerate's launcher keeps one store for all attempts. In it ranks would find addresses of ranks that have ended
     (pytorch's "connectFullMesh failed", or a hang), and everybody to have arrived where all wait for each other. On
     several machines launchers may differ in their count; their c10d rendezvous makes a new store each time.
     """
+    if inherited := os.environ.pop(STORE_VARIABLE, None):
+        rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), world_size, is_master=rank == 0, timeout=timeout,
+            master_listen_fd=int(inherited) if rank == 0 else None,
+        )  # fmt: skip
+        return {"store": store, "rank": rank, "world_size": world_size}
     attempt, ranks = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), os.environ["WORLD_SIZE"]
     if attempt == "0" or os.environ.get("LOCAL_WORLD_SIZE") != ranks:
         return {}

@@ -20,7 +20,7 @@ ALLOWED = {
     "tables": {"regular"},
     "regular": set(),
     "plain_yaml": set(),
-    "process_group": set(),
+    "process_group": {"processes"},
     "error_file": set(),
     "interrupt": set(),
     "exit_codes": set(),
@@ -38,7 +38,7 @@ ALLOWED = {
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group",
-        "determinism",
+        "determinism", "processes",
     },
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},
@@ -58,6 +58,8 @@ HEAVY = {
     "cuda",
     "imagecodecs",
     "timm",
+    "torchvision",
+    "tensorboard",
     "matplotlib",
     "sklearn",
     "pandas",
@@ -121,7 +123,7 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
         if id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             heavy = HEAVY & {name.split(".")[0] for name in names} or KERNELS.intersection(names)
-            assert not heavy or path.stem in ("compiled", "kernels", "chunk_kernels", "area_kernels"), (
+            assert not heavy or path.stem in ("compiled", "kernels", "chunk_kernels", "area_kernels", "joined_maps"), (
                 f"{path} imports {names} at the top"
             )
 
@@ -156,6 +158,28 @@ def test_printing_a_recipe_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "global_batch_size" in done.stdout
+
+
+IMPORTED = "{setup}; import sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & {{{wanted}}}))"
+
+
+@pytest.mark.parametrize(
+    ("setup", "unwanted"),
+    [
+        # `distcxr train`, until its ranks run: seconds in which none of them would have started.
+        ("import distcxr.cli; from distcxr.jobs.launcher import launch, num_processes; num_processes(2)",
+         {"torch", "numpy", "pandas", "accelerate", "rich"}),
+        # A rank, until it knows that it is the only one, or has joined the others.
+        ("import distcxr.engine.main",
+         {"torchvision", "timm", "tensorboard", "nvidia", "numba", "matplotlib", "sklearn", "onnx", "scipy", "pandas"}),
+    ],
+    ids=["launcher", "rank"],
+)  # fmt: skip
+def test_what_a_start_does_not_import(setup: str, unwanted: set[str]) -> None:
+    code = IMPORTED.format(setup=setup, wanted=", ".join(map(repr, sorted(unwanted))))
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
 
 
 def test_a_run_folder_is_read_without_torch() -> None:

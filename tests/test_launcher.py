@@ -14,13 +14,12 @@ import pytest
 import tiny
 from test_launch import ENVIRONMENT
 from test_launch import command as accelerate_command
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from distcxr import processes
 from distcxr.data.dataset import open_dataset
-from distcxr.error_file import write_error_file
-from distcxr.jobs.launcher import first_failure, num_processes
+from distcxr.jobs.launcher import Failure, first_failure, num_processes
 from distcxr.runfolder.filenames import STALLED_MARK
+from distcxr.runfolder.history import newest_step
 
 TWO_RANKS = ("--processes", "2")
 
@@ -87,7 +86,7 @@ def test_a_signal_reaches_the_ranks_which_save(
             command(*words), cwd=place, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True
         )
     deadline = time.monotonic() + 120
-    while not (output / "steps.csv").exists() and time.monotonic() < deadline:
+    while newest_step(output) is None and time.monotonic() < deadline:
         assert running.poll() is None, (place / "asked.txt").read_text()
         time.sleep(0.2)
     (os.killpg if to_group else os.kill)(running.pid, by)
@@ -121,6 +120,8 @@ def test_ranks_end_with_a_launcher_that_is_killed_while_they_start(place: Path) 
     )
     wait_until(lambda: len(ranks_of(launcher)) == 2, 60)
     ranks = ranks_of(launcher)
+    loaded = Path(f"/proc/{launcher.pid}/maps").read_text()
+    assert "libtorch" not in loaded  # it would have started the ranks seconds later
     launcher.kill()
     wait_until(lambda: all((processes.state(rank) or "zombie").startswith("zombie") for rank in ranks), 15)
     launcher.communicate(timeout=10)
@@ -195,29 +196,19 @@ def test_a_launcher_that_may_restart_the_ranks_does(place: Path) -> None:
     assert (output / "checkpoints" / "last-00000090").exists()
 
 
-def test_a_mistake_comes_before_ranks_that_lost_their_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failures = {}
-    for rank, (code, message) in enumerate(((1, "ConnectionError: closed by peer"), (2, "x.png can't be read"))):
-        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / f"{rank}.json"))
-        write_error_file(message)
-        failures[rank] = ProcessFailure(rank, 100 + rank, code, str(tmp_path / f"{rank}.json"))
-    assert first_failure(ChildFailedError("train", failures)) == (2, "x.png can't be read")
-    del failures[1]
-    assert first_failure(ChildFailedError("train", failures)) == (
-        1,
-        "rank 0 failed with exit code 1: ConnectionError: closed by peer",
-    )
-    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "3.json"))
-    write_error_file("rank 1 is missing in step 5")
-    named = failures | {3: ProcessFailure(3, 103, 75, str(tmp_path / "3.json"))}
-    named[1] = ProcessFailure(1, 7, -signal.SIGKILL, "")  # the stopped one, by the launcher
-    assert first_failure(ChildFailedError("train", named)) == (75, "rank 1 is missing in step 5")
-    ended = {2: ProcessFailure(2, 8, -signal.SIGTERM, "")}  # by the launcher, after the others
-    killed = ended | failures | {1: ProcessFailure(1, 7, -signal.SIGKILL, "")}
-    assert first_failure(ChildFailedError("train", killed)) == (
+def test_a_mistake_comes_before_ranks_that_lost_their_peer() -> None:
+    lost, mistake = Failure(0, 1, "ConnectionError: closed by peer", 5.0), Failure(1, 2, "x.png can't be read", 6.0)
+    assert first_failure([lost, mistake]) == (2, "x.png can't be read")
+    assert first_failure([lost]) == (1, "rank 0 failed with exit code 1: ConnectionError: closed by peer")
+    assert first_failure([lost, Failure(1, 1, "earlier", 4.0)]) == (1, "rank 1 failed with exit code 1: earlier")
+    named, killed = Failure(3, 75, "rank 1 is missing in step 5", 9.0), Failure(1, -signal.SIGKILL, "", 10.0)
+    assert first_failure([lost, killed, named]) == (75, "rank 1 is missing in step 5")
+    ended = Failure(2, -signal.SIGTERM, "", 1.0)  # by the launcher, after the others
+    assert first_failure([ended, lost, killed]) == (
         128 + signal.SIGKILL,
         "rank 1 was ended by SIGKILL, out of memory perhaps",
     )
+    assert first_failure([ended, Failure(0, 1, "", 2.0)])[1].startswith("rank 0 failed with exit code 1: what it wrote")
 
 
 def test_without_gpus_there_are_two_processes_where_there_are_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`distcxr train RECIPE [key=value ...]`: one process per GPU, through Accelerate's own launcher."""
+"""`distcxr train RECIPE [key=value ...]`: one process per GPU, or two on a CPU."""
 
 from __future__ import annotations
 

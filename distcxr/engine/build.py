@@ -92,6 +92,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
             run, tracker=tracker, progress=Progress(console, total_steps=run.last_step, done_steps=state.step)
         )
     check_room(run)
+    logger.info("warm-up: two batches that change nothing")
     warm_up(setup, run.training)
     if checkpoint is not None:
         checkpoints.load_training(checkpoint, run)

@@ -22,6 +22,7 @@ from distcxr.error_file import write_error_file
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.process_group import is_lost_peer
+from distcxr.processes import collector_paused
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
@@ -107,7 +108,8 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
     Raises:
         Preempted: asked to end early; everything is saved.
     """
-    training = build_run(recipe, recipe_name, runtime, console)
+    with collector_paused():
+        training = build_run(recipe, recipe_name, runtime, console)
     try:
         with savable():
             fit(training)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
+from importlib import import_module
 
 import numpy as np
 import torch
@@ -106,6 +107,7 @@ def build_setup(
         plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
     """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
+    import_module("numba")  # in the block ranks go one after the other
     with runtime.main_of_machine_first():  # one process of a machine compiles
         load_kernels()
     reader = runtime.done_by_all(
@@ -117,6 +119,7 @@ def build_setup(
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     index, train = dataset.index, dataset.splits.train
+    import_module(recipe.model.library)
     with runtime.main_of_machine_first():  # one process of a machine downloads weights
         module = build_network(recipe, index.findings, "none" if checkpoint else recipe.model.weights)
     if checkpoint:

@@ -13,7 +13,7 @@ from distcxr.processes import end_with_parent
 
 
 def main() -> None:
-    """Bind this process to its cores, then train: here with one process, through Accelerate's launcher with more.
+    """Bind this process to its cores, then train: here with one process, in ranks with more.
 
     PARENT is the sweep's process id, CORES are numbers joined by commas or `all`, COMMAND is what `launch.py` takes.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from dataclasses import dataclass
 
@@ -67,15 +68,23 @@ def _share(cores: list[int], place: int, num: int) -> list[int]:
 def visible_gpus() -> list[str]:
     """Names for CUDA_VISIBLE_DEVICES of the GPUs that this process sees; none where the launcher is set to do without.
 
-    Counting them opens no context on them.
+    Counting them opens no context on them, and needs no torch, which takes seconds to load.
     """
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1"):
         return []
-    import torch
-
-    num = torch.cuda.device_count()
+    num = _num_gpus()
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in named.split(",")][:num] if named else [str(number) for number in range(num)]
+
+
+def _num_gpus() -> int:
+    """GPUs by NVIDIA's driver, which heeds CUDA_VISIBLE_DEVICES; 0 without it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    num = ctypes.c_int(0)
+    return num.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(num)) == 0 else 0
 
 
 def usable_cores() -> list[int]:

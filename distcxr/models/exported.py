@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torchvision
 from torch import Tensor, nn
 
 from distcxr.models.factory import torchvision_size
@@ -67,6 +66,8 @@ def export_weights(
 
 
 def _load_with_torchvision(name: str, num_classes: int, side: int) -> tuple[list[str], nn.Module]:
+    import torchvision
+
     size = torchvision_size(name, side)
     network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=num_classes, **size)
     lines = [

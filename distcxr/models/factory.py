@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch import nn
 
-from distcxr.models.fewer_kernels import join_maps
 from distcxr.models.heads import (
     Headed,
     find_head,
@@ -139,6 +137,10 @@ def _build_torchvision(
 ) -> nn.Module:
     if name in _REFUSED:
         raise ValueError(f"model.name={name}: {_REFUSED[name]}")
+    import torchvision
+
+    from distcxr.models.joined_maps import join_maps
+
     known = torchvision.models.list_models(module=torchvision.models)  # classifiers; not detection or video
     if name not in known:
         raise _unknown(

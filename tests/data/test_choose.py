@@ -113,6 +113,12 @@ def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
+@pytest.fixture
+def tries_dali(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `auto` tries where there is a GPU."""
+    monkeypatch.setattr(choose, "_candidates", lambda _: ("torch", "dali"))
+
+
 def measured_as(monkeypatch: pytest.MonkeyPatch, *, torch_: float, dali: float) -> None:
     """Images per second that the measurements are to give."""
     monkeypatch.setattr(choose, "speed_of_decoding", lambda *_, **__: Speed(torch_, 3.0))
@@ -133,6 +139,16 @@ def test_what_is_asked_for_is_taken(
     assert "by 1 thread of distcxr" in said.text
 
 
+def test_without_a_gpu_auto_takes_torch_and_does_not_import_dali(
+    index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
+) -> None:
+    """DALI is the same decoder there with a slower resize, and takes two seconds to try."""
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    assert isinstance(pick(index), TorchReader)
+    assert "loader torch (the fastest on a CPU)" in said.text and "dali" not in said.text
+
+
+@pytest.mark.usefixtures("tries_dali")
 @pytest.mark.parametrize(("dali", "kind"), [(900.0, "torch"), (1100.0, "dali")])
 def test_auto_takes_the_faster_and_says_what_would_be_faster_still(
     dali: float, kind: str, index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
@@ -150,6 +166,7 @@ def test_auto_takes_the_faster_and_says_what_would_be_faster_still(
     assert lines[2].startswith(f"loader {kind} (measured fastest)")
 
 
+@pytest.mark.usefixtures("tries_dali")
 def test_auto_measures_real_files_in_about_two_seconds(index: SampleIndex, said: pytest.LogCaptureFixture) -> None:
     start = time.monotonic()
     pick(index, num_workers=1)
@@ -251,11 +268,13 @@ def test_dali_missing_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(ValueError, match=r"nvidia-dali-cuda130.*nvidia-dali-cuda120.*data.loader=torch"):
         pick(index, loader="dali")
+    monkeypatch.setattr(choose, "_candidates", lambda _: ("torch", "dali"))
     assert isinstance(pick(index), TorchReader)
     assert "dali failed: DALI does not work here" in said.text and "nvidia.dali" in said.text
     assert "loader torch (nothing else works here)" in said.text
 
 
+@pytest.mark.usefixtures("tries_dali")
 def test_auto_trains_on_when_dali_breaks_while_measured(
     index: SampleIndex, monkeypatch: pytest.MonkeyPatch, said: pytest.LogCaptureFixture
 ) -> None:

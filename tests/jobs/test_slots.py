@@ -34,7 +34,7 @@ def test_without_gpus_the_number_has_to_be_said() -> None:
 
 def test_gpus_are_those_that_the_user_made_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("distcxr.jobs.slots._num_gpus", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, GPU-abc")
     assert visible_gpus() == ["5", "GPU-abc"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

@@ -9,7 +9,8 @@ import torch
 import torchvision
 from torch import nn
 
-from distcxr.models.fewer_kernels import BatchCounts, JoinedDenseBlock, join_maps
+from distcxr.models.fewer_kernels import BatchCounts
+from distcxr.models.joined_maps import JoinedDenseBlock, join_maps
 
 
 def network() -> nn.Sequential:

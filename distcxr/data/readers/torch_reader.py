@@ -79,9 +79,12 @@ class TorchReader:
         prefetch: int = 2,
         pin_memory: bool,
     ) -> None:
-        """Start nothing yet; the workers start with the first `read`. Without any, `num_workers` 0, the calling process
-        decodes, with nothing read ahead; each of them works `prefetch` requests ahead."""
+        """Start the fork server, which imports torch beside what the caller does; the workers start with the first
+        `read`. Without any, `num_workers` 0, the calling process decodes, with nothing read ahead; each of them works
+        `prefetch` requests ahead."""
         assert num_workers >= 0 and prefetch >= 1
+        if num_workers:
+            _start_fork_server()
         load_kernels()
         self.where = (
             f"images are decoded on the CPU by {num_workers} worker process{'es' * (num_workers > 1)}"
@@ -151,10 +154,6 @@ class TorchReader:
         self._feed.requests, self._feed.wanted_by = iter(requests), int(self._dataset.wanted)
         if self._loader is None:
             self._dataset.started.zero_()
-            context = multiprocessing.get_context("forkserver")
-            # The list holds for the whole process: leave one that somebody else has set.
-            if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]
-                context.set_forkserver_preload(["torch", __name__, "distcxr.data.pixels.kernels"])
             self._loader = DataLoader(
                 self._dataset,
                 batch_size=None,
@@ -163,7 +162,7 @@ class TorchReader:
                 prefetch_factor=self._prefetch,
                 pin_memory=self._pin_memory,
                 timeout=_LOOK_EVERY_S,
-                multiprocessing_context=context,
+                multiprocessing_context="forkserver",
                 persistent_workers=True,
                 collate_fn=_as_it_is,
                 worker_init_fn=_prepare_worker,
@@ -261,6 +260,15 @@ def check_shared_memory(needed: int) -> None:
 
 def _as_it_is(answer: Any) -> Any:
     return answer
+
+
+def _start_fork_server() -> None:
+    """Start it, unless it runs, without waiting for what it imports: seconds in which this process does other work."""
+    # The list holds for the whole process: leave one that somebody else has set.
+    if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]
+        forkserver.set_forkserver_preload(["torch", __name__, "distcxr.data.pixels.kernels"])
+    with _job_signals_held():  # it inherits this
+        forkserver.ensure_running()
 
 
 def _prepare_worker(number: int) -> None:
