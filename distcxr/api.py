@@ -317,10 +317,10 @@ def open_runs(runs: Sequence[ImagePath], device: str | None = None) -> Predictor
 
 
 def load_runs(runs: Sequence[ImagePath], device: str | None = None) -> Predictor:
-    """`distcxr.load`, which has the arguments; what is not known is a warning each."""
+    """`distcxr.load`, which has the arguments; what is not known is a warning."""
     predictor = open_runs(runs, device)
-    for problem in predictor.problems:
-        warnings.warn(problem, stacklevel=3)
+    if predictor.problems:
+        warnings.warn("\n".join(predictor.problems), stacklevel=3)
     return predictor
 
 

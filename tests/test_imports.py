@@ -161,6 +161,11 @@ def test_printing_a_recipe_does_not_import_torch() -> None:
     assert "global_batch_size" in done.stdout
 
 
+def test_the_package_itself_is_light() -> None:
+    code = "import sys, distcxr; distcxr.load; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 def test_a_run_folder_is_read_without_torch() -> None:
     for path in (ROOT / "distcxr" / "runfolder").glob("*.py"):
         for name in imports(ast.parse(path.read_text())):
