@@ -306,8 +306,8 @@ def open_runs(runs: Sequence[ImagePath], device: str | None = None) -> Predictor
     lacking = [
         f"{member.checkpoint.path} was trained with train.precision={wanted}, which {devices[0]} does not have: it is "
         "computed in float32, and the last digits differ"
-        for member in members
-        if (wanted := member.checkpoint.recipe.train.precision) != member.recipe.train.precision == "no"
+        for member, one in zip(members, known, strict=True)
+        if (wanted := one.precision or member.checkpoint.recipe.train.precision) != member.recipe.train.precision
     ]
     if operating := together.operating:
         fitted = zip(together.findings, operating.temperatures, strict=True)

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from PIL import Image
 import distcxr
 from distcxr.api import NOT_CLINICAL, Predictor
 from distcxr.cli import main
+from distcxr.data.sources.image_files import find_images
 from distcxr.engine.evaluate import predict
-from distcxr.engine.inference import available_precision, devices_of, member_heat, member_logits
+from distcxr.engine.inference import devices_of, member_heat, member_logits
 from distcxr.engine.saving import save_best
 from distcxr.metrics.calibration import probabilities
 from distcxr.runfolder.manifest import read_meta, write_meta
@@ -140,8 +142,6 @@ def test_the_bare_network_and_its_transform(predictor: Predictor, files: list[st
 
 def test_several_devices_share_whole_batches(predictor: Predictor, kept: Predictions, files: list[str]) -> None:
     (member,) = predictor._members
-    from distcxr.data.sources.image_files import find_images
-
     images, ticks = find_images([*files, "gone.png"]), list[int]()
     index = images.index(predictor.findings)
     devices = [torch.device("cpu")] * 3  # of which two have a batch
@@ -150,28 +150,28 @@ def test_several_devices_share_whole_batches(predictor: Predictor, kept: Predict
     assert [row for row, _ in found.unreadable] == [len(files)] and sorted(ticks) == [len(images) - 16, 16]
 
 
-def test_heat_maps_are_where_the_network_looked(finished: Path, predictor: Predictor, tmp_path: Path) -> None:
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 90), dtype=np.uint8)).save(tmp_path / "wide.png")
-    (found,) = predictor.explain([tmp_path / "wide.png", tmp_path / "gone.png"], ["Edema"])
-    assert found.heat.shape == (60, 90) and found.finding == "Edema" and found.heat.max() in (0, 1)
-    assert found.picture.size == (256, 171) and found.file == str(tmp_path / "wide.png")
+def test_heat_maps_cover_what_the_network_was_shown(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, pixels = tmp_path / "wide.png", np.random.default_rng(0).integers(0, 255, (60, 90), dtype=np.uint8)
+    Image.fromarray(pixels).save(wide)
+    (found,) = predictor.explain([wide, tmp_path / "gone.png"], ["Edema"])
+    assert found.heat.shape == (60, 90) and found.finding == "Edema" and found.file == str(wide)
+    assert found.picture.size == (256, 171)
     with pytest.raises(ValueError, match="no finding Flu here; there are Atelectasis"):
-        predictor.explain([tmp_path / "wide.png"], ["Flu"])
+        predictor.explain([wide], ["Flu"])
     (member,) = predictor._members
     augment = member.recipe.augment.model_copy(update={"crop": 16})
-    cropped = type(member)(member.checkpoint, member.recipe.model_copy(update={"augment": augment}), member.transform)
-    cropped.modules.update(member.modules)
-    index, file = predictor_index(predictor, tmp_path / "wide.png")
-    whole = type(member.transform)(augment, member.transform.mean, member.transform.std)
-    cropped = type(member)(member.checkpoint, cropped.recipe, whole, member.modules)
-    ((_, maps),) = member_heat(cropped, index, [file], [[9]], torch.device("cpu"))
-    assert maps[9].shape == (32, 32) and not maps[9][:8].any() and not maps[9][:, 24:].any()
+    recipe = member.recipe.model_copy(update={"augment": augment})
+    cropped = replace(member, recipe=recipe, transform=replace(member.transform, spec=augment))
 
+    def everywhere(_: Any, images: torch.Tensor, columns: list[int], **__: Any) -> torch.Tensor:
+        return torch.ones(len(images), len(columns), *images.shape[-2:])
 
-def predictor_index(predictor: Predictor, file: Path) -> tuple[Any, str]:
-    from distcxr.data.sources.image_files import find_images
-
-    return find_images([file]).index(predictor.findings), str(file)
+    monkeypatch.setattr("distcxr.engine.inference.gradcam", everywhere)
+    index = find_images([wide]).index(predictor.findings)
+    ((row, maps),) = member_heat(cropped, index, [str(wide)], [[9]], torch.device("cpu"))
+    assert row == 0 and maps[9].sum() == 16 * 16 == maps[9][8:24, 8:24].sum()
 
 
 def test_age_and_sex_come_from_the_table(tmp_path: Path) -> None:
@@ -227,6 +227,9 @@ def test_what_a_run_lacks_is_a_sentence(finished: Path, tmp_path: Path, files: l
     (run / "operating.json").unlink()
     assert f"probabilities are not calibrated, and nothing is called positive. `distcxr test {run}`" in load()[1]
     meta = read_meta(run / "checkpoints" / "best")
+    recipe = meta["recipe"] | {"train": meta["recipe"]["train"] | {"precision": "fp16"}}
+    write_meta(run / "checkpoints" / "best", meta | {"recipe": recipe})
+    assert "trained with train.precision=fp16, which cpu does not have: it is computed in float32" in load()[1]
     write_meta(run / "checkpoints" / "best", meta | {"format_version": 99})
     with pytest.raises(ValueError, match="has format 99; this distcxr reads formats"):
         distcxr.load(run)
@@ -238,7 +241,6 @@ def test_what_a_run_lacks_is_a_sentence(finished: Path, tmp_path: Path, files: l
     with pytest.raises(ValueError, match="there is no device 'tpu' here: there is cpu"):
         distcxr.load(finished, device="tpu")
     assert devices_of("cpu") == [torch.device("cpu")]
-    assert available_precision("fp16", torch.device("cpu")) == "no"
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
