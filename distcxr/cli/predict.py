@@ -62,11 +62,15 @@ def run(
         raise ValueError(f"--out {out}: the file is a .csv or a .json")
     runs, paths = _sorted_out(words)
 
+    import torch
+
     from distcxr.api import NOT_CLINICAL, open_runs
     from distcxr.cli.building import Bar
     from distcxr.cli.predicted import report_notes, show_table, write_heat_maps, write_table
+    from distcxr.data.readers.budget import thread_budget
     from distcxr.data.sources.image_files import find_images
 
+    torch.set_num_threads(thread_budget(1))  # as `test` does: PyTorch counts cores that a container does not allow
     images = find_images(paths, column)
     predictor = open_runs(runs, device)
     with Bar() as bar:
