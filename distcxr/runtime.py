@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -35,12 +35,15 @@ from distcxr.stall.watch import use_flight_recorder
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}
+
 
 @dataclass(frozen=True)
 class Runtime:
     """This process's rank, device and precision, and what it exchanges with the other processes of the run."""
 
-    accelerator: Accelerator
+    trainer: Accelerator | None
+    """Accelerate's object; None for a process that only evaluates, within another program (`alone`)."""
     rank: int
     world_size: int
     local_rank: int
@@ -50,6 +53,17 @@ class Runtime:
     """`nccl`, `gloo`, or `none` for a single process."""
     compute_dtype: torch.dtype
     """What the network's layers compute in where their precision may be reduced."""
+
+    @property
+    def accelerator(self) -> Accelerator:
+        """What wraps the network and steps the optimiser; of a run's processes alone."""
+        assert self.trainer is not None
+        return self.trainer
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Where the network's layers run in `compute_dtype`: what `accelerator.autocast` does for the recipe."""
+        full = self.compute_dtype == torch.float32
+        return nullcontext() if full else torch.autocast(self.device.type, self.compute_dtype)
 
     @property
     def is_main(self) -> bool:
@@ -173,23 +187,55 @@ def start_runtime(recipe: Recipe) -> Runtime:
             "each would train alone. On a machine without GPUs use "
             "`accelerate launch --multi_gpu --num_processes N launch.py ...` (`--cpu` starts one process)."
         )
-    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = recipe.train.tf32
+    _use_arithmetic(recipe)
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if use_cpu:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.
         torch.set_num_threads(thread_budget(local_world_size))
         _keep_freed_memory()
     return Runtime(
-        accelerator=accelerator,
+        trainer=accelerator,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         local_rank=accelerator.local_process_index,
         local_world_size=local_world_size,
         device=accelerator.device,
         backend=torch.distributed.get_backend() if torch.distributed.is_initialized() else "none",
-        compute_dtype={"bf16": torch.bfloat16, "fp16": torch.float16, "no": torch.float32}[recipe.train.precision],
+        compute_dtype=_DTYPES[recipe.train.precision],
     )
+
+
+def alone(device: torch.device, precision: str) -> Runtime:
+    """This process by itself, within a program that is not ours: it joins nobody and changes no setting."""
+    return Runtime(
+        trainer=None, rank=0, world_size=1, local_rank=0, local_world_size=1, device=device, backend="none",
+        compute_dtype=_DTYPES[precision],
+    )  # fmt: skip
+
+
+@contextmanager
+def arithmetic_of(recipe: Recipe) -> Iterator[None]:
+    """What `start_runtime` sets for the whole process, for the time of the block: float32 products as the recipe has
+    them, and cuDNN's trials."""
+    cudnn = torch.backends.cudnn
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # set through PyTorch's newer names, which can't be read back through this one: left alone
+        yield
+        return
+    before = cudnn.allow_tf32, cudnn.benchmark
+    _use_arithmetic(recipe)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        cudnn.allow_tf32, cudnn.benchmark = before
+
+
+def _use_arithmetic(recipe: Recipe) -> None:
+    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = recipe.train.tf32
+    torch.backends.cudnn.benchmark = not recipe.train.deterministic
 
 
 def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:

@@ -24,6 +24,7 @@ ALLOWED = {
     "error_file": set(),
     "interrupt": set(),
     "exit_codes": set(),
+    "version": set(),
     "processes": set(),
     "stall": {"runfolder", "processes", "error_file", "exit_codes"},
     "data": {"recipe", "compiled", "runfolder", "tables", "processes", "regular"},
@@ -37,11 +38,12 @@ ALLOWED = {
     "runtime": {"recipe", "data", "process_group", "error_file", "processes", "stall", "determinism"},
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
-        "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group",
+        "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group", "version",
         "determinism", "processes",
     },
+    "api": {"data", "engine", "explain"},
     "explain": {"recipe", "data", "models", "metrics"},
-    "report": {"recipe", "runfolder", "metrics", "tracking", "regular"},
+    "report": {"recipe", "runfolder", "metrics", "tracking", "regular", "version"},
     "phantom": {"data"},
     "jobs": {
         "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
@@ -49,7 +51,7 @@ ALLOWED = {
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "jobs", "phantom", "exit_codes",
+        "runtime", "jobs", "phantom", "exit_codes", "api",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt", "processes", "stall"},
 }  # fmt: skip
@@ -117,7 +119,10 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
         [node for node in ast.parse(path.read_text()).body if not isinstance(node, ast.FunctionDef)], []
     )
     inside = {
-        id(child) for node in ast.walk(top_level) if isinstance(node, ast.FunctionDef) for child in ast.walk(node)
+        id(child)
+        for node in ast.walk(top_level)
+        if isinstance(node, ast.FunctionDef) or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        for child in ast.walk(node)
     }
     for node in ast.walk(top_level):
         if id(node) not in inside and isinstance(node, ast.Import | ast.ImportFrom):
@@ -180,6 +185,11 @@ def test_what_a_start_does_not_import(setup: str, unwanted: set[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+def test_the_package_itself_is_light() -> None:
+    code = "import sys, distcxr; distcxr.load; assert not {'torch', 'numpy'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
 def test_a_run_folder_is_read_without_torch() -> None:

@@ -15,6 +15,7 @@ from distcxr.cli import (
     import_weights,
     pack,
     phantom,
+    predict,
     replay,
     report,
     schema,
@@ -35,8 +36,8 @@ app = typer.Typer(
 )  # fmt: skip
 for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "explain": explain,
-    "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "replay": replay, "report": report,
-    "schema": schema, "score": score, "status": status,
+    "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "predict": predict, "replay": replay,
+    "report": report, "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

@@ -150,6 +150,30 @@ def check_findings(checkpoint: Checkpoint, findings: Sequence[str]) -> None:
         )
 
 
+def check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings: Sequence[str]) -> None:
+    """Refuse checkpoints with logits of different meaning, or of other findings than the recipe's `findings`."""
+    first = checkpoints[0]
+    lines = [
+        f"  - {one.path}: findings {', '.join(one.meta['findings'])}; the recipe's are {', '.join(findings)}"
+        for one in checkpoints
+        if one.meta["findings"] != list(findings)
+    ]
+    lines += [
+        f"  - {one.path}: trained with other labels than {first.path}"
+        for one in checkpoints
+        if one.meta["hashes"]["labels"] != first.meta["hashes"]["labels"]
+    ]
+    lines += [
+        f"  - {one.path}: trained with loss.name={theirs}; the recipe's is {recipe.loss.name}"
+        for one in checkpoints
+        if [theirs := one.meta["recipe"]["loss"]["name"], recipe.loss.name].count("cross_entropy") == 1
+    ]
+    named = [one.path.resolve() for one in checkpoints]
+    lines += [f"  - {path}: named twice" for path in dict.fromkeys(named) if named.count(path) > 1]
+    if lines:
+        raise CheckpointError("these checkpoints make no ensemble:\n" + "\n".join(lines))
+
+
 def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     """Refuse to test on patients that the checkpoint was trained or chosen on, whatever split the recipe has."""
     seen = shared_patients(checkpoint, dataset, ("train", "val"), "test")

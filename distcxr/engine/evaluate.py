@@ -85,13 +85,17 @@ def log_unreadable(setup: Setup, split: str, predicted: Outputs) -> None:
 def predict(
     setup: Setup, rows: NDArray[np.int64], tta: Sequence[str] = (), stop: Callable[[], bool] = lambda: False
 ) -> Outputs:
-    """Logits of the index rows `rows`, as `compute` makes them.
+    """Logits of the index rows `rows`, as `compute` makes them; `tta` as for `logits_of`, `stop` as for `compute`."""
+    return compute(setup, rows, logits_of(setup, tta), lambda: len(setup.index.findings), stop)
+
+
+def logits_of(setup: Setup, tta: Sequence[str] = ()) -> Callable[[Batch], Tensor]:
+    """For `compute`: what makes a batch's logits, float32 [B, C].
 
     Args:
         tta: names of views; the mean of their logits and of the plain image's is taken, in this order. A mean of
             logits rather than of probabilities: rare findings live where probabilities are flat, and a temperature
             fitted on it is that of one model.
-        stop: as for `compute`.
     """
 
     def logits(batch: Batch) -> Tensor:
@@ -100,10 +104,9 @@ def predict(
             logits_BC = logits_BC + setup.logits(setup.module, batch, view)
         return binary_logits(setup.loss.spec.name, logits_BC / (1 + len(tta)))
 
-    return compute(setup, rows, logits, lambda: len(setup.index.findings), stop)
+    return logits
 
 
-@torch.no_grad()
 def compute(
     setup: Setup, rows: NDArray[np.int64], values: Callable[[Batch], Tensor], width: Callable[[], int],
     stop: Callable[[], bool] = lambda: False,
@@ -121,31 +124,57 @@ def compute(
     Raises:
         Interrupted: `stop` was true.
     """
-    device = setup.runtime.device
     num_common = EvalOrder(rows, setup.plan).num_common
     setup.runtime.broadcast_buffers(setup.module)
+
+    def before(number: int) -> None:
+        if number < num_common and stop():
+            raise Interrupted
+        SIGNS.tick()
+
+    values_BK, sample_id_B, own_unreadable = _of_this_rank(setup, rows, values, width, before)
+    unreadable = gather_unreadable(own_unreadable)
+    expected = np.setdiff1d(rows, [row for row, _ in unreadable])
+    gathered, _ = gather_by_sample_id(values_BK, sample_id_B, expected)
+    return Outputs(expected, gathered.numpy(), tuple(unreadable))
+
+
+def compute_alone(
+    setup: Setup, rows: NDArray[np.int64], values: Callable[[Batch], Tensor], before: Callable[[int], None]
+) -> Outputs:
+    """`compute` by one process, which asks no other for anything: the program around it may have a group of its own.
+
+    Args:
+        rows: ascending, one at least.
+        before: called with its number before each batch.
+    """
+    values_NK, sample_id_N, unreadable = _of_this_rank(setup, rows, values, lambda: 0, before)
+    return Outputs(sample_id_N.cpu().numpy(), values_NK.cpu().numpy(), tuple(unreadable))
+
+
+@torch.no_grad()
+def _of_this_rank(
+    setup: Setup, rows: NDArray[np.int64], values: Callable[[Batch], Tensor], width: Callable[[], int],
+    before: Callable[[int], None],
+) -> tuple[Tensor, Tensor, list[tuple[int, str]]]:  # fmt: skip
+    """Values [B, K] and sample ids [B] of what this rank could read of its share, on the device; what it could not."""
+    device = setup.runtime.device
     parts: list[Tensor] = []
     ids: list[Tensor] = []
     unreadable: list[tuple[int, str]] = []
     with evaluation_mode(setup.module), closing(setup.batches(rows)) as batches:
         for number, batch in enumerate(batches):
-            if number < num_common and stop():
-                raise Interrupted
+            before(number)
             unreadable += batch.unreadable
             on_device = batch.to(device)
             parts.append(values(on_device))
             ids.append(on_device.sample_id)
-            SIGNS.tick()
         if not parts:  # more ranks than images
             parts = [torch.empty(0, width(), device=device)]
             ids = [torch.empty(0, dtype=torch.int64, device=device)]
-
     bad = [row for row, _ in unreadable]
     kept = torch.isin(torch.cat(ids), torch.tensor(bad, dtype=torch.int64, device=device), invert=True)
-    unreadable = gather_unreadable(unreadable)
-    expected = np.setdiff1d(rows, [row for row, _ in unreadable])
-    gathered, _ = gather_by_sample_id(torch.cat(parts)[kept], torch.cat(ids)[kept], expected)
-    return Outputs(expected, gathered.numpy(), tuple(unreadable))
+    return torch.cat(parts)[kept], torch.cat(ids)[kept], unreadable
 
 
 def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import distcxr
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, OtherFormat, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
@@ -36,6 +35,7 @@ from distcxr.runfolder.lock import claim, is_claimed_elsewhere, make_writable
 from distcxr.runfolder.rank_files import forget_earlier
 from distcxr.runfolder.whole import remove_parts, write_json, write_whole
 from distcxr.runtime import Runtime, device_name
+from distcxr.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, t
     environment = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": [_CREDENTIALS.sub(r"\1***@", word) for word in sys.argv],
-        "distcxr": distcxr.__version__,
+        "distcxr": __version__,
         "commit": _commit(),
         "identity": resolved.identity(),
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda} | _versions(),

@@ -128,7 +128,7 @@ class Setup:
         first layer would round it to.
         """
         images = self.inputs(batch, view, transform, self.runtime.compute_dtype)
-        with self.runtime.accelerator.autocast():
+        with self.runtime.autocast():
             if self.mode == "eager":
                 return self.call(model, images, batch)
             return self._call_compiled(model, images, batch)
@@ -136,7 +136,7 @@ class Setup:
     def features(self, batch: Batch) -> Tensor:
         """What `module` makes of a batch before any head, float32 [B, D]; computed with as few bits as logits are."""
         images = self.inputs(batch, dtype=self.runtime.compute_dtype)
-        with self.runtime.accelerator.autocast():
+        with self.runtime.autocast():
             return pooled_features(self.module, images).float()
 
     def call(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:

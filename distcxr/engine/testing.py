@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distcxr.data.dataset import Dataset, open_dataset
-from distcxr.engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from distcxr.engine.compatible import as_trained, check_testable, check_unseen, shared_patients
+from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
+from distcxr.engine.compatible import as_trained, check_testable, check_together, check_unseen, shared_patients
 from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
 from distcxr.engine.final_scores import (
     Weights,
@@ -52,7 +52,7 @@ def score_test_split(recipe: Recipe, paths: Sequence[Path], runtime: Runtime) ->
     dataset = open_dataset(recipe)
     log_start(recipe, runtime, dataset)
     if not alone:
-        _check_together(checkpoints, recipe, list(dataset.index.findings))
+        check_together(checkpoints, recipe, list(dataset.index.findings))
     for checkpoint in checkpoints:
         check_unseen(checkpoint, dataset)
     folder = _apart(folder, checkpoints, dataset)
@@ -139,30 +139,6 @@ def _apart(folder: Path, checkpoints: Sequence[Checkpoint], dataset: Dataset) ->
 
 def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:
     return run_folder_of(checkpoint.path.resolve()) == folder.resolve()
-
-
-def _check_together(checkpoints: Sequence[Checkpoint], recipe: Recipe, findings: list[str]) -> None:
-    """Refuse checkpoints with logits of different meaning, or of other findings than the recipe's `findings`."""
-    first = checkpoints[0]
-    lines = [
-        f"  - {one.path}: findings {', '.join(one.meta['findings'])}; the recipe's are {', '.join(findings)}"
-        for one in checkpoints
-        if one.meta["findings"] != findings
-    ]
-    lines += [
-        f"  - {one.path}: trained with other labels than {first.path}"
-        for one in checkpoints
-        if one.meta["hashes"]["labels"] != first.meta["hashes"]["labels"]
-    ]
-    lines += [
-        f"  - {one.path}: trained with loss.name={theirs}; the recipe's is {recipe.loss.name}"
-        for one in checkpoints
-        if [theirs := one.meta["recipe"]["loss"]["name"], recipe.loss.name].count("cross_entropy") == 1
-    ]
-    named = [one.path.resolve() for one in checkpoints]
-    lines += [f"  - {path}: named twice" for path in dict.fromkeys(named) if named.count(path) > 1]
-    if lines:
-        raise CheckpointError("these checkpoints make no ensemble:\n" + "\n".join(lines))
 
 
 def _kept(setup: Setup, checkpoint: Checkpoint, weights: Weights) -> Operating | None:

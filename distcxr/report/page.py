@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-import distcxr
 from distcxr.metrics.scored import Scored
 from distcxr.report.blocks import Cell, Content, KeyPath, Page, Part, Section
 from distcxr.report.curves import curves
@@ -36,6 +35,7 @@ from distcxr.runfolder.contents import RunFiles, read_run
 from distcxr.runfolder.loss_spikes import find_spikes
 from distcxr.runfolder.predictions import read_predictions
 from distcxr.runfolder.whole import write_whole
+from distcxr.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
         "warnings": _warnings(files, split),
         "run": {
             **files.environment, "name": f"{folder.parent.name}/{folder.name}",
-            "report_by": f"distcxr {distcxr.__version__}",
+            "report_by": f"distcxr {__version__}",
         },
         "recipe": files.recipe,
         "metrics": files.metrics,

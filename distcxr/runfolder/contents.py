@@ -152,6 +152,12 @@ def read_operating(folder: Path) -> dict[str, Any] | None:
     return _json_object(path) if path.exists() else None
 
 
+def read_metrics(folder: Path, split: str) -> dict[str, Any] | None:
+    """The content of a folder's `metrics_<split>.json`; None without it, ValueError where it is damaged."""
+    path = folder / filenames.metrics(split)
+    return _metrics(path) if path.exists() else None
+
+
 def read_autotune(folder: Path) -> str | None:
     """The mode that a folder's `autotune.json` names: `eager`, `compiled` or `graphs`; None without the file.
 

@@ -12,6 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 
+import distcxr
 from distcxr.engine import testing
 from distcxr.engine.checkpoint import CheckpointError
 from distcxr.engine.evaluate import Outputs, average
@@ -67,6 +68,14 @@ def test_thresholds_of_the_same_weights_are_taken_up(finished: Path, tmp_path: P
     assert flipped["tta"] == ["flip"] and any("mean of the logits" in line for line in flipped["warnings"])
     assert flipped["operating_points_from"] == "val" and flipped["macro"] != metrics(finished)["macro"]
 
+    shutil.copytree(finished, tmp_path / "run")
+    shutil.copy(tmp_path / "flipped" / "operating.json", tmp_path / "run")
+    with pytest.warns(UserWarning, match="how common a score is"):  # validation's scores are of other views
+        predictor = distcxr.load(tmp_path / "run", device="cpu")
+    held = read_predictions(tmp_path / "flipped" / "predictions_test.csv")
+    table = predictor.predict(finished.parent / "phantom" / "images" / name for name in held.files)
+    assert (table["logit"].to_numpy().reshape(held.logits_NC.shape) == held.logits_NC).all()
+
 
 @tiny.worlds(3)
 def test_ranks_that_do_not_divide_the_global_batch_test(finished: Path, tmp_path: Path, world_size: int) -> None:
@@ -105,6 +114,18 @@ def test_an_ensemble_of_two_architectures(finished: Path, other: Path, tmp_path:
     assert any("mean of the logits of 2 checkpoints" in line for line in found["warnings"])
     assert (tmp_path / "both" / "pictures" / "test_false_negative_01_heat.png").exists()
     assert (tmp_path / "both" / "report.html").exists()
+
+    with pytest.warns(UserWarning):
+        predictor = distcxr.load(finished, other, device="cpu")
+    held = read_predictions(tmp_path / "both" / "predictions_test.csv")
+    table = predictor.predict(finished.parent / "phantom" / "images" / name for name in held.files)
+    np.testing.assert_allclose(table["logit"].to_numpy().reshape(held.logits_NC.shape), held.logits_NC, atol=1e-6)
+    chosen = json.loads((tmp_path / "both" / "operating.json").read_text())["operating"]["findings"]
+    for at, (name, one) in enumerate(chosen.items()):
+        assert predictor._known.logit_threshold("youden", at) == pytest.approx(one["thresholds"]["youden"]["value"])
+        assert (name, one["thresholds"]["youden"]["value"] is None) == (name, table["positive"].isna()[at])
+    (found,) = predictor.explain(finished.parent / "phantom" / "images" / held.files[0], ["Mass"])
+    assert found.heat.shape == (64, 64) and len(predictor.models) == 2
 
 
 def test_heat_maps_have_colours(other: Path) -> None:
