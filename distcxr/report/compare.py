@@ -220,7 +220,7 @@ def _difference(
         for logits_NC in (theirs.logits_NC[rows_theirs][:, at_theirs], ours.logits_NC[rows_ours][:, at])
     )
     resamples = PatientResamples(a.num_patients, intervals.get("replicates") or 1000, intervals.get("seed") or 0)
-    found = compare_models(resamples, a, b).macro
+    found = compare_models(resamples, a, b).macro_auroc
     return {**figure("auroc", found.difference), "p": found.p, "reason": found.difference.reason}
 
 
