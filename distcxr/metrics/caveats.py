@@ -44,15 +44,14 @@ def _few_behind_thresholds(full: FullReport) -> list[str]:
         return []
     named = zip(operating.findings, operating.counts, strict=True)
     few = [
-        f"{name} ({one.num_positive:,}, of patients: {one.num_positive_patients:,})"
+        f"{name} (positives: {one.num_positive:,}, of patients: {one.num_positive_patients:,})"
         for name, one in named
         if one and 0 < one.num_positive_patients < FEW_POSITIVES
     ]
     found = []
     if few:
         found.append(
-            f"Thresholds and temperatures of findings with fewer than {FEW_POSITIVES} positive patients where they were "
-            f"chosen, which are few positives to rest on: {', '.join(few)}. "
+            f"Thresholds and temperatures chosen on fewer than {FEW_POSITIVES} positive patients: {', '.join(few)}. "
             "The recall that was asked for may be far off on other images, and the intervals do not include that."
         )
     if None in operating.counts:

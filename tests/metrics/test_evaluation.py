@@ -176,12 +176,8 @@ def test_thresholds_know_how_many_positives_they_rest_on() -> None:
     assert content["findings"]["Hernia"]["operating_points_chosen_on"] == expected
     assert full.operating is not None and full.operating.to_json()["findings"]["Hernia"]["chosen_on"] == expected
     assert content["operating_points_threshold"].startswith("held")
-    few = [
-        warning
-        for warning in content["warnings"]
-        if warning.startswith("Thresholds and temperatures of findings with fewer than 20")
-    ]
-    assert len(few) == 1 and "Hernia (2, of patients: 1)" in few[0] and "Mass" not in few[0]
+    few = [warning for warning in content["warnings"] if warning.startswith("Thresholds and temperatures chosen on")]
+    assert len(few) == 1 and "Hernia (positives: 2, of patients: 1)" in few[0] and "Mass" not in few[0]
     older = full.operating.to_json()
     for entry in older["findings"].values():
         del entry["chosen_on"]
