@@ -17,7 +17,8 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -42,7 +43,7 @@ COMPARED = [(area, positives, images) for area in (0.6, 0.8, 0.95) for positives
             for images in (1, 3, 10)]  # fmt: skip
 CALIBRATED = [(rate, positives, images) for rate in (0.003, 0.05, 0.2) for positives in (12, 20, 50, 200)
               for images in (1, 5)]  # fmt: skip
-CHOSEN_ON = (2, 5, 10, 20, 50, 100, 200)
+CHOSEN_ON = [(positives,) for positives in (2, 5, 10, 20, 50, 100, 200)]
 BOUNDS = {"p_delong": (0.0, 0.08), "p": (0.0, 0.12), "any p_delong_holm": (0.0, 0.1), "slope": (0.92, 1.0),
           "intercept": (0.92, 1.0), "observed / expected": (0.92, 1.0), "Brier skill": (0.9, 1.0)}  # fmt: skip
 
@@ -57,17 +58,24 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a tenth of the reports, every fifth case")
     parser.add_argument("--check", action="store_true", help="fail where a bound is broken")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="cases at a time")
     parser.add_argument("--reports", type=int, help="simulated for each case (default 150, 15 with --quick)")
     args = parser.parse_args()
     if args.check and args.quick:
         parser.error("--check needs every case and many reports: leave --quick away")
     reports, every = args.reports or (15 if args.quick else 150), 5 if args.quick else 1
     started = time.perf_counter()
-    tables = {
-        "comparisons": [comparison_errors(*case, reports) for case in COMPARED[::every]],
-        "calibration": [calibration_coverage(*case, reports) for case in CALIBRATED[::every]],
-        "thresholds": [threshold_choice(positives, reports) for positives in CHOSEN_ON[::every]],
+    measured: dict[str, tuple[Callable[..., Row], Sequence[tuple[float, ...]]]] = {
+        "comparisons": (comparison_errors, COMPARED),
+        "calibration": (calibration_coverage, CALIBRATED),
+        "thresholds": (threshold_choice, CHOSEN_ON),
     }
+    with ProcessPoolExecutor(args.processes) as pool:
+        begun = {
+            name: [pool.submit(measure, *case, reports) for case in cases[::every]]
+            for name, (measure, cases) in measured.items()
+        }
+        tables = {name: [row.result() for row in rows] for name, rows in begun.items()}
     for name, rows in tables.items():
         print(f"{name}\n\n{table(rows)}\n")
     minutes = (time.perf_counter() - started) / 60
