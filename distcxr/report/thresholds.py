@@ -72,7 +72,6 @@ def calibration_section(content: Content, split: str) -> Section | None:
         (interval, content.intervals(paths, "brier", form=".4f")),
         ("ECE", content.numbers(paths, "ece", form=".4f")),
         (interval, content.intervals(paths, "ece", form=".4f")),
-        *_recalibration_columns(content, paths),
         ("temperature", content.numbers(paths, "temperature", form=".2f")),
         *(scaled if has_scaled else []),
         sortable=True,
@@ -88,10 +87,12 @@ def calibration_section(content: Content, split: str) -> Section | None:
         f"Temperatures were fitted on {_chosen_on(content, split)}. One that differs from 1 does not say why: "
         "probabilities that are too extreme and a shift of all of them, as a weighted loss makes it, both raise it."
     )
-    shown: list[Block] = [paragraph(text, kind="small")]
-    if any("calibration_slope" in content.get(*path) for path in paths):
-        shown.append(paragraph(_SLOPES, kind="small"))
-    shown += [paragraph(of_temperature, kind="small"), table]
+    shown: list[Block] = [
+        paragraph(text, kind="small"),
+        paragraph(of_temperature, kind="small"),
+        table,
+        *_recalibration(content, paths),
+    ]
     if charts:
         orange = " Orange: the same with logits divided by the temperature." if has_scaled else ""
         note = (
@@ -102,11 +103,17 @@ def calibration_section(content: Content, split: str) -> Section | None:
     return Section("calibration", "Calibration", tuple(shown))
 
 
-def _recalibration_columns(content: Content, paths: Sequence[KeyPath]) -> list[Column]:
-    """None of them for a run that an older version scored."""
+def _recalibration(content: Content, paths: Sequence[KeyPath]) -> list[Block]:
+    """Nothing for a run that an older version scored."""
     if not any("calibration_slope" in content.get(*path) for path in paths):
         return []
-    return [(title, [content.with_interval(*path, key) for path in paths]) for key, title in _RECALIBRATION.items()]
+    table = blocks.table(
+        ("finding", column(readable(str(path[-1])) for path in paths)),
+        *((title, [content.with_interval(*path, key) for path in paths]) for key, title in _RECALIBRATION.items()),
+        *blocks.notes(content.get(*path, "recalibration_reason") for path in paths),
+        sortable=True,
+    )
+    return [paragraph(_SLOPES, kind="small"), table]
 
 
 def decision_section(content: Content, split: str) -> Section | None:
@@ -180,9 +187,7 @@ def operating_section(content: Content, split: str) -> Section | None:
     counted = [(*base, name, "operating_points_chosen_on") for name in names]
     chosen: list[Column] = []
     if any(content.get(*path) for path in counted):
-        chosen.append(
-            ("positive patients it was chosen on", content.numbers(counted, "num_positive_patients", form=","))
-        )
+        chosen.append(("chosen on (positive patients)", content.numbers(counted, "num_positive_patients", form=",")))
     for number, rule in enumerate(rules):
         paths = [(*base, name, "operating_points", rule) for name in names]
         table = blocks.table(
