@@ -44,8 +44,12 @@ COMPARED = [(area, positives, images) for area in (0.6, 0.8, 0.95) for positives
 CALIBRATED = [(rate, positives, images) for rate in (0.003, 0.05, 0.2) for positives in (12, 20, 50, 200)
               for images in (1, 5)]  # fmt: skip
 CHOSEN_ON = [(positives,) for positives in (2, 5, 10, 20, 50, 100, 200)]
-BOUNDS = {"p_delong": (0.0, 0.08), "p": (0.0, 0.12), "any p_delong_holm": (0.0, 0.1), "slope": (0.92, 1.0),
-          "intercept": (0.92, 1.0), "observed / expected": (0.92, 1.0), "Brier skill": (0.9, 1.0)}  # fmt: skip
+BOUNDS = {"p_delong": (0.0, 0.08), "p": (0.0, 0.12), "slope": (0.92, 1.0), "intercept": (0.92, 1.0),
+          "observed / expected": (0.92, 1.0), "Brier skill": (0.88, 1.0)}  # fmt: skip
+"""Of every case from `FEW` positive patients on."""
+MOST_REPORTS = 0.07
+"""With any false alarm after Holm's adjustment, on average over these cases: a case alone has few reports."""
+FEW = 18  # where 20 were aimed at
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.uint8]
@@ -241,14 +245,18 @@ def share(noted: list[bool]) -> float | None:
 
 
 def broken_bounds(tables: dict[str, list[Row]]) -> Iterator[str]:
-    """What is outside `BOUNDS`, from 20 positive patients on."""
+    """What is outside `BOUNDS` and above `MOST_REPORTS`."""
     for name, rows in tables.items():
-        for row in rows:
+        held = [row for row in rows if (row["positive patients"] or 0) >= FEW]
+        for row in held:
             for key, (low, high) in BOUNDS.items():
                 value = row.get(key)
-                if value is not None and not low <= value <= high and (row["positive patients"] or 0) >= 18:
+                if value is not None and not low <= value <= high:
                     where = ", ".join(f"{of} {row[of]:g}" for of in list(row)[:3])
                     yield f"{name}, {where}: {key} is {value:.3f}, not {low:g} to {high:g}"
+        noted = [value for row in held if (value := row.get("any p_delong_holm")) is not None]
+        if noted and float(np.mean(noted)) > MOST_REPORTS:
+            yield f"{name}: any p_delong_holm is {np.mean(noted):.3f} on average, not up to {MOST_REPORTS}"
 
 
 def table(rows: list[Row]) -> str:

@@ -28,6 +28,7 @@ from distcxr.metrics.student import degrees_of_freedom, reach
 
 METHOD = "cluster-robust by patient, Student's t; observed / expected on the log scale"
 _MAX_STEPS = 100
+_LEAST = 1e-9  # of a divisor: what is below is rounding
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,9 @@ def recalibrate(known: Known, temperature: float = 1.0) -> Recalibration:
         return Estimate(value, low, high, None)
 
     observed, expected = float(targets_M.sum()), float(prob_M.sum())
-    ratio = observed / expected if expected > 0 else math.inf
-    by_ratio = Estimate(None, None, None, "all probabilities are 0")
-    if math.isfinite(ratio):
+    by_ratio = Estimate(None, None, None, "all probabilities are 0, or nearly")
+    if expected > _LEAST * observed:
+        ratio = observed / expected
         by_ratio = estimate(ratio, _by_patient(known, (targets_M - ratio * prob_M) / observed), is_log=True)
     rate = observed / len(targets_M)
     squared_M, chance = (targets_M - prob_M) ** 2, rate * (1 - rate)
@@ -76,7 +77,7 @@ def recalibrate(known: Known, temperature: float = 1.0) -> Recalibration:
     by_slope = Estimate(None, None, None, slope) if isinstance(slope, str) else estimate(slope, moved_P)
     shift, residual_M, weight = _fit_shift(logits_M, targets_M)
     by_shift = Estimate(None, None, None, "the logits are so large that no shift brings them to the prevalence")
-    if weight > 0:
+    if weight > _LEAST:
         by_shift = estimate(shift, _by_patient(known, residual_M / weight))
     return Recalibration(by_slope, by_shift, by_ratio, skill)
 
@@ -111,6 +112,8 @@ def _fit_slope(
         loss, prob_M = following, probabilities(eta_M)
         score_VM = design_VM * (targets_M - prob_M)
         bend_VV = (design_VM * (prob_M * (1 - prob_M))) @ design_VM.T
+        if bend_VV[1, 1] * bend_VV[0, 0] - bend_VV[0, 1] ** 2 <= _LEAST * bend_VV[1, 1] * bend_VV[0, 0]:
+            return "the scores all but separate the classes, or a few of them lie very far out", nothing
         step_V = np.linalg.solve(bend_VV, score_VM.sum(axis=1))
         if np.abs(step_V).max() <= 1e-11 * np.abs(at_V).max():
             break

@@ -39,6 +39,9 @@ def test_a_threshold_of_few_positives_misses_the_recall_asked_for(inference: Mod
 
 def test_bounds_name_what_breaks_them(inference: ModuleType) -> None:
     row = {"AUROC": 0.8, "positive patients": 50.0, "images": 3.0, "p_delong": 0.2, "p": None}
-    broken = list(inference.broken_bounds({"comparisons": [row, row | {"p_delong": 0.05}]}))
-    assert broken == ["comparisons, AUROC 0.8, positive patients 50, images 3: p_delong is 0.200, not 0 to 0.08"]
+    good = row | {"p_delong": 0.05, "any p_delong_holm": 0.2}
+    assert list(inference.broken_bounds({"comparisons": [row, good]})) == [
+        "comparisons, AUROC 0.8, positive patients 50, images 3: p_delong is 0.200, not 0 to 0.08",
+        "comparisons: any p_delong_holm is 0.200 on average, not up to 0.07",
+    ]
     assert inference.table([row]).splitlines()[-1] == "| 0.8 | 50 | 3 | 0.2 | - |"
