@@ -4,8 +4,8 @@ Shape suffixes: P positives, Q negatives, K patients.
 
 Obuchowski's variance: placements (see `delong`) are summed within each patient first, and what a patient's positives
 and negatives have in common is in it. Where every image is a patient of its own, it is DeLong's. Nancy Obuchowski,
-Biometrics 53 (1997), 567-578. Student's t takes the place of the normal distribution: with 10 positive patients that
-brings the false alarms of a 5 % test from some 10 % to some 5 % (`benchmarks/inference.py`).
+Biometrics 53 (1997), 567-578. Student's t takes the place of the normal distribution, which raises too many false
+alarms with few positive patients; `benchmarks/inference.py` counts them.
 """
 
 from __future__ import annotations

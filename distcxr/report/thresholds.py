@@ -45,7 +45,10 @@ _SLOPES = (
     "prevalence given to everybody would score: at 0 or below, the probabilities are no better than the prevalence. "
     "Their intervals: cluster-robust by patient."
 )
-_TOO_NARROW = ""
+_TOO_NARROW = (
+    "Simulated for a recall of 0.9 and 100 positive patients to test on, they would have to be 2.5 times as wide with "
+    "20 positive patients to choose on, 1.8 times with 50 and 1.2 times with 200."
+)
 _DECISION_ENDS = (0.05, 0.1, 0.2, 0.5)
 """Where the axis of a decision curve may end: four times the prevalence, or the next of these."""
 
