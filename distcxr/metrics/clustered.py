@@ -15,16 +15,17 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.metrics.degrees import degrees_of_freedom
 from distcxr.metrics.delong import placements
 from distcxr.metrics.scored import Known
-from distcxr.metrics.student import degrees_of_freedom, two_sided
+from distcxr.metrics.student import two_sided_p
 
 
 def paired_p_value(a: Known, b: Known) -> float | None:
     """Two-sided; both scored the same samples, and the test takes their correlation in.
 
     Models that rank every pair the same have p 1. None where a class is absent or of fewer patients than
-    `student.FEWEST_PATIENTS`, and where the variance of the difference is 0 though there is one.
+    `degrees.FEWEST_PATIENTS`, and where the variance of the difference is 0 though there is one.
     """
     degrees, _ = degrees_of_freedom(a)
     if degrees is None or a.ranks is None or b.ranks is None:
@@ -35,7 +36,7 @@ def paired_p_value(a: Known, b: Known) -> float | None:
     difference = a.ranks.auroc() - b.ranks.auroc()
     if variance <= 0:
         return 1.0 if difference == 0 else None
-    return two_sided(difference / math.sqrt(variance), degrees)
+    return two_sided_p(difference / math.sqrt(variance), degrees)
 
 
 def _variance(

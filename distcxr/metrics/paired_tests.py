@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples, area_replicates, summarise_areas
 from distcxr.metrics.clustered import paired_p_value
+from distcxr.metrics.degrees import degrees_of_freedom
 from distcxr.metrics.estimate import Estimate, average_replicates, estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.p_values import holm
+from distcxr.metrics.paired_points import COMPARED_RATES, RateReplicates, rate_replicates
 from distcxr.metrics.scored import Known, Scored, count_patients
-from distcxr.metrics.student import degrees_of_freedom
-from distcxr.metrics.threshold import RateReplicates, rate_replicates
 
-COMPARED_RATES = ("recall", "specificity", "precision")
 METHODS = {
     "interval": "percentiles of patient resamples, the same for both models",
     "p": "patient resamples, twice the smaller share beyond 0; never below p_floor",

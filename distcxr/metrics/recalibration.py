@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
-from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.degrees import degrees_of_freedom
+from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.scored import Known
-from distcxr.metrics.student import degrees_of_freedom, reach
+from distcxr.metrics.student import quantile
 
 METHOD = "cluster-robust by patient, Student's t; observed / expected on the log scale"
 _MAX_STEPS = 100
@@ -53,13 +54,14 @@ def recalibrate(known: Known, temperature: float = 1.0) -> Recalibration:
     targets_M = known.targets_M.astype(np.float64)
     prob_M = probabilities(known.logits_M, temperature)
     degrees, reason = degrees_of_freedom(known)
+    reach = quantile(LEVEL, degrees) if degrees else 0.0
 
     def estimate(value: float, sum_P: NDArray[np.float64], is_log: bool = False) -> Estimate:
         """With the variance of a sum of what each patient moves it by."""
         if degrees is None:
             return Estimate(value, None, None, reason)
         patients = np.count_nonzero(np.bincount(known.patient_M))
-        half = reach(degrees) * math.sqrt(float(sum_P @ sum_P) * patients / (patients - 1))
+        half = reach * math.sqrt(float(sum_P @ sum_P) * patients / (patients - 1))
         low, high = (value * math.exp(-half), value * math.exp(half)) if is_log else (value - half, value + half)
         return Estimate(value, low, high, None)
 

@@ -89,13 +89,6 @@ class Confusion:
         return tuple(map(np.float64, astuple(self)))
 
 
-class RateReplicates(NamedTuple):
-    """Counts of the samples themselves, and each replicate's rates by name, `[K]`, NaN where undefined."""
-
-    counts: Confusion
-    rates: dict[str, NDArray[np.float64]]
-
-
 class Curve(NamedTuple):
     """What every distinct score calls as a threshold: float32 `[T]`, falling, and int64 counts `[T]`.
 
@@ -165,23 +158,6 @@ def rate_estimates(
     so is every rate.
     Raises ValueError as `bootstrap.area_estimates` does, for another number of thresholds, and as `count_cells`.
     """
-    found = []
-    for known, replicates in zip(scored.known, rate_replicates(resamples, scored, threshold_C), strict=True):
-        if replicates is None:
-            found.append(dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")))
-            continue
-        counts, values = replicates.counts, replicates.counts.rates()
-        found.append({
-            name: estimate(values[name], counts.undefined_rate(name), rate_K, known.num_patients)
-            for name, rate_K in replicates.rates.items()
-        })  # fmt: skip
-    return found
-
-
-def rate_replicates(
-    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None]
-) -> list[RateReplicates | None]:
-    """`RATES` of each replicate of each finding at its threshold, None where that is; errors as `rate_estimates`."""
     if len(threshold_C) != len(scored.known):
         raise ValueError(f"{len(threshold_C)} thresholds for {len(scored.known)} findings: give one each")
     cells = {column: _cells(scored.known[column], at) for column, at in enumerate(threshold_C) if at is not None}
@@ -189,9 +165,14 @@ def rate_replicates(
         entries_by_patient(scored.known[column].patient_M, cell_M, np.ones(len(cell_M)), 4)
         for column, cell_M in cells.items()
     ]
-    found: list[RateReplicates | None] = [None] * len(threshold_C)
+    found = [dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")) for _ in threshold_C]
     for (column, cell_M), counts_4K in zip(cells.items(), sum_replicates(resamples, scored, entries), strict=True):
-        found[column] = RateReplicates(Confusion(*np.bincount(cell_M, minlength=4).tolist()), _rates(*counts_4K))
+        confusion = Confusion(*np.bincount(cell_M, minlength=4).tolist())
+        num_patients = scored.known[column].num_patients
+        values, rates_K = confusion.rates(), _rates(*counts_4K)
+        for name in RATES:
+            reason = confusion.undefined_rate(name)
+            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients)
     return found
 
 

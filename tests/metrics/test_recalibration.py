@@ -7,8 +7,9 @@ import pytest
 from cohort import cohort, known, scored
 
 from distcxr.metrics.calibration import fit_temperature, probabilities
+from distcxr.metrics.degrees import FEWEST_PATIENTS
 from distcxr.metrics.recalibration import recalibrate
-from distcxr.metrics.student import FEWEST_PATIENTS, reach, two_sided
+from distcxr.metrics.student import quantile, two_sided_p
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -43,17 +44,17 @@ def test_intervals_are_those_of_leaving_out_one_patient_at_a_time() -> None:
         if name == "observed_expected":
             values, low, high = np.log(values), np.log(low), np.log(high)
         error = np.sqrt(np.sum((values - values.mean()) ** 2) * (len(values) - 1) / len(values))
-        assert (high - low) / 2 / reach(positive - 1) == pytest.approx(error, rel=0.03)
+        assert (high - low) / 2 / quantile(0.95, positive - 1) == pytest.approx(error, rel=0.03)
 
 
 def test_student_is_scipys() -> None:
     from scipy.stats import t
 
     for degrees in (9, 10, 15, 40, 1000):
-        assert reach(degrees) == pytest.approx(t.ppf(0.975, degrees), abs=2e-5)
+        assert quantile(0.95, degrees) == pytest.approx(t.ppf(0.975, degrees), rel=1e-9)
         for value in (0.0, 1e-9, 0.3, 1.0, 2.2, 5.0, 15.0):
-            assert two_sided(value, degrees) == pytest.approx(2 * t.sf(value, degrees), rel=1e-9)
-    assert two_sided(1e200, 10) == 0
+            assert two_sided_p(value, degrees) == pytest.approx(2 * t.sf(value, degrees), rel=1e-9)
+    assert two_sided_p(np.inf, 10) == 0
 
 
 def test_a_shift_alone_makes_a_temperature_above_1_but_no_slope_below_1() -> None:
