@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples, area_estimates
 from distcxr.metrics.calibration import calibration_estimates, fit_temperature
+from distcxr.metrics.decision import decision_curves
 from distcxr.metrics.delong import delong_interval
 from distcxr.metrics.paired_tests import compare_models
+from distcxr.metrics.recalibration import recalibrate
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.summary import summarise
@@ -203,6 +205,8 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
         ],
         "6 rates at a threshold": lambda resamples: rate_estimates(resamples, held, [-2.0] * len(PREVALENCE)),
         "Brier score and ECE": lambda resamples: calibration_estimates(resamples, held),
+        "recalibration": lambda resamples: [recalibrate(known) for known in held.known],
+        "decision curves": lambda resamples: decision_curves(resamples, held),
         "temperatures": lambda resamples: [fit_temperature(known) for known in held.known],
         "DeLong's intervals": lambda resamples: [delong_interval(known) for known in held.known],
         "AUROC in subgroups": lambda resamples: score_subgroups(resamples, held, groupings),

@@ -47,6 +47,7 @@ def write_run(
         scored = cohort.scored(held["logits"], held["targets"], held["mask"], held["patient_id"], NIH14)
         if operating is None:
             operating = choose_operating(scored)
+            write_json(folder / "operating.json", {"step": steps, "operating": operating.to_json()})
         report = full_report(
             split, scored, sex=held["sex"], age=held["age"], view=held["view"], operating=operating,
             operating_from="val", checkpoint_from="val", replicates=replicates,

@@ -76,7 +76,7 @@ KERNELS = {  # all numba, so they count as heavy themselves
 }  # fmt: skip
 ARRAYS_ONLY = {
     "scored", "ranking", "estimate", "threshold", "bootstrap", "delong", "calibration", "operating", "subgroup",
-    "paired_tests", "area_kernels", "summary", "evaluation",
+    "paired_tests", "area_kernels", "summary", "evaluation", "recalibration", "decision",
 }  # fmt: skip
 
 

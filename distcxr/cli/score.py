@@ -12,13 +12,8 @@ import typer
 from distcxr.cli.options import Json, Seed, check_writable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from distcxr.cli.scored_files import Joined, Scale
-    from distcxr.metrics.bootstrap import PatientResamples
+    from distcxr.cli.scored_files import Scale
     from distcxr.metrics.evaluation import FullReport
-    from distcxr.metrics.foreign import ForeignScores
 
 _NUM_DIFFERENCES_SHOWN = 12
 
@@ -51,6 +46,14 @@ _CalibrateOn = Annotated[
         "the scored images themselves, which flatters)",
     ),
 ]  # fmt: skip
+_AgainstCalibrateOn = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="OTHER_VAL.csv", show_default=False,
+        help="the other model's predictions of its validation images: with --calibrate-on, rates at thresholds from "
+        "validation are compared",
+    ),
+]  # fmt: skip
 _Probabilities = Annotated[bool, typer.Option("--probabilities", help="the scores are not logits")]
 _Logits = Annotated[bool, typer.Option("--logits", help="the scores are not probabilities")]
 _Leaderboard = Annotated[
@@ -71,6 +74,7 @@ def run(
     json: Json = None,
     against: _Against = None,
     calibrate_on: _CalibrateOn = None,
+    against_calibrate_on: _AgainstCalibrateOn = None,
     probabilities: _Probabilities = False,
     logits: _Logits = False,
     leaderboard: _Leaderboard = None,
@@ -82,6 +86,7 @@ def run(
     Scores a CSV of predictions: the first column is the image file, then there is a column per finding. distcxr's own
     predictions files are read as they are.
     """
+    from distcxr.cli.compared_models import compare
     from distcxr.cli.scored_files import calibrate, read_other, read_scored
     from distcxr.data.sources.label_table import read_labels
     from distcxr.metrics.bootstrap import PatientResamples
@@ -93,6 +98,8 @@ def run(
 
     check_writable(json)
     check_writable(leaderboard)
+    if against_calibrate_on and not against:
+        raise ValueError("--against-calibrate-on is about the model of --against: name its predictions there")
     if probabilities and logits:
         raise ValueError("--probabilities and --logits exclude each other")
     scale: Scale = "probability" if probabilities else "logit" if logits else None
@@ -101,7 +108,7 @@ def run(
     other = read_other(against, predictions, known, joined, scale) if against else None
     operating, operating_from = None, FROM_ITSELF
     if calibrate_on:
-        operating, notes = calibrate(calibrate_on, known, joined, scale)
+        operating, notes = calibrate(calibrate_on, known, joined, scale, joined.scores.findings)
         operating_from = "val"
         joined.notes.extend(notes)
     index, scored = joined.index, joined.of(joined.scores.findings)
@@ -114,7 +121,12 @@ def run(
     more: dict[str, Any] = {"source": source | {"said": joined.log}}
     if against and other is not None:
         resamples = PatientResamples(scored.num_patients, replicates, seed)
-        more["against"] = _compare(against, joined, resamples, *other)
+        theirs = None
+        if against_calibrate_on:
+            theirs, notes = calibrate(against_calibrate_on, known, joined, scale, other[-1])
+            other[2].extend(notes)
+        compared = compare(against, joined, resamples, *other, (operating, theirs))
+        more["against"] = {"predictions": against.name, "said": other[2], **compared}
     content = full_json(full)
     if json:
         with _written(json):
@@ -132,39 +144,6 @@ def _written(path: Path) -> Iterator[None]:
     except OSError as error:
         raise ValueError(f"{path} can't be written: {error.strerror}") from error
     print(f"written: {path}")
-
-
-def _compare(
-    against: Path,
-    joined: Joined,
-    resamples: PatientResamples,
-    other: ForeignScores,
-    at: NDArray[np.int64],
-    log: list[str],
-    findings: list[str],
-) -> dict[str, Any]:
-    """Compare the scored model with another on the same images, print the differences, and return them for JSON."""
-    from distcxr.metrics.figures_json import comparison_json
-    from distcxr.metrics.paired_tests import compare_models
-    from distcxr.metrics.summary import NO_FINDING
-    from distcxr.tracking.terminal import table_text
-
-    macro = [name for name in findings if name != NO_FINDING]
-    compared = compare_models(resamples, joined.of(findings), joined.of(findings, other, at), macro)
-    entry = {"predictions": against.name, "said": log, **comparison_json(compared, findings)}
-    rows: list[tuple[str, ...]] = [("AUROC", "this", "other", "difference", "interval", "p", "p DeLong", "")]
-    named = {**entry["findings"], f"macro of {len(compared.macro_findings)}": entry["macro"]}
-    for name, found in named.items():
-        low, high = found["difference_low"], found["difference_high"]
-        interval = "-" if low is None else f"{low:+.4f} to {high:+.4f}"
-        values = [_cell(found[key]) for key in ("auroc", "auroc_other")]
-        p_values = [_cell(found[key]) for key in ("p", "p_delong")]
-        rows.append((name, *values, _cell(found["difference"], "+.4f"), interval, *p_values, found["reason"] or ""))
-    print(f"\nless {against}, the same resampled patients for both")
-    for sentence in log:
-        print(sentence)
-    print(table_text(rows, width=100))
-    return entry
 
 
 def _print(full: FullReport, log: list[str]) -> None:

@@ -170,7 +170,7 @@ def _own_labels(scores: ForeignScores) -> SampleIndex:
 
 
 def calibrate(
-    predictions: Path, labels: SampleIndex | None, joined: Joined, scale: Scale
+    predictions: Path, labels: SampleIndex | None, joined: Joined, scale: Scale, findings: Sequence[str]
 ) -> tuple[Operating, list[str]]:
     """Thresholds and temperatures from other images than the scored ones, and what is wrong with them."""
     from distcxr.metrics.foreign import read_foreign
@@ -181,7 +181,7 @@ def calibrate(
     row_of = {name: row for row, name in enumerate(known.file_names(np.arange(len(known))))}
     val = _join(scores, known, _rows_of(scores, row_of), str(predictions))
     joined.log.extend(val.log)
-    operating = choose_operating(val.of(joined.scores.findings))
+    operating = choose_operating(val.of(findings))
     num_both = len(np.intersect1d(val.index.patient_id, joined.index.patient_id))
     if not num_both:
         return operating, val.notes

@@ -9,6 +9,9 @@ from distcxr.metrics.scored import first_few
 FEW_POSITIVES = 20
 """With fewer, one image moves recall by more than .05."""
 
+FEW_REPLICATES = 200
+"""With fewer, an end of a 95 % interval is one of the five lowest or highest samples."""
+
 
 def caveats(full: FullReport) -> list[str]:
     """The sentences that hold of this report, its notes first."""
@@ -31,11 +34,38 @@ def _choices(full: FullReport) -> list[str]:
             f"The {source} split chose both the checkpoint and the thresholds: its own figures are optimistic, and "
             f"the recall or specificity that was asked for on it may be missed on {split}."
         )
+    return found + _few_behind_thresholds(full)
+
+
+def _few_behind_thresholds(full: FullReport) -> list[str]:
+    """Of thresholds that rest on few positive patients, or on an unknown number."""
+    operating = full.operating
+    if operating is None:
+        return []
+    named = zip(operating.findings, operating.counts, strict=True)
+    few = [
+        f"{name} (positives: {one.num_positive:,}, of patients: {one.num_positive_patients:,})"
+        for name, one in named
+        if one and 0 < one.num_positive_patients < FEW_POSITIVES
+    ]
+    found = []
+    if few:
+        found.append(
+            f"Thresholds and temperatures chosen on fewer than {FEW_POSITIVES} positive patients: {', '.join(few)}. "
+            "The recall that was asked for may be far off on other images, and the intervals do not include that."
+        )
+    if None in operating.counts:
+        found.append("How many positives the thresholds rest on is not known: an older version kept them.")
     return found
 
 
 def _patients(full: FullReport) -> list[str]:
     found = []
+    if full.replicates < FEW_REPLICATES:
+        found.append(
+            f"Intervals are of {full.replicates:,} bootstrap samples only: their ends rest on the "
+            f"{max(1, round(full.replicates / 40))} lowest and highest, and differ by seed; 1,000 are usual."
+        )
     if full.num_patients == 1:
         found.append("All images are of one patient: patients can't be resampled, so there are no intervals.")
     if unreadable := full.report.unreadable:

@@ -1,10 +1,10 @@
-"""DeLong's variance of AUROC and of the difference of two models' AUROC, in O(N log N).
+"""DeLong's variance of AUROC, in O(N log N).
 
 Shape suffixes: P positives, Q negatives.
 
 It treats every image as a patient of its own. Where patients bring several, images of one patient resemble each other,
-and the interval is too narrow and the p-value too small: `bootstrap` and `paired_tests` resample patients.
-DeLong is beside them because other papers report it.
+and the interval is too narrow: `bootstrap` resamples patients, and `clustered` has DeLong's test by patient.
+DeLong's interval is beside them because other papers report it.
 
 A positive's placement is the share of negatives it beats, a negative's the share of positives that beat it, ties
 counting one half. AUROC is the mean of either; its variance is that of the placements, each class for itself.
@@ -35,7 +35,7 @@ def delong_interval(known: Known) -> Estimate:
     area = known.ranks.auroc()
     if reason := _too_few(known):
         return Estimate(area, None, None, reason)
-    variance = _variance(*_placements(known))
+    variance = _variance(*placements(known))
     if variance == 0:
         return Estimate(area, None, None, "DeLong's variance is 0: every pair of the two classes is ranked alike")
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -44,23 +44,7 @@ def delong_interval(known: Known) -> Estimate:
     return Estimate(area, _sigmoid(centre - reach), _sigmoid(centre + reach), None)
 
 
-def delong_p_value(a: Known, b: Known) -> float | None:
-    """Is the AUROC of a that of b? Two-sided; both scored the same samples, and the test takes their correlation in.
-
-    Models that rank every pair the same have p 1. None where a class is absent or has one sample, and where the
-    variance of the difference is 0 though there is one.
-    """
-    if a.ranks is None or b.ranks is None or _too_few(a):
-        return None
-    difference = a.ranks.auroc() - b.ranks.auroc()
-    (a_P, a_Q), (b_P, b_Q) = _placements(a), _placements(b)
-    variance = _variance(a_P - b_P, a_Q - b_Q)
-    if variance == 0:
-        return 1.0 if difference == 0 else None
-    return math.erfc(abs(difference) / math.sqrt(variance) / math.sqrt(2))
-
-
-def _placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each positive and of each negative, in the order of the samples, as counts of half pairs: exact."""
     is_positive_M = known.targets_M.astype(bool)
     scores_P, scores_Q = known.scores_M[is_positive_M], known.scores_M[~is_positive_M]
@@ -71,7 +55,7 @@ def _placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _variance(half_pairs_P: NDArray[np.int64], half_pairs_Q: NDArray[np.int64]) -> float:
-    """Of an area, or of two areas' difference, with placements that are the differences of theirs."""
+    """Of an area."""
     num_pairs = 2 * len(half_pairs_P) * len(half_pairs_Q)
     by_positive = half_pairs_P.var(ddof=1) * len(half_pairs_P)
     by_negative = half_pairs_Q.var(ddof=1) * len(half_pairs_Q)

@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import Areas, PatientResamples, area_estimates
 from distcxr.metrics.calibration import Calibration, calibration_estimates
+from distcxr.metrics.decision import DecisionCurve, decision_curves
 from distcxr.metrics.delong import delong_interval
 from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.operating import Operating
+from distcxr.metrics.recalibration import Recalibration, recalibrate
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.summary import Summary, area_text, summarise
@@ -45,8 +47,9 @@ class OperatingPoint:
 class FullReport:
     """What a model scores on one split, with intervals; tuples are in the order of the findings.
 
-    `calibration` is of probabilities as they are, `calibrated` of logits divided by the temperature (None for a finding
-    without one), `points` by rule; the areas of `report` are those of `areas`. The rest is as `full_report` got it.
+    `calibration`, `recalibration` and `decisions` are of probabilities as they are, `calibrated` of logits divided by
+    the temperature (None for a finding without one), `points` by rule; the areas of `report` are those of `areas`. The
+    rest is as `full_report` got it.
     """
 
     report: Summary
@@ -57,6 +60,8 @@ class FullReport:
     delong: tuple[Estimate, ...]
     calibration: tuple[Calibration, ...]
     calibrated: tuple[Calibration | None, ...]
+    recalibration: tuple[Recalibration, ...]
+    decisions: tuple[DecisionCurve, ...]
     operating: Operating | None
     operating_from: str | None
     points: dict[str, tuple[OperatingPoint, ...]]
@@ -132,6 +137,8 @@ def full_report(
         delong=tuple(delong_interval(known) for known in scored.known),
         calibration=tuple(found for found in calibration_estimates(resamples, scored) if found),
         calibrated=tuple(calibration_estimates(resamples, scored, temperature_C)),
+        recalibration=tuple(map(recalibrate, scored.known)),
+        decisions=tuple(decision_curves(resamples, scored)),
         operating=operating,
         operating_from=operating_from,
         points=_points(resamples, scored, operating) if operating else {},

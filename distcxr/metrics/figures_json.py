@@ -7,14 +7,17 @@ beside it, and never NaN.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
+from dataclasses import asdict, astuple
 from typing import Any
 
 from distcxr.metrics.calibration import BINS, Calibration
 from distcxr.metrics.caveats import caveats
+from distcxr.metrics.decision import THRESHOLDS, DecisionCurve
 from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.evaluation import FullReport, OperatingPoint
-from distcxr.metrics.paired_tests import AreaDifference, Comparison
+from distcxr.metrics.operating import HELD
+from distcxr.metrics.paired_tests import METHODS, Comparison, PairedDifference
+from distcxr.metrics.recalibration import METHOD, Recalibration
 from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
 
 
@@ -36,6 +39,8 @@ def full_json(full: FullReport) -> dict[str, Any]:
         },
         "findings": {name: _finding(full, column, name) for column, name in enumerate(report.findings)},
         "operating_points_from": full.operating_from,
+        "operating_points_threshold": HELD,
+        "recalibration_intervals": METHOD,
         "checkpoint_from": full.checkpoint_from,
         "subgroups": _subgroups(full),
         "differences": [_difference(found) for found in full.subgroups.differences],
@@ -47,9 +52,37 @@ def full_json(full: FullReport) -> dict[str, Any]:
 
 def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str, Any]:
     """Paired differences, the scored model less the other; the bootstrap's draws are those of the report."""
+    entries = {}
+    for column, name in enumerate(findings):
+        auroc = comparison.auroc[column]
+        entries[name] = {
+            **_paired("auroc", auroc),
+            "p_delong": auroc.p_delong,
+            "p_delong_holm": auroc.p_delong_holm,
+            "auprc": _paired("auprc", comparison.auprc[column]),
+            "operating_points": {
+                rule: {rate: _paired(rate, found[column]) for rate, found in rates.items()}
+                for rule, rates in comparison.points.items()
+            },
+        }
+    macro = {
+        **_paired("auroc", comparison.macro_auroc),
+        "auprc": _paired("auprc", comparison.macro_auprc),
+        "findings": list(comparison.macro_findings),
+    }
+    return {"methods": METHODS, "macro": macro, "findings": entries}
+
+
+def _paired(name: str, found: PairedDifference) -> dict[str, Any]:
     return {
-        "macro": {**_area_difference(comparison.macro), "findings": list(comparison.macro_findings)},
-        "findings": {name: _area_difference(found) for name, found in zip(findings, comparison.findings, strict=True)},
+        name: found.a,
+        f"{name}_other": found.b,
+        **figure("difference", found.difference),
+        "p": found.p,
+        "p_floor": found.p_floor,
+        "p_holm": found.p_holm,
+        "p_reason": found.p_reason,
+        "reason": found.difference.reason,
     }
 
 
@@ -62,6 +95,7 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
     score, auroc = full.report.findings[name], full.areas.auroc[column]
     delong, calibrated = full.delong[column], full.calibrated[column]
     temperature = full.operating.temperatures[column] if full.operating else None
+    counts = full.operating.counts[column] if full.operating else None
     no_temperature = "no operating points were chosen" if temperature is None else temperature.reason
     scaled = None
     if calibrated is not None:
@@ -77,9 +111,12 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
         "num": score.num,
         "reason": score.reason or auroc.reason,
         **_calibration(full.calibration[column]),
+        **_recalibration(full.recalibration[column]),
+        "decision_curve": _decision(full.decisions[column]),
         "temperature": temperature.value if temperature else None,
         "temperature_reason": no_temperature,
         "calibrated": scaled,
+        "operating_points_chosen_on": counts and asdict(counts),
         "operating_points": {rule: _point(points[column]) for rule, points in full.points.items()},
     }
 
@@ -98,6 +135,33 @@ def _calibration(calibration: Calibration) -> dict[str, Any]:
     }
 
 
+def _recalibration(found: Recalibration) -> dict[str, Any]:
+    named = {
+        "calibration_slope": found.slope,
+        "calibration_intercept": found.intercept,
+        "observed_expected": found.observed_expected,
+        "brier_skill": found.brier_skill,
+    }
+    entry: dict[str, Any] = {}
+    for name, estimate in named.items():
+        entry |= figure(name, estimate)
+    reasons = dict.fromkeys(one.reason for one in named.values() if one.reason)
+    return entry | {"recalibration_reason": "; ".join(reasons) or None}
+
+
+def _decision(curve: DecisionCurve) -> dict[str, list[float | None]] | None:
+    """None without known labels."""
+    if curve.treat_all[0] is None:
+        return None
+    ends = zip(*((one.value, one.low, one.high) for one in curve.model), strict=True)
+    names = ("net_benefit", "net_benefit_low", "net_benefit_high")
+    return {
+        "threshold": list(THRESHOLDS),
+        **dict(zip(names, map(list, ends), strict=True)),
+        "treat_all": list(curve.treat_all),
+    }
+
+
 def _point(point: OperatingPoint) -> dict[str, Any]:
     entry: dict[str, Any] = {"threshold_logit": point.logit, "threshold_prob": point.prob}
     reasons: dict[str, None] = {}  # a set that keeps its order
@@ -108,17 +172,6 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
     counts = astuple(point.confusion) if point.confusion else (None,) * 4
     entry |= dict(zip(("tp", "fp", "fn", "tn"), counts, strict=True))
     return entry | {"reason": point.reason or "; ".join(reasons) or None}
-
-
-def _area_difference(found: AreaDifference) -> dict[str, Any]:
-    return {
-        "auroc": found.auroc_a,
-        "auroc_other": found.auroc_b,
-        **figure("difference", found.difference),
-        "p": found.p,
-        "p_delong": found.p_delong,
-        "reason": found.difference.reason,
-    }
 
 
 def _subgroups(full: FullReport) -> list[dict[str, Any]]:

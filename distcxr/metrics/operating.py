@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distcxr.metrics.calibration import Temperature, fit_temperature, probabilities
-from distcxr.metrics.scored import Known, Scale, Scored, as_logits
+from distcxr.metrics.scored import Known, Scale, Scored, as_logits, count_patients
 from distcxr.metrics.threshold import Rule, Threshold, choose_threshold
 
 RULES: Mapping[str, Rule] = {
@@ -24,6 +24,20 @@ FROM_ITSELF = "this split (optimistic)"
 """Where thresholds are from that were chosen on the split they are applied to."""
 
 
+HELD = "held: the interval does not include its choice"
+"""What the intervals of recall and the other rates do with the threshold."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Known labels that a finding's thresholds and temperature were chosen on, and the patients they are of."""
+
+    num: int
+    num_positive: int
+    num_patients: int
+    num_positive_patients: int
+
+
 @dataclass(frozen=True)
 class Operating:
     """Thresholds by rule, and temperatures, each in the order of `findings`.
@@ -31,6 +45,7 @@ class Operating:
     Attributes:
         scale: of the thresholds; the scores of `choose_operating`.
         num_samples: that they were chosen on.
+        counts: of each finding; None where an older file does not have them.
     """
 
     findings: tuple[str, ...]
@@ -38,6 +53,7 @@ class Operating:
     num_samples: int
     thresholds: dict[str, tuple[Threshold, ...]]
     temperatures: tuple[Temperature, ...]
+    counts: tuple[Counts | None, ...]
 
     def threshold(self, rule: str, column: int, scale: Scale) -> float | None:
         """A threshold on the scale asked for; None where there is none."""
@@ -59,8 +75,9 @@ class Operating:
                         for name, chosen in self.thresholds.items()
                     },
                     "temperature": asdict(self.temperatures[column]),
+                    "chosen_on": counts and asdict(counts),
                 }
-                for column, finding in enumerate(self.findings)
+                for column, (finding, counts) in enumerate(zip(self.findings, self.counts, strict=True))
             },
         }
 
@@ -80,6 +97,7 @@ class Operating:
                     for name, rule in rules.items()
                 },
                 temperatures=tuple(Temperature(**entry["temperature"]) for entry in entries),
+                counts=tuple(Counts(**kept) if (kept := entry.get("chosen_on")) else None for entry in entries),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"these are not operating points: {type(error).__name__} {error}") from error
@@ -97,7 +115,13 @@ def choose_operating(scored: Scored) -> Operating:
         num_samples=len(scored),
         thresholds={name: tuple(_choose(known, rule) for known in scored.known) for name, rule in RULES.items()},
         temperatures=tuple(map(fit_temperature, scored.known)),
+        counts=tuple(map(_count, scored.known)),
     )
+
+
+def _count(known: Known) -> Counts:
+    positive = count_patients(known.patient_M[known.targets_M == 1])
+    return Counts(known.num, known.num_positive, known.num_patients, positive)
 
 
 def _choose(known: Known, rule: Rule) -> Threshold:

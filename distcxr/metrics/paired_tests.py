@@ -1,52 +1,84 @@
-"""Two models on the same samples: is the difference of their AUROC more than the draw of patients explains?
+"""Two models on the same samples: is the difference of their figures more than the draw of patients explains?
 
 Shape suffixes: C findings, K replicates.
 
 Both models are scored on the same resampled patients, so what makes a sample hard for both cancels in the difference:
-its interval is narrower than the two models' own intervals suggest.
+its interval is narrower than the two models' own intervals suggest. The bootstrap's p-value can't be below its floor,
+2 / (replicates + 1); AUROC has DeLong's test by patient beside it, which has none. Both come with Holm's adjustment
+over the findings. What they do when there is no difference is measured by `benchmarks/inference.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.metrics.bootstrap import PatientResamples, area_replicates, summarise_areas
-from distcxr.metrics.delong import delong_p_value
+from distcxr.metrics.clustered import paired_p_value
+from distcxr.metrics.degrees import degrees_of_freedom
 from distcxr.metrics.estimate import Estimate, average_replicates, estimate
-from distcxr.metrics.scored import Scored, count_patients
+from distcxr.metrics.operating import Operating
+from distcxr.metrics.p_values import holm
+from distcxr.metrics.paired_points import COMPARED_RATES, RateReplicates, rate_replicates
+from distcxr.metrics.scored import Known, Scored, count_patients
+
+METHODS = {
+    "interval": "percentiles of patient resamples, the same for both models",
+    "p": "patient resamples, twice the smaller share beyond 0; never below p_floor",
+    "p_delong": "DeLong by patient (Obuchowski), Student's t of the rarer class's patients less 1",
+    "p_holm": "Holm's adjustment of p over the findings",
+    "p_delong_holm": "Holm's adjustment of p_delong over the findings",
+    "operating_points": "each model at its own thresholds, which are held",
+}
 
 
 @dataclass(frozen=True)
-class AreaDifference:
-    """AUROC of a less that of b; None where undefined, with the difference's reason."""
+class PairedDifference:
+    """A figure of a less that of b; None where undefined, with the difference's reason."""
 
-    auroc_a: float | None
-    auroc_b: float | None
+    a: float | None
+    b: float | None
     difference: Estimate
     p: float | None
-    """Two-sided, from the patient-level bootstrap; None without an interval. At least 2 / (replicates + 1)."""
-    p_delong: float | None
-    """Two-sided, images taken as independent; None where undefined, and for the average."""
+    """Two-sided, from the patient-level bootstrap; None without an interval, and of few patients of a class."""
+    p_floor: float | None
+    """The smallest p that as many replicates can show; where p is at it, it may be smaller."""
+    p_reason: str | None
+    """Why there is no p-value."""
+    p_holm: float | None = None
+    p_delong: float | None = None
+    """Two-sided, by patient; None where undefined, and for all but the AUROC of a finding."""
+    p_delong_holm: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A difference for each finding, and that of the averages over `macro_findings`."""
+    """Differences of each finding, in their order, and of the averages over `macro_findings`.
 
-    findings: tuple[AreaDifference, ...]
-    macro: AreaDifference
+    `points` has a rule's name, then a rate's of `COMPARED_RATES`, then a difference for each finding.
+    """
+
+    auroc: tuple[PairedDifference, ...]
+    auprc: tuple[PairedDifference, ...]
+    macro_auroc: PairedDifference
+    macro_auprc: PairedDifference
     macro_findings: tuple[str, ...]
+    points: dict[str, dict[str, tuple[PairedDifference, ...]]]
 
 
 def compare_models(
-    resamples: PatientResamples, a: Scored, b: Scored, macro_findings: Sequence[str] | None = None
+    resamples: PatientResamples,
+    a: Scored,
+    b: Scored,
+    macro_findings: Sequence[str] | None = None,
+    operating: tuple[Operating, Operating] | None = None,
 ) -> Comparison:
-    """Paired differences of AUROC for each finding and on average (all findings by default).
+    """Paired differences of AUROC and average precision for each finding and on average (all findings by default).
 
+    Args: the operating points of a and of b, to compare rates at the thresholds that both have by the same rules.
     The p-value is twice the smaller share of replicates on either side of 0, a replicate exactly at 0 counting on
     both, with one added so that it is never 0.
     Raises ValueError as `bootstrap.area_estimates` does, where the two are not of the same samples and labels, and for
@@ -61,18 +93,56 @@ def compare_models(
     areas_a, areas_b = (
         summarise_areas(areas_2CK, scored, macro_findings) for areas_2CK, scored in zip(replicates, (a, b), strict=True)
     )
-    both_CK = replicates[0][0] - replicates[1][0]
-    found = [
-        _difference(auroc_a, auroc_b, both_K, known_a.num_patients, delong_p_value(known_a, known_b))
-        for auroc_a, auroc_b, both_K, known_a, known_b in zip(
-            areas_a.auroc, areas_b.auroc, both_CK, a.known, b.known, strict=True
-        )
-    ]
+    both_2CK = replicates[0] - replicates[1]
     columns = a.columns(areas_a.macro_findings)
     num_patients = count_patients(*(a.known[column].patient_M for column in columns))
-    macro_K = average_replicates(both_CK[columns])
-    macro = _difference(areas_a.macro_auroc, areas_b.macro_auroc, macro_K, num_patients, None)
-    return Comparison(tuple(found), macro, areas_a.macro_findings)
+    by_finding, macros = [], []
+    for both_CK, found_a, found_b, macro_a, macro_b in (
+        (both_2CK[0], areas_a.auroc, areas_b.auroc, areas_a.macro_auroc, areas_b.macro_auroc),
+        (both_2CK[1], areas_a.auprc, areas_b.auprc, areas_a.macro_auprc, areas_b.macro_auprc),
+    ):
+        by_finding.append([
+            _difference(one, other, both_K, known.num_patients, degrees_of_freedom(known)[1])
+            for one, other, both_K, known in zip(found_a, found_b, both_CK, a.known, strict=True)
+        ])  # fmt: skip
+        macros.append(_difference(macro_a, macro_b, average_replicates(both_CK[columns]), num_patients))
+    delong = [paired_p_value(*pair) for pair in zip(a.known, b.known, strict=True)]
+    tested = zip(by_finding[0], delong, holm(delong), strict=True)
+    aurocs = [replace(one, p_delong=p, p_delong_holm=adjusted) for one, p, adjusted in tested]
+    points = _points(resamples, (a, b), operating) if operating else {}
+    auprcs = _adjust(by_finding[1])
+    return Comparison(_adjust(aurocs), auprcs, macros[0], macros[1], areas_a.macro_findings, points)
+
+
+def _points(
+    resamples: PatientResamples, models: tuple[Scored, Scored], operating: tuple[Operating, Operating]
+) -> dict[str, dict[str, tuple[PairedDifference, ...]]]:
+    found = {}
+    for rule in [rule for rule in operating[0].thresholds if rule in operating[1].thresholds]:
+        at_C = [
+            rate_replicates(resamples, scored, [_rank(known, chosen, rule) for known in scored.known])
+            for scored, chosen in zip(models, operating, strict=True)
+        ]
+        found[rule] = {
+            rate: _adjust([_rate_difference(rate, *found) for found in zip(*at_C, models[0].known, strict=True)])
+            for rate in COMPARED_RATES
+        }
+    return found
+
+
+def _rank(known: Known, chosen: Operating, rule: str) -> float | None:
+    """The rule's threshold for the ranks of a finding."""
+    score = chosen.threshold(rule, chosen.findings.index(known.name), known.scale)
+    return None if score is None else known.to_rank(score)
+
+
+def _rate_difference(rate: str, a: RateReplicates | None, b: RateReplicates | None, known: Known) -> PairedDifference:
+    if a is None or b is None:
+        nothing = Estimate(None, None, None, "there is no threshold")
+        return PairedDifference(None, None, nothing, None, None, nothing.reason)
+    values = [Estimate(one.counts.rates()[rate], None, None, one.counts.undefined_rate(rate)) for one in (a, b)]
+    too_few = degrees_of_freedom(known)[1]
+    return _difference(values[0], values[1], a.rates[rate] - b.rates[rate], known.num_patients, too_few)
 
 
 def _same_labels(a: Scored, b: Scored) -> bool:
@@ -88,13 +158,21 @@ def _same_labels(a: Scored, b: Scored) -> bool:
 
 
 def _difference(
-    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, p_delong: float | None
-) -> AreaDifference:
+    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, too_few: str | None = None
+) -> PairedDifference:
+    """`too_few`: why no p-value would hold."""
     value = None if a.value is None or b.value is None else a.value - b.value
-    difference = estimate(value, a.reason or b.reason, difference_K, num_patients)
-    p = None
-    if difference.low is not None:
-        defined_K = difference_K[~np.isnan(difference_K)]
-        fewer = min(np.count_nonzero(defined_K <= 0), np.count_nonzero(defined_K >= 0))
-        p = min(1.0, 2 * (int(fewer) + 1) / (len(defined_K) + 1))
-    return AreaDifference(a.value, b.value, difference, p, p_delong)
+    difference = estimate(value, (a if a.value is None else b).reason, difference_K, num_patients)
+    if difference.low is None or too_few:
+        return PairedDifference(a.value, b.value, difference, None, None, difference.reason or too_few)
+    defined_K = difference_K[~np.isnan(difference_K)]
+    fewer = min(np.count_nonzero(defined_K <= 0), np.count_nonzero(defined_K >= 0))
+    floor = 2 / (len(defined_K) + 1)
+    return PairedDifference(a.value, b.value, difference, min(1.0, floor * (int(fewer) + 1)), floor, None)
+
+
+def _adjust(found: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:
+    """With Holm's p-values; the family is these."""
+    return tuple(
+        replace(one, p_holm=adjusted) for one, adjusted in zip(found, holm([one.p for one in found]), strict=True)
+    )

@@ -166,13 +166,13 @@ class Content:
         return Cell((self.figure(*path, form=form),), is_number=True)
 
     def interval(self, *path: str | int, form: str = ".3f") -> Cell:
-        """A cell with `low–high` of the figure at the path; a dash where it has none."""
+        """A cell with `low–high` of the figure at the path, `low to high` from below 0; a dash where it has none."""
         *before, last = path
         if self.get(*before, f"{last}_low") is None or self.get(*before, f"{last}_high") is None:
             return Cell((Part(DASH),), is_number=True)
         low = self.figure(*before, f"{last}_low", form=form)
         high = self.figure(*before, f"{last}_high", form=form)
-        return Cell((low, Part("–"), high), is_number=True)
+        return Cell((low, Part(" to " if low.text.startswith("-") else "–"), high), is_number=True)
 
     def with_interval(self, *path: str | int) -> Cell:
         """A figure with its interval below; two decimals, because tables of these are wide."""

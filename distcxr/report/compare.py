@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 
 from distcxr.metrics.bootstrap import PatientResamples
-from distcxr.metrics.figures_json import figure
+from distcxr.metrics.figures_json import comparison_json, figure
+from distcxr.metrics.operating import Operating
+from distcxr.metrics.p_values import holm
 from distcxr.metrics.paired_tests import compare_models
 from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
 from distcxr.report.rendering import to_html, to_markdown
 from distcxr.runfolder import filenames
-from distcxr.runfolder.contents import RunFiles, read_run
+from distcxr.runfolder.contents import RunFiles, read_operating, read_run
 from distcxr.runfolder.predictions import Predictions, read_predictions
 from distcxr.runfolder.whole import write_whole
 
@@ -75,7 +77,8 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
 
     Runs with other labels, other images of a split or another average than most runs have are marked
     `not_comparable`, with what differs. The others are held against the run that validation finds best, on the same
-    draws of the patients: `difference` is theirs less its test AUROC.
+    draws of the patients: `difference` is theirs less its test AUROC, with Holm's p-values over the runs, and in
+    `difference.findings` over runs and findings.
     """
     runs: list[dict[str, Any]] = []
     for entry in entries:
@@ -204,12 +207,31 @@ def _add_differences(folder: Path, best: dict[str, Any], others: Sequence[dict[s
         both = [(row_of[file], row) for row, file in enumerate(theirs.files) if file in row_of]
         if not both:
             continue
-        run["difference"] = _difference(theirs, ours, np.array(both), test["macro"]["findings"], intervals)
+        chosen = [_operating(folder / each["folder"]) for each in (run, best)]
+        run["difference"] = _difference(theirs, ours, np.array(both), test["macro"]["findings"], intervals, chosen)
+    found = [run["difference"] for run in others if run["difference"]]
+    _adjust(found, "p")
+    _adjust([entry for one in found for entry in one["findings"].values()], "p_delong")
+
+
+def _adjust(entries: Sequence[dict[str, Any]], key: str) -> None:
+    for entry, adjusted in zip(entries, holm([entry[key] for entry in entries]), strict=True):
+        entry[f"{key}_holm"] = adjusted
+
+
+def _operating(folder: Path) -> Operating | None:
+    """What validation chose for a run; None without it, or where it can't be read."""
+    try:
+        content = read_operating(folder)
+        return None if content is None else Operating.from_json(content["operating"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _difference(
-    theirs: Predictions, ours: Predictions, rows_N2: Any, averaged: Sequence[str], intervals: dict[str, Any]
-) -> dict[str, Any]:
+    theirs: Predictions, ours: Predictions, rows_N2: Any, averaged: Sequence[str], intervals: dict[str, Any],
+    chosen: Sequence[Operating | None],
+) -> dict[str, Any]:  # fmt: skip
     rows_ours, rows_theirs = rows_N2[:, 0], rows_N2[:, 1]
     columns = [name for name in averaged if name in ours.findings and name in theirs.findings]
     at, at_theirs = [[held.findings.index(name) for name in columns] for held in (ours, theirs)]
@@ -220,8 +242,19 @@ def _difference(
         for logits_NC in (theirs.logits_NC[rows_theirs][:, at_theirs], ours.logits_NC[rows_ours][:, at])
     )
     resamples = PatientResamples(a.num_patients, intervals.get("replicates") or 1000, intervals.get("seed") or 0)
-    found = compare_models(resamples, a, b).macro
-    return {**figure("auroc", found.difference), "p": found.p, "reason": found.difference.reason}
+    a_chosen, b_chosen = chosen
+    both = (a_chosen, b_chosen) if a_chosen and b_chosen else None
+    found = compare_models(resamples, a, b, operating=both)
+    macro, content = found.macro_auroc, comparison_json(found, columns)
+    return {
+        **figure("auroc", macro.difference),
+        "p": macro.p,
+        "p_floor": macro.p_floor,
+        "reason": macro.difference.reason,
+        "auprc": content["macro"]["auprc"],
+        "findings": content["findings"],
+        "methods": content["methods"],
+    }
 
 
 def _csv(values: dict[str, Any]) -> str:
@@ -238,7 +271,7 @@ def _csv(values: dict[str, Any]) -> str:
             row |= {f"{split}_{key}": content.get("macro", {}).get(key) for key in ("auroc", "auroc_low", "auroc_high")}
         difference = run["difference"] or {}
         row |= {f"difference{key}": difference.get(f"auroc{key}") for key in ("", "_low", "_high")}
-        row["difference_p"] = difference.get("p")
+        row |= {"difference_p": difference.get("p"), "difference_p_holm": difference.get("p_holm")}
         for number in range(stages):
             stage = run["stages"][number] if number < len(run["stages"]) else {}
             row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")

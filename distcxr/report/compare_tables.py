@@ -5,8 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from distcxr.metrics.p_values import p_text
 from distcxr.report import blocks
-from distcxr.report.blocks import DASH, Block, Cell, Chart, Charts, Content, KeyPath, Page, Part, Section, column
+from distcxr.report.blocks import (
+    DASH,
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Content,
+    KeyPath,
+    Page,
+    Part,
+    Section,
+    column,
+    pointer,
+)
 from distcxr.report.compare_picture import picture
 from distcxr.tracking.terminal import table_text
 
@@ -20,7 +34,16 @@ def terminal_table(values: dict[str, Any]) -> str:
     """A line per run, then the stages, then the notes."""
     splits = values["splits"]
     best = values["best"]
-    head = ["", *(f"{split} AUROC (95 %)" for split in splits), "less the best", "parameters", "minutes", ""]
+    head = [
+        "",
+        *(f"{split} AUROC (95 %)" for split in splits),
+        "less the best",
+        "p",
+        "Holm",
+        "parameters",
+        "minutes",
+        "",
+    ]
     rows = [head]
     for number, run in enumerate(values["runs"], start=1):
         areas = [_interval_text(run["metrics"].get(split, {}).get("macro", {})) for split in splits]
@@ -28,7 +51,9 @@ def terminal_table(values: dict[str, Any]) -> str:
         minutes = "-" if run["train_minutes"] is None else f"{run['train_minutes']:.1f}"
         note = run["not_comparable"] or ("best on validation" if run["name"] == best else "")
         note = "no figures" if run["reason"] else note
-        rows.append([f"{number} {run['name']}", *areas, difference, f"{run['num_parameters']:,}", minutes, note])
+        p_values = [_p_text(run["difference"] or {}, key) for key in ("p", "p_holm")]
+        name = f"{number} {run['name']}"
+        rows.append([name, *areas, difference, *p_values, f"{run['num_parameters']:,}", minutes, note])
     lines = [table_text(rows, width=None)]
     if staged := [run for run in values["runs"] if run["stages"]]:
         longest = max(staged, key=lambda run: len(run["stages"]))["stages"]
@@ -99,17 +124,32 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         *columns,
         ("test, less the best", content.numbers(paths, "difference", "auroc", form="+.4f")),
         ("95 % interval", [_low_to_high(content, (*path, "difference", "auroc")) for path in paths]),
+        *((title, [_p_cell(content, (*path, "difference"), key) for path in paths])
+          for title, key in (("p", "p"), ("p, Holm", "p_holm"))),
         ("parameters", content.numbers(paths, "num_parameters", form=",")),
         ("minutes", content.numbers(paths, "train_minutes", form=".1f")),
         *blocks.notes(runs[number]["not_comparable"] for number in finished),
         strong=[row for row, number in enumerate(finished) if runs[number]["name"] == best],
         sortable=True,
-    )
+    )  # fmt: skip
     yield blocks.paragraph(
         "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
-        "so their intervals are narrower than those of the runs suggest. Minutes are training alone.",
+        "so their intervals are narrower than those of the runs suggest. p is of patient resamples, and ≤ marks the "
+        "smallest that as many of them can show; Holm's is adjusted over the runs. Minutes are training alone.",
         kind="small",
     )
+
+
+def _p_text(entry: dict[str, Any], key: str) -> str:
+    """A p-value of a difference, marked where the resamples could not have shown a smaller one."""
+    at_floor = not key.startswith("p_delong") and entry.get("p") is not None and entry["p"] == entry.get("p_floor")
+    return p_text(entry.get(key), entry.get(key) if at_floor else None)
+
+
+def _p_cell(content: Content, path: KeyPath, key: str) -> Cell:
+    text = _p_text(content.get(*path) or {}, key)
+    at = pointer((*path, key)) if text[0].isdigit() else None
+    return Cell((Part(DASH if text == "-" else text.replace("<=", "≤"), at),), is_number=True)
 
 
 def _low_to_high(content: Content, path: KeyPath) -> Cell:
@@ -146,6 +186,25 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
         cells = [content.with_interval(*base, name, "auroc") for name in names]
         columns.append((f"{number + 1} {runs[number]['name']}", cells))
     yield blocks.paragraph(f"AUROC of each finding, {split} split.", kind="small")
+    yield blocks.table(*columns, sortable=True)
+    compared = [number for number in finished if (runs[number]["difference"] or {}).get("findings")]
+    if not compared:
+        return
+    names = list(runs[compared[0]]["difference"]["findings"])
+    columns = [("finding", column(map(blocks.readable, names)))]
+    for number in compared:
+        paths = [("runs", number, "difference", "findings", name) for name in names]
+        columns += [
+            (f"{number + 1} {runs[number]['name']}", content.numbers(paths, "difference", form="+.3f")),
+            ("95 % interval", [_low_to_high(content, (*path, "difference")) for path in paths]),
+            ("p, Holm", [_p_cell(content, path, "p_delong_holm") for path in paths]),
+        ]
+    yield blocks.paragraph("Less the best on validation, AUROC of the test split", kind="heading")
+    yield blocks.paragraph(
+        "p is DeLong's test by patient (Obuchowski), adjusted over all runs and findings of this table (Holm). Average "
+        "precision and rates at thresholds are compared in sweep.json.",
+        kind="small",
+    )
     yield blocks.table(*columns, sortable=True)
 
 

@@ -28,7 +28,7 @@ from distcxr.report.origin import (
 from distcxr.report.picture_sections import localisation_section, pictures_section
 from distcxr.report.rendering import to_html, to_markdown
 from distcxr.report.results import curves_section, findings_section, subgroups_section
-from distcxr.report.thresholds import calibration_section, operating_section
+from distcxr.report.thresholds import calibration_section, decision_section, operating_section
 from distcxr.report.training_section import training_section
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_run
@@ -93,6 +93,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
                 comparison_section(content, split),
                 curves_section(content, split),
                 calibration_section(content, split),
+                decision_section(content, split),
                 operating_section(content, split),
                 subgroups_section(content, split),
             ]

@@ -156,9 +156,37 @@ def test_against_another_model(
     truth = targets_of(0)
     expected = roc_auc_score(truth, good[SECOND, 0]) - roc_auc_score(truth, bad[SECOND, 0])
     assert mass["difference"] == pytest.approx(expected, rel=0, abs=1e-12) and expected > 0
-    assert mass["difference_low"] < mass["difference"] < mass["difference_high"] and 0 < mass["p_delong"] < 1
+    assert mass["difference_low"] < mass["difference"] < mass["difference_high"]
+    assert mass["p"] is None and mass["p_reason"] == "7 positive patients: nothing holds with fewer than 10"
+    nodule = against["findings"]["Nodule"]
+    assert 0 < nodule["p_delong"] <= nodule["p_delong_holm"] < 0.05 and nodule["p"] == nodule["p_floor"] == 2 / 41
+    assert nodule["auprc"]["difference"] > 0 and against["macro"]["auprc"]["difference_low"] > 0
+    assert against["operating_points_from"] == "this split (optimistic)"
+    recall = nodule["operating_points"]["specificity_90"]["recall"]
+    assert recall["difference"] == pytest.approx(recall["recall"] - recall["recall_other"]) and recall["p"]
     printed = capsys.readouterr().out
+    assert "<= 0.0488" in printed and "warning: Intervals are of 40 bootstrap samples only" in printed
     assert f"{mass['difference']:+.4f}" in printed and "less other.csv" in printed
+
+
+def test_rates_are_compared_at_thresholds_from_validation_of_both(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prob = probabilities(DATA.logits_NC)
+    for name, scores in (("p", prob), ("other", prob**2)):
+        write(f"{name}.csv", scores)
+        write(f"{name}_val.csv", scores, ~SECOND)
+    both = ("--against", "other.csv", "--calibrate-on", "p_val.csv")
+    assert call(monkeypatch, "p.csv", *LISTED, *both) == 0
+    assert stored(folder)["against"]["findings"]["Nodule"]["operating_points"] == {}
+    assert "only one of the two models has thresholds from validation" in capsys.readouterr().out
+    assert call(monkeypatch, "p.csv", *LISTED, *both, "--against-calibrate-on", "other_val.csv") == 0
+    against = stored(folder)["against"]
+    assert against["operating_points_from"] == "val"
+    points = against["findings"]["Nodule"]["operating_points"]
+    assert points["youden"]["recall"]["difference"] == 0, "its order is the same, and so are its thresholds"
+    assert points["probability_50"]["recall"]["difference"] > 0
+    assert call(monkeypatch, "p.csv", *LISTED, "--against-calibrate-on", "other_val.csv") == 2
 
 
 def test_labels_in_a_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import statistics
 
 import numpy as np
 import pytest
 from cohort import auroc, known
 from numpy.typing import NDArray
 
-from distcxr.metrics.delong import delong_interval, delong_p_value
+from distcxr.metrics.clustered import paired_p_value
+from distcxr.metrics.delong import delong_interval
 from distcxr.metrics.estimate import Estimate
 
 
@@ -42,18 +42,20 @@ def interval(scores: NDArray[np.float32], targets: NDArray[np.uint8]) -> Estimat
 
 
 def p_value(a: NDArray[np.float32], b: NDArray[np.float32], targets: NDArray[np.uint8]) -> float | None:
-    return delong_p_value(known(a, targets), known(b, targets))
+    return paired_p_value(known(a, targets), known(b, targets))
 
 
 @pytest.mark.parametrize("decimals", [6, 1, 0], ids=["distinct", "ties", "nearly all tied"])
 @pytest.mark.parametrize("seed", range(5))
 def test_equals_the_textbook(seed: int, decimals: int) -> None:
     a, b, targets = sample(seed, decimals=decimals)
+    from scipy.stats import t
+
     covariance = textbook([a, b], targets)
     error = math.sqrt(covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1])
     difference = auroc(a, targets) - auroc(b, targets)
-    expected = 2 * (1 - statistics.NormalDist().cdf(abs(difference) / error))
-    assert p_value(a, b, targets) == pytest.approx(expected, abs=1e-12)
+    expected = 2 * t.sf(abs(difference) / error, min(targets.sum(), (1 - targets).sum()) - 1)
+    assert p_value(a, b, targets) == pytest.approx(expected, rel=1e-9)
     area, found = auroc(a, targets), interval(a, targets)
     reach = math.log(found.high / (1 - found.high)) - math.log(area / (1 - area))
     variance = (reach / 1.959963984540054 * area * (1 - area)) ** 2

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.caveats import caveats
+from distcxr.metrics.decision import THRESHOLDS
 from distcxr.metrics.evaluation import FullReport, full_report
 from distcxr.metrics.figures_json import full_json
 from distcxr.metrics.operating import FROM_ITSELF, RULES, Operating, choose_operating
+from distcxr.metrics.recalibration import recalibrate
 from distcxr.metrics.scored import Scale
 
 FINDINGS = ("Hernia", "Mass", "Edema", "No Finding")
@@ -160,6 +162,46 @@ def test_operating_points_survive_json() -> None:
     for broken in ({}, {"scale": "logit"}, json.loads(text) | {"scale": "percent"}, json.loads(text) | {"findings": 3}):
         with pytest.raises(ValueError, match="not operating points"):
             Operating.from_json(broken)
+
+
+def test_thresholds_know_how_many_positives_they_rest_on() -> None:
+    """2 validation positives of one patient warn wherever the threshold is used; an older file is read, and warns."""
+    data, val = cohort(0), cohort(1)
+    val.mask_NC[:, 0], val.targets_NC[:, 0] = 1, 0
+    val.targets_NC[np.flatnonzero(val.patient_id == val.patient_id[0])[:2], 0] = 1
+    full = made(data, val)
+    content = full_json(full)
+    num_patients = len(np.unique(val.patient_id))
+    expected = {"num": 400, "num_positive": 2, "num_patients": num_patients, "num_positive_patients": 1}
+    assert content["findings"]["Hernia"]["operating_points_chosen_on"] == expected
+    assert full.operating is not None and full.operating.to_json()["findings"]["Hernia"]["chosen_on"] == expected
+    assert content["operating_points_threshold"].startswith("held")
+    few = [warning for warning in content["warnings"] if warning.startswith("Thresholds and temperatures chosen on")]
+    assert len(few) == 1 and "Hernia (positives: 2, of patients: 1)" in few[0] and "Mass" not in few[0]
+    older = full.operating.to_json()
+    for entry in older["findings"].values():
+        del entry["chosen_on"]
+    content = content_of(data, operating=Operating.from_json(older), operating_from="val")
+    assert content["findings"]["Hernia"]["operating_points_chosen_on"] is None
+    assert any("is not known: an older version" in warning for warning in content["warnings"])
+
+
+def test_recalibration_and_decision_curves_are_in_the_json() -> None:
+    data = cohort(0)
+    data.mask_NC[:, 3] = 0
+    content = content_of(data)["findings"]
+    one = recalibrate(scored(*data, FINDINGS).known[1])
+    mass = content["Mass"]
+    for name in ("slope", "intercept"):
+        estimate = getattr(one, name)
+        keys = [f"calibration_{name}{end}" for end in ("", "_low", "_high")]
+        assert [mass[key] for key in keys] == [estimate.value, estimate.low, estimate.high]
+    assert mass["observed_expected"] == one.observed_expected.value and mass["brier_skill"] == one.brier_skill.value
+    curve = mass["decision_curve"]
+    assert {len(values) for values in curve.values()} == {len(THRESHOLDS)}
+    assert all(low <= high for low, high in zip(curve["net_benefit_low"], curve["net_benefit_high"], strict=True))
+    assert content["No Finding"]["decision_curve"] is None
+    assert content["No Finding"]["recalibration_reason"] == "no known labels"
 
 
 def test_float64_probabilities_rank_without_rounding() -> None:

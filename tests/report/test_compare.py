@@ -77,6 +77,11 @@ def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> 
     assert found["best"] == "good" and good["difference"] is None and found["warnings"] == []
     difference = bad["difference"]
     assert difference["auroc_low"] < difference["auroc"] < difference["auroc_high"] < 0 and difference["p"] < 0.1
+    assert difference["p"] == difference["p_floor"] == difference["p_holm"] == 2 / 21
+    assert difference["auprc"]["difference"] < 0
+    tested = {name: one for name, one in difference["findings"].items() if one["p_delong"] is not None}
+    assert tested and all(one["p_delong_holm"] >= one["p_delong"] for one in tested.values())
+    assert difference["findings"]["Effusion"]["operating_points"]["youden"]["recall"]["difference"] is not None
     assert failed["metrics"] == {} and failed["reason"] == "the loss is nan"
 
 
@@ -144,6 +149,7 @@ def test_all_files_tell_the_same(entries: list[Entry], tmp_path: Path) -> None:
     assert rows[0]["seed"] == "0" and rows[0]["folder"] == "good"
     auroc = f"{good['metrics']['test']['macro']['auroc']:.3f}"
     page, markdown = (tmp_path / "sweep.html").read_text(), (tmp_path / "sweep.md").read_text()
+    assert "≤ 0.0952" in page and "≤ 0.0952" in markdown and "Less the best on validation" in page
     assert auroc in page and auroc in markdown and "the loss is nan" in page and "the loss is nan" in markdown
     assert "sweep.json beside this page" in page
     ET.fromstring((tmp_path / "sweep.svg").read_text())  # a picture that others can open, too

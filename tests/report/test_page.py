@@ -130,8 +130,8 @@ def test_drawings_are_well_formed_and_have_numbers(finished: Path) -> None:
 
 def test_all_sections_are_there(finished: Path) -> None:
     page, markdown, content = made(finished)
-    titles = ("Findings", "Comparison", "Curves", "Calibration", "Thresholds", "Subgroups", "Localisation",
-              "Worst errors", "Training", "Data", "Origin")  # fmt: skip
+    titles = ("Findings", "Comparison", "Curves", "Calibration", "Decision curves", "Thresholds", "Subgroups",
+              "Localisation", "Worst errors", "Training", "Data", "Origin")  # fmt: skip
     assert re.findall(r"^## (.*)$", markdown, re.M) == list(titles)
     for title in titles:
         assert title in page.words
