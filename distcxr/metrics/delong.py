@@ -35,7 +35,7 @@ def delong_interval(known: Known) -> Estimate:
     area = known.ranks.auroc()
     if reason := _too_few(known):
         return Estimate(area, None, None, reason)
-    variance = _variance(*_placements(known))
+    variance = _variance(*placements(known))
     if variance == 0:
         return Estimate(area, None, None, "DeLong's variance is 0: every pair of the two classes is ranked alike")
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -53,14 +53,14 @@ def delong_p_value(a: Known, b: Known) -> float | None:
     if a.ranks is None or b.ranks is None or _too_few(a):
         return None
     difference = a.ranks.auroc() - b.ranks.auroc()
-    (a_P, a_Q), (b_P, b_Q) = _placements(a), _placements(b)
+    (a_P, a_Q), (b_P, b_Q) = placements(a), placements(b)
     variance = _variance(a_P - b_P, a_Q - b_Q)
     if variance == 0:
         return 1.0 if difference == 0 else None
     return math.erfc(abs(difference) / math.sqrt(variance) / math.sqrt(2))
 
 
-def _placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each positive and of each negative, in the order of the samples, as counts of half pairs: exact."""
     is_positive_M = known.targets_M.astype(bool)
     scores_P, scores_Q = known.scores_M[is_positive_M], known.scores_M[~is_positive_M]

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_replicates, summarise_areas
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.bootstrap import PatientResamples, area_replicates
 from distcxr.metrics.delong import delong_p_value
 from distcxr.metrics.estimate import Estimate, average_replicates, estimate
 from distcxr.metrics.scored import Scored, count_patients
@@ -49,7 +50,7 @@ def compare_models(
 
     The p-value is twice the smaller share of replicates on either side of 0, a replicate exactly at 0 counting on
     both, with one added so that it is never 0.
-    Raises ValueError as `bootstrap.area_estimates` does, where the two are not of the same samples and labels, and for
+    Raises ValueError as `areas.area_estimates` does, where the two are not of the same samples and labels, and for
     scores that are not finite, naming the model.
     """
     for name, scored in (("a", a), ("b", b)):
@@ -58,9 +59,7 @@ def compare_models(
     if not _same_labels(a, b):
         raise ValueError("models can be compared on the same samples, findings and labels only")
     replicates = [area_replicates(resamples, scored) for scored in (a, b)]
-    areas_a, areas_b = (
-        summarise_areas(areas_2CK, scored, macro_findings) for areas_2CK, scored in zip(replicates, (a, b), strict=True)
-    )
+    areas_a, areas_b = (area_estimates(scored, macro_findings) for scored in (a, b))
     both_CK = replicates[0][0] - replicates[1][0]
     found = [
         _difference(auroc_a, auroc_b, both_K, known_a.num_patients, delong_p_value(known_a, known_b))

@@ -9,12 +9,13 @@ from typing import Any
 _ROUNDING = 1e-9
 _SHARES = frozenset(
     ("auroc", "auprc", "auroc_a", "auroc_b", "auroc_other", "brier", "ece", "delong", "recall", "precision",
-     "specificity", "npv", "accuracy", "f1", "threshold_prob", "level", "p", "p_delong", "prob", "mean_prob",
+     "specificity", "npv", "accuracy", "f1", "threshold_prob", "level", "p", "p_adjusted", "smallest_p_adjusted",
+     "alpha", "p_delong", "prob", "mean_prob",
      "frequency")
 )  # fmt: skip
 _COUNTS = frozenset(
     ("num", "num_positive", "num_samples", "num_patients", "num_pairs_compared", "replicates", "step", "count",
-     "ece_bins", "tp", "fp", "fn", "tn")
+     "ece_bins", "num_positive_patients", "num_findings", "num_tested", "min_patients", "tp", "fp", "fn", "tn")
 )  # fmt: skip
 
 
