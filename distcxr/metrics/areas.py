@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distcxr.metrics.estimate import Estimate, average
 from distcxr.metrics.influence import Spread, auprc_spread, auroc_spread, average_spread, logit_interval, score_interval
-from distcxr.metrics.scored import Known, Scored
+from distcxr.metrics.scored import Known, Scored, count_patients
 
 MIN_PATIENTS = 10
 """With a positive, and with a negative, for an interval; from here on it covers what it claims
@@ -36,7 +36,7 @@ class Areas:
     macro_auprc: Estimate
     macro_findings: tuple[str, ...]
     """The findings averaged: those asked for, less those where a class is absent."""
-    auroc_spreads: tuple[Spread | None, ...]
+    auroc_spreads: tuple[Spread | None, ...] = field(compare=False)
     """Of each finding, for differences of groups; None without an area."""
 
 
@@ -52,7 +52,7 @@ def area_estimates(scored: Scored, macro_findings: Sequence[str] | None = None) 
         for known in scored.known
     ]
     averaged = [column for column in columns if both[column]]
-    num_patients = min((scored.known[column].num_patients for column in averaged), default=0)
+    num_patients = count_patients(*(scored.known[column].patient_M for column in averaged))
     macros = []
     for index in (0, 1):
         spreads = [found[index] for column in averaged if (found := both[column])]
@@ -62,7 +62,9 @@ def area_estimates(scored: Scored, macro_findings: Sequence[str] | None = None) 
             macros.append(Estimate(None, None, None, reason))
             continue
         mean = average_spread(spreads)
-        reason = f"{num_patients} patients only" if num_patients < MIN_PATIENTS else _no_spread(mean)
+        reason = _no_spread(mean)
+        if num_patients < MIN_PATIENTS:
+            reason = f"{'one patient' if num_patients == 1 else f'{num_patients} patients'} only"
         macros.append(_estimate(value, reason, (0, 0) if reason else logit_interval(mean)))
     aurocs, auprcs = [], []
     for known, found in zip(scored.known, both, strict=True):
@@ -82,6 +84,8 @@ def area_estimates(scored: Scored, macro_findings: Sequence[str] | None = None) 
 
 def too_few(known: Known, needed: int) -> str | None:
     """Why positives or negatives are of too few patients; None where there are enough of both."""
+    if known.num_patients == 1:
+        return "one patient only: how patients differ is not known"
     for name, num in (("positive", known.num_positive_patients), ("negative", known.num_negative_patients)):
         if num < needed:
             return f"{num} {name} patient{'' if num == 1 else 's'}: an interval needs {needed}"

@@ -32,7 +32,7 @@ class Estimate:
 def estimate(value: float | None, reason: str | None, figure_K: NDArray[np.float64], num_patients: int) -> Estimate:
     """The value with the percentile interval of its replicates; NaN marks a replicate that does not define it.
 
-    No interval from a single patient, nor where fewer than `MIN_DEFINED` of the replicates are left, nor of no width.
+    No interval from a single patient, nor where fewer than `MIN_DEFINED` of the replicates are left.
     """
     if value is None:
         return Estimate(None, None, None, reason)
@@ -44,8 +44,6 @@ def estimate(value: float | None, reason: str | None, figure_K: NDArray[np.float
         reason = f"undefined in {num_left_out} of {len(figure_K)} resamples of the patients: too few cases"
         return Estimate(value, None, None, reason, num_left_out)
     low, high = np.quantile(defined_K, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if low == high:
-        return Estimate(value, None, None, "the same in every resample of the patients", num_left_out)
     return Estimate(value, float(low), float(high), None, num_left_out)
 
 

@@ -36,7 +36,7 @@ def full_json(full: FullReport) -> dict[str, Any]:
             "seed": full.seed,
             "unit": "patient",
             "min_patients": MIN_PATIENTS,
-            "methods": _methods(full),
+            **_methods(full),
         },
         "macro": {
             **figure("auroc", areas.macro_auroc),
@@ -56,7 +56,6 @@ def full_json(full: FullReport) -> dict[str, Any]:
             "alpha": ALPHA,
             "min_patients": MIN_COMPARED,
             "num_tested": len(full.subgroups.tested),
-            "smallest_p_adjusted": full.subgroups.tested[0].p_adjusted if full.subgroups.tested else None,
         },
         "warnings": caveats(full),
         "unreadable": [entry._asdict() for entry in report.unreadable],
@@ -66,7 +65,8 @@ def full_json(full: FullReport) -> dict[str, Any]:
 def _methods(full: FullReport) -> dict[str, str]:
     """How each kind of interval is made, in words."""
     percentile = f"percentile of {full.replicates:,} patient resamples"
-    return {**AREA_METHODS, "rates": RATE_METHOD, "brier": percentile, "ece": percentile}
+    methods = {**AREA_METHODS, "rates": RATE_METHOD, "brier": percentile, "ece": percentile}
+    return {f"{name}_method": method for name, method in methods.items()}
 
 
 def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class Side:
 
     group: str
     auroc: Estimate
-    spread: Spread
+    spread: Spread = field(compare=False)
 
 
 @dataclass(frozen=True)

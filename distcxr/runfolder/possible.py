@@ -9,7 +9,7 @@ from typing import Any
 _ROUNDING = 1e-9
 _SHARES = frozenset(
     ("auroc", "auprc", "auroc_a", "auroc_b", "auroc_other", "brier", "ece", "delong", "recall", "precision",
-     "specificity", "npv", "accuracy", "f1", "threshold_prob", "level", "p", "p_adjusted", "smallest_p_adjusted",
+     "specificity", "npv", "accuracy", "f1", "threshold_prob", "level", "p", "p_adjusted",
      "alpha", "p_delong", "prob", "mean_prob",
      "frequency")
 )  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 from cohort import Cohort, auroc_per_finding, cohort, known, scored
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.delong import delong_p_value
 from distcxr.metrics.paired_tests import Comparison, compare_models
 
@@ -74,7 +75,7 @@ def test_same_figures_again_and_areas_are_those_of_each_model_alone() -> None:
     result = compared(found, other)
     assert compared(found, other) == result
     alone = scored(*found._replace(logits_NC=other))
-    alone = area_estimates(PatientResamples(alone.num_patients, 200, seed=1, threads=1), alone)
+    alone = area_estimates(alone)
     assert [one.auroc_b for one in result.findings] == [one.value for one in alone.auroc]
     assert result.macro.auroc_b == alone.macro_auroc.value
 
@@ -89,7 +90,7 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
 def test_the_paired_interval_is_narrower_than_that_of_either_model() -> None:
     found = cohort(5)
     held = scored(*found)
-    alone = area_estimates(PatientResamples(held.num_patients, 200, seed=1), held)
+    alone = area_estimates(held)
     for one, area in zip(compared(found, second(found, 0.2)).findings, alone.auroc, strict=True):
         assert one.difference.high - one.difference.low < 0.6 * (area.high - area.low)
 
