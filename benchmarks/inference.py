@@ -102,7 +102,7 @@ def comparison_errors(area: float, positives: int, images: int, reports: int) ->
     operating = Operating(tuple(map(str, range(FINDINGS))), "logit", 0, {"fixed": at}, (), ())
     p_values: dict[str, list[float | None]] = {}
     patients = []
-    for report in range(reports):
+    for _ in range(reports):
         patient_N, targets_NC = labels(rng, positives, images)
         shared_NC = noise(rng, patient_N)
         scores = [(shared_NC + noise(rng, patient_N)) / math.sqrt(2) + apart * targets_NC for _ in range(2)]
@@ -159,14 +159,14 @@ def threshold_choice(positives: int, reports: int, images: int = 3, area: float 
     rng = np.random.default_rng([positives, images])
     apart = math.sqrt(2) * NormalDist().inv_cdf(area)
     true, widths, held, asked = [], [], [], []
-    for report in range(reports):
+    for _ in range(reports):
         splits = []
         for number in (positives, 100):
             patient_N, targets_NC = labels(rng, number, images)
             splits.append(scored(noise(rng, patient_N) + apart * targets_NC, targets_NC, patient_N))
         val, test = splits
         at = [choose_threshold(known, Rule("recall", 0.9)).value for known in val.known]
-        found = rate_estimates(PatientResamples(test.num_patients, REPLICATES, report), test, at)
+        found = rate_estimates(test, at)
         for threshold, rates in zip(at, found, strict=True):
             recall = rates["recall"]
             if threshold is None or recall.low is None or recall.high is None:

@@ -26,7 +26,8 @@ import numpy as np
 from metrics_bench.table import Claim, Row, claims_table, table, take_turns
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.bootstrap import PatientResamples, area_replicates
 from distcxr.metrics.calibration import calibration_estimates, fit_temperature
 from distcxr.metrics.decision import decision_curves
 from distcxr.metrics.delong import delong_interval
@@ -107,7 +108,7 @@ def measure(args: argparse.Namespace) -> tuple[list[Row], dict[str, Any]]:
     """Every row, and what they were measured on."""
     small = make_data(args.samples, args.patients)
     few = scored(Data(*(part[:64] for part in small)))
-    area_estimates(PatientResamples(few.num_patients, 2), few)  # compiles
+    area_replicates(PatientResamples(few.num_patients, 2), few)  # compiles
     rows = _areas(small, args.windows)
     large = make_data(args.large, max(2, round(args.large / LARGE_IMAGES_PER_PATIENT)))
     rows += _areas(large, 1 if args.quick else 3)
@@ -171,7 +172,7 @@ def _bootstrap(data: Data, args: argparse.Namespace) -> list[Row]:
         {
             "scikit-learn loop": loop(sklearn_areas),
             "loop of distcxr's exact AUROC": loop(lambda data: summarise("test", scored(data))),
-            "distcxr (average precision with it)": lambda: area_estimates(
+            "distcxr (average precision with it)": lambda: area_replicates(
                 PatientResamples(held.num_patients, args.replicates), scored(data)
             ),
         },
@@ -197,19 +198,19 @@ def _figures(data: Data, args: argparse.Namespace) -> list[Row]:
     other_NC = (data.logits_NC + rng.normal(size=data.logits_NC.shape)).astype(np.float32)
     other = scored(data._replace(logits_NC=other_NC))
     parts: dict[str, Callable[[PatientResamples], object]] = {
-        "AUROC and average precision": lambda resamples: area_estimates(resamples, held),
+        "AUROC and average precision": lambda _: area_estimates(held),
         "thresholds by 4 rules": lambda resamples: [
             choose_threshold(known, rule)
             for known in held.known
             for rule in (Rule("youden"), Rule("max_f1"), Rule("recall", 0.9), Rule("specificity", 0.9))
         ],
-        "6 rates at a threshold": lambda resamples: rate_estimates(resamples, held, [-2.0] * len(PREVALENCE)),
+        "6 rates at a threshold": lambda _: rate_estimates(held, [-2.0] * len(PREVALENCE)),
         "Brier score and ECE": lambda resamples: calibration_estimates(resamples, held),
         "recalibration": lambda resamples: [recalibrate(known) for known in held.known],
         "decision curves": lambda resamples: decision_curves(resamples, held),
         "temperatures": lambda resamples: [fit_temperature(known) for known in held.known],
         "DeLong's intervals": lambda resamples: [delong_interval(known) for known in held.known],
-        "AUROC in subgroups": lambda resamples: score_subgroups(resamples, held, groupings),
+        "AUROC in subgroups": lambda _: score_subgroups(held, groupings),
         "two models compared": lambda resamples: compare_models(resamples, held, other),
     }
     ways: dict[str, Callable[[], object]] = {
@@ -251,8 +252,8 @@ def _peak_mb(num: int, replicates: int) -> float:
     held = scored(data)
     resamples = PatientResamples(held.num_patients, replicates)
     summarise("test", held)
-    area_estimates(resamples, held)
-    rate_estimates(resamples, held, [-2.0] * len(PREVALENCE))
+    area_estimates(held)
+    rate_estimates(held, [-2.0] * len(PREVALENCE))
     calibration_estimates(resamples, held)
     for known in held.known:
         fit_temperature(known)

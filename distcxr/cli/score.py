@@ -154,15 +154,16 @@ def _print(full: FullReport, log: list[str]) -> None:
     for sentence in log:
         print(sentence)
     images = f"{full.report.num_samples:,} images of {full.num_patients:,} patients"
-    print(f"\n{images}, {LEVEL:.0%} intervals from {full.replicates:,} bootstrap samples of the patients\n")
+    print(f"\n{images}, {LEVEL:.0%} intervals by patient\n")
     print(table_text(full.table_rows()))
     print("\noperating points, calibration and subgroups: --json FILE writes them")
     differences = full.subgroups.differences
-    num_pairs = full.subgroups.num_pairs
-    print(f"\ngroups with intervals that do not overlap: {len(differences)} of {num_pairs} pairs (some by chance)")
+    num_tested = len(full.subgroups.tested)
+    print(f"\ngroups that differ in AUROC: {len(differences)} of {num_tested} pairs tested (Holm's correction)")
     for found in differences[:_NUM_DIFFERENCES_SHOWN]:
         low, high = (f"{side.group} {_cell(side.auroc.value)}" for side in (found.lower, found.higher))
-        print(f"  {found.attribute}, {found.finding}: {low} < {high}")
+        p = "< 0.0001" if found.p_adjusted < 1e-4 else f"= {found.p_adjusted:.4f}"
+        print(f"  {found.attribute}, {found.finding}: {low} < {high}, adjusted p {p}")
     if len(differences) > _NUM_DIFFERENCES_SHOWN:
         print(f"  and {len(differences) - _NUM_DIFFERENCES_SHOWN} more: --json writes all")
     for warning in caveats(full):

@@ -1,4 +1,4 @@
-"""Intervals by patient: each replicate draws patients with replacement, and a patient brings all images.
+"""Bootstrap by patient: each replicate draws patients with replacement, and a patient brings all images.
 
 Shape suffixes: N samples, C findings, P patients, K replicates, L replicates of a block, G groups of positives with
 equal scores, M samples with a known label (from the highest score to the lowest, where ranked), E entries, V sums.
@@ -17,31 +17,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.estimate import Estimate, average, average_replicates, estimate
-from distcxr.metrics.scored import Known, Scored, count_patients
+from distcxr.metrics.scored import Known, Scored
 
 _MAX_KEPT_BYTES = 2**28  # weights are kept up to here; those beyond are drawn again for each figure
 _PATIENT_BITS = 31
 
 Entries = tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.int64]]
-
-
-@dataclass(frozen=True)
-class Areas:
-    """AUROC and average precision, a finding each, and the averages over `macro_findings`."""
-
-    auroc: tuple[Estimate, ...]
-    auprc: tuple[Estimate, ...]
-    macro_auroc: Estimate
-    macro_auprc: Estimate
-    macro_findings: tuple[str, ...]
-    """The findings averaged: those asked for, less those where a class is absent."""
 
 
 class PatientResamples:
@@ -89,37 +75,6 @@ class PatientResamples:
             if (number + 1) * weights_PL.nbytes <= _MAX_KEPT_BYTES:
                 self._kept.append(weights_PL)
             yield block, weights_PL
-
-
-def area_estimates(resamples: PatientResamples, scored: Scored, macro_findings: Sequence[str] | None = None) -> Areas:
-    """AUROC and average precision with intervals, for each finding and on average.
-
-    Args: draws of the patients scored; the findings to average (all by default). Intervals run between percentiles of
-    the replicates. A replicate's average is that of the averaged findings it defines.
-    Raises ValueError for draws of another number of patients, and macro findings that are not scored or repeat.
-    """
-    return summarise_areas(area_replicates(resamples, scored), scored, macro_findings)
-
-
-def summarise_areas(
-    areas_2CK: NDArray[np.float64], scored: Scored, macro_findings: Sequence[str] | None = None
-) -> Areas:
-    """`area_estimates` from replicates that are at hand."""
-    columns = scored.columns(macro_findings)
-    estimates: tuple[list[Estimate], list[Estimate]] = ([], [])
-    for column, known in enumerate(scored.known):
-        ranks = known.ranks
-        for index, value in enumerate((ranks.auroc(), ranks.auprc()) if ranks else (None, None)):
-            estimates[index].append(estimate(value, known.reason, areas_2CK[index, column], known.num_patients))
-    averaged = [column for column in columns if scored.known[column].ranks]
-    num_patients = count_patients(*(scored.known[column].patient_M for column in averaged))
-    macros = []
-    for index in (0, 1):
-        value, reason = average([estimates[index][column].value for column in columns])
-        macro_K = average_replicates(areas_2CK[index, averaged])
-        macros.append(estimate(value, reason, macro_K, num_patients))
-    names = tuple(scored.findings[column] for column in averaged)
-    return Areas(tuple(estimates[0]), tuple(estimates[1]), macros[0], macros[1], names)
 
 
 def area_replicates(resamples: PatientResamples, scored: Scored) -> NDArray[np.float64]:

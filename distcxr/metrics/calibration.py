@@ -104,7 +104,7 @@ def calibration_estimates(
     None for findings with a temperature of None; without `temperature_C` each is 1.
     The ECE of a resample is larger than that of its source on average (noise adds to absolute gaps and never
     cancels), so with few samples its interval can lie above the value: read it as an upper bound.
-    Raises ValueError as `bootstrap.area_estimates` does, and for another number of temperatures.
+    Raises ValueError for draws of another number of patients, and for another number of temperatures.
     """
     scales = [1.0] * len(scored.known) if temperature_C is None else list(temperature_C)
     if len(scales) != len(scored.known):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from distcxr.metrics.areas import SAME_SCORE
 from distcxr.metrics.evaluation import FullReport
 from distcxr.metrics.operating import FROM_ITSELF
 from distcxr.metrics.scored import first_few
 
 FEW_POSITIVES = 20
-"""With fewer, one image moves recall by more than .05."""
+"""Patients: with fewer, one of them moves recall by more than .05."""
 
 FEW_REPLICATES = 200
 """With fewer, an end of a 95 % interval is one of the five lowest or highest samples."""
@@ -67,7 +68,7 @@ def _patients(full: FullReport) -> list[str]:
             f"{max(1, round(full.replicates / 40))} lowest and highest, and differ by seed; 1,000 are usual."
         )
     if full.num_patients == 1:
-        found.append("All images are of one patient: patients can't be resampled, so there are no intervals.")
+        found.append("All images are of one patient: so there are no intervals.")
     if unreadable := full.report.unreadable:
         files = first_few([entry.file for entry in unreadable])
         found.append(f"{len(unreadable):,} files could not be read and were left out: {files}.")
@@ -76,30 +77,30 @@ def _patients(full: FullReport) -> list[str]:
 
 def _findings(full: FullReport) -> list[str]:
     scores, areas = full.report.findings, full.areas
-    precisions = zip((*scores, "the macro average"), (*areas.auprc, areas.macro_auprc), strict=True)
     found = []
     if undefined := [f"{name} ({score.reason})" for name, score in scores.items() if score.reason]:
         found.append(f"No areas, and no part in the macro average: {'; '.join(undefined)}.")
-    few = [f"{name} ({one.num_positive})" for name, one in scores.items() if 0 < one.num_positive < FEW_POSITIVES]
+    few = [
+        f"{name} ({one.num_positive_patients}, {one.num_positive} images)"
+        for name, one in scores.items()
+        if 0 < one.num_positive_patients < FEW_POSITIVES
+    ]
     if few:
-        found.append(f"Fewer than {FEW_POSITIVES} positives, so a few images decide the figures: {', '.join(few)}.")
+        found.append(f"Fewer than {FEW_POSITIVES} positive patients, who decide the figures: {', '.join(few)}.")
+    bare = [
+        f"{name} ({one.reason})"
+        for name, one in zip((*scores, "the macro average"), (*areas.auroc, areas.macro_auroc), strict=True)
+        if one.value is not None and one.low is None
+    ]
+    if bare and full.num_patients > 1:
+        found.append(f"No interval of the AUROC: {'; '.join(bare)}.")
     aurocs = list(zip(scores, areas.auroc, strict=True))
     if worse := [name for name, auroc in aurocs if auroc.high is not None and auroc.high < 0.5]:
         found.append(
             f"Worse than chance, the whole interval below 0.5: {', '.join(worse)}. Are columns swapped, or scores "
             "those of the finding's absence?"
         )
-    below = [name for name, one in precisions if one.low is not None and one.value is not None and one.value < one.low]
-    if below:
-        found.append(
-            f"Average precision below its own interval: {', '.join(below)}. With few positives a resample, where some "
-            "positives come twice, scores higher than its source: read neither the figure nor the interval as exact."
-        )
-    constant = [
-        name
-        for (name, auroc), calibration in zip(aurocs, full.calibration, strict=True)
-        if auroc.value == auroc.low == auroc.high == 0.5 and len(calibration.curve.count_B) == 1
-    ]
+    constant = [name for name, auroc in aurocs if auroc.reason == SAME_SCORE]
     if constant:
         found.append(f"The same score for every image: {', '.join(constant)}.")
     return found

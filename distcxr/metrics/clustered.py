@@ -25,7 +25,7 @@ def paired_p_value(a: Known, b: Known) -> float | None:
     """Two-sided; both scored the same samples, and the test takes their correlation in.
 
     Models that rank every pair the same have p 1. None where a class is absent or of fewer patients than
-    `degrees.FEWEST_PATIENTS`, and where the variance of the difference is 0 though there is one.
+    `degrees.MIN_PATIENTS`, and where the variance of the difference is 0 though there is one.
     """
     degrees, _ = degrees_of_freedom(a)
     if degrees is None or a.ranks is None or b.ranks is None:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import Areas, PatientResamples, area_estimates
+from distcxr.metrics.areas import Areas, area_estimates
+from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.calibration import Calibration, calibration_estimates
 from distcxr.metrics.decision import DecisionCurve, decision_curves
 from distcxr.metrics.delong import delong_interval
@@ -27,6 +28,9 @@ from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.summary import Summary, area_text, summarise
 from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
+
+GROUP_RULE = "youden"
+"""The rule with the thresholds that groups' recall and specificity are at."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +74,15 @@ class FullReport:
     notes: tuple[str, ...]
 
     def table_rows(self) -> list[tuple[str, ...]]:
-        """What the end of a run shows: titles, then finding, positives, AUROC with its interval and average precision,
-        a row per finding, the macro average last. Everything else is in the report and the JSON.
+        """What the end of a run shows: titles, then finding, positives (images, and their patients), AUROC with its
+        interval and average precision, a row per finding, the macro average last. Everything else is in the report and
+        the JSON.
         """
-        titles = (self.report.split, "positives", "AUROC", f"{LEVEL:.0%} interval", "average\nprecision")
+        titles = (self.report.split, "positives\n(patients)", "AUROC", f"{LEVEL:.0%} interval", "average\nprecision")
         rows: list[tuple[str, ...]] = [titles]
         for column, (name, score) in enumerate(self.report.findings.items()):
             auroc, auprc = self.areas.auroc[column], self.areas.auprc[column]
-            counts = f"{score.num_positive:,}/{score.num:,}"
+            counts = f"{score.num_positive:,} ({score.num_positive_patients:,})"
             rows.append((name, counts, area_text(auroc.value), _interval(auroc), area_text(auprc.value)))
         auroc, auprc = self.areas.macro_auroc, self.areas.macro_auprc
         macro = f"macro of {len(self.report.macro_findings)}"
@@ -121,13 +126,15 @@ def full_report(
         raise ValueError(f"operating points are of {list(operating.findings)}, but scored are {list(scored.findings)}")
     summary = summarise(split, scored, macro_findings, unreadable)
     resamples = PatientResamples(scored.num_patients, replicates, seed)
-    areas = area_estimates(resamples, scored, summary.macro_findings)
+    areas = area_estimates(scored, summary.macro_findings)
     if summary.macro_reason:
         undefined = Estimate(None, None, None, summary.macro_reason)
         areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
     groupings = [by_name("sex", sex), by_age(age), by_name("view", view), by_images_per_patient(scored.patient_N)]
     with_groups = [grouping for grouping in groupings if grouping.groups not in ((), (UNKNOWN,))]
     temperature_C = [fitted.value for fitted in operating.temperatures] if operating else [None] * len(scored.known)
+    has_rule = operating is not None and GROUP_RULE in operating.thresholds
+    group_thresholds = _ranks(scored, operating, GROUP_RULE) if operating and has_rule else None
     return FullReport(
         report=summary,
         num_patients=scored.num_patients,
@@ -141,21 +148,18 @@ def full_report(
         decisions=tuple(decision_curves(resamples, scored)),
         operating=operating,
         operating_from=operating_from,
-        points=_points(resamples, scored, operating) if operating else {},
-        subgroups=score_subgroups(resamples, scored, with_groups, summary.macro_findings),
+        points=_points(scored, operating) if operating else {},
+        subgroups=score_subgroups(scored, with_groups, summary.macro_findings, group_thresholds),
         checkpoint_from=checkpoint_from,
         notes=tuple(notes),
     )
 
 
-def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPoint, ...]]:
+def _points(scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPoint, ...]]:
     found: dict[str, tuple[OperatingPoint, ...]] = {}
     for rule, chosen_C in operating.thresholds.items():
-        score_C = [operating.threshold(rule, column, scored.scale) for column in range(len(scored.known))]
-        rank_C = [
-            None if score is None else known.to_rank(score) for known, score in zip(scored.known, score_C, strict=True)
-        ]
-        rates_C = rate_estimates(resamples, scored, rank_C)
+        rank_C = _ranks(scored, operating, rule)
+        rates_C = rate_estimates(scored, rank_C)
         points = []
         for column, (known, rank, rates) in enumerate(zip(scored.known, rank_C, rates_C, strict=True)):
             if rank is None:
@@ -168,6 +172,12 @@ def _points(resamples: PatientResamples, scored: Scored, operating: Operating) -
             points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
         found[rule] = tuple(points)
     return found
+
+
+def _ranks(scored: Scored, operating: Operating, rule: str) -> list[float | None]:
+    """A rule's thresholds as `Known.scores_M` are."""
+    score_C = [operating.threshold(rule, column, scored.scale) for column in range(len(scored.known))]
+    return [None if score is None else known.to_rank(score) for known, score in zip(scored.known, score_C, strict=True)]
 
 
 def _interval(estimate: Estimate) -> str:

@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
+from distcxr.metrics.areas import AREA_METHODS
 from distcxr.metrics.calibration import BINS, Calibration
 from distcxr.metrics.caveats import caveats
 from distcxr.metrics.decision import THRESHOLDS, DecisionCurve
+from distcxr.metrics.degrees import MIN_PATIENTS
 from distcxr.metrics.estimate import LEVEL, Estimate
 from distcxr.metrics.evaluation import FullReport, OperatingPoint
+from distcxr.metrics.group_tests import ALPHA, MIN_COMPARED, TEST_METHOD, Difference
 from distcxr.metrics.operating import HELD
 from distcxr.metrics.paired_tests import METHODS, Comparison, PairedDifference
 from distcxr.metrics.recalibration import METHOD, Recalibration
-from distcxr.metrics.subgroup import MACRO, Difference, GroupScore
+from distcxr.metrics.subgroup import MACRO, GroupScore
+from distcxr.metrics.threshold import RATE_METHOD
 
 
 def full_json(full: FullReport) -> dict[str, Any]:
@@ -30,11 +34,19 @@ def full_json(full: FullReport) -> dict[str, Any]:
         "num_patients": full.num_patients,
         "step": None,
         "loss": None,
-        "intervals": {"level": LEVEL, "replicates": full.replicates, "seed": full.seed, "unit": "patient"},
+        "intervals": {
+            "level": LEVEL,
+            "replicates": full.replicates,
+            "seed": full.seed,
+            "unit": "patient",
+            "min_patients": MIN_PATIENTS,
+            **_methods(full),
+        },
         "macro": {
             **figure("auroc", areas.macro_auroc),
             **figure("auprc", areas.macro_auprc),
             "findings": list(report.macro_findings),
+            "num_findings": len(report.macro_findings),
             "reason": areas.macro_auroc.reason,
         },
         "findings": {name: _finding(full, column, name) for column, name in enumerate(report.findings)},
@@ -44,10 +56,23 @@ def full_json(full: FullReport) -> dict[str, Any]:
         "checkpoint_from": full.checkpoint_from,
         "subgroups": _subgroups(full),
         "differences": [_difference(found) for found in full.subgroups.differences],
-        "num_pairs_compared": full.subgroups.num_pairs,
+        "num_pairs_compared": len(full.subgroups.tested),
+        "difference_test": {
+            "method": TEST_METHOD,
+            "alpha": ALPHA,
+            "min_patients": MIN_COMPARED,
+            "num_tested": len(full.subgroups.tested),
+        },
         "warnings": caveats(full),
         "unreadable": [entry._asdict() for entry in report.unreadable],
     }
+
+
+def _methods(full: FullReport) -> dict[str, str]:
+    """How each kind of interval is made, in words."""
+    percentile = f"percentile of {full.replicates:,} patient resamples"
+    methods = {**AREA_METHODS, "rates": RATE_METHOD, "brier": percentile, "ece": percentile}
+    return {f"{name}_method": method for name, method in methods.items()}
 
 
 def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str, Any]:
@@ -108,8 +133,10 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
         "delong_high": delong.high,
         "delong_reason": score.reason or delong.reason,
         "num_positive": score.num_positive,
+        "num_positive_patients": score.num_positive_patients,
         "num": score.num,
         "reason": score.reason or auroc.reason,
+        "auprc_reason": score.reason or full.areas.auprc[column].reason,
         **_calibration(full.calibration[column]),
         **_recalibration(full.recalibration[column]),
         "decision_curve": _decision(full.decisions[column]),
@@ -198,13 +225,20 @@ def _group_finding(full: FullReport, score: GroupScore) -> dict[str, Any]:
     return {
         **figure("auroc", score.auroc),
         "num_positive": score.num_positive,
+        "num_positive_patients": score.num_positive_patients,
         "num": score.num,
+        "num_patients": score.num_patients,
+        "mean_prob": score.mean_prob,
+        "frequency": score.frequency,
+        **(figure("calibration_gap", score.gap) if score.gap else {}),
+        **{key: value for name, rate in (score.rates or {}).items() for key, value in figure(name, rate).items()},
+        "rate_reason": "; ".join(f"{name}: {rate.reason}" for name, rate in (score.rates or {}).items() if rate.reason)
+        or None,
         "reason": (whole.reason if score.num == 0 else None) or score.auroc.reason,
     }
 
 
 def _difference(found: Difference) -> dict[str, Any]:
-    assert found.lower.auroc.value is not None and found.higher.auroc.value is not None
     return {
         "attribute": found.attribute,
         "finding": found.finding,
@@ -212,5 +246,8 @@ def _difference(found: Difference) -> dict[str, Any]:
         "group_b": found.higher.group,
         **figure("auroc_a", found.lower.auroc),
         **figure("auroc_b", found.higher.auroc),
-        "difference": found.higher.auroc.value - found.lower.auroc.value,
+        **figure("difference", found.difference),
+        "p": found.p,
+        "p_adjusted": found.p_adjusted,
+        **({"findings": list(found.macro_findings)} if found.macro_findings else {}),
     }

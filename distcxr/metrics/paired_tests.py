@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_replicates, summarise_areas
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.bootstrap import PatientResamples, area_replicates
 from distcxr.metrics.clustered import paired_p_value
 from distcxr.metrics.degrees import degrees_of_freedom
 from distcxr.metrics.estimate import Estimate, average_replicates, estimate
@@ -81,7 +82,7 @@ def compare_models(
     Args: the operating points of a and of b, to compare rates at the thresholds that both have by the same rules.
     The p-value is twice the smaller share of replicates on either side of 0, a replicate exactly at 0 counting on
     both, with one added so that it is never 0.
-    Raises ValueError as `bootstrap.area_estimates` does, where the two are not of the same samples and labels, and for
+    Raises ValueError as `areas.area_estimates` does, where the two are not of the same samples and labels, and for
     scores that are not finite, naming the model.
     """
     for name, scored in (("a", a), ("b", b)):
@@ -90,9 +91,7 @@ def compare_models(
     if not _same_labels(a, b):
         raise ValueError("models can be compared on the same samples, findings and labels only")
     replicates = [area_replicates(resamples, scored) for scored in (a, b)]
-    areas_a, areas_b = (
-        summarise_areas(areas_2CK, scored, macro_findings) for areas_2CK, scored in zip(replicates, (a, b), strict=True)
-    )
+    areas_a, areas_b = (area_estimates(scored, macro_findings) for scored in (a, b))
     both_2CK = replicates[0] - replicates[1]
     columns = a.columns(areas_a.macro_findings)
     num_patients = count_patients(*(a.known[column].patient_M for column in columns))

@@ -78,6 +78,16 @@ class Known:
         """Patients of these samples."""
         return count_patients(self.patient_M)
 
+    @property
+    def num_positive_patients(self) -> int:
+        """Patients with a positive among these samples; 0 where scores are not finite."""
+        return count_patients(self.patient_M[self.targets_M == 1])
+
+    @property
+    def num_negative_patients(self) -> int:
+        """Patients with a negative among these samples; those with positives, too, are among them."""
+        return count_patients(self.patient_M[self.targets_M == 0])
+
     def to_rank(self, threshold: float) -> float:
         """What `scores_M` must reach for `given_M` to reach the threshold: exact, whatever the threshold."""
         return threshold if self.levels is None else float(self.levels.searchsorted(threshold))

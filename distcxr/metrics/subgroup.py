@@ -1,15 +1,15 @@
-"""AUROC by sex, age band, view and images per patient, and which groups differ beyond their intervals.
+"""Figures by sex, age band, view and images per patient: AUROC, recall, specificity and calibration of each finding.
 
-Shape suffixes: N samples.
+Shape suffixes: N samples, C findings, P patients.
 
-Every sample is in one group of each attribute; "unknown" is a group like any other. The draws of patients are the
-same in all groups. Disjoint intervals are a cautious sign of a difference and prove no cause: groups differ in how ill
-they are, too. Among many pairs a few come up by chance, so the number of pairs compared is given as well.
+Every sample is in one group of each attribute; "unknown" is a group like any other. Which groups differ is in
+`group_tests`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,9 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.areas import Areas, area_estimates, too_few
+from distcxr.metrics.calibration import probabilities
+from distcxr.metrics.degrees import MIN_PATIENTS
 from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.scored import Scored, count_patients
+from distcxr.metrics.group_tests import ALPHA, MIN_COMPARED, Difference, Side, adjusted, average_side, compare
+from distcxr.metrics.influence import mean_interval
+from distcxr.metrics.scored import Known, Scored, count_patients
+from distcxr.metrics.threshold import rate_estimates
 
 UNKNOWN = "unknown"
 MACRO = "macro"
@@ -27,10 +32,7 @@ AGE_BANDS = ("0-17", "18-39", "40-59", "60-79", "80+")
 IMAGE_BANDS = ("1", "2-5", "6+")
 _AGE_STARTS = (18, 40, 60, 80)
 _IMAGE_STARTS = (2, 6)
-
-MIN_CASES = 10
-"""Of patients, positives and negatives, for groups to be compared: resampling two positives gives an interval that is
-far too narrow, a point at worst."""
+GROUP_RATES = ("recall", "specificity")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Grouping:
 
 @dataclass(frozen=True)
 class GroupScore:
-    """AUROC of one finding (or `MACRO`) in one group."""
+    """One finding (or `MACRO`, AUROC alone) in one group."""
 
     attribute: str
     group: str
@@ -54,28 +56,30 @@ class GroupScore:
     """Known labels of the finding; samples for the average."""
     num_positive: int
     num_patients: int
+    num_positive_patients: int = 0
+    num_negative_patients: int = 0
+    rates: dict[str, Estimate] | None = None
+    """`GROUP_RATES` at the thresholds; None without any."""
+    mean_prob: float | None = None
+    frequency: float | None = None
+    """Of positives; equal to `mean_prob` where probabilities are right on average."""
+    gap: Estimate | None = None
+    """Frequency less mean probability."""
     macro_findings: tuple[str, ...] = ()
     """What was averaged: groups may lack a class of some finding, and averages of different findings don't compare."""
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Two groups with intervals that don't meet; `lower` has the smaller AUROC."""
-
-    attribute: str
-    finding: str
-    lower: GroupScore
-    higher: GroupScore
-
-
-@dataclass(frozen=True)
 class Subgroups:
-    """Scores by attribute, group and finding, and the differences among them."""
+    """Scores by attribute, group and finding, and every pair that was tested, the smallest p-value first."""
 
     scores: tuple[GroupScore, ...]
-    differences: tuple[Difference, ...]
-    num_pairs: int
-    """Pairs of groups that were looked at, findings and attributes together."""
+    tested: tuple[Difference, ...]
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """Those of the tested that differ, at an adjusted p-value below `ALPHA`."""
+        return tuple(one for one in self.tested if one.p_adjusted < ALPHA)
 
 
 def by_name(attribute: str, names: NDArray[np.str_]) -> Grouping:
@@ -99,75 +103,86 @@ def by_images_per_patient(patient_N: NDArray[np.integer[Any]]) -> Grouping:
 
 
 def score_subgroups(
-    resamples: PatientResamples,
     scored: Scored,
     groupings: Sequence[Grouping],
     macro_findings: Sequence[str] | None = None,
+    threshold_C: Sequence[float | None] | None = None,
 ) -> Subgroups:
-    """AUROC with patient-level intervals in every group, for each finding and on average, and where groups differ.
+    """Score every group, for each finding and on average, and test where groups differ in AUROC.
 
-    Two averages are compared only where they are of the same findings, and no group with fewer than `MIN_CASES`
-    patients, positives or negatives is compared at all.
-    Raises ValueError as `bootstrap.area_estimates` does, and for groupings of other lengths.
+    Args: thresholds of `scores_M`, for recall and specificity. Only groups with `MIN_COMPARED` positive and as many
+    negative patients are compared; the average of two is of the findings with that many in both.
+    Raises ValueError as `areas.area_estimates` does, and for groupings of other lengths.
     """
     scores: list[GroupScore] = []
-    differences: list[Difference] = []
-    num_pairs = 0
+    tested: list[Difference] = []
+    averaged = [scored.findings[column] for column in scored.columns(macro_findings)]
     for grouping in groupings:
         if len(grouping.group_N) != len(scored):
             raise ValueError(f"{grouping.attribute}: {len(grouping.group_N)} values for {len(scored)} samples")
-        here: list[GroupScore] = []
+        sides: list[dict[str, Side]] = []
         for number, group in enumerate(grouping.groups):
             inside = scored.within(grouping.group_N == number)
-            areas = area_estimates(resamples, inside, macro_findings)
-            here += [
-                GroupScore(
-                    grouping.attribute, group, known.name, area, known.num, known.num_positive, known.num_patients
-                )
-                for known, area in zip(inside.known, areas.auroc, strict=True)
-            ]
-            averaged = [inside.known[column] for column in inside.columns(areas.macro_findings)]
-            here.append(
-                GroupScore(
-                    attribute=grouping.attribute,
-                    group=group,
-                    finding=MACRO,
-                    auroc=areas.macro_auroc,
-                    num=len(inside),
-                    num_positive=sum(known.num_positive for known in averaged),
-                    num_patients=count_patients(inside.patient_N),
-                    macro_findings=areas.macro_findings,
-                )
+            areas = area_estimates(inside, macro_findings)
+            scores += _scores(grouping.attribute, group, inside, areas, threshold_C)
+            sides.append(
+                {
+                    known.name: Side(group, area, spread)
+                    for known, area, spread in zip(inside.known, areas.auroc, areas.auroc_spreads, strict=True)
+                    if spread and area.low is not None and not too_few(known, MIN_COMPARED)
+                }
             )
-        looked_at, found = _differences(here)
-        num_pairs += looked_at
-        scores += here
-        differences += found
-    return Subgroups(tuple(scores), tuple(differences), num_pairs)
+        for a, b in combinations(sides, 2):
+            tested += _compare(grouping.attribute, a, b, averaged)
+    return Subgroups(tuple(scores), tuple(adjusted(tested)))
 
 
-def _differences(scores: list[GroupScore]) -> tuple[int, list[Difference]]:
-    found, num_pairs = [], 0
-    for finding in dict.fromkeys(score.finding for score in scores):
-        for pair in combinations([score for score in scores if score.finding == finding], 2):
-            (low_a, high_a), (low_b, high_b) = ((score.auroc.low, score.auroc.high) for score in pair)
-            if low_a is None or high_a is None or low_b is None or high_b is None:
-                continue
-            if pair[0].macro_findings != pair[1].macro_findings or any(map(_too_few, pair)):
-                continue
-            num_pairs += 1
-            if high_a < low_b:
-                found.append(Difference(pair[0].attribute, finding, lower=pair[0], higher=pair[1]))
-            elif high_b < low_a:
-                found.append(Difference(pair[0].attribute, finding, lower=pair[1], higher=pair[0]))
-    return num_pairs, found
+def _scores(
+    attribute: str, group: str, inside: Scored, areas: Areas, threshold_C: Sequence[float | None] | None
+) -> Iterator[GroupScore]:
+    rates_C = rate_estimates(inside, threshold_C) if threshold_C else [None] * len(inside.known)
+    for known, area, rates in zip(inside.known, areas.auroc, rates_C, strict=True):
+        frequency, mean_prob, gap = _on_average(known, inside.num_patients)
+        yield GroupScore(
+            attribute, group, known.name, area, known.num, known.num_positive, known.num_patients,
+            known.num_positive_patients, known.num_negative_patients,
+            rates={name: rates[name] for name in GROUP_RATES} if rates else None,
+            mean_prob=mean_prob, frequency=frequency, gap=gap,
+        )  # fmt: skip
+    averaged = [inside.known[column] for column in inside.columns(areas.macro_findings)]
+    yield GroupScore(
+        attribute, group, MACRO, areas.macro_auroc, len(inside), sum(known.num_positive for known in averaged),
+        count_patients(inside.patient_N), macro_findings=areas.macro_findings,
+    )  # fmt: skip
 
 
-def _too_few(score: GroupScore) -> bool:
-    counts = [score.num_patients]
-    if score.finding != MACRO:
-        counts += [score.num_positive, score.num - score.num_positive]
-    return min(counts) < MIN_CASES
+def _on_average(known: Known, num_patients: int) -> tuple[float | None, float | None, Estimate]:
+    """Frequency of positives, mean probability, and the gap between them with its interval."""
+    if not len(known.targets_M):
+        return None, None, Estimate(None, None, None, known.reason)
+    prob_M = probabilities(known.logits_M)
+    gap_P = np.bincount(known.patient_M, weights=known.targets_M - prob_M, minlength=num_patients)
+    count_P = np.bincount(known.patient_M, minlength=num_patients).astype(np.float64)
+    # In the order of scores and labels, so that the order of the samples can't change the last digit.
+    frequency, mean_prob = known.num_positive / known.num, math.fsum(prob_M) / known.num
+    gap = frequency - mean_prob
+    num = int(np.count_nonzero(count_P))
+    if num < MIN_PATIENTS:
+        return frequency, mean_prob, Estimate(gap, None, None, f"{num} patients: an interval needs {MIN_PATIENTS}")
+    low, high = mean_interval(gap_P, count_P)
+    return frequency, mean_prob, Estimate(gap, low, high, None)
+
+
+def _compare(attribute: str, a: dict[str, Side], b: dict[str, Side], averaged: Sequence[str]) -> Iterator[Difference]:
+    common = [name for name in a if name in b]
+    for name in common:
+        yield compare(attribute, name, a[name], b[name])
+    names = tuple(name for name in common if name in averaged)
+    if len(names) > 1:  # of one finding the average is the finding
+        mean_a, mean_b = (
+            average_side(next(iter(side.values())).group, [side[name].spread for name in names]) for side in (a, b)
+        )
+        yield compare(attribute, MACRO, mean_a, mean_b, names)
 
 
 def _grouping(attribute: str, names: tuple[str, ...], label_N: NDArray[np.int64]) -> Grouping:

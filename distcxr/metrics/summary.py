@@ -26,6 +26,7 @@ class FindingScore:
     """Known labels, positive or negative."""
     reason: str | None
     """Why the areas are None; None where they are numbers."""
+    num_positive_patients: int
 
 
 class UnreadableFile(NamedTuple):
@@ -101,7 +102,7 @@ def summarise(
 def _score(known: Known) -> FindingScore:
     ranks = known.ranks
     auroc, auprc = (ranks.auroc(), ranks.auprc()) if ranks else (None, None)
-    return FindingScore(auroc, auprc, known.num_positive, known.num, known.reason)
+    return FindingScore(auroc, auprc, known.num_positive, known.num, known.reason, known.num_positive_patients)
 
 
 def area_text(area: float | None) -> str:

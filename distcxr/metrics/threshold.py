@@ -1,6 +1,6 @@
 """Thresholds, chosen on validation and applied elsewhere as they are; a sample is called positive at score >= t.
 
-Shape suffixes: M samples with a known label, C findings, K replicates, T thresholds from the highest to the lowest.
+Shape suffixes: M samples with a known label, C findings, P patients, T thresholds from the highest to the lowest.
 
 Only scores that validation holds are chosen: one between two of them calls the same samples, and "nobody" is not a
 threshold. Equal scores are called together. A threshold is rounded to float32, as the scores are.
@@ -15,11 +15,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, entries_by_patient, sum_replicates
-from distcxr.metrics.estimate import Estimate, estimate
+from distcxr.metrics.degrees import MIN_PATIENTS
+from distcxr.metrics.estimate import Estimate
+from distcxr.metrics.influence import score_interval, share_spread
 from distcxr.metrics.scored import Known, Scored
 
 RATES = ("recall", "precision", "specificity", "npv", "accuracy", "f1")
+RATE_METHOD = (
+    "Wilson's interval with the variance between patients, averaged with that of images that resemble each other "
+    "within a patient, and Student's t of the effective number of patients; the threshold is held"
+)
 _UNDEFINED = {
     "recall": "there are no positives",
     "precision": "nobody is called positive",
@@ -78,15 +83,11 @@ class Confusion:
 
     def rates(self) -> dict[str, float | None]:
         """`RATES` by name, None where undefined; `undefined_rate` has the reason."""
-        values = {name: float(value) for name, value in _rates(*self._cells()).items()}
-        return {name: None if np.isnan(value) else value for name, value in values.items()}
+        return {name: part / whole if whole else None for name, (part, whole) in _shares(*astuple(self)).items()}
 
     def undefined_rate(self, name: str) -> str | None:
         """Why this rate is None; None where it is a number."""
-        return _UNDEFINED[name] if np.isnan(_rates(*self._cells())[name]) else None
-
-    def _cells(self) -> tuple[np.float64, ...]:
-        return tuple(map(np.float64, astuple(self)))
+        return _UNDEFINED[name] if self.rates()[name] is None else None
 
 
 class Curve(NamedTuple):
@@ -149,31 +150,37 @@ def count_cells(known: Known, threshold: float) -> Confusion:
     return Confusion(*np.bincount(_cells(known, threshold), minlength=4).tolist())
 
 
-def rate_estimates(
-    resamples: PatientResamples, scored: Scored, threshold_C: Sequence[float | None]
-) -> list[dict[str, Estimate]]:
-    """`RATES` of each finding at its given threshold, with patient-level intervals.
+def rate_estimates(scored: Scored, threshold_C: Sequence[float | None]) -> list[dict[str, Estimate]]:
+    """`RATES` of each finding at its given threshold, with intervals by patient.
 
     The threshold is held: how it would vary with other validation data is not in the interval. Where it is None,
-    so is every rate.
-    Raises ValueError as `bootstrap.area_estimates` does, for another number of thresholds, and as `count_cells`.
+    so is every rate. A rate of fewer than `MIN_PATIENTS` patients has no interval.
+    Raises ValueError for another number of thresholds, and as `count_cells`.
     """
     if len(threshold_C) != len(scored.known):
         raise ValueError(f"{len(threshold_C)} thresholds for {len(scored.known)} findings: give one each")
-    cells = {column: _cells(scored.known[column], at) for column, at in enumerate(threshold_C) if at is not None}
-    entries = [
-        entries_by_patient(scored.known[column].patient_M, cell_M, np.ones(len(cell_M)), 4)
-        for column, cell_M in cells.items()
-    ]
-    found = [dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")) for _ in threshold_C]
-    for (column, cell_M), counts_4K in zip(cells.items(), sum_replicates(resamples, scored, entries), strict=True):
-        confusion = Confusion(*np.bincount(cell_M, minlength=4).tolist())
-        num_patients = scored.known[column].num_patients
-        values, rates_K = confusion.rates(), _rates(*counts_4K)
-        for name in RATES:
-            reason = confusion.undefined_rate(name)
-            found[column][name] = estimate(values[name], reason, rates_K[name], num_patients)
+    found = []
+    for known, threshold in zip(scored.known, threshold_C, strict=True):
+        if threshold is None:
+            found.append(dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")))
+            continue
+        cell_M = _cells(known, threshold) + 4 * known.patient_M.astype(np.int64)
+        counts_4P = np.bincount(cell_M, minlength=4 * scored.num_patients).reshape(-1, 4).T.astype(np.float64)
+        shares = _shares(*counts_4P)
+        found.append({name: _rate(shares[name], _UNDEFINED[name]) for name in RATES})
     return found
+
+
+def _rate(share: tuple[NDArray[np.float64], NDArray[np.float64]], undefined: str) -> Estimate:
+    part_P, whole_P = share
+    num_patients = int(np.count_nonzero(whole_P))
+    if not num_patients:
+        return Estimate(None, None, None, undefined)
+    spread = share_spread(part_P, whole_P)
+    if num_patients < MIN_PATIENTS:
+        return Estimate(spread.value, None, None, f"of {num_patients} patients: an interval needs {MIN_PATIENTS}")
+    low, high = score_interval(spread, of_ranks=False)
+    return Estimate(spread.value, low, high, None)
 
 
 def _cells(known: Known, threshold: float) -> NDArray[np.int64]:
@@ -184,10 +191,10 @@ def _cells(known: Known, threshold: float) -> NDArray[np.int64]:
     return np.where(called_M, 1 - known.targets_M.astype(np.int64), 3 - known.targets_M.astype(np.int64))
 
 
-def _rates(true_positive: Any, false_positive: Any, false_negative: Any, true_negative: Any) -> dict[str, Any]:
-    """`RATES` of counts, each a number or `[K]`; NaN where a rate has nothing to be a share of."""
+def _shares(true_positive: Any, false_positive: Any, false_negative: Any, true_negative: Any) -> dict[str, Any]:
+    """`RATES` of counts, each a number or an array: what is right, and of how much it is a share."""
     right = true_positive + true_negative
-    shares = {
+    return {
         "recall": (true_positive, true_positive + false_negative),
         "precision": (true_positive, true_positive + false_positive),
         "specificity": (true_negative, true_negative + false_positive),
@@ -195,5 +202,3 @@ def _rates(true_positive: Any, false_positive: Any, false_negative: Any, true_ne
         "accuracy": (right, right + false_positive + false_negative),
         "f1": (2 * true_positive, 2 * true_positive + false_positive + false_negative),
     }
-    with np.errstate(invalid="ignore"):
-        return {name: part / whole for name, (part, whole) in shares.items()}

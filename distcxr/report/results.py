@@ -25,6 +25,8 @@ def findings_section(content: Content, split: str) -> Section:
     table = blocks.table(
         ("finding", column([f"average of {len(averaged)}", *map(readable, names)])),
         ("positives", [no_count, *content.numbers(of_findings, "num_positive", form=",")]),
+        *([("positive patients", [no_count, *content.numbers(of_findings, "num_positive_patients", form=",")])]
+          if any(content.get(*path, "num_positive_patients") is not None for path in of_findings) else []),
         ("of", [no_count, *content.numbers(of_findings, "num", form=",")]),
         ("AUROC", content.numbers(paths, "auroc")),
         (interval_title(content, split), content.intervals(paths, "auroc")),
@@ -126,16 +128,21 @@ def _differences(content: Content, split: str) -> Iterable[Block]:
     found: list[dict[str, Any]] = content.get("metrics", split, "differences") or []
     num_pairs = content.get("metrics", split, "num_pairs_compared")
     among = f"{num_pairs:,} pairs" if num_pairs is not None else "many pairs"
-    if not found:
+    if test := content.get("metrics", split, "difference_test"):
+        tested = (
+            f"{len(found)} of {among} of groups differ in AUROC at an adjusted p-value below {test['alpha']:g} "
+            f"({test['method']}; pairs with at least {test['min_patients']} positive and negative patients each)."
+        )
+        yield paragraph(tested, kind="small" if found else "plain")
+        if not found:
+            return
+    elif not found:  # of runs scored before there was a test
         yield paragraph(f"Among {among} of groups, none has intervals that stay apart.")
         return
-    yield paragraph("Groups with intervals that do not overlap", kind="heading")
-    yield paragraph(
-        f"{len(found)} of {among}. A cautious sign of a difference, not of its cause: groups differ in how ill they "
-        "are, too, and among many pairs a few come up by chance.",
-        kind="small",
-    )
+    else:
+        yield from _untested(found, among)
     paths = [("metrics", split, "differences", number) for number in range(len(found))]
+    p_values = [("adjusted p", content.numbers(paths, "p_adjusted", form=".2g"))] if test else []
     yield blocks.table(
         ("attribute", column(readable(one["attribute"]) for one in found)),
         ("finding", column(readable(one["finding"]) for one in found)),
@@ -144,7 +151,18 @@ def _differences(content: Content, split: str) -> Iterable[Block]:
         ("other group", column(one["group_b"] for one in found)),
         ("AUROC", [content.with_interval(*path, "auroc_b") for path in paths]),
         ("difference", content.numbers(paths, "difference")),
+        *p_values,
         sortable=True,
+    )
+
+
+def _untested(found: Sequence[dict[str, Any]], among: str) -> Iterable[Block]:
+    """Words of runs scored before there was a test."""
+    yield paragraph("Groups with intervals that do not overlap", kind="heading")
+    yield paragraph(
+        f"{len(found)} of {among}. A cautious sign of a difference, not of its cause: groups differ in how ill they "
+        "are, too, and among many pairs a few come up by chance.",
+        kind="small",
     )
 
 
@@ -167,6 +185,11 @@ def _about_intervals(content: Content, split: str) -> str:
     found = content.get("metrics", split, "intervals")
     if not found:
         return "This run was scored without intervals."
+    if method := found.get("auroc_method"):
+        return (
+            f"Intervals: {_percent(found)}, by patient. AUROC: {method}. Average precision: "
+            f"{found.get('auprc_method')}. They hold the model fixed."
+        )
     return (
         f"Intervals: {_percent(found)} of {found.get('replicates', 0):,} resamples of the "
         f"{found.get('unit', 'patient')}s (bootstrap, seed {found.get('seed', 0)}). Images of one patient stay "

@@ -10,11 +10,11 @@ _ROUNDING = 1e-9
 _SHARES = frozenset(
     ("auroc", "auprc", "auroc_a", "auroc_b", "auroc_other", "brier", "ece", "delong", "recall", "precision",
      "specificity", "npv", "accuracy", "f1", "threshold_prob", "level", "p", "p_delong", "p_floor", "p_holm",
-     "p_delong_holm", "prob", "mean_prob", "frequency")
+     "p_delong_holm", "p_adjusted", "alpha", "prob", "mean_prob", "frequency")
 )  # fmt: skip
 _COUNTS = frozenset(
     ("num", "num_positive", "num_samples", "num_patients", "num_positive_patients", "num_pairs_compared", "replicates",
-     "step", "count", "ece_bins", "tp", "fp", "fn", "tn")
+     "step", "count", "ece_bins", "num_findings", "num_tested", "min_patients", "tp", "fp", "fn", "tn")
 )  # fmt: skip
 
 

@@ -6,11 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from cohort import Cohort, auprc, auroc, auroc_per_finding, cohort, scored
+from cohort import auroc, cohort, scored
 from numpy.typing import NDArray
 
 from distcxr.metrics import bootstrap
-from distcxr.metrics.bootstrap import Areas, PatientResamples, area_estimates, area_replicates
+from distcxr.metrics.bootstrap import PatientResamples, area_replicates
 from distcxr.metrics.estimate import Estimate, average, average_replicates, estimate
 from distcxr.metrics.scored import Scored
 
@@ -20,13 +20,6 @@ TOLERANCE = 1e-12
 def drawn_rows(resamples: PatientResamples, held: Scored, replicate: int) -> NDArray[np.int64]:
     """Rows of one replicate, written out: every image of every patient drawn, as often as drawn."""
     return np.repeat(np.arange(len(held)), resamples.weights(replicate)[held.patient_N])
-
-
-def areas_of(
-    data: Cohort, replicates: int = 100, seed: int = 0, threads: int | None = None, macro: list[str] | None = None
-) -> Areas:
-    held = scored(*data)
-    return area_estimates(PatientResamples(held.num_patients, replicates, seed, threads), held, macro)
 
 
 @pytest.mark.parametrize("decimals", [6, 1, 0], ids=["distinct", "ties", "nearly all tied"])
@@ -46,29 +39,6 @@ def test_every_replicate_equals_sklearn_on_the_rows_drawn(decimals: int) -> None
             assert areas[0, column, replicate] == pytest.approx(roc_auc_score(*arguments), rel=0, abs=TOLERANCE)
             expected = average_precision_score(*arguments)
             assert areas[1, column, replicate] == pytest.approx(expected, rel=0, abs=TOLERANCE)
-
-
-def test_the_interval_is_that_of_a_plain_loop() -> None:
-    logits, targets, mask, patients = cohort(1)
-    held = scored(logits, targets, mask, patients)
-    resamples = PatientResamples(held.num_patients, replicates=300, seed=1)
-    areas = area_estimates(resamples, held, ["A", "C"])
-    by_hand = np.empty((300, 4))
-    for replicate in range(300):
-        rows = drawn_rows(resamples, held, replicate)
-        by_hand[replicate] = auroc_per_finding(logits[rows], targets[rows], mask[rows])
-    for column, found in enumerate(areas.auroc):
-        keep = mask[:, column] == 1
-        assert found.value == auroc(logits[keep, column], targets[keep, column])
-        assert areas.auprc[column].value == auprc(logits[keep, column], targets[keep, column])
-        assert (found.low, found.high) == pytest.approx(np.percentile(by_hand[:, column], [2.5, 97.5]), abs=TOLERANCE)
-        assert found.reason is None and found.num_left_out == 0
-    macro = by_hand[:, [0, 2]].mean(axis=1)
-    assert areas.macro_findings == ("A", "C")
-    assert areas.macro_auroc.value == pytest.approx((areas.auroc[0].value + areas.auroc[2].value) / 2, abs=TOLERANCE)
-    assert (areas.macro_auroc.low, areas.macro_auroc.high) == pytest.approx(
-        np.percentile(macro, [2.5, 97.5]), abs=TOLERANCE
-    )
 
 
 def test_draws_are_a_multinomial() -> None:
@@ -107,15 +77,10 @@ def test_blocks_hold_the_weights_kept_or_drawn_again(monkeypatch: pytest.MonkeyP
     assert len(again._kept) == 1 and len(kept._kept) == 3
 
 
-def test_same_seed_same_figures_whatever_the_threads_and_the_order_of_findings() -> None:
-    logits, targets, mask, patients = cohort(2)
-    first = areas_of(Cohort(logits, targets, mask, patients), 200, 7, 1)
-    second = areas_of(Cohort(logits, targets, mask, patients), 200, 7, 3)
-    assert first == second
-    turned = areas_of(Cohort(logits[:, ::-1], targets[:, ::-1], mask[:, ::-1], patients), 200, 7, macro=list("DCBA"))
-    assert turned.auroc[::-1] == first.auroc and turned.auprc[::-1] == first.auprc
-    other = areas_of(Cohort(logits, targets, mask, patients), 200, 8)
-    assert other.auroc[0].value == first.auroc[0].value and other.auroc[0].low != first.auroc[0].low
+def test_same_areas_whatever_the_threads() -> None:
+    held = scored(*cohort(2))
+    one, three = (area_replicates(PatientResamples(held.num_patients, 200, 7, threads), held) for threads in (1, 3))
+    np.testing.assert_array_equal(one, three)
 
 
 def test_more_replicates_begin_with_the_same_ones() -> None:
@@ -123,118 +88,6 @@ def test_more_replicates_begin_with_the_same_ones() -> None:
     few = area_replicates(PatientResamples(held.num_patients, 100), held)
     many = area_replicates(PatientResamples(held.num_patients, 260), held)
     np.testing.assert_array_equal(many[:, :, :100], few)
-
-
-def test_the_order_of_samples_does_not_count() -> None:
-    logits, targets, mask, patients = cohort(4)
-    shuffled = np.random.default_rng(0).permutation(len(logits))
-    plain = areas_of(Cohort(logits, targets, mask, patients))
-    mixed = areas_of(Cohort(logits[shuffled], targets[shuffled], mask[shuffled], patients[shuffled]))
-    assert plain == mixed
-
-
-@pytest.mark.world_size(2)
-def test_ranks_come_to_identical_figures() -> None:
-    import torch.distributed as dist
-
-    logits, targets, mask, patients = cohort(5)
-    threads = 1 + dist.get_rank()
-    mine = areas_of(Cohort(logits, targets, mask, patients), 200, threads=threads)
-    everyone: list[object] = [None, None]
-    dist.all_gather_object(everyone, mine)
-    assert everyone == [mine, mine]
-
-
-def test_intervals_by_patient_are_wider_where_images_of_a_patient_resemble_each_other() -> None:
-    one = cohort(6, num=120, patients=120, decimals=6)
-    copies = Cohort(*(np.repeat(part, 6, axis=0) for part in one))
-    width = []
-    for ids in (copies.patient_id, np.arange(len(copies.patient_id))):
-        found = areas_of(copies._replace(patient_id=ids), 400)
-        width.append(found.auroc[0].high - found.auroc[0].low)
-    assert width[0] / width[1] == pytest.approx(math.sqrt(6), rel=0.2)
-    # Copies add no information: the interval is that of one image a patient, draw by draw.
-    alone = areas_of(one, 400)
-    again = areas_of(copies, 400)
-    for left, right in zip(alone.auroc, again.auroc, strict=True):
-        assert (left.low, left.high) == pytest.approx((right.low, right.high), abs=TOLERANCE)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_its_level() -> None:
-    """AUROC of N(0,1) against N(1,1) is Phi(1 / sqrt 2) = .7602."""
-    truth, covered = 0.5 * (1 + math.erf(0.5)), 0
-    rng = np.random.default_rng(0)
-    for seed in range(100):
-        targets = (rng.random((300, 1)) < 0.3).astype(np.uint8)
-        logits = (rng.normal(size=(300, 1)) + targets).astype(np.float32)
-        found = areas_of(Cohort(logits, targets, np.ones_like(targets), np.arange(300)), 200, seed)
-        covered += found.auroc[0].low <= truth <= found.auroc[0].high
-    assert 87 <= covered <= 100
-
-
-@pytest.mark.parametrize("value", [0, 1])
-def test_an_absent_class_is_none_with_the_reason_and_out_of_the_average(value: int) -> None:
-    logits, targets, mask, patients = cohort(7)
-    targets[:, 1] = value
-    mask[:, 3] = 0
-    found = areas_of(Cohort(logits, targets, mask, patients))
-    num = int(mask[:, 1].sum())
-    absent = "negatives" if value else "positives"
-    assert found.auroc[1] == Estimate(None, None, None, f"no {absent} among {num} known labels")
-    assert found.auprc[3] == Estimate(None, None, None, "no known labels")
-    assert found.macro_findings == ("A", "C")
-    assert found.macro_auroc.low is not None and found.macro_auroc.low < found.macro_auroc.value
-    nothing = areas_of(Cohort(logits, targets, mask, patients), macro=["D"])
-    assert nothing.macro_auroc == Estimate(None, None, None, "undefined for all 1 named findings")
-    assert nothing.macro_findings == ()
-    unnamed = areas_of(Cohort(logits, targets, mask, patients), macro=[])
-    assert unnamed.macro_auroc.reason == "no findings are named for the average"
-
-
-def test_replicates_without_a_class_are_left_out_and_counted() -> None:
-    logits, targets, mask, patients = cohort(8, num=200, patients=50)
-    ids = np.unique(patients)
-    targets[:, 0], targets[:, 1] = patients == ids[0], np.isin(patients, ids[:4])
-    mask[:] = 1
-    held = scored(logits, targets, mask, patients)
-    resamples = PatientResamples(held.num_patients, 1000)
-    missing = [int(sum(not resamples.weights(k)[:num].any() for k in range(1000))) for num in (1, 4)]
-    found = area_estimates(resamples, held)
-    rare, fair = found.auroc[:2]
-    assert rare.num_left_out == missing[0] > 300
-    assert rare.value is not None and rare.low is None and rare.high is None
-    assert rare.reason == f"undefined in {missing[0]} of 1000 resamples of the patients: too few cases"
-    assert fair.num_left_out == missing[1] > 0
-    assert fair.reason is None and fair.low is not None
-
-
-def test_one_patient_has_no_interval() -> None:
-    logits, targets, mask, patients = cohort(9)
-    found = areas_of(Cohort(logits, targets, mask, np.full_like(patients, 7)))
-    for one in (*found.auroc, *found.auprc, found.macro_auroc):
-        assert one.value is not None and one.low is None and one.high is None
-        assert one.reason == "one patient only: patients can't be resampled"
-    # One patient among the known labels of a finding is as bad as one patient in all.
-    ids, counts = np.unique(patients, return_counts=True)
-    only = patients == ids[counts.argmax()]
-    mask[:, 0] = only
-    targets[only, 0] = np.arange(only.sum()) % 2
-    assert areas_of(Cohort(logits, targets, mask, patients)).auroc[0].reason.startswith("one pat")
-
-
-def test_no_samples_are_legal() -> None:
-    logits, targets, mask, patients = (part[:0] for part in cohort())
-    found = areas_of(Cohort(logits, targets, mask, patients))
-    assert [one.reason for one in found.auroc] == ["no known labels"] * 4
-    assert found.macro_auroc.reason == "undefined for all 4 named findings"
-
-
-def test_constant_scores_are_worth_one_half_in_every_draw() -> None:
-    _, targets, mask, patients = cohort(10)
-    for value in (0.0, -0.0, 3.0):
-        logits = np.full(targets.shape, value, dtype=np.float32)
-        found = areas_of(Cohort(logits, targets, mask, patients))
-        assert (found.auroc[0].low, found.auroc[0].value, found.auroc[0].high) == (0.5, 0.5, 0.5)
 
 
 def test_both_zeros_and_the_whole_float32_range_rank_as_in_ranking() -> None:
@@ -250,36 +103,15 @@ def test_both_zeros_and_the_whole_float32_range_rank_as_in_ranking() -> None:
         assert areas[0, 0, replicate] == auroc(logits[rows, 0], targets[rows, 0])
 
 
-def test_what_lies_under_an_unknown_label_does_not_count() -> None:
-    logits, targets, mask, patients = cohort(11)
-    expected = areas_of(Cohort(logits, targets, mask, patients))
-    logits[mask == 0] = np.nan
-    targets[mask == 0] = 9
-    assert areas_of(Cohort(logits, targets, mask, patients)) == expected
-
-
-def test_scores_that_are_not_finite_leave_the_finding_without_areas() -> None:
-    data = cohort()
-    data.mask_NC[3, 0], data.logits_NC[3, 0] = 1, np.nan
-    found = areas_of(data)
-    assert found.auroc[0] == Estimate(None, None, None, f"1 of {data.mask_NC[:, 0].sum()} logits are not finite")
-    assert found.macro_findings == ("B", "C", "D") and found.auroc[1] == areas_of(cohort()).auroc[1]
-
-
 def test_wrong_settings_are_refused() -> None:
     held = scored(*cohort())
     with pytest.raises(ValueError, match="1 make no interval"):
         PatientResamples(9, 1)
     with pytest.raises(ValueError, match="seed must be"):
         PatientResamples(9, 10, seed=-1)
-    resamples = PatientResamples(held.num_patients, 10)
-    with pytest.raises(ValueError, match=r"\['Z'\] are not scored"):
-        area_estimates(resamples, held, ["Z"])
-    with pytest.raises(ValueError, match="repeat"):
-        area_estimates(resamples, held, ["B", "B"])
     for one_off in (held.num_patients - 1, held.num_patients + 1):
         with pytest.raises(ValueError, match=f"draws are of {one_off} patients, but {held.num_patients} were scored"):
-            area_estimates(PatientResamples(one_off, 10), held)
+            area_replicates(PatientResamples(one_off, 10), held)
 
 
 def test_a_replicates_average_is_of_the_findings_it_defines() -> None:

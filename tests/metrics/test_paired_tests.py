@@ -7,7 +7,8 @@ import pytest
 from cohort import Cohort, auroc_per_finding, cohort, known, scored
 from numpy.typing import NDArray
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.clustered import paired_p_value
 from distcxr.metrics.operating import choose_operating
 from distcxr.metrics.p_values import holm
@@ -79,7 +80,7 @@ def test_same_figures_again_and_areas_are_those_of_each_model_alone() -> None:
     result = compared(found, other)
     assert compared(found, other) == result
     alone = scored(*found._replace(logits_NC=other))
-    alone = area_estimates(PatientResamples(alone.num_patients, 200, seed=1, threads=1), alone)
+    alone = area_estimates(alone)
     assert [one.b for one in result.auroc] == [one.value for one in alone.auroc]
     assert result.macro_auroc.b == alone.macro_auroc.value
 
@@ -94,7 +95,7 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
 def test_the_paired_interval_is_narrower_than_that_of_either_model() -> None:
     found = cohort(5)
     held = scored(*found)
-    alone = area_estimates(PatientResamples(held.num_patients, 200, seed=1), held)
+    alone = area_estimates(held)
     for one, area in zip(compared(found, second(found, 0.2)).auroc, alone.auroc, strict=True):
         assert one.difference.high - one.difference.low < 0.6 * (area.high - area.low)
 
@@ -139,7 +140,7 @@ def test_average_precision_and_rates_are_compared_too() -> None:
     operating = tuple(choose_operating(one) for one in models)
     resamples = PatientResamples(models[0].num_patients, 150, seed=1)
     result = compare_models(resamples, *models, operating=operating)
-    alone = [area_estimates(resamples, one) for one in models]
+    alone = [area_estimates(one) for one in models]
     for column, one in enumerate(result.auprc):
         assert (one.a, one.b) == tuple(areas.auprc[column].value for areas in alone) and one.p_delong is None
     assert result.macro_auprc.difference.value == pytest.approx(

@@ -7,7 +7,7 @@ import pytest
 from cohort import cohort, known, scored
 
 from distcxr.metrics.calibration import fit_temperature, probabilities
-from distcxr.metrics.degrees import FEWEST_PATIENTS
+from distcxr.metrics.degrees import MIN_PATIENTS
 from distcxr.metrics.recalibration import recalibrate
 from distcxr.metrics.student import quantile, two_sided_p
 
@@ -87,7 +87,7 @@ def test_what_is_undefined_has_a_reason() -> None:
     apart = recalibrate(known(np.float32([-2, -1, 1, 2]), targets))
     assert apart.slope.value is None and "separate" in apart.slope.reason
     assert apart.intercept.value is not None
-    assert apart.intercept.reason.startswith(f"2 positive patients: nothing holds with fewer than {FEWEST_PATIENTS}")
+    assert apart.intercept.reason.startswith(f"2 positive patients: nothing holds with fewer than {MIN_PATIENTS}")
     assert "separate" in recalibrate(known(np.float32([2, 1, 1, -2]), targets)).slope.reason
     flat = recalibrate(known(np.zeros(4, dtype=np.float32), targets))
     assert flat.slope.reason == "all scores are equal" and flat.intercept.value == pytest.approx(0)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from cohort import Cohort, auroc, cohort, scored
 
-from distcxr.metrics.bootstrap import PatientResamples, area_estimates
+from distcxr.metrics.areas import area_estimates
+from distcxr.metrics.calibration import probabilities
+from distcxr.metrics.group_tests import MIN_COMPARED, adjusted
 from distcxr.metrics.subgroup import MACRO, Grouping, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 
 FINDINGS = ("A", "B", "C", "D")
@@ -21,10 +23,8 @@ def halves(found: Cohort, share: float = 0.5) -> Grouping:
     return by_name("sex", np.where(rng.random(len(found.patient_id)) < share, "F", "M"))
 
 
-def score(found: Cohort, *groupings: Grouping, replicates: int = 200, threads: int = 2) -> Subgroups:
-    held = scored(*found)
-    resamples = PatientResamples(held.num_patients, replicates, seed=1, threads=threads)
-    return score_subgroups(resamples, held, groupings)
+def score(found: Cohort, *groupings: Grouping, thresholds: list[float | None] | None = None) -> Subgroups:
+    return score_subgroups(scored(*found), groupings, threshold_C=thresholds)
 
 
 def test_age_bands() -> None:
@@ -79,16 +79,10 @@ def test_one_group_of_all_is_the_whole_split() -> None:
     found = cohort(2)
     everyone = by_name("view", np.full(len(found.patient_id), "PA"))
     held = scored(*found)
-    whole = area_estimates(PatientResamples(held.num_patients, 200, seed=1), held)
+    whole = area_estimates(held)
     scores = score(found, everyone).scores
     assert tuple(one.auroc for one in scores[:-1]) == whole.auroc
     assert scores[-1].auroc == whole.macro_auroc
-
-
-def test_same_figures_whatever_the_threads() -> None:
-    found = cohort(3)
-    groups = halves(found), by_images_per_patient(found.patient_id)
-    assert score(found, *groups, threads=1) == score(found, *groups, threads=3)
 
 
 @pytest.mark.parametrize(("lower", "higher"), ["FM", "MF"])
@@ -99,80 +93,122 @@ def test_a_planted_difference_is_named_and_no_other(lower: str, higher: str) -> 
     rng = np.random.default_rng(1)
     found.logits_NC[harmed, 1] = rng.normal(size=harmed.sum())  # worthless for them
     subgroups = score(found, sexes)
-    assert [(one.attribute, one.finding) for one in subgroups.differences] == [("sex", "B"), ("sex", MACRO)]
-    first = subgroups.differences[0]
+    assert {(one.attribute, one.finding) for one in subgroups.differences} == {("sex", "B"), ("sex", MACRO)}
+    first = next(one for one in subgroups.differences if one.finding == "B")
     assert (first.lower.group, first.higher.group) == (lower, higher)
-    assert first.lower.auroc.high < first.higher.auroc.low
-    assert subgroups.num_pairs == 5
+    assert first.difference.value == first.higher.auroc.value - first.lower.auroc.value
+    assert 0 < first.difference.low < first.difference.value < first.difference.high
+    assert first.p < first.p_adjusted < 0.05 and len(subgroups.tested) == 5
 
 
 def test_groups_alike_seldom_differ() -> None:
-    """Disjoint 95 % intervals of two independent groups of equal size: about 1 in 200."""
-    count = pairs = 0
-    for seed in range(20):
-        found = cohort(10 + seed, num=300, patients=300)
-        subgroups = score(found, halves(found), replicates=100)
-        count += len(subgroups.differences)
-        pairs += subgroups.num_pairs
-    assert pairs == 100
-    assert count <= 6
+    """A report of 25 tests, at 5 % for all of them: intervals that don't meet named 1 in 200 pairs."""
+    named = []
+    for seed in range(40):
+        found = cohort(10 + seed, num=400, patients=200)
+        thirds = by_name("view", np.array(["AP", "LL", "PA"])[np.arange(len(found.patient_id)) % 3])
+        subgroups = score(found, halves(found), thirds)
+        assert len(subgroups.tested) >= 4
+        named.append(len(subgroups.differences) > 0)
+    assert sum(named) <= 5
 
 
-def test_averages_of_different_findings_are_not_compared() -> None:
+def test_patients_in_both_groups_are_one_patient() -> None:
+    """Two views of a patient with the same scores: nothing differs, however many there are of them."""
+    one = cohort(3, num=300, patients=100, findings=1, decimals=6)
+    both = Cohort(*(np.repeat(part, 2, axis=0) for part in one))
+    found = score(both, by_name("view", np.tile(["AP", "PA"], 300)))
+    assert [(test.p, test.difference.value) for test in found.tested] == [(1.0, 0.0)]
+    noise = np.random.default_rng(0).normal(size=both.logits_NC.shape, scale=0.01)
+    near = score(
+        both._replace(logits_NC=(both.logits_NC + noise).astype(np.float32)),
+        by_name("view", np.tile(["AP", "PA"], 300)),
+    )
+    apart = area_estimates(scored(*one)).auroc[0]
+    test = near.tested[0]
+    assert test.difference.high - test.difference.low < 0.5 * (apart.high - apart.low)
+
+
+def test_averages_are_compared_over_what_both_groups_have() -> None:
     found = cohort(5, num=1500, patients=1500)
     sexes = halves(found)
     women = sexes.group_N == 0
     found.targets_NC[women, 0] = 0
-    found.logits_NC[women] = 0  # one half everywhere: each area differs
+    found.logits_NC[women] = 0.1 * np.random.default_rng(0).normal(size=(women.sum(), 4))  # about one half everywhere
     subgroups = score(found, sexes)
-    assert {one.finding for one in subgroups.differences} == {"B", "C", "D"}
-    assert subgroups.num_pairs == 3
+    assert {one.finding for one in subgroups.differences} == {"B", "C", "D", MACRO}
+    assert next(one for one in subgroups.tested if one.finding == MACRO).macro_findings == ("B", "C", "D")
     absent = next(one for one in subgroups.scores if (one.group, one.finding) == ("F", "A"))
     assert absent.auroc.value is None and absent.auroc.reason.startswith("no positives")
-    macro = next(one for one in subgroups.scores if (one.group, one.finding) == ("F", MACRO))
-    assert macro.macro_findings == ("B", "C", "D")
 
 
-def test_small_groups_have_values_without_intervals() -> None:
+def test_a_group_of_one_patient_has_values_and_no_intervals() -> None:
     found = cohort(6)
     ids, counts = np.unique(found.patient_id, return_counts=True)
     ages = np.where(found.patient_id == ids[counts.argmax()], 10, 50).astype(np.float32)
     found.targets_NC[ages == 10] = (np.arange((ages == 10).sum()) % 2)[:, None]
     found.mask_NC[:] = 1
-    subgroups = score(found, by_age(ages))
+    subgroups = score(found, by_age(ages), thresholds=[0.0, 0.0, None, 0.0])
     young = [one for one in subgroups.scores if one.group == "0-17"]
     assert {one.num_patients for one in young} == {1}
-    assert {one.auroc.reason for one in young} == {"one patient only: patients can't be resampled"}
-    assert all(one.auroc.value is not None and one.auroc.low is None for one in young)
-    assert subgroups.num_pairs == 0 and subgroups.differences == ()
+    assert all(one.auroc.value is not None and one.auroc.low is None and one.auroc.reason for one in young)
+    assert young[0].rates["recall"].low is None and young[0].gap.low is None
+    assert subgroups.tested == subgroups.differences == ()
 
 
-@pytest.mark.parametrize(("num_positive", "named"), [(2, False), (9, False), (10, True)])
-def test_groups_with_a_handful_of_positives_are_not_compared(num_positive: int, named: bool) -> None:
-    """Perfect in one group, worthless in the other: two perfect positives give the interval 1 to 1."""
+@pytest.mark.parametrize(("num_patients", "is_tested"), [(MIN_COMPARED - 1, False), (MIN_COMPARED, True)])
+def test_groups_with_few_positive_patients_are_not_compared(num_patients: int, is_tested: bool) -> None:
+    """Three images each: it is patients that count. Perfect in one group, worthless in the other."""
     rng = np.random.default_rng(5)
-    num = 400
+    num = 600
     targets = (rng.random(num) < 0.4).astype(np.uint8)
-    small = np.arange(num) < 60
-    targets[small] = np.arange(60) < num_positive
+    small = np.arange(num) < 180
+    targets[small] = np.arange(180) < 3 * num_patients
     scores = np.where(small, targets * 5.0, 0) + rng.normal(size=num) * np.where(small, 0.01, 1)
-    held = Cohort(scores[:, None].astype(np.float32), targets[:, None], np.ones((num, 1), np.uint8), np.arange(num))
+    held = Cohort(
+        scores[:, None].astype(np.float32), targets[:, None], np.ones((num, 1), np.uint8), np.arange(num) // 3
+    )
     found = score(held, by_name("view", np.where(small, "AP", "PA")))
-    assert [one.finding for one in found.differences if one.finding == "A"] == ["A"] * named
+    assert [one.finding for one in found.differences] == ["A"] * is_tested and len(found.tested) == is_tested
+
+
+def test_recall_specificity_and_calibration_by_group() -> None:
+    found = cohort(7)
+    sexes = halves(found)
+    for one in score(found, sexes, thresholds=[0.2] * 4).scores:
+        if one.finding == MACRO:
+            continue
+        column = FINDINGS.index(one.finding)
+        keep = (sexes.group_N == sexes.groups.index(one.group)) & (found.mask_NC[:, column] == 1)
+        targets, logits = found.targets_NC[keep, column], found.logits_NC[keep, column]
+        called = logits >= np.float32(0.2)
+        assert one.rates["recall"].value == pytest.approx(called[targets == 1].mean(), abs=1e-12)
+        assert one.rates["specificity"].value == pytest.approx((~called)[targets == 0].mean(), abs=1e-12)
+        assert one.mean_prob == pytest.approx(probabilities(logits).mean(), abs=1e-12)
+        assert one.gap.value == pytest.approx(targets.mean() - probabilities(logits).mean(), abs=1e-12)
+        assert one.gap.low < one.gap.value < one.gap.high
+        patients = found.patient_id[keep]
+        assert one.num_positive_patients == len(set(patients[targets == 1]))
+
+
+def test_holms_correction() -> None:
+    """Against R's `p.adjust(c(.01, .04, .03, .005), "holm")`."""
+    from dataclasses import replace
+
+    pair = score(cohort(4, num=900, patients=900), halves(cohort(4, num=900, patients=900))).tested[0]
+    found = adjusted([replace(pair, p=p) for p in (0.01, 0.04, 0.03, 0.005)])
+    assert [one.p_adjusted for one in found] == pytest.approx([0.02, 0.03, 0.06, 0.06])
 
 
 def test_no_samples_no_groups() -> None:
     nobody = Cohort(*(part[:0] for part in cohort()))
-    assert score(nobody, by_age(np.float32([]))) == Subgroups((), (), 0)
+    assert score(nobody, by_age(np.float32([]))) == Subgroups((), ())
 
 
 def test_bad_arguments_are_refused() -> None:
     found = cohort(7)
     with pytest.raises(ValueError, match="sex: 399 values for 400 samples"):
         score(found, by_name("sex", np.full(399, "M")))
-    held = scored(*found)
-    with pytest.raises(ValueError, match="draws are of 3 patients"):
-        score_subgroups(PatientResamples(3, 10), held, [halves(found)])
 
 
 def test_a_finding_with_scores_that_are_not_finite_has_no_samples_in_any_group() -> None:

@@ -47,8 +47,8 @@ def test_files_that_are_not_there_are_listed(folder: Path) -> None:
 IMPOSSIBLE: dict[str, Callable[[Any], object]] = {
     "macro.auroc is 7.3, not null or between 0 and 1": lambda held: held["macro"].update(auroc=7.3),
     "findings.Mass.auprc_low is '0.2', not": lambda held: held["findings"]["Mass"].update(auprc_low="0.2"),
-    "findings.Mass.auroc_low is 0.99, more than auroc_high": (
-        lambda held: held["findings"]["Mass"].update(auroc_low=0.99)
+    "findings.Infiltration.auroc_low is 0.99, more than auroc_high": (
+        lambda held: held["findings"]["Infiltration"].update(auroc_low=0.99)
     ),
     "findings.Mass.operating_points.youden.recall is -0.1": (
         lambda held: held["findings"]["Mass"]["operating_points"]["youden"].update(recall=-0.1)
