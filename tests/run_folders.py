@@ -82,7 +82,8 @@ def simulate(num: int, patients: int, seed: int) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """As a run writes it."""
+    """As a run writes it; counts of NIH's official lists, but for what is positive."""
+    of_split = {"train": cohort_of(77_871, 25_208), "val": cohort_of(8_653, 2_800), "test": cohort_of(25_595, 2_797)}
     return {
         "started": "2026-01-31T12:00:00+00:00",
         "command": ["launch.py", "recipes/densenet121.yaml", "data.root=/data/nih"],
@@ -93,9 +94,35 @@ def environment() -> dict[str, Any]:
         "hardware": {"host": "node1", "device": "NVIDIA A100", "num_gpus": 4, "cores": 64},
         "world_size": 4,
         "backend": "nccl",
-        "splits": {"train": {"num_images": 77_871, "num_patients": 25_208}},
+        "splits": {name: {key: one[key] for key in ("num_images", "num_patients")} for name, one in of_split.items()},
+        "cohort": {
+            "label_file": {"num_images": 112_120, "num_patients": 30_805},
+            "with_file": {"num_images": 112_119, "num_patients": 30_805},
+            "notes": [],
+            "splits": of_split,
+        },
         "hashes": {**OFFICIAL, "train": "a" * 64, "val": "b" * 64, "test": "c" * 64},
         "earlier": [],
+    }
+
+
+def cohort_of(images: int, patients: int) -> dict[str, Any]:
+    """One split, as `data.cohort` describes it."""
+    return {
+        "num_images": images,
+        "num_patients": patients,
+        "age": {"median": 48.0, "q25": 34.0, "q75": 59.0, "num_unknown": 3},
+        "sex": {"F": patients // 2, "M": patients - patients // 2, "unknown": 0},
+        "view": {"PA": images - images // 3, "AP": images // 3, "LATERAL": 0, "unknown": 0},
+        "findings": {
+            name: {
+                "num_known": images,
+                "num_positive": round(share * images),
+                "num_patients_known": patients,
+                "num_patients_positive": round(share * patients),
+            }
+            for name, share in zip(NIH14, SHARES, strict=True)
+        },
     }
 
 
