@@ -102,7 +102,7 @@ def comparison_errors(area: float, positives: int, images: int, reports: int) ->
     operating = Operating(tuple(map(str, range(FINDINGS))), "logit", 0, {"fixed": at}, (), ())
     p_values: dict[str, list[float | None]] = {}
     patients = []
-    for _ in range(reports):
+    for report in range(reports):
         patient_N, targets_NC = labels(rng, positives, images)
         shared_NC = noise(rng, patient_N)
         scores = [(shared_NC + noise(rng, patient_N)) / math.sqrt(2) + apart * targets_NC for _ in range(2)]

@@ -35,8 +35,6 @@ from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import Grouping, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.threshold import rate_estimates
 
-# numba imports a package that has this file's name.
-
 NORMAL = NormalDist()
 WITHIN_PATIENT = 0.5
 POSITIVE_AMONG_ILL = 0.6  # images of a patient with the finding that show it; at least one does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,14 @@ from typing import Annotated
 import typer
 
 from distcxr.cli.options import Checkpoint, Json, Overrides, Recipe, Split, check_writable
+
+
+class HeatMap(StrEnum):
+    """`against_boxes.Map` as typer takes it."""
+
+    RELATIVE = "relative"
+    PLAIN = "plain"
+
 
 _Boxes = Annotated[
     Path | None,
@@ -18,6 +27,9 @@ _Split = Annotated[Split, typer.Option(help="images of this split")]
 _Layer = Annotated[
     str | None,
     typer.Option(show_default=False, help="the module that outputs the map (default: the last before pooling)"),
+]
+_Map = Annotated[
+    HeatMap, typer.Option(help="relative: evidence above the image's own mean; plain: above 0, Grad-CAM as published")
 ]
 _Threshold = Annotated[float, typer.Option(help="of the IoU, share of the maximum")]
 _Tolerance = Annotated[float, typer.Option(help="pixels around a box that still hit")]
@@ -33,6 +45,7 @@ def run(
     boxes_file: _Boxes = None,
     split: _Split = Split.TEST,
     layer: _Layer = None,
+    map: _Map = HeatMap.RELATIVE,
     threshold: _Threshold = 0.5,
     tolerance: _Tolerance = 0.0,
     json: Json = None,
@@ -42,7 +55,7 @@ def run(
 
     Makes a heat map for every finding that NIH drew a box of on an image of the split, and reports how often its
     maximum is in a box (pointing), how well the two overlap (IoU) and how much of the heat lies in the boxes
-    (coverage), beside what chance would give.
+    (coverage), beside what chance would give. Published figures of Grad-CAM compare with `--map plain` alone.
     """
     import numpy as np
     from PIL import Image
@@ -52,6 +65,7 @@ def run(
     from distcxr.engine.compatible import as_tested
     from distcxr.engine.opening import opened
     from distcxr.engine.pictures import localise_rows
+    from distcxr.explain.against_boxes import METHODS
     from distcxr.explain.localisation import table_rows
     from distcxr.recipe import load_recipe
     from distcxr.runfolder.whole import write_json
@@ -69,9 +83,12 @@ def run(
         if not len(rows):
             raise ValueError(f"no image of the {split} split has a box of {', '.join(index.findings)}")
         found = localise_rows(
-            setup, rows, boxes, layer=layer, threshold=threshold, tolerance_px=tolerance, pictures=4 if pictures else 0
-        )
-    print(f"{checkpoint.path}, step {checkpoint.step}: {len(rows):,} images of {split} with boxes")
+            setup, rows, boxes, layer=layer, map=map.value, threshold=threshold, tolerance_px=tolerance,
+            pictures=4 if pictures else 0,
+        )  # fmt: skip
+    print(
+        f"{checkpoint.path}, step {checkpoint.step}: {len(rows):,} images of {split} with boxes; {METHODS[found.map]}"
+    )
     print(table_text(table_rows(found.findings), width=None))
     for sample_id, reason in found.unreadable:
         print(f"left out {index.file_name(sample_id)}: {reason}")

@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from distcxr.data.cohort import describe_cohort
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
 from distcxr.data.sources.read import read_index
@@ -61,6 +63,11 @@ class Dataset:
             name: {"num_images": len(rows), "num_patients": len(np.unique(self.index.patient_id[rows]))}
             for name, rows in ((name, self.splits.rows(name)) for name in NAMES)
         }
+
+    @property
+    def cohort(self) -> dict[str, Any]:
+        """Flow of the images, demographics and prevalence: `describe_cohort`."""
+        return describe_cohort(self.index, self.splits)
 
     @property
     def hashes(self) -> dict[str, str]:

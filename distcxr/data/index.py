@@ -37,6 +37,7 @@ class SampleIndex:
     split: NDArray[np.str_]  # [N], "train", "val", "test", or "" = the dataset itself names none
     label_hash: str  # sha256 of the label file's bytes, in hex
     skipped: NDArray[np.bytes_]  # names of images that are listed but have no file; lists of a split may name them
+    num_listed_patients: int | None = None  # of the whole label file where some are `skipped`; None without these
     named_by_path: bool = False  # images are called by their `path`: the dataset uses a file name more than once
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class SampleIndex:
         return replace(self, findings=tuple(names), targets_NC=targets_NC, mask_NC=mask_NC)
 
 
-_WHOLE = ("root", "findings", "label_hash", "skipped", "named_by_path")
+_WHOLE = ("root", "findings", "label_hash", "skipped", "num_listed_patients", "named_by_path")
 _PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE)
 
 

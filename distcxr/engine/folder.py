@@ -160,6 +160,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, t
     if path.exists():
         try:
             before = read_environment(path)
+            before.pop("cohort", None)  # long; the hashes of its labels and lists stay
             earlier = [*before.pop("earlier", []), before]
         except (ValueError, TypeError) as error:
             logger.warning(f"{error}; its record of earlier launches is lost")
@@ -177,6 +178,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, t
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "hashes": dataset.hashes,
         "splits": dataset.counts,
+        "cohort": dataset.cohort,
         "earlier": earlier,
     }
     write_json(path, environment)

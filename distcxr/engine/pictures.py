@@ -1,6 +1,6 @@
 """Where the network looks, at the end: the worst cases of a split as pictures, and heat maps beside NIH's boxes.
 
-pictures/pictures.json   a list of {split, file, finding, kind, prob, labels, image, heat}; `image`, `heat` are files
+pictures/pictures.json   a list of {split, file, finding, kind, prob, labels, map, image, heat}; the last two are files
 localisation_<split>.json
 
 Rank 0 alone makes them. Shapes: N samples, C findings.
@@ -126,6 +126,7 @@ def write_pictures(setup: Setup, folder: Path, split: str, scores: Scores) -> No
                     "kind": case.kind,
                     "prob": float(probabilities(scores.logits_NC[case.position, case.column])),
                     "labels": [name for name, on in zip(index.findings, present, strict=True) if on],
+                    "map": "relative",
                     "image": f"{name}.png",
                     "heat": f"{name}_heat.png",
                 }
@@ -161,5 +162,6 @@ def localise_rows(setup: Setup, rows: NDArray[np.int64], boxes: InputBoxes, **op
     """`localise` for the index rows `rows`, all of them on this rank, with its further `options`."""
     return localise(
         setup.module, setup.transform, setup.batches(rows, alone=True), boxes, setup.index.findings,
-        device=setup.runtime.device, explained=partial(binary_logits, setup.recipe.loss.name), **options,
+        device=setup.runtime.device, explained=partial(binary_logits, setup.recipe.loss.name),
+        patient_id=setup.index.patient_id, **options,
     )  # fmt: skip

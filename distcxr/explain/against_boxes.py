@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,26 @@ from torch import Tensor, nn
 from distcxr.data.batch import Batch
 from distcxr.data.sources.nih_boxes import InputBoxes
 from distcxr.explain.gradcam import gradcam
-from distcxr.explain.localisation import IOU_THRESHOLD, FindingLocalisation, MapScore, score_map, summarise
+from distcxr.explain.localisation import (
+    INTERVALS,
+    IOU_THRESHOLD,
+    FindingLocalisation,
+    MapScore,
+    score_map,
+    summarise,
+)
 from distcxr.explain.overlay import overlay
+
+Map = Literal["relative", "plain"]
+METHODS: dict[Map, str] = {"relative": "Grad-CAM less its mean", "plain": "Grad-CAM"}
+"""Which map: evidence above the image's own average, or above 0 as published (`gradcam`'s `relative`)."""
 
 
 class ScoredMap(NamedTuple):
     """One finding on one image; kept, so that a caller can resample patients or gather ranks (then `summarise`)."""
 
     sample_id: int
+    patient: int
     column: int
     score: MapScore
 
@@ -49,12 +61,15 @@ class Localisation:
     boxes: InputBoxes
     threshold: float
     tolerance_px: float
+    map: Map
 
     def to_json(self) -> dict[str, Any]:
         """Plain Python types; the counts of boxes are those of the list, whichever images were looked at."""
         counted = ("num_boxes", "num_clipped", "num_lost", "num_absent")
         return {
-            "method": "Grad-CAM",
+            "method": METHODS[self.map],
+            "map": self.map,
+            "intervals": INTERVALS,
             "iou_threshold": self.threshold,
             "tolerance_px": self.tolerance_px,
             "input_px": self.boxes.side,
@@ -76,11 +91,13 @@ def localise(
     device: torch.device,
     explained: Callable[[Tensor], Tensor] | None = None,
     layer: str | None = None,
+    map: Map = "relative",
+    patient_id: NDArray[np.int64] | None = None,
     threshold: float = IOU_THRESHOLD,
     tolerance_px: float = 0.0,
     pictures: int = 0,
 ) -> Localisation:
-    """Score the heat map, evidence above the image's own average, of every finding that has a box on an image.
+    """Score the heat map of every finding that has a box on an image.
 
     Args:
         module: the bare network, on `device`; left as it was.
@@ -90,6 +107,8 @@ def localise(
         boxes: from `nih_boxes.place_boxes`, for this index and this transform.
         findings: names of the logits' columns.
         explained, layer: as for `gradcam`.
+        map: `METHODS` names them.
+        patient_id: [N] of the index, for intervals; without it each image counts as a patient of its own.
         pictures: how many to draw of each finding: its first ones.
 
     Raises ValueError: as `gradcam` and `score_map`; boxes for another size of input.
@@ -115,16 +134,19 @@ def localise(
         if images.shape[-1] != boxes.side:
             raise ValueError(f"the boxes are for an input of {boxes.side} pixels, this one has {images.shape[-1]}")
         metadata = batch.metadata[positions].to(device)
-        heat = gradcam(module, images, columns, metadata=metadata, explained=explained, layer=layer, relative=True)
+        heat = gradcam(
+            module, images, columns, metadata=metadata, explained=explained, layer=layer, relative=map == "relative"
+        )
         for row, position in enumerate(positions):
             for column in sorted(columns_of[ids[position]]):
                 heat_HW = heat[row, columns.index(column)].cpu().numpy()
                 corners = boxes.corners[ids[position], column]
                 score = score_map(heat_HW, corners, threshold=threshold, tolerance_px=tolerance_px)
-                maps.append(ScoredMap(ids[position], column, score))
+                patient = ids[position] if patient_id is None else int(patient_id[ids[position]])
+                maps.append(ScoredMap(ids[position], patient, column, score))
                 if num_drawn[column] < pictures:
                     num_drawn[column] += 1
                     pixels = overlay(images[row, 0].cpu().numpy(), heat_HW, corners)
                     drawn.append(Picture(ids[position], findings[column], pixels))
-    figures = summarise([(one.column, one.score) for one in maps], findings)
-    return Localisation(figures, tuple(maps), tuple(drawn), tuple(unreadable), boxes, threshold, tolerance_px)
+    figures = summarise([(one.column, one.patient, one.score) for one in maps], findings)
+    return Localisation(figures, tuple(maps), tuple(drawn), tuple(unreadable), boxes, threshold, tolerance_px, map)

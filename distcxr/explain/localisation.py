@@ -7,12 +7,13 @@
 Beside them stands the share of the image that the boxes cover: what a point at random hits, and the IoU and coverage
 of a map without any contrast. A figure near it means that the map knows nothing.
 
-Shapes: H, W of the map, K boxes of one finding on one image, which count as one region. Boxes are (x0, y0, x1, y1) in
-pixels, half-open.
+Shapes: N images of a finding, P patients, H, W of the map, K boxes of one finding on one image, which count as one
+region. Boxes are (x0, y0, x1, y1) in pixels, half-open.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,6 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 IOU_THRESHOLD = 0.5
+MIN_PATIENTS = 10
+"""No interval of fewer patients: how much they differ would itself be a guess."""
+_LEVEL, _NORMAL = 0.95, 1.959964
+INTERVALS = {
+    "level": _LEVEL, "unit": "patient", "min_patients": MIN_PATIENTS,
+    "method": "Wilson's score interval on the effective number of images: the number of independent ones that would "
+    "give the variance found between patients; Student's t of one less than the patients",
+}  # fmt: skip
+"""How the intervals of pointing and IoU are made, for the JSON."""
 
 _EQUAL = 1 - 1e-6
 """Share of the maximum that counts as it: enlarging a map leaves flat parts uneven in their last bits."""
@@ -57,8 +67,13 @@ class FindingLocalisation:
     """Images with a box."""
     num_empty: int
     """Of these, images with an empty map."""
+    num_patients: int
+    pointing_low: float | None
+    pointing_high: float | None
+    iou_low: float | None
+    iou_high: float | None
     reason: str | None
-    """Why the figures are None; None where they are numbers."""
+    """Why the figures, or else their intervals, are None; None where all are numbers."""
 
 
 def score_map(
@@ -106,26 +121,61 @@ def score_map(
     )
 
 
-def summarise(scores: Iterable[tuple[int, MapScore]], findings: Sequence[str]) -> dict[str, FindingLocalisation]:
+def summarise(scores: Iterable[tuple[int, int, MapScore]], findings: Sequence[str]) -> dict[str, FindingLocalisation]:
     """Figures by finding, all of `findings` in their order.
 
     Args:
-        scores: (finding's column, score) of every image that has a box of the finding.
+        scores: (finding's column, patient, score) of every image that has a box of the finding.
     """
-    rows: list[list[MapScore]] = [[] for _ in findings]
-    for column, score in scores:
-        rows[column].append(score)
+    rows: list[list[tuple[int, MapScore]]] = [[] for _ in findings]
+    for column, patient, score in scores:
+        rows[column].append((patient, score))
     return {name: _means(name, of_finding) for name, of_finding in zip(findings, rows, strict=True)}
+
+
+def patient_interval(value_N: NDArray[np.float64], patient_N: NDArray[np.int64]) -> tuple[float, float] | None:
+    """The 95 % interval of the mean of N values in [0, 1], as `INTERVALS` names it; never of width 0.
+
+    Images of one patient are not independent, so the variance is the one between patients' sums. Where all values are
+    equal there is none to see, and each patient counts as one independent image.
+
+    Returns (low, high), or None with fewer than `MIN_PATIENTS` patients.
+    """
+    _, group_N = np.unique(patient_N, return_inverse=True)
+    num_patients = int(group_N.max()) + 1 if len(group_N) else 0
+    if num_patients < MIN_PATIENTS:
+        return None
+    mean = float(value_N.mean())
+    sums_P = np.bincount(group_N, weights=value_N - mean)
+    variance = float((sums_P**2).sum()) / len(value_N) ** 2 * num_patients / (num_patients - 1)
+    spread = mean * (1 - mean)
+    effective = spread / variance if variance > 1e-12 and spread > 0 else float(num_patients)
+    z, df = _NORMAL, num_patients - 1
+    t = z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)  # within .001 from 9 on
+    share = t * t / effective
+    centre = (mean + share / 2) / (1 + share)
+    half = t * math.sqrt(spread / effective + share / (4 * effective)) / (1 + share)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def table_rows(found: dict[str, FindingLocalisation]) -> list[tuple[str, ...]]:
     """A row for each finding below the titles, for a terminal; a reason stands in a column without a title."""
-    titles = ("finding", "images", "empty", "pointing", "(chance)", "IoU", "coverage", "box share", "")
+    titles = (
+        "finding", "images", "patients", "empty", "pointing", "95 %", "(chance)", "IoU", "95 %", "coverage",
+        "box share", "",
+    )  # fmt: skip
     rows: list[tuple[str, ...]] = [titles]
     for name, one in found.items():
-        values = (one.pointing, one.pointing_chance, one.iou, one.coverage, one.box_share)
-        cells = ["" if value is None else f"{value:.3f}" for value in values]
-        rows.append((name, str(one.num), str(one.num_empty), *cells, one.reason or ""))
+        pointing, chance, iou, coverage, share = (
+            "" if value is None else f"{value:.3f}"
+            for value in (one.pointing, one.pointing_chance, one.iou, one.coverage, one.box_share)
+        )
+        of_pointing, of_iou = (
+            "" if low is None else f"{low:.3f}-{high:.3f}"
+            for low, high in ((one.pointing_low, one.pointing_high), (one.iou_low, one.iou_high))
+        )
+        cells = (pointing, of_pointing, chance, iou, of_iou, coverage, share)
+        rows.append((name, str(one.num), str(one.num_patients), str(one.num_empty), *cells, one.reason or ""))
     return rows
 
 
@@ -167,11 +217,19 @@ def _within(pixels_K4: NDArray[np.int64], height: int, width: int, distance_px: 
     return near
 
 
-def _means(finding: str, scores: list[MapScore]) -> FindingLocalisation:
-    if not scores:
+def _means(finding: str, rows: list[tuple[int, MapScore]]) -> FindingLocalisation:
+    if not rows:
         reason = f"no image here has a box of {finding}"
-        return FindingLocalisation(None, None, None, None, None, 0, 0, reason)
-    mean = np.array(scores, dtype=np.float64).mean(axis=0)
-    pointing, iou, coverage, chance, share = mean[:5].tolist()
-    num_empty = sum(score.is_empty for score in scores)
-    return FindingLocalisation(pointing, iou, coverage, chance, share, len(scores), num_empty, None)
+        return FindingLocalisation(None, None, None, None, None, 0, 0, 0, None, None, None, None, reason)
+    patient_N = np.array([patient for patient, _ in rows])
+    score_NK = np.array([score for _, score in rows], dtype=np.float64)
+    pointing, iou, coverage, chance, share = score_NK.mean(axis=0)[:5].tolist()
+    num_empty, num_patients = sum(score.is_empty for _, score in rows), len(np.unique(patient_N))
+    few = f"{num_patients} patients: too few for an interval, which takes {MIN_PATIENTS}"
+    (pointing_low, pointing_high), (iou_low, iou_high) = (
+        patient_interval(score_NK[:, column], patient_N) or (None, None) for column in (0, 1)
+    )
+    return FindingLocalisation(
+        pointing, iou, coverage, chance, share, len(rows), num_empty, num_patients,
+        pointing_low, pointing_high, iou_low, iou_high, few if num_patients < MIN_PATIENTS else None,
+    )  # fmt: skip

@@ -30,8 +30,8 @@ from distcxr.metrics.student import quantile
 
 _MODEL_DF = 6.0
 _MODEL_CORRELATION = 0.35
-"""Of two images of a patient, in the model's variance. Both were chosen by `benchmarks/interval_coverage.py`: more of either is
-too wide where images of a patient agree less, less of either too narrow near 1."""
+"""Of two images of a patient, in the model's variance. Both were chosen by `benchmarks/interval_coverage.py`: more of
+either is too wide where images of a patient agree less, less of either too narrow near 1."""
 
 Floats = NDArray[Any]
 

@@ -68,13 +68,9 @@ def comparison_section(content: Content, split: str) -> Section:
 
 
 def data_section(content: Content) -> Section:
-    """How many images and patients each split has, what was scored, and what labels and lists hash to."""
+    """What was scored, and what labels and lists hash to."""
     shown: list[Block] = []
     paths: list[KeyPath]
-    if splits := content.get("run", "splits"):
-        paths = [("run", "splits", name) for name in splits]
-        sizes = [(key, content.numbers(paths, f"num_{key}", form=",")) for key in ("images", "patients")]
-        shown.append(blocks.table(("split", column(splits)), *sizes))
     if metrics := content.get("metrics"):
         paths = [("metrics", split) for split in metrics]
         table = blocks.table(

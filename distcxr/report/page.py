@@ -14,8 +14,10 @@ import numpy as np
 
 from distcxr.metrics.scored import Scored
 from distcxr.report.blocks import Cell, Content, KeyPath, Page, Part, Section
+from distcxr.report.checklists import checklists, checklists_section
 from distcxr.report.curves import curves
 from distcxr.report.leaderboard import PUBLISHED
+from distcxr.report.methods import FIXED_MODEL, methods, methods_section
 from distcxr.report.origin import (
     NOT_COMPARABLE,
     SELECTED_ON_TEST,
@@ -25,6 +27,7 @@ from distcxr.report.origin import (
     trained_with,
     why_not_comparable,
 )  # fmt: skip
+from distcxr.report.patients import flow, patients_section, percentages, reference_standard
 from distcxr.report.picture_sections import localisation_section, pictures_section
 from distcxr.report.rendering import to_html, to_markdown
 from distcxr.report.results import curves_section, findings_section, subgroups_section
@@ -83,7 +86,8 @@ def build(files: RunFiles) -> tuple[Content, Page]:
     split = next(iter(files.metrics), None)
     missing = list(files.missing)
     content = Content(_values(files, split))
-    sections: list[Section | None] = []
+    with _naming(files.folder / filenames.ENVIRONMENT):
+        sections: list[Section | None] = [patients_section(content)]
     trained = ""
     if split is not None:
         with _naming(files.folder / filenames.metrics(split)):
@@ -101,11 +105,13 @@ def build(files: RunFiles) -> tuple[Content, Page]:
             sections.append(localisation_section(content, split))
         with _naming(files.folder / filenames.PICTURES / filenames.PICTURES_LIST):
             sections.append(pictures_section(content, files.folder, missing))
-    sections += [training_section(content, files.steps, files.history), data_section(content)]
+    sections += [training_section(content, files.steps, files.history), data_section(content), methods_section(content)]
     with _naming(files.folder / filenames.ENVIRONMENT):
         sections.append(making_section(content, trained, files.recipe_text, missing))
-    values: dict[str, Any] = {**content.values, "missing": missing}
+    shown = [section for section in sections if section is not None and section.blocks]
+    values: dict[str, Any] = {**content.values, "missing": missing, "checklists": checklists(shown)}
     content = Content(values)
+    shown.insert(-1, checklists_section(content))
     result, tiles = _result(content, split)
     values["result"] = "".join(part.text for part in result)
     page = Page(
@@ -114,7 +120,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
         result=result,
         tiles=tiles,
         warnings=tuple(values["warnings"]),
-        sections=tuple(section for section in sections if section is not None and section.blocks),
+        sections=tuple(shown),
     )
     return content, page
 
@@ -145,12 +151,19 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
             "report_by": f"distcxr {__version__}",
         },
         "recipe": files.recipe,
+        "reference_standard": reference_standard(files.recipe),
         "metrics": files.metrics,
         "curves": {split: _curves(files.folder / filenames.predictions(split))} if split else {},
         "throughput": _throughput(files),
         "pictures": [entry for entry in files.pictures if entry["split"] == split],
         "localisation": files.localisation,
     }  # fmt: skip
+    with _naming(files.folder / filenames.ENVIRONMENT):
+        values |= {"flow": flow(files.environment, files.metrics), "percent": percentages(files.environment)}
+    if split is not None:
+        with _naming(files.folder / filenames.metrics(split)):
+            values["methods"] = methods(files.metrics[split], files.localisation.get(split))
+            values["intervals_hold"] = FIXED_MODEL
     reasons = ["no split was scored"] if split is None else why_not_comparable(Content(values), split)
     values["compare"] = {
         "comparable": not reasons,

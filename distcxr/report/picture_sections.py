@@ -15,6 +15,7 @@ from distcxr.runfolder import filenames
 _MAX_PICTURES = 24
 _PICTURE_PX = 320
 _KINDS = {"false_positive": "False positives", "false_negative": "False negatives"}
+_LABELS_MAY_BE_WRONG = "A wrong call may be a wrong label, too: NIH's were read from reports by a program."
 
 
 def pictures_section(content: Content, folder: Path, missing: list[str]) -> Section | None:
@@ -47,10 +48,10 @@ def pictures_section(content: Content, folder: Path, missing: list[str]) -> Sect
     if not shown:
         return None
     note = (
-        "Left the image as the network sees it, right with its heat map: warm is where the finding's evidence lies "
-        "above the image's own average. Findings take turns. A wrong call may be a wrong label, too: NIH's were read "
-        "from reports by a program."
+        "Left the image as the network sees it, right with its heat map (Grad-CAM less its mean): warm is where the "
+        "finding's evidence lies above the image's own average. Findings take turns. "
     )
+    note += _LABELS_MAY_BE_WRONG if (content.get("recipe", "data", "dataset") or "nih") == "nih" else ""
     note += _whose_heat(content, content.get("split"))
     if len(entries) > len(taken):
         note += f" {len(entries) - len(taken)} more pictures lie in the folder pictures."
@@ -68,20 +69,37 @@ def localisation_section(content: Content, split: str) -> Section | None:
     table = blocks.table(
         ("finding", column(map(readable, names))),
         ("images", content.numbers(paths, "num", form=",")),
+        ("patients", content.numbers(paths, "num_patients", form=",")),
         ("pointing", content.numbers(paths, "pointing")),
+        ("95 % interval", content.intervals(paths, "pointing")),
         ("by chance", content.numbers(paths, "pointing_chance")),
         ("IoU", content.numbers(paths, "iou")),
+        ("95 % interval", content.intervals(paths, "iou")),
         ("coverage", content.numbers(paths, "coverage")),
         ("box share", content.numbers(paths, "box_share")),
+        *blocks.notes(found[name].get("reason") for name in names),
         sortable=True,
     )
+    is_plain = content.get("localisation", split, "map") == "plain"  # older files have relative maps, all of them
+    which = (
+        "Grad-CAM as published, evidence above 0,"
+        if is_plain
+        else "Grad-CAM less its mean (evidence above the image's own average: figures that do not compare with those "
+        "published for plain Grad-CAM, which distcxr explain --map plain makes)"
+    )
     text = (
-        f"{content.get('localisation', split, 'method') or 'Heat map'} against the boxes that NIH's radiologists drew. "
+        f"{which} against the boxes that NIH's radiologists drew. "
         "Pointing: how often the map's maximum lies in a box, beside what chance would give. IoU: overlap of box and "
         "hot region. Coverage: the share of the heat that lies in the boxes, beside the boxes' share of the image."
-        + _whose_heat(content, split)
+        + (_about_intervals(content.get("localisation", split, "intervals")) + _whose_heat(content, split))
     )
     return Section("localisation", "Localisation", (paragraph(text, kind="small"), table))
+
+
+def _about_intervals(made: dict[str, Any] | None) -> str:
+    if not made:
+        return " This run was scored before localisation had intervals."
+    return f" Intervals of pointing and IoU: {made.get('method')}; none below {made.get('min_patients')} patients."
 
 
 def _whose_heat(content: Content, split: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from distcxr.report import blocks
 from distcxr.report.blocks import Block, Cell, Chart, Charts, Content, Fold, Part, Section, column, paragraph, readable
 from distcxr.report.charts import AREA, Dot, Line, interval_bar, panel, span_of
+from distcxr.report.methods import FIXED_MODEL
 from distcxr.runfolder import filenames
 
 
@@ -39,6 +40,8 @@ def findings_section(content: Content, split: str) -> Section:
         strong=[0], sortable=True,
     )  # fmt: skip
     shown: list[Block] = [paragraph(_about_intervals(content, split), kind="small"), table]
+    if content.get(*base, "intervals"):
+        shown.append(paragraph(FIXED_MODEL, kind="small"))
     apart = [readable(name) for name in names if name not in averaged]
     if apart and averaged:
         shown.append(paragraph(f"Not in the average: {', '.join(apart)}.", kind="small"))

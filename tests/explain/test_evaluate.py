@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +140,28 @@ def test_pictures_are_the_first_of_each_finding() -> None:
 def test_json_says_how_it_was_measured() -> None:
     found = look(boxes({(10, 0): SPOTS[0]}), threshold=0.4, tolerance_px=2)
     written = json.loads(json.dumps(found.to_json(), allow_nan=False))
-    assert written["iou_threshold"] == 0.4 and written["tolerance_px"] == 2 and written["method"] == "Grad-CAM"
+    assert written["iou_threshold"] == 0.4 and written["tolerance_px"] == 2 and written["map"] == "relative"
+    assert written["method"] == "Grad-CAM less its mean" and written["intervals"]["unit"] == "patient"
     assert written["findings"]["Mass"]["num"] == 1 and written["findings"]["Mass"]["num_boxes"] == 3
     assert written["findings"]["Hernia"]["iou"] is None and written["findings"]["Hernia"]["num_boxes"] == 0
     assert table_rows(found.findings)[1][0] == "Mass"
+
+
+def test_plain_maps_are_grad_cam_as_published() -> None:
+    """Bright everywhere but in the box, where it is brightest: only the map less its mean is empty outside."""
+    drawn = boxes({(10, 0): SPOTS[0]})
+    lit = [replace(batch, pixels=batch.pixels.clamp(min=200)) for batch in batches()]
+    relative, plain = (look(drawn, batches=lit, map=which) for which in ("relative", "plain"))
+    assert plain.to_json()["map"] == "plain" and plain.to_json()["method"] == "Grad-CAM"
+    coverage = [found.findings["Mass"].coverage or 0.0 for found in (relative, plain)]
+    assert coverage[0] > 0.5 > 0.2 > coverage[1]
+
+
+def test_images_of_one_patient_count_as_one_patient() -> None:
+    drawn = boxes({(10 + place, 0): spot for place, spot in enumerate(SPOTS)})
+    mass = look(drawn, patient_id=np.array([0] * 12 + [1, 1])).findings["Mass"]
+    assert (mass.num, mass.num_patients, mass.pointing_low) == (4, 2, None)
+    assert mass.reason == "2 patients: too few for an interval, which takes 10"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,13 +177,15 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     with (data / "BBox_List_2017.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *entries, ["elsewhere.png", "Mass", "1", "2", "3", "4"]])
     arguments = ["distcxr", "explain", str(tmp_path / "tiny.yaml"), str(tmp_path / "run/checkpoints/best")]
-    options = ["--json", str(tmp_path / "found.json"), "--pictures", str(tmp_path / "pictures")]
+    options = ["--map", "plain", "--json", str(tmp_path / "found.json"),
+               "--pictures", str(tmp_path / "pictures")]  # fmt: skip
     monkeypatch.setattr("distcxr.engine.opening.start_logging", lambda console: None)  # it would take pytest's handlers
     monkeypatch.setattr("sys.argv", [*arguments, f"data.root={data}", *options])
     assert main() == 0
     out = capsys.readouterr().out
-    assert "5 images of test with boxes" in out and "pointing" in out
+    assert "5 images of test with boxes; Grad-CAM\n" in out and "pointing" in out
     found = json.loads((tmp_path / "found.json").read_text())
+    assert found["map"] == "plain"
     assert found["findings"]["Infiltration"]["num"] == 5 and found["findings"]["Mass"]["num_absent"] == 1
     pictures = sorted((tmp_path / "pictures").iterdir())
     assert [picture.name for picture in pictures] == [f"Infiltration_{name}" for name in sorted(tested[:5])[:4]]

@@ -79,13 +79,63 @@ def test_every_printed_figure_is_the_jsons(finished: Path) -> None:
 def test_no_figure_is_printed_that_is_not_from_the_json(finished: Path) -> None:
     """In tables of results every cell with a decimal point is a figure with its place in the JSON."""
     html = write_report(finished).read_text()
-    for part in ("findings", "calibration", "thresholds", "subgroups", "localisation"):
+    for part in ("patients", "findings", "calibration", "thresholds", "subgroups", "localisation"):
         section = html.split(f'<section id="{part}">')[1].split("</section>")[0]
         cells = re.findall(r"<td[^>]*>(.*?)</td>", section)
         bare = [
             cell for cell in cells if re.search(r"\d\.\d", re.sub(r"<span data-at.*?</span>|<svg.*?</svg>", "", cell))
         ]
         assert cells and not bare, bare
+
+
+def test_the_page_opens_with_labels_flow_and_who_is_in_each_split(folder: Path) -> None:
+    edit(folder / "metrics_test.json", lambda held: held.update(unreadable=[{"file": "a.png", "reason": "cut"}]))
+    edit(
+        folder / "environment.json",
+        lambda held: held["cohort"]["splits"]["val"]["findings"]["Mass"].update(num_known=8_000),
+    )
+    page, markdown, content = made(folder)
+    assert "mined from the radiologists' reports with natural language processing" in content["reference_standard"]
+    assert markdown.index("Reference standard") < markdown.index("## Findings")
+    assert ["in the label file", "112,120", "30,805", ""] in page.rows
+    assert ["with a file", "112,119", "30,805", "without a file: 1"] in page.rows
+    num_patients = str(content["metrics"]["test"]["num_patients"])
+    assert ["scored, test", "300", num_patients, "can't be read: 1"] in page.rows
+    assert ["age, quartiles", *["34 to 59"] * 3] in page.rows
+    assert ["women and girls", "12,60450.0 %", "1,40050.0 %", "1,39850.0 %"] in page.rows
+    head = next(row for row in page.rows if "train, patients" in row)
+    assert head[1:] == ["train, images", "train, patients", "val, images", "val, patients", "val, labels known",
+                        "test, images", "test, patients"]  # fmt: skip
+    assert content["percent"]["val"]["findings"]["Mass"]["images"] == pytest.approx(100 * 589 / 8_000, abs=0.1)
+
+
+def test_a_folder_from_before_cohorts_makes_a_page(folder: Path) -> None:
+    edit(folder / "environment.json", lambda held: held.pop("cohort"))
+    page, _, _ = made(folder)
+    assert "began before its splits' demographics" in page.words and ["split train", "77,871", "25,208"] in page.rows
+    (folder / "environment.json").write_text('{"cohort": {"splits": 3}}')
+    with pytest.raises(ValueError, match=r"environment\.json is not as distcxr writes it"):
+        write_report(folder)
+
+
+def test_methods_and_checklists(folder: Path) -> None:
+    page, _, content = made(folder)
+    rows = {row[0]: row[1] for row in page.rows if len(row) == 2}
+    assert rows["intervals"] == "95 %, percentile of 40 patient resamples (bootstrap, seed 0)"
+    assert rows["heat map"] == "Grad-CAM less its mean" and content["methods"]["intervals"] == rows["intervals"]
+    assert "hold its weights fixed" in page.words
+    listed = {name: [row["item"] for row in rows] for name, rows in content["checklists"].items()}
+    assert [len(rows) for rows in listed.values()] == [52, 44] and all(
+        len(set(rows)) == len(rows) for rows in listed.values()
+    )
+    assert ["20b", "characteristics of the participants, by set of data", "Patients and labels"] in page.rows
+    assert ["44", "funding", "not covered: yours to write"] in page.rows
+    assert ["39", "failures", "Worst errors"] in page.rows
+    shutil.rmtree(folder / "pictures")
+    edit(folder / "metrics_test.json", lambda held: held["intervals"].update(methods={"rates": "BCa"}))
+    page, _, _ = made(folder)
+    assert ["39", "failures", "not covered: yours to write"] in page.rows
+    assert ["interval: rates", "BCa"] in page.rows
 
 
 def test_html_and_markdown_print_each_findings_figures(finished: Path) -> None:
@@ -102,7 +152,8 @@ def test_html_and_markdown_print_each_findings_figures(finished: Path) -> None:
         if scores["auroc_low"] is not None:
             expected.append(f"{scores['auroc_low']:.3f}–{scores['auroc_high']:.3f}")
         assert row[1 : 1 + len(expected)] == expected
-        line = next(line for line in markdown.splitlines() if line.startswith(f"| {name.replace('_', ' ')} | "))
+        table = markdown.split("\n## Findings\n")[1].splitlines()
+        line = next(line for line in table if line.startswith(f"| {name.replace('_', ' ')} | "))
         assert [cell.strip() for cell in line.split("|")[2 : 2 + len(expected)]] == expected
     macro = metrics["macro"]
     assert f"{macro['auroc']:.3f} (95 % interval {macro['auroc_low']:.3f} to {macro['auroc_high']:.3f})" in page.words
@@ -130,8 +181,8 @@ def test_drawings_are_well_formed_and_have_numbers(finished: Path) -> None:
 
 def test_all_sections_are_there(finished: Path) -> None:
     page, markdown, content = made(finished)
-    titles = ("Findings", "Comparison", "Curves", "Calibration", "Decision curves", "Thresholds", "Subgroups",
-              "Localisation", "Worst errors", "Training", "Data", "Origin")  # fmt: skip
+    titles = ("Patients and labels", "Findings", "Comparison", "Curves", "Calibration", "Decision curves", "Thresholds",
+              "Subgroups", "Localisation", "Worst errors", "Training", "Data", "Methods", "Checklists", "Origin")  # fmt: skip
     assert re.findall(r"^## (.*)$", markdown, re.M) == list(titles)
     for title in titles:
         assert title in page.words
@@ -152,7 +203,7 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path) -> None:
 
 def test_the_training_split_is_counted_though_nobody_scored_it(folder: Path) -> None:
     page, _, _ = made(folder)
-    assert ["train", "77,871", "25,208"] in [list(row) for row in page.rows]
+    assert ["split train", "77,871", "25,208", ""] in [list(row) for row in page.rows]
 
 
 def test_the_hashes_of_nih_are_the_readers() -> None:

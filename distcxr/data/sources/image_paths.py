@@ -143,7 +143,11 @@ def without_missing(
             f"them needs them back to resume)\n{layout}"
         )
     logger.warning(f"data.missing=skip: {problem}; they are left out")
-    return replace(index.take(np.flatnonzero(there)), skipped=as_bytes(index.file_names(absent)))
+    return replace(
+        index.take(np.flatnonzero(there)),
+        skipped=as_bytes(index.file_names(absent)),
+        num_listed_patients=len(np.unique(index.patient_id)),
+    )
 
 
 def as_bytes(names: Collection[str]) -> NDArray[np.bytes_]:
