@@ -191,7 +191,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """What a build ends with: every file of the store, without the random part of their names and the checksum over those names."""
+    """What a build ends with: every file of the store, without random names and the checksum of those."""
     return {
         _TOKEN.sub(b"", path.relative_to(folder).as_posix().encode()).decode(): (
             _TOKEN.sub(b"", path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
