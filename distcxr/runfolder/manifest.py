@@ -54,7 +54,11 @@ def read_meta(checkpoint: Path) -> dict[str, Any]:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(meta, dict):
         raise ValueError(f"a {type(meta).__name__} where an object should be")
-    own = meta["crc32"].pop(META, None) if isinstance(meta.get("crc32"), dict) else None
+    for key in ("bytes", "crc32"):
+        listed = meta.get(key, {})
+        if not isinstance(listed, dict) or not all(type(number) is int for number in listed.values()):
+            raise ValueError(f"{key}: not a whole number for each file")
+    own = meta.get("crc32", {}).pop(META, None)
     if own is None and meta.get("format_version") in READABLE_VERSIONS[1:]:
         raise ValueError("it has no checksum of itself")
     if own is not None and own != _meta_crc32(meta):

@@ -26,7 +26,7 @@ def check_possible(path: Path, content: Any) -> None:
             more, an interval that is upside down, or more positives than labels; names file, key and value.
     """
     for keys, value in _entries(content, ()):
-        key = next(name for name in reversed(keys) if not name.isdigit())
+        key = next((name for name in reversed(keys) if not name.isdigit()), "")
         if key.removesuffix("_low").removesuffix("_high") in _SHARES:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (is_number and -_ROUNDING <= value <= 1 + _ROUNDING):

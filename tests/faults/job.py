@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import resource
-import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +18,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
-    ["torch", "torch.distributed", "accelerate", "timm", "distcxr.engine.main", "distcxr.data.pixels.kernels"]
+    [
+        "torch",
+        "torch.distributed",
+        "accelerate",
+        "timm",
+        "distcxr.engine.main",
+        "distcxr.cli",
+        "distcxr.data.pixels.kernels",
+    ]
 )
-GRACE_S = 8.0
-"""Seconds that the others have once a rank has failed: `accelerate launch` gives 30."""
+_TOKEN = re.compile(rb'(?<=-)[0-9a-f]{8}(?=\.)|(?<="sha256": ")[0-9a-f]{64}(?=",\n "content")')
 
 
 @dataclass
@@ -37,6 +45,9 @@ class Job:
         output: file that all ranks write to, standard error included.
         limits: resource limits of the ranks, such as RLIMIT_FSIZE, by number.
         environ: variables of the ranks; None removes one.
+        verb: another than `train`, with its words.
+        grace_s: what the others have once a rank has failed: `accelerate launch` gives 30.
+        clock_jump: after how many seconds the wall clock, `time.time`, jumps, and by how many.
     """
 
     words: Sequence[str]
@@ -44,6 +55,9 @@ class Job:
     output: Path
     limits: Mapping[int, int] = field(default_factory=dict)
     environ: Mapping[str, str | None] = field(default_factory=dict)
+    verb: str = "train"
+    grace_s: float = 8.0
+    clock_jump: tuple[float, float] | None = None
     ranks: list[Any] = field(default_factory=list)
 
     def start(self) -> Job:
@@ -71,7 +85,7 @@ class Job:
                 for process in self.ranks:
                     if process.is_alive():
                         process.terminate()
-                asked, deadline = True, min(deadline, time.monotonic() + GRACE_S)
+                asked, deadline = True, min(deadline, time.monotonic() + self.grace_s)
             time.sleep(0.02)
         hung = [process.is_alive() for process in self.ranks]
         for process in self.ranks:
@@ -105,30 +119,44 @@ def _rank(rank: int, world_size: int, port: int, job: Job) -> None:
     import torch
 
     torch.set_num_threads(1)
-    from distcxr.launch import main
-
-    code = main(job.words)
+    if job.clock_jump:
+        _jump(*job.clock_jump)
+    code = _command(job)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def launched(words: Sequence[str], world_size: int, output: Path, within_s: float) -> int:
-    """The job as a user starts it, with `distcxr train`; returns the launcher's exit code."""
-    with start_launcher(words, world_size, output) as process:
-        try:
-            return process.wait(within_s)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+def _command(job: Job) -> int:
+    if job.verb == "train":
+        from distcxr.launch import main
+
+        return main(job.words)
+    from distcxr.cli import main as other
+
+    sys.argv = ["distcxr", job.verb, *job.words]
+    return other()
 
 
-def start_launcher(words: Sequence[str], world_size: int, output: Path) -> subprocess.Popen[bytes]:
-    environ = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
+def _jump(after_s: float, by_s: float) -> None:
+    """Python's own wall clock; what compiled code reads stays as it is."""
+    real, started_s = time.time, time.monotonic()
+    time.time = lambda: real() + (by_s if time.monotonic() - started_s > after_s else 0.0)
+
+
+def start_launcher(
+    words: Sequence[str],
+    world_size: int,
+    output: Path,
+    before: Sequence[str] = (),
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.Popen[bytes]:
+    """The job as a user starts it, with `distcxr train`; `before` it a command that starts that, such as strace."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
     with output.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "distcxr.cli", "train", *words, "--processes", str(world_size)],
-            env=environ | {"OMP_NUM_THREADS": "1"}, stdout=log, stderr=log, start_new_session=True,
+            [*before, sys.executable, "-m", "distcxr.cli", "train", *words, "--processes", str(world_size)],
+            env=kept | {"OMP_NUM_THREADS": "1"} | environ, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
 
 
@@ -160,6 +188,17 @@ def result(folder: Path) -> dict[str, Any]:
     losses = rows[0].index("loss")
     kept["losses"] = [(row[0], row[losses]) for row in rows[1:]]
     return kept
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """What a build ends with: every file of the store, without random names and the checksum of those."""
+    return {
+        _TOKEN.sub(b"", path.relative_to(folder).as_posix().encode()).decode(): (
+            _TOKEN.sub(b"", path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
+        )
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -181,8 +181,10 @@ def test_drawings_are_well_formed_and_have_numbers(finished: Path) -> None:
 
 def test_all_sections_are_there(finished: Path) -> None:
     page, markdown, content = made(finished)
-    titles = ("Patients and labels", "Findings", "Comparison", "Curves", "Calibration", "Decision curves", "Thresholds",
-              "Subgroups", "Localisation", "Worst errors", "Training", "Data", "Methods", "Checklists", "Origin")  # fmt: skip
+    titles = (
+        "Patients and labels", "Findings", "Comparison", "Curves", "Calibration", "Decision curves", "Thresholds",
+        "Subgroups", "Localisation", "Worst errors", "Training", "Data", "Methods", "Checklists", "Origin",
+    )  # fmt: skip
     assert re.findall(r"^## (.*)$", markdown, re.M) == list(titles)
     for title in titles:
         assert title in page.words
