@@ -219,7 +219,7 @@ def test_a_run_ends_with_one_screen(finished: Path) -> None:
     """One table, warnings, where the page is; rates at thresholds, calibration and localisation are in files."""
     log, _, page = (finished / "log.txt").read_text().partition("report: ")
     assert page.startswith(f"{finished / 'report.html'}\n")
-    assert log.count("positives   AUROC") == 1, "one table, though two splits were scored"
+    assert log.count("(patients)") == 1, "one table, though two splits were scored"
     _, *lines = log.split("test split, weights of step")[1].splitlines()
     titles, lines = lines[:2], lines[2:]
     assert set(" ".join(titles).split()) == {
@@ -230,7 +230,8 @@ def test_a_run_ends_with_one_screen(finished: Path) -> None:
     assert max(map(len, (*titles, *lines[: num + 1]))) <= 71
     for line, (name, entry) in zip(lines[:num], metrics["findings"].items(), strict=True):
         area = "-" if entry["auroc"] is None else f"{entry['auroc']:.4f}"
-        assert line.split()[:3] == [name, f"{entry['num_positive']}/{entry['num']}", area]
+        counts = [f"{entry['num_positive']}", f"({entry['num_positive_patients']})"]
+        assert line.split()[:4] == [name, *counts, area]
     assert lines[num].startswith(f"macro of {len(metrics['macro']['findings'])} ")
     assert lines[num + 1].startswith("val split: macro of ")
     assert [line.partition("warning: ")[2] for line in lines[num + 2 :]] == [*metrics["warnings"], ""]

@@ -26,7 +26,7 @@ def areas_of(data: Cohort, macro: list[str] | None = None) -> Areas:
 @pytest.fixture(scope="module")
 def simulation() -> ModuleType:
     """`benchmarks/interval_coverage.py`."""
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "interval_coverage.py"
     spec = importlib.util.spec_from_file_location("simulated_coverage", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -145,10 +145,9 @@ def test_html_and_markdown_print_each_findings_figures(finished: Path) -> None:
     for name, scores in metrics["findings"].items():
         if scores["auroc"] is None:
             continue
-        row = next(
-            row for row in page.rows if row[0] == name.replace("_", " ") and f"{scores['num_positive']:,}" in row
-        )
-        expected = [f"{scores['num_positive']:,}", f"{scores['num']:,}", f"{scores['auroc']:.3f}"]
+        row = next(row for row in page.rows if row[0] == name.replace("_", " ") and f"{scores['auroc']:.3f}" in row)
+        counts = (scores["num_positive"], scores["num_positive_patients"], scores["num"])
+        expected = [*(f"{count:,}" for count in counts), f"{scores['auroc']:.3f}"]
         if scores["auroc_low"] is not None:
             expected.append(f"{scores['auroc_low']:.3f}–{scores['auroc_high']:.3f}")
         assert row[1 : 1 + len(expected)] == expected
