@@ -13,6 +13,7 @@ from pages import edit
 from run_folders import write_run
 
 from distcxr.runfolder.contents import read_environment, read_recipe, read_run
+from distcxr.runfolder.possible import check_possible
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +71,10 @@ def test_an_impossible_figure_is_an_error_that_names_file_and_key(folder: Path, 
     edit(folder / "metrics_test.json", IMPOSSIBLE[message])
     with pytest.raises(ValueError, match=rf"metrics_test\.json is damaged: .*{re.escape(message)}"):
         read_run(folder)
+
+
+def test_keys_of_digits_are_no_figures(tmp_path: Path) -> None:
+    check_possible(tmp_path, {"1": {"2": -3}, "4": [5.5]})
 
 
 def test_what_is_no_run_folder_is_refused(tmp_path: Path) -> None:

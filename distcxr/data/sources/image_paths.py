@@ -140,7 +140,7 @@ def without_missing(
     if data.missing == "error":
         raise MissingDataError(
             f"{problem}. Put them there, or set data.missing=skip to leave these images out (a run that has begun with "
-            f"them needs them back to resume)\n{layout}"
+            "them needs them back to resume)"
         )
     logger.warning(f"data.missing=skip: {problem}; they are left out")
     return replace(
