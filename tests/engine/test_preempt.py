@@ -273,7 +273,8 @@ def test_ctrl_c_saves_the_run_and_before_it_trains_ends_it(place: Path) -> None:
     assert process.returncode == -signal.SIGINT and "Traceback" not in output_text
     assert not (output / RESUME).exists() and not last_folders(output)
     process = started(place, output.name, (), "train.epochs=3000", "eval.every=900ep", "logging.every=1st")
-    wait_for((output / "steps.csv").exists, process)
+    steps = output / "steps.csv"
+    wait_for(lambda: steps.exists() and len(steps.read_text().splitlines()) > 1, process)
     process.send_signal(signal.SIGINT)
     output_text = process.communicate(timeout=60)[0]
     assert process.returncode == -signal.SIGINT and "Traceback" not in output_text
