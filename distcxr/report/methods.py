@@ -13,7 +13,8 @@ FIXED_MODEL = (
     "fixed. Another seed or another training would give other weights, and that spread is not in them; a sweep over "
     "seeds (distcxr sweep RECIPE seed=0,1,2) measures it."
 )
-_NAMES = {"auroc": "AUROC", "auprc": "average precision", "brier": "Brier score", "ece": "ECE"}
+_NAMES = {"auroc": "AUROC", "auprc": "average precision", "brier": "Brier score", "ece": "ECE",
+          "macro": "macro averages", "rates": "recall, specificity and other rates"}  # fmt: skip
 
 
 def methods(metrics: Mapping[str, Any], localisation: Mapping[str, Any] | None) -> dict[str, str]:
@@ -51,12 +52,12 @@ def _of_scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _of_intervals(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the file states; for files that only name their resamples, all intervals are percentiles of those."""
+    """What the file states; for older files, which name resamples alone, intervals are percentiles of those."""
     found = metrics.get("intervals")
     if not found:
         yield "intervals", "none: this run was scored without"
         return
-    stated = found.get("methods")
+    stated = {key.removesuffix("_method"): method for key, method in found.items() if key.endswith("_method")}
     if stated:
         for name, method in stated.items():
             yield f"interval: {_NAMES.get(name, readable(name))}", str(method)
@@ -65,16 +66,15 @@ def _of_intervals(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         resamples = f"{found.get('replicates', 0):,} {unit} resamples (bootstrap, seed {found.get('seed', 0)})"
         yield "intervals", f"{level:g} %, percentile of {resamples}"
     if any(one.get("delong_low") is not None for one in (metrics.get("findings") or {}).values()):
-        yield "DeLong's interval", f"beside the others in the JSON alone: {_delong(stated or {})}"
+        yield (
+            "DeLong's interval",
+            "beside the others in the JSON alone: of images as if each were a patient of its own, so too narrow",
+        )
     for name, value in metrics.items():
         if name != "intervals" and isinstance(value, dict) and value.get("method"):
             yield readable(name), str(value["method"])
         elif name.endswith("_intervals") and isinstance(value, str):
             yield readable(name), value
-
-
-def _delong(stated: Mapping[str, Any]) -> str:
-    return str(stated.get("delong") or "of images as if each were a patient of its own, so too narrow")
 
 
 def _of_localisation(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

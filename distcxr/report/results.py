@@ -6,7 +6,20 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from distcxr.report import blocks
-from distcxr.report.blocks import Block, Cell, Chart, Charts, Content, Fold, Part, Section, column, paragraph, readable
+from distcxr.report.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Charts,
+    Content,
+    Fold,
+    KeyPath,
+    Part,
+    Section,
+    column,
+    paragraph,
+    readable,
+)
 from distcxr.report.charts import AREA, Dot, Line, interval_bar, panel, span_of
 from distcxr.report.methods import FIXED_MODEL
 from distcxr.runfolder import filenames
@@ -175,13 +188,35 @@ def _every_finding(content: Content, split: str, groups: Sequence[dict[str, Any]
         of = [number for number, group in enumerate(groups) if group["attribute"] == attribute]
         if not any(groups[number].get("findings") for number in of):
             continue
-        base = ("metrics", split, "subgroups")
-        table = blocks.table(
-            ("finding", column(map(readable, names))),
-            *((groups[number]["group"],
-               [content.with_interval(*base, number, "findings", name, "auroc") for name in names]) for number in of),
-        )  # fmt: skip
-        yield Fold(f"AUROC of every finding by {readable(attribute)}", (table,))
+        for key, title in _BY_GROUP.items():
+            columns = [(groups[number]["group"], _by_finding(content, split, number, names, key)) for number in of]
+            if any(cell.parts[0].text != blocks.DASH for _, cells in columns for cell in cells):
+                table = blocks.table(("finding", column(map(readable, names))), *columns)
+                yield Fold(f"{title} of every finding by {readable(attribute)}", (table,))
+
+
+_BY_GROUP = {
+    "auroc": "AUROC",
+    "recall": "Recall",
+    "specificity": "Specificity",
+    "calibration_gap": "Frequency less mean probability",
+    "num_positive": "Images, patients and positive patients",
+}
+
+
+def _by_finding(content: Content, split: str, number: int, names: Sequence[str], key: str) -> list[Cell]:
+    """A group's figures of every finding; where too few patients leave no interval, the figure is left out, too."""
+    paths: list[KeyPath] = [("metrics", split, "subgroups", number, "findings", name) for name in names]
+    if key == "num_positive":
+        return [_counts(content, path) for path in paths]
+    is_shown = [content.get(*path, f"{key}_low") is not None for path in paths]
+    dash = blocks.words(blocks.DASH)
+    return [content.with_interval(*path, key) if shown else dash for path, shown in zip(paths, is_shown, strict=True)]
+
+
+def _counts(content: Content, path: KeyPath) -> Cell:
+    counts = [content.figure(*path, key, form=",") for key in ("num", "num_patients", "num_positive_patients")]
+    return Cell((counts[0], Part(", "), counts[1], Part(", "), counts[2]), is_number=True)
 
 
 def _about_intervals(content: Content, split: str) -> str:

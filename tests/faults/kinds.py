@@ -181,7 +181,7 @@ def kill_launcher(case: Case) -> Codes:
 
 def kill_launcher_in_system_call(case: Case) -> Codes:
     """From imports and the first look at the recipe to starting ranks and waiting for them."""
-    call = case.random.choice(ON_LAUNCHER)
+    call = case.random.choice(sorted(ON_LAUNCHER))
     number = int(10 ** case.random.uniform(0, ON_LAUNCHER[call]))
     inject = f"inject={call}:signal=KILL:when={number}"
     return _launched(case, ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", inject], None)

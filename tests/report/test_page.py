@@ -121,8 +121,9 @@ def test_a_folder_from_before_cohorts_makes_a_page(folder: Path) -> None:
 def test_methods_and_checklists(folder: Path) -> None:
     page, _, content = made(folder)
     rows = {row[0]: row[1] for row in page.rows if len(row) == 2}
-    assert rows["intervals"] == "95 %, percentile of 40 patient resamples (bootstrap, seed 0)"
-    assert rows["heat map"] == "Grad-CAM less its mean" and content["methods"]["intervals"] == rows["intervals"]
+    assert rows["interval: AUROC"].startswith("score interval (Wilson's form) with Obuchowski's variance")
+    assert rows["interval: Brier score"] == "percentile of 40 patient resamples" and "intervals" not in rows
+    assert rows["heat map"] == "Grad-CAM less its mean" and content["methods"]["heat map"] == rows["heat map"]
     assert "hold its weights fixed" in page.words
     listed = {name: [row["item"] for row in rows] for name, rows in content["checklists"].items()}
     assert [len(rows) for rows in listed.values()] == [52, 44] and all(
@@ -132,10 +133,28 @@ def test_methods_and_checklists(folder: Path) -> None:
     assert ["44", "funding", "not covered: yours to write"] in page.rows
     assert ["39", "failures", "Worst errors"] in page.rows
     shutil.rmtree(folder / "pictures")
-    edit(folder / "metrics_test.json", lambda held: held["intervals"].update(methods={"rates": "BCa"}))
+
+    def without_methods(held: Any) -> None:  # as of runs scored before they were named
+        held["intervals"] = {key: value for key, value in held["intervals"].items() if not key.endswith("_method")}
+
+    edit(folder / "metrics_test.json", without_methods)
     page, _, _ = made(folder)
     assert ["39", "failures", "not covered: yours to write"] in page.rows
-    assert ["interval: rates", "BCa"] in page.rows
+    assert ["intervals", "95 %, percentile of 40 patient resamples (bootstrap, seed 0)"] in page.rows
+
+
+def test_groups_show_their_counts_and_no_figure_of_few_patients(folder: Path) -> None:
+    page, _, content = made(folder)
+    groups = content["metrics"]["test"]["subgroups"]
+    (female,) = [one for one in groups if one["group"] == "F"]
+    found = {name: one for name, one in female["findings"].items() if one["num_positive_patients"] >= 1}
+    assert found and any(one["auroc_low"] is None for one in found.values())
+    for name, one in found.items():
+        counts = f"{one['num']:,}, {one['num_patients']:,}, {one['num_positive_patients']:,}"
+        rows = [row for row in page.rows if row[0] == name.replace("_", " ") and counts in row]
+        assert rows, (name, counts)
+    for title in ("Recall", "Specificity", "Frequency less mean probability"):
+        assert f"{title} of every finding by sex" in page.words
 
 
 def test_html_and_markdown_print_each_findings_figures(finished: Path) -> None:
