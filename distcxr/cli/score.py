@@ -63,7 +63,10 @@ _Leaderboard = Annotated[
         help="write the macro AUROC there as a row of docs/leaderboard.md, with the hashes of its files",
     ),
 ]  # fmt: skip
-_Replicates = Annotated[int, typer.Option(metavar="N", help="of the bootstrap")]
+_Replicates = Annotated[
+    int,
+    typer.Option(metavar="N", help="patient resamples behind the intervals of Brier score and ECE, and of --against"),
+]
 
 
 def run(

@@ -39,7 +39,7 @@ class Eval(Section):
     """Test-time augmentation of the scores at the end, not of the validations while training: views beside the image
     as it is, mirrored, enlarged by 1.1 or turned by 5 degrees. The mean of all views' logits is scored."""
     replicates: int = Field(default=1000, ge=2)
-    """Resamples of the patients behind every interval of the scores at the end."""
+    """Resamples of the patients behind the intervals of Brier score and calibration error, and behind comparisons."""
     pictures: int = Field(default=8, ge=0, le=100)
     """Worst false positives drawn with heat maps, and as many false negatives, of the test split; 0 for none."""
     localise: bool = True
