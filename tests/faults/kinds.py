@@ -45,7 +45,8 @@ def kill_worker(case: Case) -> Codes:
 
 
 def stop_rank(case: Case) -> Codes:
-    """Not at the very end: a rank that stops when the others have left has nobody to notice it."""
+    """Of two at least, and not at the very end: a rank that stops alone has nobody to notice it."""
+    case.world_size = max(2, case.world_size)
     return signalled(case, signal.SIGSTOP, latest=0.5)
 
 
