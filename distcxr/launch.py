@@ -46,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if args.print:
         print(to_yaml(recipe), end="")
         return 0
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
     with watching(None if args.test else recipe.train.stall_s):
         if is_main and sys.stderr.isatty():  # somebody waits
             print("loading PyTorch ...", file=sys.stderr, flush=True)

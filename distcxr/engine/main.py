@@ -78,6 +78,12 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             )
         if isinstance(error, torch.OutOfMemoryError):
             return _leave(ENVIRONMENT, f"the GPU's memory is full: lower train.per_device_batch_size ({_first(error)})")
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            return _leave(
+                ENVIRONMENT,
+                "this process's memory is full: raise its limit (ulimit -v, the container's, SLURM's --mem), or lower "
+                "train.per_device_batch_size, data.num_workers or data.prefetch",
+            )
         if sentence := without_kernel(error):
             return _leave(USER, sentence)
         if isinstance(error, ReaderDied):

@@ -115,7 +115,6 @@ def _start(words: Sequence[str], rank: int, processes: int, store: socket.socket
     """
     environment = {
         "OMP_NUM_THREADS": "1", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1",  # as torchrun sets them
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else ranks that outlive rank 0 print stacks of its store
     } | os.environ  # fmt: skip
     environment |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),

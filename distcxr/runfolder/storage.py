@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # as safetensors reports what the kernel refused
+_NUMBERED = re.compile(r"\((?:os error )?(\d{1,3})\)")
+"""As safetensors and torch's shared memory report what the kernel refused: `No space left on device (28)`."""
 _ADVICE = (
     "What was saved before is intact. See to the disk, then start the same command again: it resumes from the newest "
     "checkpoint"
@@ -97,7 +98,8 @@ def _errno_behind(error: BaseException) -> int | None:
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno is not None:
             return seen.errno
-        if found := _RUST_ERROR.search(str(seen)):
-            return int(found[1])
+        for number in map(int, _NUMBERED.findall(str(seen))):
+            if os.strerror(number) in str(seen):
+                return number
         seen = seen.__cause__ or seen.__context__
     return None

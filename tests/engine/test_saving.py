@@ -18,10 +18,12 @@ import pytest
 import tiny
 import torch
 
+from distcxr.engine import main as engine_main
 from distcxr.engine import saving
 from distcxr.engine.checkpoint import newest_checkpoint, open_checkpoint
 from distcxr.engine.fit import fit
 from distcxr.engine.saver import Saver
+from distcxr.exit_codes import ENVIRONMENT
 from distcxr.runfolder import storage
 from distcxr.runfolder.layout import best_folder, checkpoints_of, last_folder, last_folders
 
@@ -145,6 +147,7 @@ import os, signal, sys, threading
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 import tiny
+from distcxr.engine import main as engine_main
 from distcxr.engine import saving
 from distcxr.engine.fit import fit
 from distcxr.runfolder import layout
@@ -195,6 +198,7 @@ def test_a_kill_during_the_write_leaves_a_whole_checkpoint_and_the_run_ends_as_u
 LAUNCHED = """
 import sys
 from pathlib import Path
+from distcxr.engine import main as engine_main
 from distcxr.engine import saving
 from distcxr.launch import main
 from distcxr.runfolder.storage import free_bytes
@@ -250,3 +254,19 @@ def test_a_disk_that_is_full_in_the_middle_costs_no_checkpoint_and_the_same_comm
         code, error = launched(tmp_path, *command)
         assert code == 0 and "step 2, epoch 0" in error, error
         assert open_checkpoint(last_folder(run, 8)).step == 8
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+def test_a_process_without_memory_ends_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def train(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(engine_main, "train", train)
+    monkeypatch.setattr(engine_main, "start_logging", lambda console: None)
+    monkeypatch.setattr(engine_main, "start_runtime", tiny.runtime)
+    assert engine_main.run(tiny.recipe(tmp_path), "tiny", []) == ENVIRONMENT
+    assert "this process's memory is full: raise its limit" in caplog.text and "Traceback" not in caplog.text

@@ -56,6 +56,9 @@ def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
 
 def test_a_disk_is_to_blame_or_not() -> None:
     assert storage.of_the_disk(storage.StorageError("a sentence")) == "a sentence"
+    shared = "could not unlink the shared memory file /torch_1 : Disk quota exceeded (122)"
+    assert "Disk quota exceeded" in str(storage.of_the_disk(RuntimeError(shared)))
+    assert storage.of_the_disk(RuntimeError("a tensor of size (28)")) is None
     full = storage.of_the_disk(OSError(errno.ENOSPC, "x", "runs/a/steps.csv"))
     assert full is not None and full.startswith("runs/a/steps.csv can't be written: No space left on device. What was")
     assert "a file of the run can't be written: Read-only" in (storage.of_the_disk(OSError(errno.EROFS, "x")) or "")
