@@ -27,6 +27,7 @@ from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
 from distcxr.report.rendering import to_html, to_markdown
+from distcxr.report.seeds import seed_groups
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_operating, read_run
 from distcxr.runfolder.predictions import Predictions, read_predictions
@@ -112,6 +113,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
         "splits": [split for split in SHOWN_SPLITS if any(split in run["metrics"] for run in found)],
         "findings": list(names),
         "best": best and best["name"],
+        "seeds": seed_groups(runs),
         "warnings": warnings,
     }
 

@@ -22,6 +22,7 @@ from distcxr.report.blocks import (
     pointer,
 )
 from distcxr.report.compare_picture import picture
+from distcxr.report.seeds import ABOUT, seed_lines
 from distcxr.tracking.terminal import table_text
 
 _FLATTERED = (
@@ -63,6 +64,8 @@ def terminal_table(values: dict[str, Any]) -> str:
             areas = [stage["val_auroc"] for stage in run["stages"]] + [None] * (len(longest) - len(run["stages"]))
             table.append([run["name"], *("-" if area is None else f"{area:.4f}" for area in areas), ""])
         lines.append(table_text(table, width=None))
+    if groups := values["seeds"]:
+        lines += ["", *seed_lines(groups)]
     lines += ["", *(f"warning: {warning}" for warning in values["warnings"])] if values["warnings"] else []
     return "\n".join(lines)
 
@@ -73,6 +76,8 @@ def page_of(values: dict[str, Any]) -> Page:
     runs = values["runs"]
     finished = [number for number, run in enumerate(runs) if run["metrics"]]
     sections = [Section("runs", "Runs", tuple(_runs(content, values, finished)))]
+    if values["seeds"]:
+        sections.append(Section("seeds", "Seeds", tuple(_seeds(content))))
     if any(run["stages"] for run in runs):
         sections.append(Section("stages", "Stages", tuple(_stages(content))))
     if finished:
@@ -90,6 +95,22 @@ def page_of(values: dict[str, Any]) -> Page:
         warnings=(*values["warnings"], *([_FLATTERED] if len(finished) > 1 else [])),
         sections=tuple(sections),
         stem="sweep",
+    )
+
+
+def _seeds(content: Content) -> Iterator[Block]:
+    groups = content.get("seeds")
+    paths: list[KeyPath] = [("seeds", number) for number in range(len(groups))]
+    yield blocks.paragraph(ABOUT, kind="small")
+    yield blocks.table(
+        ("runs", column(group["name"] for group in groups)),
+        ("seeds", content.numbers(paths, "num", form=",")),
+        ("split", column(group["split"] for group in groups)),
+        ("mean AUROC", content.numbers(paths, "mean", form=".4f")),
+        ("standard deviation", content.numbers(paths, "sd", form=".4f")),
+        ("lowest", content.numbers(paths, "lowest", form=".4f")),
+        ("highest", content.numbers(paths, "highest", form=".4f")),
+        ("missing seeds", column(", ".join(group["missing"]) or DASH for group in groups)),
     )
 
 

@@ -66,6 +66,29 @@ def entries(tmp_path: Path, finished: Path) -> list[Entry]:
     return found
 
 
+def test_seeds_are_taken_into_one_line(entries: list[Entry], tmp_path: Path) -> None:
+    table = write_comparison(tmp_path, entries)
+    values = json.loads((tmp_path / "sweep.json").read_text())
+    aurocs = [run["metrics"]["test"]["macro"]["auroc"] for run in values["runs"][:2]]
+    (group,) = values["seeds"]
+    assert (group["name"], group["split"], group["num"], group["missing"]) == ("resnet18", "test", 2, ["2"])
+    assert group["mean"] == pytest.approx(sum(aurocs) / 2) and group["lowest"] == min(aurocs)
+    assert group["sd"] == pytest.approx(abs(aurocs[0] - aurocs[1]) / 2**0.5)
+    assert f"{group['mean']:.4f} on average of 2 seeds" in table and "missing: seed 2" in table
+    assert "## Seeds" in (tmp_path / "sweep.md").read_text() and ">Seeds<" in (tmp_path / "sweep.html").read_text()
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_no_group(entries: list[Entry], tmp_path: Path) -> None:
+    rates = [replace(entry, values={**entry.values, "optim.lr": entry.name}) for entry in entries]
+    assert compare(tmp_path, rates)["seeds"] == []
+    recipes = [replace(entry, recipe=entry.name) for entry in entries]
+    assert compare(tmp_path, recipes)["seeds"] == []
+    without = [replace(entry, values={}) for entry in entries]
+    assert compare(tmp_path, without)["seeds"] == []
+    pairs = [replace(entry, values={**entry.values, "optim.lr": "1e-4"}) for entry in entries[:2]]
+    assert [group["name"] for group in compare(tmp_path, pairs)["seeds"]] == ["resnet18 optim.lr=1e-4"]
+
+
 def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> None:
     found = compare(tmp_path, entries)
     good, bad, failed = found["runs"]

@@ -1,0 +1,73 @@
+"""Runs of a sweep that differ in their seed alone, in one line: what training adds to the uncertainty of a figure.
+
+An interval of a run is about patients and holds the trained model fixed; the spread over seeds is about training.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+ABOUT = (
+    "Mean and spread over runs that differ in their seed alone. Intervals of a run are about patients and hold its "
+    "weights fixed: what training anew would change is in the spread, not in them."
+)
+
+
+def seed_groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A line for each group of two runs or more, in the order of the runs.
+
+    Args:
+        runs: as in sweep.json.
+
+    Returns:
+        `name` (recipe and values without the seed), `split` (test where every run with figures has it), `num` runs
+        with a macro AUROC that compare, their `mean`, sample standard deviation `sd` (None of one), `lowest` and
+        `highest`; `missing` are the seeds of the others.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        if "seed" in run["values"]:
+            others = [f"{key}={value}" for key, value in run["values"].items() if key != "seed"]
+            groups.setdefault(" ".join([run["recipe"], *others]), []).append(run)
+    return [_line(name, members) for name, members in groups.items() if len(members) > 1]
+
+
+def _line(name: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    with_figures = [run for run in members if run["metrics"]]
+    split = "test" if with_figures and all("test" in run["metrics"] for run in with_figures) else "val"
+    found: list[float] = []
+    missing: list[str] = []
+    for run in members:
+        auroc = run["metrics"].get(split, {}).get("macro", {}).get("auroc")
+        if auroc is None or run["not_comparable"] is not None:
+            missing.append(run["values"]["seed"])
+        else:
+            found.append(auroc)
+    return {
+        "name": name,
+        "split": split,
+        "num": len(found),
+        "mean": statistics.fmean(found) if found else None,
+        "sd": statistics.stdev(found) if len(found) > 1 else None,
+        "lowest": min(found, default=None),
+        "highest": max(found, default=None),
+        "missing": missing,
+    }
+
+
+def seed_lines(groups: Sequence[dict[str, Any]]) -> list[str]:
+    """For a terminal."""
+    lines = []
+    for group in groups:
+        missing = f"; missing: seed {', '.join(group['missing'])}" if group["missing"] else ""
+        if group["mean"] is None:
+            lines.append(f"{group['name']}: no seed has a macro AUROC{missing}")
+            continue
+        spread = "" if group["sd"] is None else f", standard deviation {group['sd']:.4f}"
+        lines.append(
+            f"{group['name']}: {group['split']} AUROC {group['mean']:.4f} on average of {group['num']} "
+            f"seed{'s' * (group['num'] != 1)}{spread}, {group['lowest']:.4f} to {group['highest']:.4f}{missing}"
+        )
+    return lines
