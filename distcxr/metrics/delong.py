@@ -19,7 +19,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.metrics.estimate import LEVEL, Estimate
+from distcxr.metrics.estimate import LEVEL, Estimate, sigmoid
 from distcxr.metrics.scored import Known
 
 
@@ -41,7 +41,7 @@ def delong_interval(known: Known) -> Estimate:
     z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre = math.log(area / (1 - area))
     reach = z * math.sqrt(variance) / (area * (1 - area))
-    return Estimate(area, _sigmoid(centre - reach), _sigmoid(centre + reach), None)
+    return Estimate(area, sigmoid(centre - reach), sigmoid(centre + reach), None)
 
 
 def placements(known: Known) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -67,7 +67,3 @@ def _too_few(known: Known) -> str | None:
         lonely = "positive" if known.num_positive == 1 else "negative"
         return f"one {lonely} only: DeLong's variance needs two of each class"
     return None
-
-
-def _sigmoid(value: float) -> float:
-    return 1 / (1 + math.exp(-value)) if value >= 0 else 1 - 1 / (1 + math.exp(value))

@@ -62,3 +62,9 @@ def average_replicates(figure_CK: NDArray[np.float64]) -> NDArray[np.float64]:
     num_K = np.asarray(np.count_nonzero(~np.isnan(figure_CK), axis=0))
     mean_K: NDArray[np.float64] = np.nansum(figure_CK, axis=0) / np.where(num_K > 0, num_K, np.nan)
     return mean_K
+
+
+def sigmoid(value: float) -> float:
+    """Of any number, without overflow."""
+    small = math.exp(-abs(value))
+    return 1 / (1 + small) if value >= 0 else small / (1 + small)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.metrics.delong import placements
-from distcxr.metrics.estimate import LEVEL
+from distcxr.metrics.estimate import LEVEL, sigmoid
 from distcxr.metrics.scored import Known
 from distcxr.metrics.student import quantile
 
@@ -168,7 +168,7 @@ def logit_interval(spread: Spread) -> tuple[float, float]:
     """Symmetric in log(v / (1 - v)), from a value and a variance above 0 and below 1."""
     centre = math.log(spread.value / (1 - spread.value))
     reach = quantile(LEVEL, spread.df) * math.sqrt(spread.variance) / (spread.value * (1 - spread.value))
-    return 1 / (1 + math.exp(reach - centre)), 1 / (1 + math.exp(-centre - reach))
+    return sigmoid(centre - reach), sigmoid(centre + reach)
 
 
 def score_interval(spread: Spread, of_ranks: bool) -> tuple[float, float]:

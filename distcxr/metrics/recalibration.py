@@ -62,7 +62,9 @@ def recalibrate(known: Known, temperature: float = 1.0) -> Recalibration:
             return Estimate(value, None, None, reason)
         patients = np.count_nonzero(np.bincount(known.patient_M))
         half = reach * math.sqrt(float(sum_P @ sum_P) * patients / (patients - 1))
-        low, high = (value * math.exp(-half), value * math.exp(half)) if is_log else (value - half, value + half)
+        if is_log:
+            return Estimate(value, value * math.exp(-half), value * math.exp(min(half, 700.0)), None)  # no overflow
+        low, high = value - half, value + half
         return Estimate(value, low, high, None)
 
     observed, expected = float(targets_M.sum()), float(prob_M.sum())

@@ -14,7 +14,7 @@ from cohort import Cohort, cohort, scored
 from distcxr.metrics.areas import SAME_SCORE, Areas, area_estimates
 from distcxr.metrics.degrees import MIN_PATIENTS
 from distcxr.metrics.estimate import Estimate
-from distcxr.metrics.influence import Spread, auprc_spread, auroc_spread, score_interval
+from distcxr.metrics.influence import Spread, auprc_spread, auroc_spread, logit_interval, score_interval
 
 TOLERANCE = 1e-12
 
@@ -216,3 +216,9 @@ def test_averages_of_other_findings_are_refused() -> None:
         areas_of(cohort(), ["Z"])
     with pytest.raises(ValueError, match="repeat"):
         areas_of(cohort(), ["B", "B"])
+
+
+def test_an_interval_of_hardly_any_information_is_nearly_everything() -> None:
+    """And no overflow."""
+    low, high = logit_interval(Spread(1e-3, np.array([0.5, -0.5]), 0.5, 1.0))
+    assert 0 <= low < 1e-9 and 1 - 1e-9 < high <= 1
