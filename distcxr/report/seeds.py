@@ -22,7 +22,7 @@ def seed_groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         runs: as in sweep.json.
 
     Returns:
-        `name` (recipe and values without the seed), `split` (test where every run with figures has it), `num` runs
+        `name` (recipe and values without the seed), `split` (test, unless more runs have validation alone), `num` runs
         with a macro AUROC that compare, their `mean`, sample standard deviation `sd` (None of one), `lowest` and
         `highest`; `missing` are the seeds of the others.
     """
@@ -35,16 +35,14 @@ def seed_groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _line(name: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    with_figures = [run for run in members if run["metrics"]]
-    split = "test" if with_figures and all("test" in run["metrics"] for run in with_figures) else "val"
-    found: list[float] = []
-    missing: list[str] = []
-    for run in members:
-        auroc = run["metrics"].get(split, {}).get("macro", {}).get("auroc")
-        if auroc is None or run["not_comparable"] is not None:
-            missing.append(run["values"]["seed"])
-        else:
-            found.append(auroc)
+    comparable = [run for run in members if run["not_comparable"] is None]
+    by_split = {
+        split: {run["values"]["seed"]: auroc for run in comparable if (auroc := _auroc(run, split)) is not None}
+        for split in ("test", "val")
+    }
+    split = "test" if len(by_split["test"]) >= max(1, len(by_split["val"])) else "val"
+    found = list(by_split[split].values())
+    missing = [run["values"]["seed"] for run in members if run["values"]["seed"] not in by_split[split]]
     return {
         "name": name,
         "split": split,
@@ -55,6 +53,11 @@ def _line(name: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "highest": max(found, default=None),
         "missing": missing,
     }
+
+
+def _auroc(run: dict[str, Any], split: str) -> float | None:
+    area: float | None = run["metrics"].get(split, {}).get("macro", {}).get("auroc")
+    return area
 
 
 def seed_lines(groups: Sequence[dict[str, Any]]) -> list[str]:

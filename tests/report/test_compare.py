@@ -17,6 +17,7 @@ import run_folders
 
 from distcxr.metrics.calibration import probabilities
 from distcxr.report.compare import Entry, compare, write_comparison
+from distcxr.report.seeds import seed_groups
 from distcxr.runfolder.predictions import read_predictions, write_predictions
 
 
@@ -76,6 +77,26 @@ def test_seeds_are_taken_into_one_line(entries: list[Entry], tmp_path: Path) -> 
     assert group["sd"] == pytest.approx(abs(aurocs[0] - aurocs[1]) / 2**0.5)
     assert f"{group['mean']:.4f} on average of 2 seeds" in table and "missing: seed 2" in table
     assert "## Seeds" in (tmp_path / "sweep.md").read_text() and ">Seeds<" in (tmp_path / "sweep.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("figures", "split", "mean", "missing"),
+    [
+        ([{"test": 0.6}, {"test": 0.62}, {"val": 0.9, "apart": 1}], "test", 0.61, ["2"]),
+        ([{"test": None, "val": 0.7}, {"test": None, "val": 0.72}], "val", 0.71, []),
+        ([{"test": 0.6, "val": 0.7}, {}], "test", 0.6, ["1"]),
+        ([{}, {}], "val", None, ["0", "1"]),
+    ],
+)
+def test_the_split_of_seeds(figures: list[dict[str, Any]], split: str, mean: float | None, missing: list[str]) -> None:
+    runs = [
+        {"recipe": "a", "values": {"seed": str(number)}, "not_comparable": "other labels" if "apart" in each else None,
+         "metrics": {name: {"macro": {"auroc": area}} for name, area in each.items() if name != "apart"}}
+        for number, each in enumerate(figures)
+    ]  # fmt: skip
+    (group,) = seed_groups(runs)
+    assert (group["split"], group["missing"]) == (split, missing)
+    assert group["mean"] == (None if mean is None else pytest.approx(mean))
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_no_group(entries: list[Entry], tmp_path: Path) -> None:
