@@ -27,7 +27,7 @@ from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
-from distcxr.stall.watch import give_up_stalled, is_stall_found_elsewhere
+from distcxr.stall.watch import account_of_stall_elsewhere, give_up_stalled
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +69,8 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             return _leave(ENVIRONMENT, sentence)
         if is_lost_peer(error):
             logger.debug("lost another rank:", exc_info=True)
-            if is_stall_found_elsewhere():
-                return _leave(STALLED, f"another rank has found a stall: {filenames.STALLED} has the stacks")
+            if account := account_of_stall_elsewhere():
+                return _leave(STALLED, account)
             return _leave(
                 LOST_RANK,
                 "another rank has ended or can't be reached; its own message has the reason, and the same command "

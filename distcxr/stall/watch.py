@@ -70,7 +70,8 @@ class Watch:
         ]
         self._beats = 0
         self._idle_s = self._quiet_s = 0.0
-        self._is_leaving = False
+        self._is_leaving, self._one_account = False, threading.Lock()
+        self._message = ""
         self._seen: dict[int, tuple[int, float]] = {}
         self.account = Account(rank, world_size, self._host)
 
@@ -200,10 +201,27 @@ class Watch:
         self._leave(exit_codes.STALLED)
 
     def _account(self, missing: list[Missing], speaks: bool) -> None:
-        self.account.leave(self._file(), missing, self.limit_s, speaks=speaks)
-        self._is_leaving = True
+        with self._one_account:
+            if self._is_leaving:
+                return
+            self._message = self.account.leave(self._file(), missing, self.limit_s, speaks=speaks)
+            self._is_leaving = True
         if self._folders:
             write_rank_file(self._folders[0], self._file())
+
+    def join_account(self) -> str:
+        """Leave this rank's account of a stall that another has found before it could: on a busy machine that one is
+        gone, and the connection to it lost, first.
+
+        Returns:
+            The message; empty where nobody but ranks that have left theirs is silent.
+        """
+        before = {rank: self._read(rank) for rank in self._known if rank != self._rank and not self._has_left(rank)}
+        time.sleep(3 * self._beat_s)
+        silent = [rank for rank, file in before.items() if not self._has_left(rank) and self._read(rank) == file]
+        if silent:
+            self._account([Missing(rank, before[rank], is_gone=True) for rank in silent], False)
+        return self._message
 
     def is_another_leaving(self) -> bool:
         """Whether a rank but this one has left its account."""
@@ -257,9 +275,13 @@ def give_up_stalled() -> None:
     processes.kill_children()
 
 
-def is_stall_found_elsewhere() -> bool:
-    """Whether another rank has left because of a rank that stalls: losing the connection to it is a consequence."""
-    return any(watch.is_another_leaving() for watch in _current)
+def account_of_stall_elsewhere() -> str | None:
+    """This rank's message where another has left because of a rank that stalls, as losing the connection to it is a
+    consequence; None where none has."""
+    for watch in _current:
+        if watch.is_another_leaving():
+            return watch.join_account() or f"another rank has found a stall: {filenames.STALLED} has the stacks"
+    return None
 
 
 def _local_ranks() -> range:

@@ -198,3 +198,21 @@ def test_updates_are_measured_without_waiting_and_without_the_first(monkeypatch:
     with signs.validation(7):
         assert not signs.is_host_work
     assert signs.is_host_work, "a service on the network may take its time"
+
+
+def test_a_rank_that_loses_the_others_first_leaves_its_account_too(tmp_path: Path) -> None:
+    (tmp_path / RANKS).mkdir(parents=True, exist_ok=True)
+    with watched(tmp_path, world_size=3) as made:
+        silent = replace(OTHER, rank=2, written="14:03:20")
+        write_rank_file(tmp_path / RANKS, silent)
+        assert not made.watch.is_another_leaving()
+        made.other = replace(OTHER, is_leaving=True)
+        while not made.watch.is_another_leaving():
+            time.sleep(0.01)
+        message = made.watch.join_account()
+        assert message.startswith("rank 2 is missing in step 5: ") and "last sign of life 14:03:20" in message
+        assert message == made.watch.join_account()
+        account_text = (tmp_path / STALLED).read_text()
+        assert account_text.count("stacks of rank 0\n") == 1 and "rank 1" not in account_text.partition("stacks")[0]
+        own = read_rank_file(tmp_path / RANKS, 0)
+        assert own is not None and own.is_leaving
