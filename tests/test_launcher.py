@@ -17,6 +17,7 @@ from test_launch import command as accelerate_command
 
 from distcxr import processes
 from distcxr.data.dataset import open_dataset
+from distcxr.jobs import launcher
 from distcxr.jobs.launcher import Failure, first_failure, num_processes
 from distcxr.runfolder.filenames import STALLED_MARK
 from distcxr.runfolder.history import newest_step
@@ -209,6 +210,25 @@ def test_a_mistake_comes_before_ranks_that_lost_their_peer() -> None:
         "rank 1 was ended by SIGKILL, out of memory perhaps",
     )
     assert first_failure([ended, Failure(0, 1, "", 2.0)])[1].startswith("rank 0 failed with exit code 1: what it wrote")
+
+
+def test_a_rank_that_stops_when_the_others_have_left_does_not_hold_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run is done: each rank leaves only after all have arrived."""
+
+    def start(words: object, rank: int, *_: object) -> subprocess.Popen[bytes]:
+        stops = "import os, signal; os.kill(os.getpid(), signal.SIGSTOP)" if rank == 1 else ""
+        return subprocess.Popen([sys.executable, "-c", stops], start_new_session=True)
+
+    monkeypatch.setattr(launcher, "_start", start)
+    monkeypatch.setattr(launcher, "_LAST_S", 1.0)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    began_s = time.monotonic()
+    assert launcher.launch(["tiny.yaml"], 2) == 0
+    assert time.monotonic() - began_s < 20
+    error = capsys.readouterr().err
+    assert error.startswith("warning: rank 1 (process ") and "stopped (T)) has not ended 1 s after the run had" in error
 
 
 def test_without_gpus_there_are_two_processes_where_there_are_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:

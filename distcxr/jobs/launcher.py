@@ -27,7 +27,7 @@ from distcxr.error_file import FILE_VARIABLE, REPORTED_VARIABLE
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.jobs.slots import usable_cores, visible_gpus, whole_machine
-from distcxr.processes import LAUNCHER_VARIABLE, STORE_VARIABLE
+from distcxr.processes import LAUNCHER_VARIABLE, STORE_VARIABLE, state
 
 Process = subprocess.Popen[bytes]
 
@@ -35,6 +35,7 @@ _CPU_PROCESSES = 2
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _FAREWELL_S = 30.0
 _LOOK_EVERY_S = 0.05
+_LAST_S = 120.0  # for ranks that are left when one has ended well, which it does once all of them are done
 
 
 class Failure(NamedTuple):
@@ -89,10 +90,15 @@ def launch(words: Sequence[str], processes: int) -> int:
             for rank, file in enumerate(files):
                 file.parent.mkdir()
                 ranks.append(_start(words, rank, processes, store, file))
-            while (
-                not ended_by and not any(rank.poll() for rank in ranks) and any(rank.poll() is None for rank in ranks)
-            ):
+            left: Sequence[int] = range(processes)
+            done_s: float | None = None
+            while left and not ended_by and not any(rank.poll() for rank in ranks):
                 time.sleep(_LOOK_EVERY_S)
+                left = [number for number, rank in enumerate(ranks) if rank.poll() is None]
+                if len(left) < processes and done_s is None:
+                    done_s = time.monotonic()
+                if done_s is not None and left and time.monotonic() > done_s + _LAST_S:
+                    return _give_up(ranks, left)
         finally:
             _end(ranks, ended_by[0] if ended_by else signal.SIGTERM)
         failures = [_failure(number, ranks[number].returncode, file) for number, file in enumerate(files)]
@@ -135,6 +141,18 @@ def _end(ranks: Sequence[Process], number: int) -> None:
     _signal_sessions(ranks, signal.SIGKILL)
     for rank in ranks:
         rank.wait()
+
+
+def _give_up(ranks: Sequence[Process], left: Sequence[int]) -> int:
+    """Kill ranks that do not end though the run has: one that is stopped has nobody else left to notice it."""
+    for number in left:
+        pid = ranks[number].pid
+        sys.stderr.write(
+            f"warning: rank {number} (process {pid}, {state(pid) or 'gone'}) has not ended {_LAST_S:g} s after the run "
+            "had; it is killed, and nothing is lost\n"
+        )
+    _signal_sessions([ranks[number] for number in left], signal.SIGKILL)
+    return 0
 
 
 def _signal_sessions(ranks: Sequence[Process], number: int) -> None:

@@ -135,6 +135,7 @@ def subgroups_section(content: Content, split: str) -> Section | None:
         *([paragraph(unlike, kind="small")] if of_others else []),
         table,
         *_differences(content, split),
+        *_left_out(content, split),
         *_every_finding(content, split, groups),
     )
     return Section("subgroups", "Subgroups", shown)
@@ -180,6 +181,16 @@ def _untested(found: Sequence[dict[str, Any]], among: str) -> Iterable[Block]:
         "are, too, and among many pairs a few come up by chance.",
         kind="small",
     )
+
+
+def _left_out(content: Content, split: str) -> Iterable[Block]:
+    fewest = content.get("metrics", split, "intervals", "min_patients")
+    if fewest is not None:
+        yield paragraph(
+            f"In the tables below a cell is left out where fewer than {fewest} patients of the group decide it; the "
+            "last of them counts images, patients and positive patients.",
+            kind="small",
+        )
 
 
 def _every_finding(content: Content, split: str, groups: Sequence[dict[str, Any]]) -> Iterable[Block]:

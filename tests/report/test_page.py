@@ -153,6 +153,7 @@ def test_groups_show_their_counts_and_no_figure_of_few_patients(folder: Path) ->
         counts = f"{one['num']:,}, {one['num_patients']:,}, {one['num_positive_patients']:,}"
         rows = [row for row in page.rows if row[0] == name.replace("_", " ") and counts in row]
         assert rows, (name, counts)
+    assert "left out where fewer than 10 patients of the group decide it" in page.words
     for title in ("Recall", "Specificity", "Frequency less mean probability"):
         assert f"{title} of every finding by sex" in page.words
 
