@@ -10,14 +10,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
+
+from distcxr.exit_codes import ENVIRONMENT
 
 REPORTED_VARIABLE = "DISTCXR_ERRORS_REPORTED"
 """In the environment of ranks: their launcher prints the error file's message last, so they leave it out themselves."""
 
 FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"
 """In the environment of ranks: where to leave the error file."""
+
+FULL_MEMORY = (
+    "this process's memory is full: raise its limit (ulimit -v, the container's, SLURM's --mem), or lower "
+    "train.per_device_batch_size, data.num_workers or data.prefetch"
+)
+"""The message where there is no memory, known before there is a run."""
 
 
 def write_error_file(message: str) -> None:
@@ -35,3 +44,11 @@ def write_error_file(message: str) -> None:
 def is_reported_by_launcher() -> bool:
     """Whether the launcher prints the message itself."""
     return bool(os.environ.get(REPORTED_VARIABLE)) and bool(os.environ.get(FILE_VARIABLE))
+
+
+def leave_full_memory() -> int:
+    """Report `FULL_MEMORY` where there is no log yet; the exit code."""
+    write_error_file(FULL_MEMORY)
+    if not is_reported_by_launcher():
+        sys.stderr.write(f"error: {FULL_MEMORY}\n")
+    return ENVIRONMENT

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcxr.error_file import write_error_file
+from distcxr.error_file import leave_full_memory, write_error_file
 from distcxr.interrupt import without_traceback
 from distcxr.processes import collector_paused, end_with_launcher
 from distcxr.recipe import RecipeError, load_recipe
@@ -29,10 +29,8 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
     parser.add_argument("--print", action="store_true", help="show the resolved recipe and stop")
-    parser.add_argument(
-        "--test", nargs="+", default=[], metavar="CHECKPOINT",
-        help="score the test split with these weights; several are averaged",
-    )  # fmt: skip
+    more = "score the test split with these weights; several are averaged"
+    parser.add_argument("--test", nargs="+", default=[], metavar="CHECKPOINT", help=more)
     args = parser.parse_intermixed_args(recipe_first(sys.argv[1:] if words is None else words))
     late = [word for word in args.test if "=" in word and not Path(word).exists()]  # overrides, too
     overrides, is_main = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
@@ -47,14 +45,17 @@ def main(words: Sequence[str] | None = None) -> int:
         print(to_yaml(recipe), end="")
         return 0
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
-    with watching(None if args.test else recipe.train.stall_s):
-        if is_main and sys.stderr.isatty():  # somebody waits
-            print("loading PyTorch ...", file=sys.stderr, flush=True)
-        with collector_paused():
-            from distcxr.engine.main import run  # imports torch: seconds that --print and a typing error do not need
-        gc.freeze()  # what was imported stays, no collection needs to look at it
+    try:
+        with watching(None if args.test else recipe.train.stall_s):
+            if is_main and sys.stderr.isatty():  # somebody waits
+                print("loading PyTorch ...", file=sys.stderr, flush=True)
+            with collector_paused():
+                from distcxr.engine.main import run  # imports torch: seconds that a typing error does not need
+            gc.freeze()  # what was imported stays, no collection needs to look at it
 
-        return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
+            return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
+    except MemoryError:  # before the engine, which sees to its own
+        return leave_full_memory()
 
 
 if __name__ == "__main__":

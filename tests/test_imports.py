@@ -21,7 +21,7 @@ ALLOWED = {
     "regular": set(),
     "plain_yaml": set(),
     "process_group": {"processes"},
-    "error_file": set(),
+    "error_file": {"exit_codes"},
     "interrupt": set(),
     "exit_codes": set(),
     "version": set(),

@@ -16,7 +16,7 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from distcxr import launch
+from distcxr import exit_codes, launch
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
@@ -97,6 +97,17 @@ def test_the_recipe_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.setattr("sys.argv", ["launch.py", *words])
             assert launch.main() == 0
     assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 4
+
+
+def test_a_full_memory_before_the_run_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> int:
+        raise MemoryError
+
+    monkeypatch.setattr(launch, "watching", full)
+    assert launch.main(["quickstart", "data.root=/data"]) == exit_codes.ENVIRONMENT
+    assert capsys.readouterr().err.startswith("error: this process's memory is full: raise its limit (ulimit -v, ")
 
 
 def test_a_mistake_is_reported_once_without_a_traceback_of_ours(place: Path) -> None:

@@ -18,7 +18,7 @@ from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
-from distcxr.error_file import write_error_file
+from distcxr.error_file import FULL_MEMORY, write_error_file
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.process_group import is_lost_peer
@@ -79,11 +79,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         if isinstance(error, torch.OutOfMemoryError):
             return _leave(ENVIRONMENT, f"the GPU's memory is full: lower train.per_device_batch_size ({_first(error)})")
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            return _leave(
-                ENVIRONMENT,
-                "this process's memory is full: raise its limit (ulimit -v, the container's, SLURM's --mem), or lower "
-                "train.per_device_batch_size, data.num_workers or data.prefetch",
-            )
+            return _leave(ENVIRONMENT, FULL_MEMORY)
         if sentence := without_kernel(error):
             return _leave(USER, sentence)
         if isinstance(error, ReaderDied):

@@ -26,6 +26,7 @@ from distcxr import exit_codes, processes
 from distcxr.runfolder import filenames
 from distcxr.runfolder.rank_files import RankFile, read_rank_file, write_rank_file
 from distcxr.stall.account import Account, is_debugged, waits_for_ranks, write_stacks_when_asked
+from distcxr.stall.beginning import start_all
 from distcxr.stall.missing import HUNG, Missing, behind
 from distcxr.stall.signs import SIGNS, Signs
 
@@ -76,9 +77,8 @@ class Watch:
         self.account = Account(rank, world_size, self._host)
 
     def start(self) -> None:
-        """Begin."""
-        for thread in self._threads:
-            thread.start()
+        """Begin. Raises MemoryError: there is no memory for a thread."""
+        start_all(self._threads)
 
     def stop(self) -> None:
         """The run has ended, or is about to end by itself."""
@@ -108,8 +108,8 @@ class Watch:
                 self._beats += 1
                 try:
                     write_rank_file(self._folders[0], self._file())
-                except OSError:
-                    continue  # a full disk: the run's own writes report it
+                except (OSError, MemoryError):
+                    continue  # a full disk, a full memory: the run's own work meets it, too, and reports it
 
     def _file(self) -> RankFile:
         signs, stuck, workers = self._signs, self._is_stuck, dict[str, str]()

@@ -66,6 +66,21 @@ def test_running_workers_leave_no_semaphore_behind_when_everything_is_killed(
             named.clear()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="semaphores have names in /dev/shm on Linux alone")
+def test_names_that_a_kill_has_left_are_removed_once_nobody_can_need_them() -> None:
+    old, young = (Path("/dev/shm") / f"sem.distcxr-test{os.getpid()}-{age}" for age in ("old", "young"))
+    for path in (old, young):
+        path.write_bytes(bytes(32))
+    try:
+        os.utime(old, (time.time() - 7200,) * 2)
+        with SemaphoreNames().made():
+            pass
+        assert young.exists() and not old.exists()
+    finally:
+        young.unlink()
+        old.unlink(missing_ok=True)
+
+
 def test_a_batch_that_does_not_come_names_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     class Batches:
         _workers = (SimpleNamespace(pid=77),)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -104,6 +105,7 @@ class Job:
 
 def _rank(rank: int, world_size: int, port: int, job: Job) -> None:
     os.setsid()
+    _without_inherited_tracker()
     log = os.open(job.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -127,6 +129,16 @@ def _rank(rank: int, world_size: int, port: int, job: Job) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _without_inherited_tracker() -> None:
+    """Forget multiprocessing's resource tracker: the campaign's would remove what a rank leaves, only hours later.
+
+    A rank has one of its own, which lives and dies as in a real run.
+    """
+    tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    os.close(tracker._fd)
+    tracker._fd = tracker._pid = None
 
 
 def _command(job: Job) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from distcxr import exit_codes, processes
 from distcxr.runfolder.filenames import RANKS, STALLED
 from distcxr.runfolder.rank_files import RankFile, read_rank_file, write_rank_file
 from distcxr.stall import account, watch
+from distcxr.stall.beginning import start_all
 from distcxr.stall.signs import Signs
 from distcxr.stall.watch import Watch
 
@@ -216,3 +218,17 @@ def test_a_rank_that_loses_the_others_first_leaves_its_account_too(tmp_path: Pat
         assert account_text.count("stacks of rank 0\n") == 1 and "rank 1" not in account_text.partition("stacks")[0]
         own = read_rank_file(tmp_path / RANKS, 0)
         assert own is not None and own.is_leaving
+
+
+class Stillborn(threading.Thread):
+    """As one whose first lines met a full memory."""
+
+    def _bootstrap(self) -> None:
+        return
+
+
+def test_a_thread_that_never_begins_is_an_error_not_a_wait() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(MemoryError, match="could not begin"):
+        start_all([Stillborn()], within_s=0.2)
+    assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
