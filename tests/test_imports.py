@@ -47,7 +47,7 @@ ALLOWED = {
     "phantom": {"data"},
     "jobs": {
         "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
-        "processes", "stall", "exit_codes",
+        "processes", "stall", "exit_codes", "version",
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",

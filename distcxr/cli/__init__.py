@@ -10,6 +10,7 @@ from distcxr.cli import (
     cache,
     checking,
     embed,
+    env,
     explain,
     export,
     import_weights,
@@ -35,9 +36,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 for _name, _verb in {
-    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "explain": explain,
-    "export": export, "import": import_weights, "pack": pack, "phantom": phantom, "predict": predict, "replay": replay,
-    "report": report, "schema": schema, "score": score, "status": status,
+    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
+    "explain": explain, "export": export, "import": import_weights, "pack": pack, "phantom": phantom,
+    "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)
