@@ -25,7 +25,7 @@ from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
 from distcxr.engine.tuning import check_mode, choose_mode, set_mode
 from distcxr.models.ema import Ema
-from distcxr.models.factory import sync_batchnorm
+from distcxr.models.factory import check_named, sync_batchnorm
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
+    check_named(recipe.model.name, library=recipe.model.library, weights=recipe.model.weights)
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)

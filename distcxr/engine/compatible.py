@@ -59,8 +59,8 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     if not lines:
         return
     raise CheckpointError(
-        f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with train.resume=never or "
-        "another output=FOLDER, or set these keys back"
+        f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with another "
+        "output=FOLDER, or set these keys back"
     )
 
 

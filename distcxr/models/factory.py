@@ -106,6 +106,18 @@ def build_model(
     return built
 
 
+def check_named(name: str, *, library: Library, weights: str) -> None:
+    """Refuse a misspelt name or path, as `build_model` does, before anything is read or built.
+
+    Raises:
+        ValueError: an unknown name, or a path where there is nothing.
+    """
+    check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
+    check_name(name)
+    if weights not in ("imagenet", "none") and not Path(weights).expanduser().exists():
+        _read(Path(weights))
+
+
 def _read(path: Path) -> WeightsFile:
     try:
         return read_weights(path)
@@ -132,14 +144,10 @@ def sync_batchnorm(model: nn.Module) -> nn.Module:
     return converted
 
 
-def _build_torchvision(
-    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
-) -> nn.Module:
+def _check_torchvision_name(name: str) -> None:
     if name in _REFUSED:
         raise ValueError(f"model.name={name}: {_REFUSED[name]}")
     import torchvision
-
-    from distcxr.models.joined_maps import join_maps
 
     known = torchvision.models.list_models(module=torchvision.models)  # classifiers; not detection or video
     if name not in known:
@@ -147,6 +155,28 @@ def _build_torchvision(
             name, "torchvision", [n for n in known if n not in _REFUSED],
             "import torchvision.models as m; print(m.list_models(module=m))",
         )  # fmt: skip
+
+
+def _check_timm_name(name: str) -> None:
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise _unknown(name, "timm", timm.list_models(), "import timm; print(timm.list_models('*resnet*'))")
+    tagged = timm.list_models(f"{architecture}.*", pretrained=True)
+    if tag and name not in tagged:
+        listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
+        raise _unknown(name, "timm", tagged, listing)
+
+
+def _build_torchvision(
+    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
+) -> nn.Module:
+    _check_torchvision_name(name)
+    import torchvision
+
+    from distcxr.models.joined_maps import join_maps
+
     if image_size and image_size % (multiple := _TORCHVISION_MULTIPLES.get(name, 1)):
         raise _wrong_multiple(name, image_size, multiple)
     size = torchvision_size(name, image_size) if image_size else {}
@@ -169,15 +199,9 @@ def _build_torchvision(
 def _build_timm(
     name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
 ) -> nn.Module:
+    _check_timm_name(name)
     import timm
 
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise _unknown(name, "timm", timm.list_models(), "import timm; print(timm.list_models('*resnet*'))")
-    tagged = timm.list_models(f"{architecture}.*", pretrained=True)
-    if tag and name not in tagged:
-        listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
-        raise _unknown(name, "timm", tagged, listing)
     shape: dict[str, Any] = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
     cfg = timm.get_pretrained_cfg(name)
     side = image_size if getattr(cfg, "fixed_input_size", False) else None

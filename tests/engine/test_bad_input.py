@@ -89,3 +89,18 @@ def test_unknown_macro_findings(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
     with pytest.raises(ValueError, match=r"eval.macro_findings names Nodul; data.findings are Atelectasis"):
         tiny.build(tmp_path, f"output={tmp_path / 'run'}", "eval.macro_findings=[Mass, Nodul]")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("model.name=resnet81", "no such classifier in timm"),
+        ("model.weights=weihgts.safetensors", r"model.weights=.*weihgts.safetensors: no such file"),
+    ],
+)
+def test_a_misspelt_network_is_refused_before_the_data_and_leaves_no_folder(
+    tmp_path: Path, key: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):  # and not that there are no images
+        tiny.build(tmp_path, f"output={tmp_path / 'run'}", key)
+    assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from faults.case import Case
 from faults.job import descendants
@@ -24,15 +25,29 @@ def signalled(case: Case, number: signal.Signals, latest: float = 1.0) -> Codes:
 
 
 def worker_signalled(case: Case, number: signal.Signals) -> Codes:
-    """A process that decodes; the run takes longer, as each rank starts one."""
+    """A process that decodes; the run takes longer, as each rank starts one.
+
+    Not multiprocessing's resource tracker: nobody waits for it, and a stopped one is its launcher's to kill.
+    """
     job = case.start("data.num_workers=1")
     deadline, rank = time.monotonic() + case.patience_s(), case.random.choice(job.pids())
-    while not (workers := descendants(rank)) and os.path.exists(f"/proc/{rank}") and time.monotonic() < deadline:
+    while not (workers := _workers(rank)) and os.path.exists(f"/proc/{rank}") and time.monotonic() < deadline:
         time.sleep(0.05)
     case.moment()
-    if workers := descendants(rank) or workers:
+    if workers := _workers(rank) or workers:
         send(case.random.choice(workers), number)
     return job.wait(case.patience_s())
+
+
+def _workers(rank: int) -> list[int]:
+    return [pid for pid in descendants(rank) if b"resource_tracker" not in _command(pid)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
 
 
 def at_system_call(case: Case, injected: str, calls: Sequence[str] = ON_RANKS, most: int = 40) -> Codes:

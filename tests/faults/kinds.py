@@ -166,11 +166,14 @@ def clock_jump(case: Case) -> Codes:
 
 
 def several_faults(case: Case) -> Codes:
-    """Two signals in one run, not necessarily to one rank, then a kill of all, then a call that fails."""
-    job = case.start()
+    """Two signals in one run, not necessarily to one rank, then a kill of all, then a call that fails.
+
+    A lone rank is not stopped: nobody is there to notice.
+    """
+    job, signals = case.start(), [signal.SIGKILL, signal.SIGTERM, *[signal.SIGSTOP] * (case.world_size > 1)]
     for _ in range(2):
         case.moment(0.5)
-        send(case.random.choice(job.pids()), case.random.choice([signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM]))
+        send(case.random.choice(job.pids()), case.random.choice(signals))
     codes = job.wait(case.patience_s())
     codes += kill_all(case)
     return [None] * (None in codes) + failing_system_call(case)  # whose lines are the last ones of the log
