@@ -54,7 +54,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         log_to_file(folder / filenames.LOG)
         total_steps = sum(stage.horizon.total_steps for stage in stages)
         total_steps = min(total_steps, recipe.train.max_steps or total_steps)
-        describe(folder, recipe, runtime, dataset, total_steps)
+        describe(folder, recipe, runtime, dataset, name=recipe_name, total_steps=total_steps)
     _log_start(recipe, runtime, dataset, plan, folder)
     if checkpoint is None:
         check_beginnings(recipe.model.weights, dataset)

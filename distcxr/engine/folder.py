@@ -147,10 +147,14 @@ def _newest_unfinished(recipe: Recipe, runs: Path) -> Checkpoint | None:
     return None
 
 
-def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, total_steps: int | None = None) -> None:
+def describe(
+    folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, *, name: str | None = None,
+    total_steps: int | None = None,
+) -> None:  # fmt: skip
     """Write `recipe.yaml` and `environment.json`; the descriptions of earlier launches are kept under `earlier`.
 
     Args:
+        name: of the recipe, where it has one.
         total_steps: updates of the whole run if nothing ends it early; None where nothing is trained.
     """
     resolved = recipe.model_copy(update={"output": folder, "data": dataset.data})
@@ -169,6 +173,7 @@ def describe(folder: Path, recipe: Recipe, runtime: Runtime, dataset: Dataset, t
         "command": [_CREDENTIALS.sub(r"\1***@", word) for word in sys.argv],
         "distcxr": __version__,
         "commit": _commit(),
+        "recipe": name,
         "identity": resolved.identity(),
         "versions": {"python": platform.python_version(), "cuda": torch.version.cuda} | _versions(),
         "hardware": _hardware(runtime),

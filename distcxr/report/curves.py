@@ -1,6 +1,6 @@
 """ROC and precision-recall curves of a predictions file, thinned to what can be seen.
 
-Shape suffixes: T points, 2 = (x, y), both in [0, 1].
+Shape suffixes: T points, 2 = (x, y), both in [0, 1]; K different recalls.
 """
 
 from __future__ import annotations
@@ -23,13 +23,19 @@ def roc(found: Curve) -> NDArray[np.float64]:
 
 
 def precision_recall(found: Curve) -> NDArray[np.float64]:
-    """Recall and precision, [T, 2], in steps; the area below is the average precision."""
+    """Recall and precision, [T, 2], in steps; the area below is the average precision.
+
+    At each recall the line goes down to its lowest precision, before the next positive: that adds no area, and the
+    point of every threshold lies on the line.
+    """
     recall_T = found.true_positive_T / found.num_positive
     precision_T = found.true_positive_T / (found.true_positive_T + found.false_positive_T)
-    keep_T = np.diff(recall_T, prepend=0) > 0  # others add nothing to the area
-    recall_T, precision_T = recall_T[keep_T], precision_T[keep_T]
-    x_T = np.repeat(np.concatenate(([0.0], recall_T)), 2)[1:-1]
-    return np.stack((x_T, np.repeat(precision_T, 2)), axis=1)
+    first_K = np.flatnonzero(np.diff(recall_T, prepend=0) > 0)
+    last_K = np.concatenate((first_K[1:], [len(recall_T)])) - 1
+    before_K = np.concatenate(([0.0], recall_T[first_K[:-1]]))
+    x_K3 = np.stack((before_K, recall_T[first_K], recall_T[first_K]), axis=1)
+    y_K3 = np.stack((precision_T[first_K], precision_T[first_K], precision_T[last_K]), axis=1)
+    return np.stack((x_K3.ravel(), y_K3.ravel()), axis=1)
 
 
 def thinned(points_T2: NDArray[np.float64], tolerance: float = VISIBLE) -> NDArray[np.float64]:

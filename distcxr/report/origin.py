@@ -110,7 +110,8 @@ def making_section(content: Content, trained: str, recipe_text: str, missing: Se
     device = hardware.get("device")
     gpus = hardware.get("num_gpus")
     facts = {
-        "trained with": trained,
+        "recipe": run.get("recipe"),
+        "loss and sampling": trained,
         "started": run.get("started"),
         "commit of distcxr": run.get("commit"),
         "command": " ".join(map(str, run.get("command") or [])),

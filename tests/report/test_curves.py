@@ -40,6 +40,14 @@ def distance(point: NDArray[np.float64], line_T2: NDArray[np.float64]) -> float:
     return best
 
 
+def test_the_point_of_every_threshold_lies_on_the_curve() -> None:
+    found = curve(known(*scores(num=300)))
+    positive, negative = found.true_positive_T, found.false_positive_T
+    line = precision_recall(found)
+    for tp, fp in zip(positive[positive > 0], negative[positive > 0], strict=True):
+        assert distance(np.array([tp / found.num_positive, tp / (tp + fp)]), line) < 1e-12
+
+
 @pytest.mark.parametrize("points_of", [roc, precision_recall])
 def test_thinning_moves_nothing_that_can_be_seen(points_of: object) -> None:
     whole = points_of(curve(known(*scores())))  # type: ignore[operator]

@@ -38,7 +38,7 @@ def test_the_page_says_what_the_weights_were_trained_with(folder: Path) -> None:
     ):  # fmt: skip
         edit(folder / "metrics_test.json", lambda held, value=trained_with: held.update(trained_with=value))  # type: ignore[misc]
         page, _, _ = made(folder)
-        assert ["trained with", shown] in page.rows
+        assert ["loss and sampling", shown] in page.rows
     edit(folder / "metrics_test.json", lambda held: held.update(trained_with={"loss": 3}, accuracy=0.75))
     with pytest.raises(ValueError, match=r"metrics_test\.json is not as distcxr writes it"):
         write_report(folder)
