@@ -31,7 +31,7 @@ from typing import Any
 from loader_bench.images import num_gpus
 from scaling_bench.fit import fit, fit_between
 from scaling_bench.model import Cluster, Link
-from scaling_bench.table import checked, facts, measured, predicted, settings
+from scaling_bench.table import PROGRESS, checked, facts, measured, predicted, settings
 
 from distcxr.recipe import load_recipe
 
@@ -136,10 +136,18 @@ def _measure_world(args: argparse.Namespace, ranks: int, root: Path, work: Path,
     ]  # fmt: skip
     paths = [str(WORKER.parents[1]), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode or not found.exists():
-        sys.stderr.write(done.stdout + done.stderr)
-        raise RuntimeError(f"the world of {ranks} ranks failed with code {done.returncode}; its output is above")
+    said: list[str] = []
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as world:
+        assert world.stdout is not None
+        for line in world.stdout:
+            said.append(line)
+            if line.startswith(PROGRESS):
+                _log(line.removeprefix(PROGRESS).rstrip())
+    if world.returncode or not found.exists():
+        sys.stderr.writelines(said)
+        raise RuntimeError(f"the world of {ranks} ranks failed with code {world.returncode}; its output is above")
     rows: list[Row] = json.loads(found.read_text())
     return rows
 

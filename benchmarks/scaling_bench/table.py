@@ -14,6 +14,9 @@ WORTH_IT = 1.01  # a setting that gains less than this is not
 BUSY = 1.0  # of cores that others use, from which on it is noted
 FITTED_RANKS = 2  # the model that is held against larger worlds
 
+PROGRESS = "scaling:"
+"""Begins the lines of a world that are shown while it is measured."""
+
 
 def facts(rows: Sequence[Row]) -> str:
     """Where the rows are from."""

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -31,6 +32,7 @@ from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
 from distcxr.runtime import device_name, start_runtime
+from scaling_bench.table import PROGRESS
 
 Row = dict[str, Any]
 Mark = Any  # a CUDA event, or seconds
@@ -165,6 +167,9 @@ def measure_step(run: Run, batch: Batch, args: argparse.Namespace) -> Row:
                 if not window:
                     continue
                 windows[name].append(clock.between(edges[0], edges[-1]) / args.steps)
+                if name == "step_s" and run.setup.runtime.is_main:
+                    so_far = f"batch {len(batch)}, window {window} of {args.windows}: {windows[name][-1]:.3g} s a step"
+                    print(PROGRESS, so_far, file=sys.stderr, flush=True)
                 if name == "alone_s":
                     starts, ends = marks[::2], marks[1::2]
                     for part, begin, end in (

@@ -25,6 +25,7 @@ def test_two_ranks_are_measured_taken_apart_and_predicted(tmp_path: Path) -> Non
     small = ("data.image_size=32", "data.loader=torch", "data.num_workers=0")
     done = run("--quick", "--batch", 8, "--steps", 2, "--windows", 2, "--largest-mb", 1, "--json", file, *small)
     assert done.returncode == 0, done.stderr
+    assert "batch 8, window 2 of 2: " in done.stderr and "batch 4, window 1 of 2: " in done.stderr
     rows = json.loads(file.read_text())
     steps = [row for row in rows if row["kind"] == "step"]
     worlds = [(row["ranks"], row["mode"], row["batch"]) for row in steps]
