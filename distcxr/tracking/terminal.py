@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 LOG_WIDTH = 71
 """Columns of a table in a log: 80 less the time of day that the terminal's log puts before it."""
 _UNBOUNDED = 10_000
+_BAR_WIDTH = 12
+_FIXED = len("epoch 99  / 0:00:00 ") + 3  # what stands beside bar, steps and figures
+_LEAST_FIRST = ("memory", "lr", "wait", "speed", "loss")
+"""Figures in the order in which a narrow terminal goes without them."""
 
 
 class Progress:
@@ -28,9 +32,10 @@ class Progress:
     def __init__(self, console: Console, *, total_steps: int, done_steps: int) -> None:
         self._total, self._first, self._started_s = total_steps, done_steps, time.monotonic()
         self._bar: Bar | None = None
+        self._room = console.width - _BAR_WIDTH - 2 * len(str(total_steps)) - _FIXED
         if console.is_terminal:
             columns = (
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("{task.description}"), BarColumn(_BAR_WIDTH), MofNCompleteColumn(), TimeElapsedColumn(),
                 TextColumn("{task.fields[figures]}"),
             )  # fmt: skip
             self._bar = Bar(*columns, console=console)
@@ -45,14 +50,19 @@ class Progress:
     def show(self, step: int, epoch: int, figures: Mapping[str, float]) -> None:
         """The newest figures: `loss`, `lr`, `img_per_s`, `data_wait_pct`, `memory_mb`."""
         left_s = (time.monotonic() - self._started_s) / max(1, step - self._first) * (self._total - step)
-        text = (
-            f"loss {figures['loss']:.4f}  lr {figures['lr']:.2e}  {figures['img_per_s']:.0f} img/s  "
-            f"data wait {figures['data_wait_pct']:.0f} %  {figures['memory_mb']:.0f} MB  ETA {clock(left_s)}"
-        )
+        texts = {
+            "loss": f"loss {figures['loss']:.4f}", "lr": f"lr {figures['lr']:.2e}",
+            "speed": f"{figures['img_per_s']:.0f} img/s", "wait": f"data wait {figures['data_wait_pct']:.0f} %",
+            "memory": f"{figures['memory_mb']:.0f} MB", "left": f"ETA {clock(left_s)}",
+        }  # fmt: skip
         if self._bar is not None:
+            for name in _LEAST_FIRST:
+                if len("  ".join(texts.values())) > self._room:
+                    del texts[name]
+            text = "  ".join(texts.values())
             self._bar.update(self._task, completed=step, description=f"epoch {epoch}", figures=text)
-        else:
-            logger.info(f"epoch {epoch}  step {step}/{self._total}  {text}")  # `newest_figures` reads it
+        else:  # `newest_figures` reads it
+            logger.info(f"epoch {epoch}  step {step}/{self._total}  {'  '.join(texts.values())}")
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 
 import pytest
 from rich.console import Console
@@ -49,6 +50,19 @@ def test_bar_on_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
     progress.close()
     assert "5/10" in screen.getvalue() and "loss 0.1234" in screen.getvalue()
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"), [(80, "99 img/s  ETA"), (100, "99 img/s  data wait 12 %  ETA"), (60, "ETA")]
+)
+def test_a_narrow_terminal_keeps_bar_and_steps(width: int, shown: str) -> None:
+    screen = io.StringIO()
+    progress = Progress(Console(file=screen, force_terminal=True, width=width), total_steps=48_600, done_steps=0)
+    progress.show(12_345, 12, FIGURES)
+    progress.close()
+    text = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", screen.getvalue()).rstrip().splitlines()[-1]
+    assert "epoch 12 ━" in text and "12345/48600" in text and shown in text and "…" not in text
+    assert ("lr" in text, len(text) <= width) == (False, True)
 
 
 def test_the_longest_of_nih_fits_and_figures_stand_below_each_other() -> None:
