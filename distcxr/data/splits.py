@@ -137,18 +137,21 @@ def _carve_val(
     val_fraction: float,
     seed: int,
 ) -> None:
-    """Make `val_fraction` of the patients of train val, in `member`; `source` is what the training images come from."""
+    """Make `val_fraction` of the patients of train val, in `member`; `source` is what the training images come from.
+
+    At least one: with few patients, as of a trial with some hundred images, chance may choose none.
+    """
     if not 0 < val_fraction < 1:
         raise ValueError(f"data.val_fraction is {val_fraction:g}: it must be above 0 and below 1")
     carved = member["train"]
-    chosen = _position(index.patient_id, seed) < val_fraction
+    position_N = _position(index.patient_id, seed)
+    chosen = position_N <= max(val_fraction, position_N[carved].min(initial=1.0))
     member["val"], member["train"] = carved & chosen, carved & ~chosen
     if not carved.any():
         return
     num_patients = len(np.unique(index.patient_id[carved]))
     too_few = f"of the {num_patients:,} patients of {source} that have images, "
     key = f"data.val_fraction (now {val_fraction:g})"
-    hints["val"] = f"{too_few}none was chosen: raise {key}, or choose another data.split_seed"
     hints["train"] = f"{too_few}all were chosen for val: lower {key}, or choose another data.split_seed"
 
 

@@ -167,7 +167,7 @@ class Data(Section):
     ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
     """Shares of train, val and test for `data.split: by_patient`."""
     val_fraction: Fraction = 0.1
-    """Share of the official training patients that validates instead."""
+    """Share of the official training patients that validates instead; one patient at least."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
     missing: Literal["error", "skip"] = "error"
