@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zlib
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -38,10 +39,16 @@ def run_guided(name: str, inputs: int, seed: int, save: Path) -> int:
         (corpus / f"seed-{number}").write_bytes(data)
 
     def mutate(data: bytes, most_bytes: int, drawn: int) -> bytes:
-        """Ours, that knows the format; now and then libFuzzer's, that knows what comparisons failed."""
+        """Ours, that knows the format; now and then libFuzzer's, that knows what comparisons failed.
+
+        After one of libFuzzer's the next input may be of no format that ours can take apart.
+        """
         if drawn % 4 == 0:
             return bytes(atheris.Mutate(data, most_bytes))
-        return entry.mutate([data, *seeds] if drawn % 2 else [data], Random(drawn))[:most_bytes]
+        try:
+            return entry.mutate([data, *seeds] if drawn % 2 else [data], Random(drawn))[:most_bytes]
+        except (ValueError, EOFError, OSError, LookupError, zlib.error):
+            return bytes(atheris.Mutate(data, most_bytes))
 
     def one(data: bytes) -> None:
         check(entry, data)
