@@ -136,17 +136,17 @@ def _measure_world(args: argparse.Namespace, ranks: int, root: Path, work: Path,
     ]  # fmt: skip
     paths = [str(WORKER.parents[1]), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-    said: list[str] = []
+    printed: list[str] = []
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as world:
         assert world.stdout is not None
         for line in world.stdout:
-            said.append(line)
+            printed.append(line)
             if line.startswith(PROGRESS):
                 _log(line.removeprefix(PROGRESS).rstrip())
     if world.returncode or not found.exists():
-        sys.stderr.writelines(said)
+        sys.stderr.writelines(printed)
         raise RuntimeError(f"the world of {ranks} ranks failed with code {world.returncode}; its output is above")
     rows: list[Row] = json.loads(found.read_text())
     return rows

@@ -74,10 +74,16 @@ def _has_lost_launcher() -> bool:
 
 def _command(pid: int) -> str:
     """File name of the program that a process runs; `python` where it can't be read, so that nothing ends for it."""
+    words = command_of(pid)
+    return Path(words[0]).name if words else "python"
+
+
+def command_of(pid: int) -> list[str]:
+    """Words of the command that a process runs; none where they can't be read."""
     try:
-        return Path(os.fsdecode((_PROC / str(pid) / "cmdline").read_bytes().split(b"\0")[0])).name
+        return [os.fsdecode(word) for word in (_PROC / str(pid) / "cmdline").read_bytes().split(b"\0") if word]
     except OSError:
-        return "python"
+        return []
 
 
 def state(pid: int) -> str | None:

@@ -28,6 +28,7 @@ from distcxr.data.order import hash64
 from distcxr.data.readers.budget import thread_budget
 from distcxr.determinism import set_deterministic
 from distcxr.error_file import is_reported_by_launcher
+from distcxr.launcher_flags import check_asked, overrule, too_many_for_cores
 from distcxr.processes import end_with_launcher
 from distcxr.recipe import Recipe
 from distcxr.stall.watch import use_flight_recorder
@@ -170,7 +171,8 @@ def start_runtime(recipe: Recipe) -> Runtime:
     _check_device(recipe, device)
     process_group.join(device, process_group.collective_timeout(recipe.train.stall_s))
     use_flight_recorder(process_group.write_flight_record)
-    for line in _overrule_launcher(recipe):
+    check_asked()
+    for line in overrule(recipe):
         logger.warning(line)
     # Else it gives DDP the rank as the GPU's number, which is wrong where each rank sees one GPU alone.
     os.environ["ACCELERATE_BYPASS_DEVICE_MAP"] = "true"
@@ -193,6 +195,8 @@ def start_runtime(recipe: Recipe) -> Runtime:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.
         torch.set_num_threads(thread_budget(local_world_size))
         _keep_freed_memory()
+        if shared := too_many_for_cores(local_world_size, len(os.sched_getaffinity(0))):
+            logger.warning(shared)
     return Runtime(
         trainer=accelerator,
         rank=accelerator.process_index,
@@ -279,26 +283,6 @@ def _check_device(recipe: Recipe, device: torch.device) -> None:
         )
     if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f"{name} has no bfloat16; use train.precision=fp16")
-
-
-def _overrule_launcher(recipe: Recipe) -> list[str]:
-    """Take back what the launcher set in the environment against the recipe; one line for each disagreement."""
-    lines = []
-    mixed = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if mixed not in ("no", recipe.train.precision):  # also the launcher's default
-        lines.append(f"the launcher sets mixed_precision={mixed}, the recipe train.precision={recipe.train.precision}")
-    # This variable would override the code's own argument, and Accelerate would then divide every loss by it.
-    accumulation = os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
-    if accumulation != "1":
-        lines.append(
-            f"the launcher sets gradient_accumulation_steps={accumulation}, the recipe "
-            f"train.global_batch_size={recipe.train.global_batch_size}, from which accumulation follows"
-        )
-    dynamo = os.environ.pop("ACCELERATE_DYNAMO_BACKEND", "no").lower()
-    if (dynamo != "no") != recipe.train.compile:
-        if dynamo != "no":
-            lines.append(f"the launcher sets dynamo_backend={dynamo}, the recipe train.compile=false")
-    return [f"{line}: the recipe wins" for line in lines]
 
 
 def device_name(device: torch.device) -> str:

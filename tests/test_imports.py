@@ -35,7 +35,10 @@ ALLOWED = {
     "metrics": {"recipe", "compiled", "runfolder", "tables"},
     "tracking": {"recipe", "runfolder"},
     "determinism": set(),
-    "runtime": {"recipe", "data", "process_group", "error_file", "processes", "stall", "determinism"},
+    "launcher_flags": {"recipe", "processes"},
+    "runtime": {
+        "recipe", "data", "process_group", "error_file", "processes", "stall", "determinism", "launcher_flags",
+    },
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group", "version",
@@ -47,7 +50,7 @@ ALLOWED = {
     "phantom": {"data"},
     "jobs": {
         "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
-        "processes", "stall", "exit_codes", "version",
+        "processes", "stall", "exit_codes", "version", "launcher_flags",
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",

@@ -17,6 +17,7 @@ from types import ModuleType
 from packaging.requirements import Requirement
 
 from distcxr.jobs.slots import usable_cores
+from distcxr.launcher_flags import config_file
 from distcxr.runfolder.storage import in_units
 from distcxr.version import __version__
 
@@ -34,7 +35,6 @@ _VARIABLES = (
 )  # fmt: skip
 """Prefixes of the environment variables that change what a run does."""
 _SAME_FOR_CUDA_12 = {"nvidia-dali-cuda130": "nvidia-dali-cuda120"}
-_ACCELERATE_CONFIG = Path("accelerate") / "default_config.yaml"
 
 
 def describe_machine() -> dict[str, dict[str, str]]:
@@ -166,8 +166,6 @@ def _why_no_gpu(cuda: str | None) -> str:
 def _environment() -> dict[str, str]:
     """Variables, and Accelerate's own settings of this user, where there are any."""
     found = {name: os.environ[name] for name in sorted(os.environ) if name.startswith(_VARIABLES)}
-    cache = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    path = (cache / _ACCELERATE_CONFIG).expanduser()
-    if path.is_file():
+    if path := config_file():
         found[str(path)] = "what `accelerate launch` does without flags; `distcxr train` does not read it"
     return found
