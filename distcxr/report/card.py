@@ -160,11 +160,9 @@ def _sections(content: Content, split: str | None, facts: CardFacts, recipe_text
     if split is not None:
         yield findings_section(content, split)
     yield _thresholds(content, split, facts.about)
-    for make in (calibration_section, subgroups_section):
-        if split is not None and (section := make(content, split)):
-            yield section
-        elif split is None:
-            yield Section("none", make.__name__.removesuffix("_section").capitalize(), (paragraph(_NOT_MEASURED),))
+    if split is not None:
+        made = (calibration_section(content, split), subgroups_section(content, split, of_findings=False))
+        yield from (section for section in made if section is not None)
     yield patients_section(content)
     yield data_section(content)
     if section := methods_section(content):
@@ -200,7 +198,7 @@ def _thresholds(content: Content, split: str | None, about: Mapping[str, Any]) -
     return Section("thresholds", "Thresholds", tuple(shown))
 
 
-_RATES = ("recall", "specificity", "precision", "npv")
+_RATES = ("recall", "specificity", "precision")
 
 
 def _making(content: Content, split: str | None, recipe_text: str) -> Section:
