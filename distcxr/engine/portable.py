@@ -65,7 +65,7 @@ class Portable(nn.Module):
         if view == "flip":
             grey = grey.flip(-1)
         elif view is not None:
-            grey = warp(grey, self.warps[number : number + 1].expand(len(grey), -1))
+            grey = warp(grey, self.warps[number : number + 1].expand(grey.shape[0], -1))  # len would fix N
         if spec.center_crop < 1:
             grey = center_crop(grey, round(grey.shape[-1] * spec.center_crop))
         if spec.crop is not None:

@@ -112,13 +112,12 @@ def test_views_crops_metadata_and_attention_are_inside(
     unknown, known = (runner({"image": image, "metadata": np.full((1, 4), at, np.float32)})[1] for at in (0, 1))
     assert np.abs(unknown - known).max() > 0.01
 
-    shifted = lambda path: lambda inputs: tuple(one + 2e-3 for one in serialized.run_torch_export(path)(inputs))  # noqa: E731
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "distcxr.engine.export_file.serialized",
-            SimpleNamespace(**{**vars(serialized), "run_torch_export": shifted}),
-        )
-        assert export(patch, tmp_path / "run", tmp_path / "other.pt2") == 2
+    def shifted(path: Path) -> serialized.Runner:
+        return lambda inputs: tuple(one + np.float32(2e-3) for one in runner(inputs))
+
+    monkeypatch.setattr(serialized, "write_torch_export", lambda *given: given[-1].write_bytes(b""))
+    monkeypatch.setattr(serialized, "run_torch_export", shifted)
+    assert export(monkeypatch, tmp_path / "run", tmp_path / "other.pt2") == 2
     assert "differs from the run on 16 images by up to 0.002 in a logit" in capsys.readouterr().err
     assert not list(tmp_path.glob("*other*"))
 
