@@ -105,5 +105,5 @@ def _print_check(check: dict[str, Any]) -> None:
     print(
         f"compared with the run on {check['images']} images ({check['source']}): largest difference "
         f"{largest['logit']:.2g} in a logit, {largest['probability']:.2g} in a probability; "
-        f"{check['tolerance_logit']:g} is allowed in a logit"
+        f"{check['tolerance_logit']:.2g} is allowed in a logit"
     )
