@@ -2,8 +2,8 @@
 
     uint8 [N, 1, S, S] ──► each view: crop, normalise, network ──► mean logits ──► sigmoid(logits / temperature)
 
-Resizing is not inside. The run's images are resized by Pillow's antialiased bilinear in integers (`resize_grey`), with a
-filter that depends on the image's size: ONNX's and PyTorch's own resizing give other pixels, and one graph for any size
+Resizing is not inside. The run's images are resized by Pillow's antialiased bilinear in integers (`resize_grey`), and
+its filter depends on the image's size: ONNX's and PyTorch's own resizing give other pixels, and one graph for any size
 would have to compute the filter itself. So whoever runs it resizes: `Image.resize` of Pillow is within one grey level.
 
 Shapes: N images, S side of the loaded image, T side of the network's input, C findings, M columns of metadata.
