@@ -62,6 +62,8 @@ def write_onnx(
             dynamic_shapes=_any_number(inputs), dynamo=True, external_data=False, verbose=False,
         )  # fmt: skip
         assert program is not None
+        for node in program.model.graph.all_nodes():  # stack traces, with paths of this machine
+            node.metadata_props.clear()
         program.model.metadata_props.update(texts)
         program.save(path, external_data=False)
 
@@ -86,6 +88,8 @@ def write_torch_export(module: nn.Module, inputs: Mapping[str, Tensor], text: st
     """
     with _quiet(), _naming("torch.export"), path.open("wb") as stream:  # of a name it wants the ending .pt2
         program = torch.export.export(module, tuple(inputs.values()), dynamic_shapes=_any_number(inputs), strict=False)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
         torch.export.save(program, stream, extra_files={ABOUT: text})
 
 

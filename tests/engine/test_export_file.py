@@ -78,6 +78,7 @@ def test_onnx_gives_what_the_run_gives_and_the_page_of_the_docs_runs(
         assert f"\n## {title}\n" in text
     assert about["hashes"]["test"] in text and "not for clinical use" in text and "Not measured" not in text
     assert str(finished.parent) not in card and name not in card
+    assert b"portable.py" not in out.read_bytes()
 
 
 def test_views_crops_metadata_and_attention_are_inside(
@@ -107,6 +108,7 @@ def test_views_crops_metadata_and_attention_are_inside(
     )
     card = out.with_suffix(".md").read_text()
     assert "Not measured" in card and str(tmp_path) not in card and "Probabilities are not calibrated" in card
+    assert b"portable.py" not in out.read_bytes()
     runner = serialized.run_torch_export(out)
     image = np.random.default_rng(0).integers(0, 255, (1, 1, 32, 32)).astype(np.uint8)
     unknown, known = (runner({"image": image, "metadata": np.full((1, 4), at, np.float32)})[1] for at in (0, 1))
