@@ -42,11 +42,12 @@ def write_network(
     recipe, findings, num = checkpoint.recipe, list(known.findings), len(known.findings)
     size, columns = recipe.data.image_size, metadata_columns(recipe.model.head.metadata)
     also = f"; {METADATA}, float32 [N, {len(columns)}]: {', '.join(columns)}; 0 where unknown" if columns else ""
+    calibrated = "calibrated by validation's temperatures" if known.operating else "not calibrated"
     about: dict[str, Any] = {
         "model": recipe.model.name, "library": recipe.model.library, "findings": findings, "image_size": size,
         "input": f"image, uint8 [N, 1, {size}, {size}]: the image in grey, resized to {size} x {size}{also}",
-        "output": f"probabilities, float32 [N, {num}], in the order of findings, calibrated by validation's "
-        f"temperatures; logits, float32 [N, {num}], before that",
+        "output": f"probabilities, float32 [N, {num}], in the order of findings, {calibrated}; logits, float32 "
+        f"[N, {num}], before that",
         "load": _use(format_, out.name, size, len(columns)),
         "notes": [],
     }  # fmt: skip

@@ -106,6 +106,7 @@ def test_views_crops_metadata_and_attention_are_inside(
         "metadata, float32 [N, 4]: age in years / 100, cut to 1.2, 1 if the age is known, 1 if sex is M"
         in about["input"]
     )
+    assert "not calibrated" in about["output"]
     card = out.with_suffix(".md").read_text()
     assert "Not measured" in card and str(tmp_path) not in card and "Probabilities are not calibrated" in card
     assert b"portable.py" not in out.read_bytes()
