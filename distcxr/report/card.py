@@ -178,8 +178,8 @@ def _thresholds(content: Content, split: str | None, about: Mapping[str, Any]) -
         return Section("thresholds", "Thresholds", (paragraph("Not measured: the run has none for these weights."),))
     text = (
         "Chosen on validation, a threshold a finding by each rule: an image is called positive at this calibrated "
-        "probability, sigmoid(logit / temperature), or above. A dash: validation could not choose one, mostly for want of positives. A temperature "
-        "divides the logits of its finding; fitted on validation, too, and 1 where it is a dash."
+        "probability, sigmoid(logit / temperature), or above. A dash: validation could not choose one, mostly for want "
+        "of positives. Temperatures were fitted on validation, too, and a dash means 1."
     )
     table = blocks.table(
         ("finding", column(map(readable, names))),
