@@ -15,6 +15,8 @@ DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cuda": "cuda-bindings", "hu
 NVIDIA = {"dali": "nvidia-dali-cuda130", "libnvcomp": "nvidia-libnvcomp-cu13"}
 UNIMPORTED = {  # declared for what they do without being imported by name
     "mlflow": "imported by the name in logging.trackers",
+    "onnx": "imported by onnxscript",
+    "onnxscript": "imported by torch.onnx",
     "tensorboard": "imported by torch.utils.tensorboard",
 }
 OF_DEVELOPMENT = "dev"  # its distributions are for tests, benchmarks and linting

@@ -72,6 +72,7 @@ HEAVY = {
     "llvmlite",
     "wandb",
     "mlflow",
+    "onnxruntime",
 }
 KERNELS = {  # all numba, so they count as heavy themselves
     "distcxr.compiled", "distcxr.data.pixels.kernels", "distcxr.data.pixels.chunk_kernels",

@@ -1,93 +1,109 @@
-"""`distcxr export CHECKPOINT OUT`: weights that others can load, with what they need to know beside them."""
+"""`distcxr export CHECKPOINT OUT`: a network for others to run, with its card and what they need to know beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from distcxr.cli.options import Checkpoint
+from distcxr.cli.options import Checkpoint, Force
+
+Format = Literal["torchvision", "safetensors", "onnx", "torch-export"]
 
 _Out = Annotated[
-    Path, typer.Argument(metavar="OUT", show_default=False, help="the file to write, for example densenet121.pth")
-]
-_Format = Annotated[
-    Literal["torchvision", "safetensors"],
-    typer.Option(
-        "--format",
-        help="torchvision: torch.save of a state dict, names of torchvision or timm; safetensors: the same tensors "
-        "with distcxr's names where the head is not the library's own",
+    Path,
+    typer.Argument(
+        metavar="OUT", show_default=False, help="the file to write: model.onnx, model.pt2, model.safetensors, model.pth"
     ),
 ]
+_Format = Annotated[
+    Format | None,
+    typer.Option(
+        "--format", show_default=False,
+        help="onnx, torch-export: grey pixels in, calibrated probabilities out. torchvision: torch.save of a state "
+        "dict, names of torchvision or timm; safetensors: the same tensors, with distcxr's names where the head is "
+        "not the library's own. By default by the ending of OUT: .onnx, .pt2, .safetensors, any other a state dict",
+    ),
+]  # fmt: skip
+_Push = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REPO", show_default=False,
+        help="upload file, JSON and card to this repository of huggingface.co with your token; made private where it "
+        "is not there",
+    ),
+]  # fmt: skip
+
+_ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch-export", ".safetensors": "safetensors"}
+_HUB_CARD = "README.md"
 
 
-def run(path: Checkpoint, out: _Out, format_: _Format = "torchvision") -> int:
-    """Write a checkpoint's weights for others to load.
+def run(
+    path: Checkpoint, out: _Out, format_: _Format = None, push: _Push = None, force: Force = False
+) -> int:  # fmt: skip
+    """Write a checkpoint's network for others to run.
 
-    Writes the weights as a plain state dict with the names that torchvision or timm give them, and beside it a JSON
-    file: findings in order, size, mean and std, and the lines of Python that load it.
+    As ONNX or by torch.export: with normalisation and validation's temperatures inside, compared with the run on
+    images before it is kept. Or its weights alone, with the names that torchvision or timm give them. Beside the file
+    a JSON (findings in order, thresholds, input, the lines of Python that use it) and a model card.
     """
-    if out.suffix == ".json" or out.is_dir():
-        raise ValueError(f"{out}: name a file for the weights, such as model.pth; the JSON is written beside it")
+    format_ = format_ or _ENDINGS.get(out.suffix.lower(), "torchvision")
+    beside, card = out.with_suffix(".json"), out.with_suffix(".md")
+    if out in (beside, card) or out.is_dir():
+        raise ValueError(
+            f"{out}: name a file for the model, such as model.onnx or model.pth; JSON and card are written beside it"
+        )
     if not out.absolute().parent.is_dir():
         raise ValueError(f"{out} can't be written: the folder {out.parent} is not there")
+    if not force and (there := [str(file) for file in (out, beside, card) if file.exists()]):
+        raise ValueError(f"{', '.join(there)} there already: name another file, or add --force to replace")
 
-    import torch
-    from safetensors.torch import save_file
-
-    from distcxr.data.augment import input_side
+    from distcxr.api import NOT_CLINICAL
     from distcxr.engine.checkpoint import open_checkpoint
-    from distcxr.engine.opening import load_network
-    from distcxr.models.exported import export_weights
-    from distcxr.runfolder.whole import being_written, write_json
+    from distcxr.engine.export_file import chosen_by_validation, write_network, write_weights
+    from distcxr.engine.validated import scored_folder, validated
+    from distcxr.models.hub import open_repository, upload
+    from distcxr.models.serialized import check_onnx_installed
+    from distcxr.recipe.load import to_yaml
+    from distcxr.report.card import CardFacts, card_files, model_card
+    from distcxr.runfolder.layout import run_folder_of
+    from distcxr.runfolder.whole import write_json, write_whole
 
+    if format_ == "onnx":
+        check_onnx_installed()
     checkpoint = open_checkpoint(path)
-    meta = checkpoint.meta
-    recipe, findings = checkpoint.recipe, meta["findings"]
-    side = input_side(recipe.data.image_size, recipe.augment)
-    plain = format_ == "torchvision"
-    state, about = export_weights(load_network(checkpoint), recipe, findings, side, plain=plain)
-    read = [f"state = torch.load({out.name!r}, weights_only=True)"]
-    if plain:
-        read = ["import torch", *read]
+    known, recipe = validated(checkpoint), checkpoint.recipe
+    files = card_files(
+        run_folder_of(checkpoint.path), scored_folder(checkpoint.path), checkpoint.step,
+        recipe.model_dump(mode="json"), to_yaml(recipe), checkpoint.meta["hashes"],
+    )  # fmt: skip
+    hub = open_repository(push, [out.name, beside.name, _HUB_CARD], force=force) if push else None
+    if format_ == "onnx" or format_ == "torch-export":
+        about, reason = write_network(checkpoint, known, out, format_)
+        if reason:
+            print(f"note: the run's images are not at hand: {reason}")
+        _print_check(about["check"])
     else:
-        read = ["from safetensors.torch import load_file", f"state = load_file({out.name!r})"]
-    mean, std = ([*meta[key], *meta[key] * 2][: about["in_chans"]] for key in ("mean", "std"))
-    softmax = recipe.loss.name == "cross_entropy"
-    content = about | {
-        "load": [*read, *about["load"], "model.eval()"],
-        "image_size": side,
-        "mean": mean,
-        "std": std,
-        "input": f"float32 [B, {about['in_chans']}, {side}, {side}]: {_prepared(recipe)}; less mean, divided by std"
-        + ("; and beside it float32 [B, M], see distcxr.data.metadata" if recipe.model.head.metadata else ""),
-        "output": f"logits [B, {len(findings)}] in the order of findings; "
-        + ("softmax over them" if softmax else "sigmoid of each")
-        + " gives probabilities",
-        "step": checkpoint.step,
-        "hashes": meta["hashes"],
-    }
-    with being_written(out) as part:
-        torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
-    beside = out.with_suffix(".json")
-    write_json(beside, content)
-    print(f"{out}: {len(state)} tensors of {recipe.model.name}, step {checkpoint.step}; how to load it is in {beside}")
-    for note in about["notes"]:
+        about = write_weights(checkpoint, out, plain=format_ == "torchvision")
+    about = {"file": out.name, "format": format_, **about, "step": checkpoint.step, "hashes": checkpoint.meta["hashes"]}
+    about |= chosen_by_validation(known)
+    facts = CardFacts(about, "\n".join(about["load"]), NOT_CLINICAL)
+    write_json(beside, about)
+    write_whole(card, model_card(files, facts), errors="replace")
+    print(f"{out}: {about['model']}, step {checkpoint.step}; how to use it is in {beside} and {card}")
+    for note in (*about["notes"], *known.problems):
         print(f"note: {note}")
+    if hub is not None:
+        named = {out.name: out, beside.name: beside, _HUB_CARD: card}
+        print(f"uploaded: {upload(*hub, named, f'{out.name}, step {checkpoint.step}')}")
     return 0
 
 
-def _prepared(recipe: object) -> str:
-    """How pixels become the network's input, before normalisation."""
-    from distcxr.recipe import Recipe
-
-    assert isinstance(recipe, Recipe)
-    size = recipe.data.image_size
-    image = f"the image in grey, resized to {size} x {size} (bilinear with antialiasing, as Pillow does), in 0 to 1"
-    crops = []
-    if recipe.augment.center_crop < 1:
-        crops.append(f"{round(size * recipe.augment.center_crop)} px around the centre")
-    if recipe.augment.crop is not None:
-        crops.append(f"{recipe.augment.crop} px around the centre")
-    return image + (f", cut to {', then '.join(crops)}" if crops else "")
+def _print_check(check: dict[str, Any]) -> None:
+    largest = check["largest_difference"]
+    print(
+        f"compared with the run on {check['images']} images ({check['source']}): largest difference "
+        f"{largest['logit']:.2g} in a logit, {largest['probability']:.2g} in a probability; "
+        f"{check['tolerance_logit']:.2g} is allowed in a logit"
+    )

@@ -51,6 +51,7 @@ Processes = Annotated[
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help="write everything as JSON")]
 Seed = Annotated[int, typer.Option(help="of random numbers")]
+Force = Annotated[bool, typer.Option("--force", help="replace files that are there")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, show what would run and stop")]
 
 

@@ -29,6 +29,9 @@ COLUMNS = _RANDOM + _AFFINE
 scale and contrast are factors; brightness is added to pixels in [0, 1]. The others follow from these: where `warp`
 finds an output pixel in the input, flip included, both in [-1, 1] from edge to edge."""
 
+WARPED = slice(len(_RANDOM), None)
+"""The columns that `warp` takes."""
+
 _RANDOM_NUMBERS = np.arange(len(_RANDOM), dtype=np.uint64)
 _IDENTITY = {"scale": 1.0, "crop_x": 0.5, "crop_y": 0.5, "contrast": 1.0}
 _AUGMENT_STREAM = 0xA06  # keeps these hashes apart from the shuffle's, of the same seed and epoch
@@ -117,7 +120,7 @@ class DeviceTransform:
         spec, column = self.spec, dict(zip(COLUMNS, parameters.unbind(1), strict=True))
         grey = pixels.float()
         if spec.rotate_deg or spec.translate or spec.scale != (1.0, 1.0):
-            grey = warp(grey, parameters[:, len(_RANDOM) :])  # flips, too
+            grey = warp(grey, parameters[:, WARPED])  # flips, too
         elif spec.flip:
             grey = flip(grey, column["flip"])
         if spec.center_crop < 1:

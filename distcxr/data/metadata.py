@@ -33,6 +33,13 @@ def metadata_width(names: Sequence[str]) -> int:
     return sum(_WIDTH[name] for name in names)
 
 
+def metadata_columns(names: Sequence[str]) -> list[str]:
+    """What each of the M columns is, in words, for whoever fills them without `metadata_of`."""
+    words = {"age": [f"age in years / 100, cut to {_OLDEST_YEARS / 100:g}", "1 if the age is known"]}
+    words |= {name: [f"1 if {name} is {value}" for value in values] for name, values in _VALUES.items()}
+    return [column for name in names for column in words[name]]
+
+
 def metadata_of(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str]) -> Tensor:
     """The metadata of the samples `rows`: float32 [B, M], laid out as in the table, in the order of `names`."""
     metadata_BM = np.zeros((len(rows), metadata_width(names)), dtype=np.float32)

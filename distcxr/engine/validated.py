@@ -68,14 +68,19 @@ class Validated:
         return np.sort(self.kept.logits_NC[chosen, column])
 
 
+def scored_folder(checkpoint: Path) -> Path | None:
+    """Where the figures of a checkpoint are, if it was scored; None where it is in no run folder."""
+    run = run_folder_of(checkpoint)
+    return run if run is None or is_best(checkpoint) else run / filenames.tested(checkpoint.name)
+
+
 def validated(checkpoint: Checkpoint) -> Validated:
     """What the run of a checkpoint kept for these very weights."""
     findings, named = tuple(checkpoint.meta["findings"]), str(checkpoint.path)
     nothing = Validated(findings, None, None, None, None, ())
-    run = run_folder_of(checkpoint.path)
-    if run is None:
+    run, folder = run_folder_of(checkpoint.path), scored_folder(checkpoint.path)
+    if run is None or folder is None:
         return replace(nothing, problems=(f"{named} is not in a run folder: {_WITHOUT}",))
-    folder = run if is_best(checkpoint.path) else run / filenames.tested(checkpoint.path.name)
     problems: list[str] = []
     content = _read(folder / filenames.OPERATING, lambda: read_operating(folder), problems)
     operating, tta, precision = None, None, None

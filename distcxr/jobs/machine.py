@@ -23,6 +23,7 @@ from distcxr.version import __version__
 
 EXTRAS = {
     "dali": "data.loader=dali",
+    "onnx": "distcxr export RUN model.onnx",
     "gpu": "data.loader=gpu: PNGs inflated and packs decoded on the GPU",
     "pack": "distcxr pack, data.source=pack",
     "trackers": "logging.trackers",

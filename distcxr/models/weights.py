@@ -149,7 +149,7 @@ def fetch_timm_file(cfg: Any) -> Path:
     except OSError:
         logger.info(f"downloading {url}")
     try:
-        _probe(url)
+        probe(url)
         return Path(huggingface_hub.hf_hub_download(**wanted))
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
         raise WeightsUnavailable(_where_to_put(url, placed, error)) from error
@@ -168,7 +168,7 @@ def _where_to_put(url: str, file: Path, error: Exception | None) -> str:
     )
 
 
-def _probe(url: str) -> None:
+def probe(url: str) -> None:
     """Raise OSError unless the host answers, with whatever status."""
     parts = urlparse(url)
     try:

@@ -57,7 +57,7 @@ def write_report(run_folder: Path) -> Path:
     Raises ValueError: this is not a run folder, a file in it is damaged (it is named), or it can't be written to.
     """
     files = read_run(run_folder)
-    with _naming(run_folder):
+    with naming(run_folder):
         content, page = build(files)
         written = {
             filenames.REPORT_JSON: _as_json(run_folder, content.values),
@@ -86,11 +86,11 @@ def build(files: RunFiles) -> tuple[Content, Page]:
     split = next(iter(files.metrics), None)
     missing = list(files.missing)
     content = Content(_values(files, split))
-    with _naming(files.folder / filenames.ENVIRONMENT):
+    with naming(files.folder / filenames.ENVIRONMENT):
         sections: list[Section | None] = [patients_section(content)]
     trained = ""
     if split is not None:
-        with _naming(files.folder / filenames.metrics(split)):
+        with naming(files.folder / filenames.metrics(split)):
             trained = trained_with(content, split)
             sections += [
                 findings_section(content, split),
@@ -101,18 +101,18 @@ def build(files: RunFiles) -> tuple[Content, Page]:
                 operating_section(content, split),
                 subgroups_section(content, split),
             ]
-        with _naming(files.folder / filenames.localisation(split)):
+        with naming(files.folder / filenames.localisation(split)):
             sections.append(localisation_section(content, split))
-        with _naming(files.folder / filenames.PICTURES / filenames.PICTURES_LIST):
+        with naming(files.folder / filenames.PICTURES / filenames.PICTURES_LIST):
             sections.append(pictures_section(content, files.folder, missing))
     sections += [training_section(content, files.steps, files.history), data_section(content), methods_section(content)]
-    with _naming(files.folder / filenames.ENVIRONMENT):
+    with naming(files.folder / filenames.ENVIRONMENT):
         sections.append(making_section(content, trained, files.recipe_text, missing))
     shown = [section for section in sections if section is not None and section.blocks]
     values: dict[str, Any] = {**content.values, "missing": missing, "checklists": checklists(shown)}
     content = Content(values)
     shown.insert(-1, checklists_section(content))
-    result, tiles = _result(content, split)
+    result, tiles = result_of(content, split)
     values["result"] = "".join(part.text for part in result)
     page = Page(
         title=values["title"],
@@ -126,7 +126,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """What is not as a run writes it becomes an error that names its file."""
     try:
         yield
@@ -145,7 +145,7 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
         "title": f"{named} px" if data.get("image_size") else named or folder.name,
         "result": "",
         "split": split,
-        "warnings": _warnings(files, split),
+        "warnings": warnings_of(files, split),
         "run": {
             **files.environment, "name": f"{folder.parent.name}/{folder.name}",
             "report_by": f"distcxr {__version__}",
@@ -158,10 +158,10 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
         "pictures": [entry for entry in files.pictures if entry["split"] == split],
         "localisation": files.localisation,
     }  # fmt: skip
-    with _naming(files.folder / filenames.ENVIRONMENT):
+    with naming(files.folder / filenames.ENVIRONMENT):
         values |= {"flow": flow(files.environment, files.metrics), "percent": percentages(files.environment)}
     if split is not None:
-        with _naming(files.folder / filenames.metrics(split)):
+        with naming(files.folder / filenames.metrics(split)):
             values["methods"] = methods(files.metrics[split], files.localisation.get(split))
             values["intervals_hold"] = FIXED_MODEL
     reasons = ["no split was scored"] if split is None else why_not_comparable(Content(values), split)
@@ -174,7 +174,7 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
     return values
 
 
-def _warnings(files: RunFiles, split: str | None) -> list[str]:
+def warnings_of(files: RunFiles, split: str | None) -> list[str]:
     """What the scores warn of, and what only the recipe knows."""
     if split is None:
         return ["No split was scored yet: there is no metrics_<split>.json in this folder."]
@@ -232,7 +232,7 @@ def _throughput(files: RunFiles) -> dict[str, float]:
     return found | ({"train_minutes": sum(seconds) / 60} if seconds else {})
 
 
-def _result(content: Content, split: str | None) -> tuple[tuple[Part, ...], tuple[tuple[str, Cell], ...]]:
+def result_of(content: Content, split: str | None) -> tuple[tuple[Part, ...], tuple[tuple[str, Cell], ...]]:
     """The one sentence, and the figures to see first."""
     if split is None:
         return (Part("This run has no scores yet."),), ()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from urllib.parse import quote
 
-from distcxr.report.blocks import Block, Cell, Charts, Code, Fold, Page, Part, Pictures, Table, Text
+from distcxr.report.blocks import Block, Cell, Charts, Code, Fold, Page, Part, Pictures, Section, Table, Text
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!$])")
 
@@ -29,7 +29,13 @@ def to_markdown(page: Page) -> str:
     """GitHub's markdown. What users wrote (names of files, the recipe) can't become markup or a table's edge."""
     lines = [f"# {_escaped(page.title)}", "", f"**{_words(page.result)}**", "", f"Made of {_escaped(page.origin)}.", ""]
     lines += [line for warning in page.warnings for line in (f"> **Note.** {_escaped(warning)}", "")]
-    for section in page.sections:
+    return "\n".join([*lines, sections_to_markdown(page.sections)])
+
+
+def sections_to_markdown(sections: Iterable[Section]) -> str:
+    """Sections under headings of their own, without a page's beginning."""
+    lines = []
+    for section in sections:
         lines += [f"## {_escaped(section.title)}", ""]
         lines += [line for block in section.blocks for line in _block(block)]
     return "\n".join(lines).rstrip() + "\n"

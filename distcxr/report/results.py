@@ -103,8 +103,8 @@ def curves_section(content: Content, split: str) -> Section | None:
     return Section("curves", "Curves", shown)
 
 
-def subgroups_section(content: Content, split: str) -> Section | None:
-    """The average by group, what differs, and every finding by group; None without groups."""
+def subgroups_section(content: Content, split: str, *, of_findings: bool = True) -> Section | None:
+    """The average by group, what differs, and `of_findings` every finding by group; None without groups."""
     base = ("metrics", split)
     groups: list[dict[str, Any]] = content.get(*base, "subgroups") or []
     if not groups:
@@ -129,14 +129,14 @@ def subgroups_section(content: Content, split: str) -> Section | None:
     )
     unlike = (
         "Some groups lack a class of some findings, so their averages are of fewer: averages of different findings do "
-        "not compare. AUROC of each finding by group is further down."
-    )
+        "not compare."
+    ) + (" AUROC of each finding by group is further down." if of_findings else "")
     shown = (
         *([paragraph(unlike, kind="small")] if of_others else []),
         table,
         *_differences(content, split),
-        *_left_out(content, split),
-        *_every_finding(content, split, groups),
+        *(_left_out(content, split) if of_findings else ()),
+        *(_every_finding(content, split, groups) if of_findings else ()),
     )
     return Section("subgroups", "Subgroups", shown)
 

@@ -85,7 +85,7 @@ def test_the_lines_beside_it_load_it(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str]
 ) -> None:
     folder, ours = train(place, name, *overrides)
-    for out, flags in ((f"{name}.pth", ()), (f"{name}.safetensors", ("--format", "safetensors"))):
+    for out, flags in ((f"{name}.pth", ()), (f"{name}.safetensors", ("--force",))):  # the ending is the format
         assert export(monkeypatch, folder, place / out, *flags) == 0
         about = json.loads((place / out).with_suffix(".json").read_text())
         theirs = load_as_written(about, place, monkeypatch)
@@ -104,6 +104,7 @@ def test_another_head_is_refused_as_plain_and_written_with_our_names(
     assert not (place / "mlp.pth").exists()
     assert export(monkeypatch, folder, place / "mlp.safetensors", "--format", "safetensors") == 0
     about = json.loads((place / "mlp.json").read_text())
+    assert "Not measured" in (place / "mlp.md").read_text() and set(about["temperatures"].values()) == {None}
     theirs, metadata = load_as_written(about, place, monkeypatch), torch.tensor([[0.4, 1.0], [0.0, 0.0]])
     torch.testing.assert_close(theirs(image(1), metadata), ours(image(1), metadata))
 
@@ -114,4 +115,10 @@ def test_mistakes(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert export(monkeypatch, place / "none", place / "nowhere" / "x.pth") == 2
     assert "nowhere is not there" in capsys.readouterr().err
     assert export(monkeypatch, place / "none", place / "x.json") == 2
-    assert "name a file for the weights" in capsys.readouterr().err
+    assert "name a file for the model" in capsys.readouterr().err
+    (place / "there.md").touch()
+    assert export(monkeypatch, place / "none", place / "there.onnx") == 2
+    assert "there.md there already: name another file, or add --force" in capsys.readouterr().err
+    monkeypatch.setattr("distcxr.models.serialized.find_spec", lambda name: None if name == "onnxscript" else name)
+    assert export(monkeypatch, place / "none", place / "x.onnx") == 2
+    assert "ONNX needs onnxscript, not installed here: pip install 'distcxr[onnx]'" in capsys.readouterr().err

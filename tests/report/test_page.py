@@ -340,7 +340,9 @@ def test_a_report_that_cant_be_written_leaves_nothing_half_written(
 
 def test_templates_are_installed() -> None:
     assert "distcxr.report = templates/*" in (ROOT / "setup.cfg").read_text()
-    assert {path.name for path in (ROOT / "distcxr" / "report" / "templates").iterdir()} == {"page.html", "page.css"}
+    assert {path.name for path in (ROOT / "distcxr" / "report" / "templates").iterdir()} == {
+        "card.md", "page.html", "page.css",
+    }  # fmt: skip
 
 
 def test_the_official_test_list_makes_a_small_page_soon(tmp_path: Path) -> None:
