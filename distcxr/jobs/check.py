@@ -9,7 +9,9 @@ import torch
 
 from distcxr.data.dataset import open_dataset
 from distcxr.engine.opening import build_network
+from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.jobs.grid import Planned
+from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
 from distcxr.tracking.services import check_installed
 
@@ -29,18 +31,28 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
     num_parameters: dict[str, int] = {}
     for run in planned:
         recipe = run.recipe
+        try:
+            recipe = with_sources(recipe)
+        except PartError as error:
+            mistakes.append(f"{run.name}: {error}")
+            continue
         data = repr((recipe.data, recipe.eval.macro_findings))
         if data not in findings:
             try:
                 findings[data] = open_dataset(recipe).index.findings
             except ValueError as error:
+                if blamed(error):
+                    raise  # its traceback shows where
                 findings[data] = ("unknown",)
                 mistakes.append(f"{run.name}: {error}")
         try:
             num_parameters[run.name] = _num_parameters(recipe, findings[data])
+            check_functions(recipe, len(findings[data]))
             _check_weights(run)
             check_installed(recipe.logging.trackers)
         except ValueError as error:
+            if blamed(error):
+                raise
             mistakes.append(f"{run.name}: {error}")
     if mistakes:
         raise ValueError("\n  - ".join(["nothing was started:", *mistakes]))
@@ -49,6 +61,8 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
 
 def _num_parameters(recipe: Recipe, findings: Sequence[str]) -> int:
     try:
+        if recipe.model.library == "python":  # may read files, and is tried
+            raise NotImplementedError
         with torch.device("meta"):
             module = build_network(recipe, findings)
     except NotImplementedError:  # torchvision's RegNets work their widths out with tensors
