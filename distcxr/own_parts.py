@@ -2,8 +2,8 @@
 
     key: module:function ──► source file ──► SHA-256, compared with the recipe's `sources` ──► import ──► `part(name)`
 
-A part is code of the machine that runs it: of the working directory, or installed. The code of a run folder is never
-run, and that of a run is run only if its source is what the run recorded. Nothing is imported to find that out.
+A part is code of the machine that runs it: of the working directory, or installed. What a run names is imported only if
+its source is what the run recorded, and never out of a run folder. Nothing is imported to find that out.
 
 Shapes: B batch, C findings, T side of the network's input, K random numbers.
 """
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 ALLOW_VARIABLE = "DISTCXR_CHANGED_SOURCE"
 """In the environment, with the value `allow`: run a source that has changed since the run, with a warning."""
+HOW_TO_ALLOW = f"Restore the file, or set {ALLOW_VARIABLE}=allow in the environment to run what is there"
 _SHOWN_DIGITS = 12
 
 
@@ -118,11 +119,11 @@ def open_parts(named: Mapping[str, str], sources: Mapping[str, str], *, only: st
     for key, name in named.items():
         if not key.startswith(only):
             continue
-        file = _source_of(key, name)
-        found[key] = sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        file = _source_of(key, name, of_a_run=key in sources)
+        found[key] = sha256 = _sha256_of(file)
         if changed := changed_source(key, name, sources.get(key, sha256), sha256):
             if not is_change_allowed():
-                raise PartError(f"{changed}. {how_to_allow('the run')}")
+                raise PartError(f"{changed}. {HOW_TO_ALLOW}")
             logger.warning(f"{changed}; {ALLOW_VARIABLE}=allow runs it")
         if name not in _opened:
             # A recipe that has `sources` was written by a run, perhaps somebody else's.
@@ -131,6 +132,7 @@ def open_parts(named: Mapping[str, str], sources: Mapping[str, str], *, only: st
             _opened[name] = _import(key, name, file, sha256)
         if _opened[name].sha256 != sha256:
             raise PartError(f"{key}={name}: {file} has changed since it was imported: start Python anew")
+        _check_signature(key, name, part(name))
     return found
 
 
@@ -142,6 +144,11 @@ def check_recorded(named: Mapping[str, str], sources: Mapping[str, str], where: 
             f"{where} names {', '.join(missing)} without the SHA-256 of its source, which every run records: it is not "
             "run. To use it, give a recipe of your own"
         )
+
+
+def hash_sources(named: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of the sources of parts by key, without importing them; PartError as `open_parts`."""
+    return {key: _sha256_of(_source_of(key, name)) for key, name in named.items()}
 
 
 def part(name: str) -> Callable[..., Any]:
@@ -160,11 +167,6 @@ def changed_source(key: str, name: str, before: str, now: str) -> str:
 def is_change_allowed() -> bool:
     """Whether the environment allows sources that have changed."""
     return os.environ.get(ALLOW_VARIABLE) == "allow"
-
-
-def how_to_allow(whole: str) -> str:
-    """What to do about a changed source, as a sentence without its full stop."""
-    return f"Restore the file, or set {ALLOW_VARIABLE}=allow to run what is there: {whole} is of two sources then"
 
 
 def broken(key: str, name: str, what: str) -> PartError:
@@ -205,14 +207,18 @@ def _kind(key: str) -> str:
     return ".".join(key.split(".")[-2:])
 
 
-def _source_of(key: str, name: str) -> Path:
+def _source_of(key: str, name: str, *, of_a_run: bool = False) -> Path:
     """The file of a part's module, which is not imported.
 
-    Raises PartError: there is none, or it is part of a run folder.
+    Args:
+        of_a_run: whether a run names the part, and not the user.
+
+    Raises PartError: there is none, or a run names it that may have brought it along.
     """
     module = name.partition(":")[0]
     here = Path.cwd()
-    if not _run_folder_with(here / module) and str(here) not in sys.path[:1] and sys.path[:1] != [""]:
+    trusted = not (of_a_run and _run_folder_with(here / module))
+    if trusted and sys.path[:1] not in ([str(here)], [""]):
         sys.path.insert(0, str(here))  # as `python -m` does; workers inherit it
     importlib.invalidate_caches()
     spec, path = None, None
@@ -230,12 +236,16 @@ def _source_of(key: str, name: str) -> Path:
     if not spec.has_location or spec.origin is None:
         raise PartError(f"{key}={name}: the module {module!r} has no source file: name one with a file of its own")
     file = Path(spec.origin)
-    if run := _run_folder_with(file) or _run_folder_with(file.resolve()):
+    if of_a_run and (run := _run_folder_with(file) or _run_folder_with(file.resolve())):
         raise PartError(
-            f"{key}={name}: {file} is in the run folder {run}, and code of a run folder is never run: if you trust it, "
-            "copy it to another folder and run the command there"
+            f"{key}={name}: {file} is in the run folder {run}, and what a run folder brings along is never run: if you "
+            "trust it, copy it to another folder and run the command there"
         )
     return file
+
+
+def _sha256_of(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _spec(module: str, path: Any) -> ModuleSpec | None:
@@ -251,6 +261,12 @@ def _run_folder_with(file: Path) -> Path | None:
     """The run folder that a file is in."""
     folders = (folder for folder in file.parents if (folder / filenames.RECIPE).is_file())
     return next((folder for folder in folders if checkpoints_of(folder).is_dir()), None)
+
+
+def imported(name: str) -> Callable[..., Any]:
+    """The function of a part in a worker process, of which the process that started it has opened the part."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)  # type: ignore[no-any-return]
 
 
 def _import(key: str, name: str, file: Path, sha256: str) -> _Opened:
@@ -273,6 +289,10 @@ def _import(key: str, name: str, file: Path, sha256: str) -> _Opened:
     home = getattr(function, "__module__", None)
     if home != module_name and getattr(sys.modules.get(str(home)), function_name, None) is function:
         raise PartError(f"{key}={name} is written in {home}: name {home}:{function_name}, the source to be compared")
+    return _Opened(function, key, file, sha256)
+
+
+def _check_signature(key: str, name: str, function: Callable[..., Any]) -> None:
     arguments: tuple[Any, ...] = ("",) * (2 if _kind(key) in ("loss.function", "augment.function") else 1)
     named = {}
     if _kind(key) == "model.name":
@@ -283,4 +303,3 @@ def _import(key: str, name: str, file: Path, sha256: str) -> _Opened:
         pass
     except TypeError as error:
         raise broken(key, name, f"can't be called so: {error}") from None
-    return _Opened(function, key, file, sha256)

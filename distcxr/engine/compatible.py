@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
-from distcxr.own_parts import ALLOW_VARIABLE, changed_source, how_to_allow, is_change_allowed, open_parts
+from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.keys import IDENTITY_FREE
 from distcxr.runfolder.diverged import newest_end
@@ -81,7 +81,7 @@ def _check_sources(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
     head = f"{checkpoint.path} was trained with another source of your own parts:"
     lines = "\n  - ".join([head, *changed])
     if not is_change_allowed():
-        raise CheckpointError(f"{lines}\n{how_to_allow('the run')}, or begin another run: output=FOLDER")
+        raise CheckpointError(f"{lines}\n{HOW_TO_ALLOW}, or begin another run with another output=FOLDER")
     logger.warning(f"{lines}\n{ALLOW_VARIABLE}=allow: from here on it is a run of two sources: report both")
 
 

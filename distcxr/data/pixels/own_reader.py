@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import Source, UnreadableImage, read_file, too_large
-from distcxr.own_parts import broken, note, part
+from distcxr.own_parts import broken, imported, note, part
 from distcxr.recipe.data import Data
 
 ReadGrey = Callable[[Source], NDArray[np.uint8]]
@@ -35,10 +35,14 @@ def decode_file(file: Source) -> NDArray[np.uint8]:
 
 @dataclass(frozen=True)
 class OwnReader:
-    """A user's function as a `ReadGrey`. Workers find it by its module and name."""
+    """A user's function as a `ReadGrey`."""
 
     name: str
     function: Callable[..., Any]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Workers find the function by its name: not every function can be pickled."""
+        return _of_worker, (self.name,)
 
     def __call__(self, file: Source) -> NDArray[np.uint8]:
         """Raises UnreadableImage, or PartError where the function returns something else. Its own errors pass, but
@@ -57,3 +61,7 @@ class OwnReader:
         if too_large(*grey_HW.shape):
             raise UnreadableImage(f"its size is {grey_HW.shape[1]} x {grey_HW.shape[0]} pixels")
         return np.ascontiguousarray(grey_HW)
+
+
+def _of_worker(name: str) -> OwnReader:
+    return OwnReader(name, imported(name))
