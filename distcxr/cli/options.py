@@ -102,6 +102,7 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     folder = run_folder_of(checkpoint)
     if folder is None or not (kept := folder / filenames.RECIPE).is_file():
         raise ValueError(f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name a recipe, too")
-    recipe = load_recipe(kept)
-    check_recorded(recipe.own_functions(), recipe.sources, str(kept))
+    recipe, given = load_recipe(kept, overrides), {override.partition("=")[0] for override in overrides}
+    named = {key: name for key, name in recipe.own_functions().items() if key not in given}
+    check_recorded(named, recipe.sources, str(kept))
     return kept, overrides

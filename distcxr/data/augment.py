@@ -32,13 +32,19 @@ finds an output pixel in the input, flip included, both in [-1, 1] from edge to 
 
 _RANDOM_NUMBERS = np.arange(len(_RANDOM), dtype=np.uint64)
 _IDENTITY = {"scale": 1.0, "crop_x": 0.5, "crop_y": 0.5, "contrast": 1.0}
-_OWN_NUMBERS = np.arange(8, dtype=np.uint64)
-"""Random numbers of a sample for a user's own function, further columns where there is one."""
+_OWN_COLUMNS = tuple(f"random_{number}" for number in range(8))
+"""Further parameters where there is a function of the user's own: numbers in [0, 1] for it."""
+_OWN_NUMBERS = np.arange(len(_OWN_COLUMNS), dtype=np.uint64)
 _OWN_STREAM = 0xA07
 _AUGMENT_STREAM = 0xA06  # keeps these hashes apart from the shuffle's, of the same seed and epoch
 _WHITE = 255.0
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def columns_of(spec: Augment) -> tuple[str, ...]:
+    """Names of the parameters that `draw_parameters` makes."""
+    return COLUMNS if spec.function is None else COLUMNS + _OWN_COLUMNS
 
 
 def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[np.int64]) -> Tensor:
