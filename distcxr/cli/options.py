@@ -103,6 +103,6 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     if folder is None or not (kept := folder / filenames.RECIPE).is_file():
         raise ValueError(f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name a recipe, too")
     recipe, given = load_recipe(kept, overrides), {override.partition("=")[0] for override in overrides}
-    named = {key: name for key, name in recipe.own_functions().items() if key not in given}
-    check_recorded(named, recipe.sources, str(kept))
+    functions = {key: name for key, name in recipe.own_functions().items() if key not in given}
+    check_recorded(functions, recipe.sources, str(kept))
     return kept, overrides
