@@ -176,16 +176,22 @@ def broken(key: str, name: str, what: str) -> PartError:
 
 def blamed(error: BaseException) -> str:
     """A sentence that names the part in which an error was raised; empty if it was in none."""
-    of_file = {str(one.file): f"{one.key}={name}" for name, one in _opened.items()} | _importing
     seen: BaseException | None = error
     while seen is not None:
-        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
-            if frame.filename in of_file:
-                return _in_part(of_file[frame.filename], f"{frame.filename}, line {frame.lineno}")
+        frames = traceback.extract_tb(seen.__traceback__)
+        for frame in reversed(frames):
+            if named := _parts_in(frame.filename, {one.name for one in frames if one.filename == frame.filename}):
+                return _in_part(named, f"{frame.filename}, line {frame.lineno}")
         seen = seen.__cause__
     # Of a worker process there is the text of the traceback, which `note` has marked.
-    text = str(error)
-    return next((line for line in text.splitlines() if line.startswith(_MARK)), "")
+    return next((line for line in str(error).splitlines() if line.startswith(_MARK)), "")
+
+
+def _parts_in(file: str, called: set[str]) -> str:
+    """Keys and names of a file's parts: of those among the functions `called`, or of all where none is."""
+    inside = {name: f"{one.key}={name}" for name, one in _opened.items() if str(one.file) == file}
+    found = [named for name, named in inside.items() if name.partition(":")[2] in called]
+    return " or ".join(found or inside.values()) or _importing.get(file, "")
 
 
 def note(error: BaseException, key: str, name: str) -> None:

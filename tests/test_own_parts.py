@@ -262,6 +262,7 @@ def test_an_error_in_a_part_keeps_its_traceback(
     place: Path, broken: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Early, by a sweep that starts nothing; the last line names the key."""
+    open_parts({"augment.function": "broken:part_11", "data.function": "broken:part_16"}, {})  # of the same file
     words = ["sweep", "own.yaml", "data.root=phantom", "loss.function=broken:fails", "--dry-run", "--processes", "1"]
     monkeypatch.setattr("sys.argv", ["distcxr", *words])
     assert main() == 2
