@@ -19,10 +19,12 @@ import yaml
 from accelerate.state import AcceleratorState
 from rich.console import Console
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 import distcxr
 from distcxr import own_parts
 from distcxr.cli import main
+from distcxr.cli.options import recipe_of
 from distcxr.data.dataset import open_dataset
 from distcxr.data.pixels.own_reader import grey_reader
 from distcxr.data.readers.torch_reader import TorchReader
@@ -32,7 +34,9 @@ from distcxr.engine.compatible import check_recipe
 from distcxr.engine.fit import fit
 from distcxr.engine.main import run
 from distcxr.engine.opening import build_network
-from distcxr.engine.own_functions import check_functions, with_sources
+from distcxr.engine.own_functions import check_functions, with_same_sources, with_sources
+from distcxr.explain.gradcam import gradcam
+from distcxr.jobs.grid import Planned
 from distcxr.own_parts import ALLOW_VARIABLE, PartError, blamed, open_parts
 from distcxr.recipe import Recipe, RecipeError, load_recipe
 from distcxr.runfolder.manifest import read_meta, write_meta
@@ -113,6 +117,15 @@ def test_two_ranks_train_alike(trained: Path) -> None:
     )
     assert len(together) == 4
     assert alone[:4] == pytest.approx(together, rel=1e-5)
+    recipe, rank = own_recipe("loss.function=of_node:loss"), torch.distributed.get_rank()
+    node = trained.parent / f"node{rank}"
+    node.mkdir()
+    (node / "of_node.py").write_text(f"def loss(logits, targets):\n    return logits * {rank}\n")
+    os.chdir(node)
+    with pytest.raises(
+        ValueError, match=r"loss.function=of_node:loss: the source on rank 1's node is not that of rank 0's"
+    ):
+        with_same_sources(recipe, tiny.runtime(recipe))
 
 
 def test_predict_reads_as_test_did(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -335,6 +348,55 @@ def test_code_in_a_run_folder_is_not_run(trained: Path, monkeypatch: pytest.Monk
     monkeypatch.syspath_prepend(trained)  # as `python -m distcxr.cli` does
     with pytest.raises(PartError, match="what a run folder brings along is never run"):
         open_parts(named, recorded)
+
+
+def test_a_run_s_recipe_without_sources_is_not_taken(trained: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "run" / "recipe.yaml"
+    shutil.copytree(trained, kept.parent)
+    checkpoint = kept.parent / "checkpoints" / "best"
+    assert recipe_of(checkpoint, ["seed=1"]) == (kept, ["seed=1"])
+    values = yaml.safe_load(kept.read_text())
+    kept.write_text(yaml.safe_dump({**values, "sources": {}}))
+    with pytest.raises(PartError, match=r"recipe.yaml names model.name=my_network:network, .* without the SHA-256"):
+        recipe_of(checkpoint, [])
+
+
+def test_stages_have_parts_of_their_own(place: Path, broken: None) -> None:
+    recipe = own_recipe("train.stages=[{epochs: 1}, {epochs: 1, loss: {function: broken:part_6}}]")
+    assert recipe.own_functions()["loss.function"] == "my_loss:loss"
+    with pytest.raises(PartError, match=r"train.stages.1.loss.function=broken:part_6 returned float"):
+        check_functions(with_sources(recipe), 2)
+
+
+def test_a_sweep_runs_again_what_has_another_source(place: Path) -> None:
+    source = place / "swept.py"
+    planned = Planned("a", Path("own.yaml"), (), {}, own_recipe("loss.function=swept:loss", "output=swept"))
+    source.write_text("def loss(logits, targets):\n    return logits\n")
+    before = planned.identity()
+    assert before == planned.identity()
+    source.write_text("def loss(logits, targets):\n    return -logits\n")
+    assert before != planned.identity()
+
+
+class Halves(nn.Module):
+    """As the page has it of networks that want heat maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(1, 4, 3), nn.Linear(4, 2)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.conv(images)
+
+    def forward_head(self, map_BKHW: Tensor) -> Tensor:
+        return self.last(map_BKHW.mean((2, 3)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+def test_a_network_in_two_halves_has_heat_maps() -> None:
+    assert gradcam(Halves().eval(), torch.rand(3, 1, 16, 16), [1]).shape == (3, 1, 16, 16)
 
 
 def _rewrite(run: Path, name: str, sources: dict[str, str]) -> None:
