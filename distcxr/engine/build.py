@@ -42,8 +42,8 @@ logger = logging.getLogger(__name__)
 
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
-    check_named(recipe.model.name, library=recipe.model.library, weights=recipe.model.weights)
     recipe = with_same_sources(recipe, runtime)
+    check_named(recipe.model.name, library=recipe.model.library, weights=recipe.model.weights)
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)

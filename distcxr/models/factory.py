@@ -117,8 +117,9 @@ def check_named(name: str, *, library: Library, weights: str) -> None:
     Raises:
         ValueError: an unknown name, or a path where there is nothing.
     """
-    check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
-    check_name(name)
+    if library != "python":  # `own_parts` has imported that
+        check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
+        check_name(name)
     if weights not in ("imagenet", "none") and not Path(weights).expanduser().exists():
         _read(Path(weights))
 
