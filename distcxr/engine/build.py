@@ -47,7 +47,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
-    check_functions(recipe, len(dataset.index.findings))
+    check_functions(recipe, dataset)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     use_run_folder(folder)
     if checkpoint is not None:

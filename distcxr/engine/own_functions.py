@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from distcxr.data.augment import check_own_augment, input_side
+from distcxr.data.dataset import Dataset
+from distcxr.data.pixels.own_reader import check_own_reader
 from distcxr.losses import check_own_loss
+from distcxr.models.own_network import build_own
 from distcxr.own_parts import PartError, open_parts
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime
+
+_NUM_FILES = 8
 
 
 def with_sources(recipe: Recipe) -> Recipe:
@@ -36,14 +41,21 @@ def with_same_sources(recipe: Recipe, runtime: Runtime) -> Recipe:
     return recipe
 
 
-def check_functions(recipe: Recipe, num_classes: int) -> None:
-    """Try the loss and augmentation functions of the recipe and its stages, which are open.
+def check_functions(recipe: Recipe, dataset: Dataset) -> None:
+    """Try the open parts of the recipe and its stages: the network and the functions on two made-up images, the reader
+    on a training image.
 
-    Raises PartError: one that does not keep to its contract.
+    Raises:
+        PartError: one that does not keep to its contract.
+        ValueError: a reader that can't read any of the first few images.
     """
-    side = input_side(recipe.data.image_size, recipe.augment)
+    num_classes, side = len(dataset.index.findings), input_side(recipe.data.image_size, recipe.augment)
     for key, name in recipe.own_functions().items():
-        if key.endswith("loss.function"):
+        if key == "model.name":
+            build_own(name, num_classes=num_classes, in_chans=recipe.model.in_chans, image_size=side)
+        elif key == "data.reader":
+            check_own_reader(name, dataset.index.files(dataset.splits.train[:_NUM_FILES]))
+        elif key.endswith("loss.function"):
             check_own_loss(key, name, num_classes)
         elif key.endswith("augment.function"):
             check_own_augment(key, name, side)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distcxr.data.dataset import open_dataset
+from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.jobs.grid import Planned
@@ -27,7 +27,7 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
             there. All of them are named.
     """
     mistakes: list[str] = []
-    findings: dict[str, Sequence[str]] = {}
+    datasets: dict[str, Dataset | None] = {}
     num_parameters: dict[str, int] = {}
     for run in planned:
         recipe = run.recipe
@@ -37,17 +37,19 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
             mistakes.append(f"{run.name}: {error}")
             continue
         data = repr((recipe.data, recipe.eval.macro_findings))
-        if data not in findings:
+        if data not in datasets:
             try:
-                findings[data] = open_dataset(recipe).index.findings
+                datasets[data] = open_dataset(recipe)
             except ValueError as error:
                 if blamed(error):
                     raise  # its traceback shows where
-                findings[data] = ("unknown",)
+                datasets[data] = None
                 mistakes.append(f"{run.name}: {error}")
         try:
-            num_parameters[run.name] = _num_parameters(recipe, findings[data])
-            check_functions(recipe, len(findings[data]))
+            dataset = datasets[data]
+            num_parameters[run.name] = _num_parameters(recipe, dataset.index.findings if dataset else ("unknown",))
+            if dataset:
+                check_functions(recipe, dataset)
             _check_weights(run)
             check_installed(recipe.logging.trackers)
         except ValueError as error:

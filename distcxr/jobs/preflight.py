@@ -82,7 +82,7 @@ class Preflight:
             yield Line("own parts", f"{key}={name}, SHA-256 {self.recipe.sources[key]}")
         try:
             dataset = open_dataset(self.recipe)
-            check_functions(self.recipe, len(dataset.index.findings))
+            check_functions(self.recipe, dataset)
         except PartError as error:
             yield Line("own parts", str(error), "error")
             return

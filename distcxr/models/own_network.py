@@ -15,6 +15,8 @@ from distcxr.own_parts import broken, part
 logger = logging.getLogger(__name__)
 
 _KEY = "model.name"
+_tried: set[tuple[str, int, int, int]] = set()
+"""What this process has tried: once is enough."""
 _NUM_IMAGES = 2
 _SHOWN = 3
 
@@ -29,6 +31,15 @@ def build_own(name: str, *, num_classes: int, in_chans: int, image_size: int) ->
     module = part(name)(num_classes=num_classes, in_chans=in_chans, image_size=image_size)
     if not isinstance(module, nn.Module):
         raise broken(_KEY, name, f"returned {type(module).__name__}")
+    asked = (name, num_classes, in_chans, image_size)
+    if asked not in _tried:
+        _try(module, name, num_classes, in_chans, image_size)
+        _tried.add(asked)
+    return module.train()
+
+
+def _try(module: nn.Module, name: str, num_classes: int, in_chans: int, image_size: int) -> None:
+    """Two images forward, in evaluation and in training, and backward; buffers are afterwards what they were."""
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     ramp = torch.linspace(-2, 2, _NUM_IMAGES * in_chans * image_size**2)
     images = ramp.view(_NUM_IMAGES, in_chans, image_size, image_size)
@@ -48,7 +59,6 @@ def build_own(name: str, *, num_classes: int, in_chans: int, image_size: int) ->
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
-    return module
 
 
 def _check_logits(name: str, logits_BC: object, num_classes: int) -> None:

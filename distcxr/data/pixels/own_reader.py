@@ -5,7 +5,7 @@ Shapes: H, W of an image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,24 @@ class OwnReader:
         if too_large(*grey_HW.shape):
             raise UnreadableImage(f"its size is {grey_HW.shape[1]} x {grey_HW.shape[0]} pixels")
         return np.ascontiguousarray(grey_HW)
+
+
+def check_own_reader(name: str, files: Sequence[str]) -> None:
+    """Try a user's function on images until it has read one.
+
+    Raises:
+        PartError: it returns something else than an image.
+        ValueError: it can read none of them.
+    """
+    reasons = []
+    for file in files:
+        try:
+            OwnReader(name, part(name))(file)
+            return
+        except UnreadableImage as error:
+            reasons.append(f"{file}: {error}")
+    if reasons:
+        raise ValueError(f"{_KEY}={name} can read none of {len(reasons)} images: {reasons[0]}")
 
 
 def _of_worker(name: str) -> OwnReader:

@@ -76,7 +76,6 @@ def choose_reader(
         reader = rank.make(kind)
     elif data.reader is not None:
         kind, reason = "torch", f"data.reader={data.reader}"
-        decided_by_main(rank.check_reader)
         reader = rank.make(kind)
     elif data.loader == "auto" or rank.decodes_on_gpu(data.loader):
         measured: dict[Kind, PixelReader] = {}  # rank 0 need not build it twice

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.pixels.htj2k import check_available
-from distcxr.data.pixels.image_bytes import Locate, UnreadableImage
+from distcxr.data.pixels.image_bytes import Locate
 from distcxr.data.pixels.own_reader import grey_reader
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.cache_reader import CacheReader
@@ -32,9 +32,6 @@ Kind = Literal["torch", "dali", "gpu", "gpu_filters", "cache", "arrays"]
 """`gpu_filters` is the gpu loader where the CPU inflates."""
 WAVES: dict[Kind, int] = {"gpu": 256, "gpu_filters": 64}
 """Images that a GPU decodes at once, by the kinds of reader that have it decode."""
-
-_TRIED = 8
-"""Training images that a user's own reader is tried on until it reads one."""
 
 
 @dataclass(frozen=True)
@@ -95,20 +92,6 @@ class Rank:
         """StoreError unless the pack is whole and made from the files that are there now, if any are."""
         with closing(self.open_pack()) as pack:
             pack.check_sources()
-
-    def check_reader(self) -> None:
-        """Have the user's own reader read a training image.
-        Raises PartError: it returns something else. ValueError: it can read none of the first few."""
-        read_grey, reasons = grey_reader(self.data), []
-        files = self.locate(self.first_rows[:_TRIED])
-        for file in files:
-            try:
-                read_grey(file)
-                return
-            except UnreadableImage as error:
-                reasons.append(f"{file}: {error}")
-        if reasons:
-            raise ValueError(f"data.reader={self.data.reader} can read none of {len(reasons)} images: {reasons[0]}")
 
     def _torch(self) -> PixelReader:
         data = self.data
