@@ -33,6 +33,7 @@ from distcxr.engine.checkpoint import CheckpointError, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.engine.fit import fit
 from distcxr.engine.main import run
+from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_same_sources, with_sources
 from distcxr.explain.gradcam import gradcam
 from distcxr.jobs.grid import Planned
@@ -375,6 +376,20 @@ def test_a_sweep_runs_again_what_has_another_source(place: Path) -> None:
     assert before == planned.identity()
     source.write_text("def loss(logits, targets):\n    return -logits\n")
     assert before != planned.identity()
+
+
+def test_lazy_layers_have_their_shapes_every_time(place: Path) -> None:
+    Path("lazy.py").write_text(
+        "from torch import nn\n\n\ndef network(num_classes, in_chans, image_size):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyBatchNorm1d(), nn.LazyLinear(num_classes))\n"
+    )
+    recipe, findings = with_sources(own_recipe("model.name=lazy:network")), ["Effusion", "Mass"]
+    for _ in range(2):
+        torch.manual_seed(0)
+        module = build_network(recipe, findings)
+        assert [tuple(value.shape) for value in module.parameters()] == [(1024,), (1024,), (2, 1024), (2,)]
+        assert module[1].num_batches_tracked == 0  # type: ignore[index]
+        assert not module[1].running_mean.any()  # type: ignore[index]
 
 
 class Halves(nn.Module):

@@ -32,7 +32,8 @@ def build_own(name: str, *, num_classes: int, in_chans: int, image_size: int) ->
     if not isinstance(module, nn.Module):
         raise broken(_KEY, name, f"returned {type(module).__name__}")
     asked = (name, num_classes, in_chans, image_size)
-    if asked not in _tried:
+    lazy = any(isinstance(value, nn.UninitializedParameter) for value in module.parameters())
+    if asked not in _tried or lazy:  # images give those their shapes
         _try(module, name, num_classes, in_chans, image_size)
         _tried.add(asked)
     return module.train()
@@ -40,13 +41,13 @@ def build_own(name: str, *, num_classes: int, in_chans: int, image_size: int) ->
 
 def _try(module: nn.Module, name: str, num_classes: int, in_chans: int, image_size: int) -> None:
     """Two images forward, in evaluation and in training, and backward; buffers are afterwards what they were."""
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     ramp = torch.linspace(-2, 2, _NUM_IMAGES * in_chans * image_size**2)
     images = ramp.view(_NUM_IMAGES, in_chans, image_size, image_size)
     with torch.random.fork_rng([]), torch.enable_grad():
-        for training in (False, True):
-            logits_BC = module.train(training)(images)
-            _check_logits(name, logits_BC, num_classes)
+        _check_logits(name, module.eval()(images), num_classes)
+        buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+        logits_BC = module.train()(images)
+        _check_logits(name, logits_BC, num_classes)
     trained = {key: value for key, value in module.named_parameters() if value.requires_grad}
     if not trained or not logits_BC.requires_grad:
         raise broken(_KEY, name, "returned a network with nothing to train")
