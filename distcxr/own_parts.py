@@ -119,7 +119,7 @@ def open_parts(named: Mapping[str, str], sources: Mapping[str, str], *, only: st
     for key, name in named.items():
         if not key.startswith(only):
             continue
-        file = _source_of(key, name, of_a_run=key in sources)
+        file = _source_of(key, name, of_a_run=key in sources and name not in _opened)
         found[key] = sha256 = _sha256_of(file)
         if changed := changed_source(key, name, sources.get(key, sha256), sha256):
             if not is_change_allowed():
@@ -233,9 +233,10 @@ def _source_of(key: str, name: str, *, of_a_run: bool = False) -> Path:
         spec = _spec(".".join(parts[: depth + 1]), path)
         if spec is None:
             missing = ".".join(parts[: depth + 1])
+            searched = f"in the working directory, {here}," if trusted else f"outside of this run folder, {here},"
             raise PartError(
-                f"{key}={name}: there is no module {missing!r} in the working directory, {here}, or installed. Run the "
-                f"command where {parts[0]}.py is, or install it"
+                f"{key}={name}: there is no module {missing!r} {searched} or installed. Run the command where "
+                f"{parts[0]}.py is, or install it"
             )
         path = spec.submodule_search_locations
     assert spec is not None

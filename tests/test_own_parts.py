@@ -342,11 +342,23 @@ def test_code_in_a_run_folder_is_not_run(trained: Path, monkeypatch: pytest.Monk
         {"model.name": value} for value in ("from_the_run:main", hashlib.sha256(text.encode()).hexdigest())
     )
     monkeypatch.chdir(trained)
-    with pytest.raises(PartError, match="no module 'from_the_run'"):
+    with pytest.raises(PartError, match="no module 'from_the_run' outside of this run folder"):
         open_parts(named, recorded)
     monkeypatch.syspath_prepend(trained)  # as `python -m distcxr.cli` does
     with pytest.raises(PartError, match="what a run folder brings along is never run"):
         open_parts(named, recorded)
+
+
+def test_a_run_in_the_working_directory_itself_resumes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "beside_it.py").write_text("def loss(logits, targets):\n    return logits\n")
+    recipe = own_recipe("loss.function=beside_it:loss")
+    monkeypatch.chdir(tmp_path)
+    recipe = with_sources(recipe)
+    assert recipe.sources == with_sources(recipe).sources
 
 
 def test_a_run_s_recipe_without_sources_is_not_taken(trained: Path, tmp_path: Path) -> None:
