@@ -318,7 +318,10 @@ def test_a_changed_source_is_not_resumed(trained: Path, monkeypatch: pytest.Monk
         CheckpointError, match=r"loss.function=my_loss:loss: .*my_loss.py .*SHA-256 \w{12} in the run, 0"
     ):
         check_recipe(checkpoint, changed)
+    with pytest.raises(PartError, match="is not the source that the run was made with"):
+        open_parts(recipe.own_functions(), changed.sources)
     monkeypatch.setenv(ALLOW_VARIABLE, "allow")
+    assert open_parts(recipe.own_functions(), changed.sources) == recipe.sources
     check_recipe(checkpoint, changed)
     assert "run of two sources" in caplog.text
 
