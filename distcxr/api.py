@@ -20,8 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from distcxr.data.augment import identity_parameters
-from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.sources.image_files import ImageFiles, find_images
 from distcxr.engine.checkpoint import open_checkpoint
@@ -112,8 +110,8 @@ class Predictor:
         Raises:
             UnreadableImage: a ValueError; the file can't be read.
         """
-        grey_HW = image if isinstance(image, np.ndarray) else decode_grey(read_file(os.fspath(image))[0])
         member = self._members[0]
+        grey_HW = image if isinstance(image, np.ndarray) else member.read_grey(os.fspath(image))
         square = torch.from_numpy(resize_grey(grey_HW, member.recipe.data.image_size).copy())[None, None]
         device = self._devices[0]
         inputs: Tensor = member.transform(square.to(device), identity_parameters(1).to(device))
@@ -223,7 +221,7 @@ class Predictor:
         maps = [member_heat(member, index, images.files, wanted, device) for member in self._members]
         for found in zip(*maps, strict=True):
             row = found[0][0]
-            grey_HW = decode_grey(read_file(images.files[row])[0])
+            grey_HW = self._members[0].read_grey(images.files[row])
             for column in wanted[row]:
                 heat_HW = sum(heat_of_image(by_column[column], *grey_HW.shape) for _, by_column in found)
                 assert isinstance(heat_HW, np.ndarray)

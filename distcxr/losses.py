@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distcxr.own_parts import broken, part
 from distcxr.recipe.loss import Loss
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class LossFunction:
       q = max(p - clip, 0). The gradient is that of this formula, so it goes through the focusing weights (the authors'
       code holds them constant by default).
     - `cross_entropy`: -sum over classes of w t log p with p the softmax; of samples with all labels known.
+    - `python`: what the user's function makes of logits and t; at unknown labels it sees 0 and 0.
 
     Attributes:
         spec: the recipe's keys.
@@ -91,6 +93,10 @@ class LossFunction:
         spec, weights_C = self.spec, self.weights_C if self.weights_C is None else self.weights_C.to(logits_BC.dtype)
         if spec.name == "bce":
             return F.binary_cross_entropy_with_logits(logits_BC, targets_BC, pos_weight=weights_C, reduction="none")
+        if spec.name == "python":
+            assert spec.function is not None
+            each_BC: Tensor = part(spec.function)(logits_BC, targets_BC)
+            return each_BC
         if spec.name == "cross_entropy":
             each_BC = -targets_BC * F.log_softmax(logits_BC, dim=1)
             return each_BC if weights_C is None else each_BC * weights_C
@@ -130,6 +136,30 @@ def check_weights(spec: Loss, findings: Sequence[str]) -> None:
             f"loss.weights holds {len(spec.weights)} numbers, but there are {len(findings)} findings "
             f"({', '.join(findings)}): give one each, in this order"
         )
+
+
+def check_own_loss(key: str, name: str, num_classes: int) -> None:
+    """Try a user's function on two images.
+
+    Raises PartError: it returns other than a finite loss for each label, or that of an image depends on the other: it
+    would depend on how images are shared out among ranks.
+    """
+    logits_BC = torch.linspace(-2, 2, 2 * num_classes).view(2, num_classes).requires_grad_()
+    targets_BC = torch.arange(2 * num_classes).remainder(2).float().view(2, num_classes)
+    with torch.enable_grad():
+        each_BC = part(name)(logits_BC.clone(), targets_BC)
+    if not isinstance(each_BC, Tensor):
+        raise broken(key, name, f"returned {type(each_BC).__name__}")
+    if each_BC.shape != logits_BC.shape or not each_BC.is_floating_point():
+        raise broken(key, name, f"returned {each_BC.dtype} {list(each_BC.shape)} for logits {list(logits_BC.shape)}")
+    if not each_BC.requires_grad:
+        raise broken(key, name, "returned losses without a gradient: compute them of the logits, in torch")
+    if not bool(each_BC.isfinite().all()):
+        raise broken(key, name, "returned losses that are not finite for logits of -2 to 2")
+    for image, other in ((0, 1), (1, 0)):
+        (gradient_BC,) = torch.autograd.grad(each_BC[image].sum(), logits_BC, retain_graph=True)
+        if bool(gradient_BC[other].any()):
+            raise broken(key, name, "returned losses of an image that depend on other images of the batch")
 
 
 def check_exclusive(

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "recipe": {"regular", "plain_yaml"},
     "runfolder": {"tables", "regular", "plain_yaml"},
+    "own_parts": {"runfolder"},
     "compiled": set(),
     "tables": {"regular"},
     "regular": set(),
@@ -27,9 +28,9 @@ ALLOWED = {
     "version": set(),
     "processes": set(),
     "stall": {"runfolder", "processes", "error_file", "exit_codes"},
-    "data": {"recipe", "compiled", "runfolder", "tables", "processes", "regular"},
-    "models": {"recipe", "runfolder", "regular"},
-    "losses": {"recipe"},
+    "data": {"recipe", "compiled", "runfolder", "tables", "processes", "regular", "own_parts"},
+    "models": {"recipe", "runfolder", "regular", "own_parts"},
+    "losses": {"recipe", "own_parts"},
     "optim": {"recipe"},
     "schedule": {"recipe"},
     "metrics": {"recipe", "compiled", "runfolder", "tables"},
@@ -42,7 +43,7 @@ ALLOWED = {
     "engine": {
         "recipe", "data", "models", "losses", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group", "version",
-        "determinism", "processes",
+        "determinism", "processes", "own_parts",
     },
     "api": {"data", "engine", "explain"},
     "explain": {"recipe", "data", "models", "metrics"},
@@ -50,11 +51,11 @@ ALLOWED = {
     "phantom": {"data"},
     "jobs": {
         "recipe", "runfolder", "data", "models", "tracking", "engine", "runtime", "launch", "error_file", "interrupt",
-        "processes", "stall", "exit_codes", "version", "launcher_flags",
+        "processes", "stall", "exit_codes", "version", "launcher_flags", "own_parts",
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "jobs", "phantom", "exit_codes", "api",
+        "runtime", "jobs", "phantom", "exit_codes", "api", "own_parts",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt", "processes", "stall"},
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 
 import typer
 
@@ -29,6 +30,7 @@ from distcxr.cli import (
 )
 from distcxr.cli.options import SeveralWords
 from distcxr.exit_codes import ENVIRONMENT, USER
+from distcxr.own_parts import blamed
 from distcxr.runfolder.storage import StorageError
 
 app = typer.Typer(
@@ -58,10 +60,20 @@ def main() -> int:
     except StorageError as error:
         print(f"error: {error}", file=sys.stderr)
         return ENVIRONMENT
-    except OSError as error:  # a full disk, a folder that can't be written
+    except Exception as error:
+        return _user(error)
+
+
+def _user(error: Exception) -> int:
+    """Report an error that is the user's to mend, and return the exit code; others are raised again."""
+    if part := blamed(error):
+        traceback.print_exception(error)
+        print(f"error: {type(error).__name__}; {part}", file=sys.stderr)
+    elif isinstance(error, OSError):  # a full disk, a folder that can't be written
         where = "" if error.filename is None else f"{error.filename}: "
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return USER
-    except ValueError as error:
+    elif isinstance(error, ValueError):
         print(f"error: {error}", file=sys.stderr)
-        return USER
+    else:
+        raise error
+    return USER

@@ -25,6 +25,8 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     threads = num_workers(workers)
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is decoded already: there is nothing to cache")
+    if recipe.data.reader is not None:
+        raise ValueError(f"data.reader={recipe.data.reader}: a cache is decoded from PNG and JPEG files, not by it")
     if recipe.data.source == "pack":
         raise ValueError("data.source: pack: a cache is decoded from the image files; add data.source=png")
     index = open_dataset(recipe).index

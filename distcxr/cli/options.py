@@ -89,6 +89,8 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     Raises:
         ValueError: several recipes, or none and no run folder.
     """
+    from distcxr.own_parts import check_recorded
+    from distcxr.recipe import load_recipe
     from distcxr.runfolder import filenames
     from distcxr.runfolder.layout import run_folder_of
 
@@ -101,4 +103,7 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     folder = run_folder_of(checkpoint)
     if folder is None or not (kept := folder / filenames.RECIPE).is_file():
         raise ValueError(f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name a recipe, too")
+    recipe, given = load_recipe(kept, overrides), {override.partition("=")[0] for override in overrides}
+    functions = {key: name for key, name in recipe.own_functions().items() if key not in given}
+    check_recorded(functions, recipe.sources, str(kept))
     return kept, overrides

@@ -25,13 +25,19 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     from distcxr.data.store.pack_building import build_pack
     from distcxr.data.store.pack_format import pack_and_files, pack_folder
     from distcxr.data.store.store_files import shown_size
+    from distcxr.own_parts import open_parts
     from distcxr.recipe import load_recipe
 
     recipe = load_recipe(recipe_path, overrides or ())
     threads = num_workers(workers)
+    if recipe.data.reader is not None:
+        raise ValueError(
+            f"data.reader={recipe.data.reader}: a pack holds PNG and JPEG files, and nothing that it reads"
+        )
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is one file of decoded arrays: there is nothing to pack")
     root = data_root(recipe)
+    open_parts(recipe.own_functions(), recipe.sources, only="data.function")
     try:
         index = read_index(recipe.data, root, pack_and_files(recipe.data))
     except ValueError as error:

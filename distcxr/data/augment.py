@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from distcxr.data.order import uniform
+from distcxr.own_parts import broken, part
 from distcxr.recipe.augmentation import Augment, Statistics
 
 _RANDOM = ("flip", "rotate_deg", "translate_x", "translate_y", "scale", "crop_x", "crop_y", "brightness", "contrast")
@@ -34,14 +35,24 @@ WARPED = slice(len(_RANDOM), None)
 
 _RANDOM_NUMBERS = np.arange(len(_RANDOM), dtype=np.uint64)
 _IDENTITY = {"scale": 1.0, "crop_x": 0.5, "crop_y": 0.5, "contrast": 1.0}
+_OWN_COLUMNS = tuple(f"random_{number}" for number in range(8))
+"""Further parameters where there is a function of the user's own: numbers in [0, 1] for it."""
+_OWN_NUMBERS = np.arange(len(_OWN_COLUMNS), dtype=np.uint64)
+_OWN_STREAM = 0xA07
 _AUGMENT_STREAM = 0xA06  # keeps these hashes apart from the shuffle's, of the same seed and epoch
 _WHITE = 255.0
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
+def columns_of(spec: Augment) -> tuple[str, ...]:
+    """Names of the parameters that `draw_parameters` makes."""
+    return COLUMNS if spec.function is None else COLUMNS + _OWN_COLUMNS
+
+
 def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[np.int64]) -> Tensor:
-    """Augmentation parameters, float32 [B, P], of the samples at `positions` of an epoch, int64 [B]."""
+    """Augmentation parameters, float32 [B, P], of the samples at `positions` of an epoch, int64 [B]; with a function of
+    the user's own beside them its random numbers [B, 8]."""
     u = uniform(seed, _AUGMENT_STREAM, epoch, positions.astype(np.uint64)[:, None], _RANDOM_NUMBERS)  # [B, random]
     # All columns with a range of plus or minus something at once: a call of numpy costs more than 64 samples.
     reach = {
@@ -56,7 +67,11 @@ def draw_parameters(spec: Augment, *, seed: int, epoch: int, positions: NDArray[
     values[:, scale] = low + (high - low) * u[:, scale]
     values[:, [crop_x, crop_y]] = u[:, [crop_x, crop_y]]
     values[:, contrast] = 1 + around[:, contrast]
-    return _with_affine(values)
+    parameters = _with_affine(values)
+    if spec.function is None:
+        return parameters
+    own = uniform(seed, _OWN_STREAM, epoch, positions.astype(np.uint64)[:, None], _OWN_NUMBERS)
+    return torch.cat([parameters, torch.from_numpy(own.astype(np.float32))], dim=1)
 
 
 def identity_parameters(num: int, **changed: float) -> Tensor:
@@ -112,11 +127,13 @@ class DeviceTransform:
         """
         Args:
             pixels: uint8 [B, 1, S, S].
-            parameters: float32 [B, P].
+            parameters: float32 [B, P], and the random numbers of a function of the user's own, which is not called
+                without them: the identity's parameters have none.
             dtype: of the result, to which it is rounded once, at the end.
 
         Returns `dtype` [B, C, T, T], normalised.
         """
+        own, parameters = parameters[:, len(COLUMNS) :], parameters[:, : len(COLUMNS)]
         spec, column = self.spec, dict(zip(COLUMNS, parameters.unbind(1), strict=True))
         grey = pixels.float()
         if spec.rotate_deg or spec.translate or spec.scale != (1.0, 1.0):
@@ -129,6 +146,8 @@ class DeviceTransform:
             grey = crop(grey, column["crop_x"], column["crop_y"], spec.crop)
         if spec.brightness or spec.contrast:
             grey = adjust(grey, column["brightness"], column["contrast"])
+        if spec.function is not None and own.shape[1]:
+            grey = part(spec.function)(grey, own)
         return normalize(grey, self.mean, self.std, dtype, memory_format)
 
 
@@ -206,6 +225,34 @@ def _normalization(mean: tuple[float, ...], std: tuple[float, ...], device: torc
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
     factor_C, shift_C = torch.tensor([factor, shift], device=device)
     return factor_C.view(1, -1, 1, 1), shift_C.view(1, -1, 1, 1)
+
+
+def check_own_augment(key: str, name: str, side: int) -> None:
+    """Try a user's function on two images of `side` pixels.
+
+    Raises PartError: it returns other than images of their shape, or an image that depends on more than itself and its
+    random numbers: another number of ranks, or a resumed run, would see another one.
+    """
+    images = torch.linspace(0, _WHITE, 2 * side * side).view(2, 1, side, side)
+    random_BK = torch.linspace(0, 0.99, 2 * len(_OWN_NUMBERS)).view(2, -1)
+    changed = _changed(name, images, random_BK)
+    if not isinstance(changed, Tensor):
+        raise broken(key, name, f"returned {type(changed).__name__}")
+    if changed.shape != images.shape or changed.dtype != images.dtype:
+        raise broken(key, name, f"returned {changed.dtype} {list(changed.shape)} for images {list(images.shape)}")
+    if not bool(changed.isfinite().all()):
+        raise broken(key, name, "returned grey levels that are not finite")
+    if not torch.equal(changed, _changed(name, images, random_BK)):
+        raise broken(key, name, "returned something else the second time: take all chance from `random`")
+    alone = _changed(name, images[1:], random_BK[1:])
+    if not torch.allclose(changed[1:], alone, rtol=0, atol=1e-2):  # grey levels
+        raise broken(key, name, "returned an image that depends on others of the batch")
+
+
+def _changed(name: str, images: Tensor, random_BK: Tensor) -> Tensor:
+    with torch.no_grad():
+        changed: Tensor = part(name)(images.clone(), random_BK.clone())
+    return changed
 
 
 def channel_statistics(

@@ -28,6 +28,7 @@ from distcxr.data.splits import (
 )
 from distcxr.data.store.pack_format import pack_folder
 from distcxr.data.where import narrow
+from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Data
 
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 ROOT_VARIABLE = "DISTCXR_NIH_ROOT"
 
-_READING = ("dataset", "columns", "patient_pattern", "uncertain")
+_READING = ("dataset", "function", "columns", "patient_pattern", "uncertain")
 """Keys of a recipe's `data` that change what is read from the label file: names of findings, labels or patients."""
 
 
@@ -112,6 +113,7 @@ def open_dataset(recipe: Recipe) -> Dataset:
     """Read the labels, split by patient, check that no patient is in two splits, and apply `data.where` and limits.
     Raises ValueError: with the file, row or key that is wrong."""
     root = data_root(recipe)
+    open_parts(recipe.own_functions(), recipe.sources, only="data.")
     data = recipe.data.model_copy(update={"root": root})
     try:
         labels = read_index(data, root)

@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
-from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.decode import load_kernels
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage
+from distcxr.data.pixels.own_reader import ReadGrey, decode_file
 from distcxr.runfolder.whole import write_whole
 from distcxr.tables import read_table
 
@@ -53,24 +54,30 @@ def write_quarantine(path: Path, reasons: Mapping[str, str]) -> None:
 
 
 def find_unreadable(
-    index: SampleIndex, locate: Locate, rows: NDArray[np.int64], num_threads: int, report: Callable[[int], None]
-) -> dict[str, str]:
+    index: SampleIndex, locate: Locate, rows: NDArray[np.int64], num_threads: int, report: Callable[[int], None],
+    read_grey: ReadGrey = decode_file,
+) -> dict[str, str]:  # fmt: skip
     """Read and decode the images of `rows`, as a reader would.
 
     Args:
         locate: `index.files`, or `Pack.parts`.
         rows: int64 [N].
         report: called with the number of images done.
+        read_grey: who decodes.
 
     Returns:
         Reason by path below the dataset's root, in the order of the rows.
     """
     load_kernels()
     reasons: dict[str, str] = {}
+
+    def reasons_of(part: NDArray[np.int64]) -> list[str]:
+        return [_reason(source, read_grey) for source in locate(part)]
+
     parts = np.array_split(rows, max(1, -(-len(rows) // _CHUNK)))
     with ThreadPoolExecutor(num_threads) as threads:
         done = 0
-        for part, found in zip(parts, threads.map(lambda part: list(map(_reason, locate(part))), parts), strict=True):
+        for part, found in zip(parts, threads.map(reasons_of, parts), strict=True):
             names = map(os.fsdecode, index.path[part].tolist())
             reasons |= {name: reason for name, reason in zip(names, found, strict=True) if reason}
             done += len(part)
@@ -78,10 +85,10 @@ def find_unreadable(
     return reasons
 
 
-def _reason(source: Source) -> str:
+def _reason(source: Source, read_grey: ReadGrey) -> str:
     """Why an image can't be read, or an empty string."""
     try:
-        decode_grey(read_file(source)[0])
+        read_grey(source)
     except UnreadableImage as error:
         return str(error)
     return ""

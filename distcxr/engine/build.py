@@ -16,6 +16,7 @@ from distcxr.engine.compatible import check_beginnings, check_data, log_after_di
 from distcxr.engine.conditions import log_changed
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.opening import batch_plan, build_setup, log_start
+from distcxr.engine.own_functions import check_functions, with_same_sources
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.saver import Saver
 from distcxr.engine.saving import check_room
@@ -41,10 +42,12 @@ logger = logging.getLogger(__name__)
 
 def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) -> Run:
     """Everything a training run needs, restored from its checkpoint where there is one."""
+    recipe = with_same_sources(recipe, runtime)
     check_named(recipe.model.name, library=recipe.model.library, weights=recipe.model.weights)
     dataset, plan = open_dataset(recipe), batch_plan(recipe, runtime)
     check_mode(recipe.train.compile, runtime.device, plan.accumulation)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
+    check_functions(recipe, dataset)
     folder, checkpoint = runtime.decided_by_main(lambda: choose_folder(recipe, recipe_name))
     use_run_folder(folder)
     if checkpoint is not None:

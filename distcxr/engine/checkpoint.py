@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from distcxr.engine.state import Run, TrainState
 from distcxr.optim import load_optimizer
+from distcxr.own_parts import PartError, check_recorded
 from distcxr.recipe import Recipe
 from distcxr.runfolder.layout import BEST, best_folder, copy_checkpoint, find_checkpoint, last_folders, others_of_step
 from distcxr.runfolder.manifest import META, MODEL, READABLE_VERSIONS, TRAINED, TRAINING, damaged_files, read_meta
@@ -74,14 +75,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
         damaged = damaged_files(path, meta)
         TrainState(**meta["state"])
         Checkpoint(path, meta).step  # noqa: B018  # that it is a number
-        Recipe.model_validate(meta["recipe"])
+        recipe = Recipe.model_validate(meta["recipe"])
+        check_recorded(recipe.own_functions(), recipe.sources, str(path / META))
         meta["mean"], meta["std"], meta["hashes"]["labels"]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path} is not a checkpoint: it has no {Path(error.filename).name}. Give a folder such as "
             "runs/<recipe>/<time>/checkpoints/best, or the run folder itself"
         ) from None
-    except CheckpointError:
+    except (CheckpointError, PartError):
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path / META} is damaged: {error}; use another checkpoint") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
+from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.keys import IDENTITY_FREE
 from distcxr.runfolder.diverged import newest_end
@@ -41,7 +42,9 @@ def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
     """The recipe with the network, image size, crop and normalisation that a checkpoint was trained with."""
     theirs = checkpoint.recipe
     data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
-    return recipe.model_copy(update={"model": theirs.model, "augment": theirs.augment, "data": data})
+    sources = {key: sha256 for key, sha256 in theirs.sources.items() if key == "model.name"}
+    update = {"model": theirs.model, "augment": theirs.augment, "data": data, "sources": recipe.sources | sources}
+    return recipe.model_copy(update=update)
 
 
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -57,11 +60,29 @@ def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
         if not re.fullmatch("|".join(allowed), key)
     ]
     if not lines:
+        _check_sources(checkpoint, recipe.sources)
         return
     raise CheckpointError(
         f"{checkpoint.path} was made by another recipe:\n" + "\n".join(lines) + "\nTrain with another "
         "output=FOLDER, or set these keys back"
     )
+
+
+def _check_sources(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
+    """Refuse a source of an own part, SHA-256 by key, that is another than the checkpoint's; or warn, where the
+    environment allows it. Stages that the checkpoint has not begun may have others."""
+    before, named = checkpoint.recipe.sources, checkpoint.recipe.own_functions()
+    stages = range(checkpoint.meta["state"]["stage"], len(checkpoint.recipe.train.stages))
+    new = tuple(f"train.stages.{number}." for number in stages)
+    common = [key for key in now if key in before and not key.startswith(new)]
+    changed = [changed_source(key, named[key], before[key], now[key]) for key in common if before[key] != now[key]]
+    if not changed:
+        return
+    head = f"{checkpoint.path} was trained with another source of your own parts:"
+    lines = "\n  - ".join([head, *changed])
+    if not is_change_allowed():
+        raise CheckpointError(f"{lines}\n{HOW_TO_ALLOW}, or begin another run with another output=FOLDER")
+    logger.warning(f"{lines}\n{ALLOW_VARIABLE}=allow: from here on it is a run of two sources: report both")
 
 
 def log_after_divergence(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -124,6 +145,8 @@ def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
         lines.append(f"  - loss.name: {losses[0]!r} in the checkpoint, {losses[1]!r} in the recipe")
     if lines:
         raise CheckpointError(f"{checkpoint.path} was trained differently:\n" + "\n".join(lines))
+    for shown in ("model.", "data.reader"):
+        _check_sources(checkpoint, open_parts(recipe.own_functions(), recipe.sources, only=shown))
 
 
 def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
@@ -209,6 +232,7 @@ def shared_patients(
     """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others."""
     if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
         return None
+    open_parts(checkpoint.recipe.own_functions(), checkpoint.recipe.sources, only="data.function")
     patients = dataset.patients_of(checkpoint.recipe.data, theirs)
     return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
 

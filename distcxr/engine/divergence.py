@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from distcxr.data.augment import COLUMNS, draw_parameters
+from distcxr.data.augment import columns_of, draw_parameters
 from distcxr.engine.state import Run
 from distcxr.runfolder.diverged import in_json, write_diverged
 from distcxr.runfolder.filenames import diverged
@@ -115,7 +115,7 @@ def write_file(run: Run, updates: Sequence[Update], number: int, *, skipped: boo
         "identity": setup.recipe.identity(),
         "recipe": setup.recipe.model_dump(mode="json"),
         "hashes": setup.hashes,
-        "augment_columns": list(COLUMNS),
+        "augment_columns": list(columns_of(run.training.stage.augment)),
         "ranks": [_rank(run, update, rank) for rank in range(setup.runtime.world_size)],
         "steps": [
             {"step": one.step, "loss": in_json(one.loss), "grad_norm": in_json(one.grad_norm), "lr": one.row["lr"]}

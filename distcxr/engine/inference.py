@@ -28,6 +28,7 @@ from torch import nn
 from distcxr.data.augment import DeviceTransform, without_augmentation
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan
+from distcxr.data.pixels.own_reader import OwnReader, ReadGrey, grey_reader
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.file_reader import FileReader
 from distcxr.data.sources.nih_boxes import evaluation_window
@@ -38,6 +39,7 @@ from distcxr.engine.opening import load_network
 from distcxr.engine.setup import Setup, memory_format
 from distcxr.explain.gradcam import gradcam
 from distcxr.losses import LossFunction, binary_logits
+from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.runtime import alone, arithmetic_of
 
@@ -67,6 +69,11 @@ class Member:
         train = self.recipe.train
         return train.per_device_batch_size or train.global_batch_size
 
+    @property
+    def read_grey(self) -> ReadGrey:
+        """Who makes grey pixels of a file."""
+        return grey_reader(self.recipe.data)
+
     def on(self, device: torch.device) -> nn.Module:
         """The network on a device; made there when it is first wanted."""
         if device not in self.modules:
@@ -80,7 +87,11 @@ class Member:
         """What evaluates the network on these files, on one of several devices at work."""
         size, threads = self.recipe.data.image_size, thread_budget(num_devices)
         pinned = device.type == "cuda"
-        reader = FileReader(files, size, num_threads=threads if threads > 1 else 0, pin_memory=pinned)
+        read_grey = self.read_grey
+        reader = FileReader(
+            files, size, num_threads=threads if threads > 1 else 0, pin_memory=pinned,
+            own=read_grey if isinstance(read_grey, OwnReader) else None,
+        )  # fmt: skip
         with closing(reader):
             yield Setup(
                 recipe=self.recipe, runtime=alone(device, self.recipe.train.precision), index=index,
@@ -108,6 +119,7 @@ def open_member(
             "train": recipe.train.model_copy(update={"precision": precision}),
         }
     )
+    open_parts(recipe.own_functions(), recipe.sources, only="data.reader")
     with torch.random.fork_rng([]):  # layers begin with random weights, and the program's own numbers are not ours
         module = load_network(checkpoint)
     module = module.eval().to(device).to(memory_format=memory_format(recipe))  # type: ignore[call-overload]

@@ -21,6 +21,7 @@ from distcxr.engine.testing import score_test_split
 from distcxr.error_file import FULL_MEMORY, write_error_file
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
+from distcxr.own_parts import blamed
 from distcxr.process_group import is_lost_peer
 from distcxr.processes import collector_paused
 from distcxr.recipe import Recipe
@@ -63,7 +64,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
             time.sleep(5)
-        return _leave(USER, str(error))
+        return _leave_part(error) if blamed(error) else _leave(USER, str(error))
     except Exception as error:
         if sentence := of_the_disk(error):
             return _leave(ENVIRONMENT, sentence)
@@ -84,8 +85,16 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             return _leave(USER, sentence)
         if isinstance(error, ReaderDied):
             return _leave(ENVIRONMENT, f"{error}. The same command resumes from the newest checkpoint")
+        if blamed(error):
+            return _leave_part(error)
         logger.exception("unexpected failure:")
         return _leave(UNEXPECTED, f"{type(error).__name__}: {error}; the traceback is above")
+
+
+def _leave_part(error: Exception) -> int:
+    """End with the traceback of an error in a user's own part, and a sentence that names it."""
+    logger.exception("failure in your own part:")
+    return _leave(USER, f"{type(error).__name__}: {_first(error)}; {blamed(error)}; the traceback is above")
 
 
 def _first(error: Exception) -> str:

@@ -29,6 +29,7 @@ from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
 from distcxr.losses import build_loss, check_exclusive
 from distcxr.models.factory import build_model
+from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.augmentation import Statistics
 from distcxr.runtime import Runtime, start_logging, start_runtime
@@ -84,6 +85,7 @@ def evaluation_plan(recipe: Recipe, runtime: Runtime) -> BatchPlan:
 def build_network(recipe: Recipe, findings: Sequence[str], weights: str = "none") -> nn.Module:
     """The recipe's network for these findings, on the CPU, in training mode; errors as `factory.build_model`'s."""
     model = recipe.model
+    open_parts(recipe.own_functions(), recipe.sources, only="model.")
     return build_model(
         model.name, library=model.library, num_classes=len(findings), in_chans=model.in_chans,
         image_size=input_side(recipe.data.image_size, recipe.augment), weights=weights, drop_rate=model.drop_rate,
@@ -119,7 +121,8 @@ def build_setup(
     )  # fmt: skip
     torch.manual_seed(recipe.seed)
     index, train = dataset.index, dataset.splits.train
-    import_module(recipe.model.library)
+    if recipe.model.library != "python":
+        import_module(recipe.model.library)
     with runtime.main_of_machine_first():  # one process of a machine downloads weights
         module = build_network(recipe, index.findings, "none" if checkpoint else recipe.model.weights)
     if checkpoint:
@@ -136,6 +139,7 @@ def build_setup(
         for split in ("train", "val", "test"):
             rows = dataset.splits.rows(split)
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
+    open_parts(recipe.own_functions(), recipe.sources, only="loss.")
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
     return Setup(
         recipe=recipe, runtime=runtime, index=index, splits=dataset.splits, hashes=dataset.hashes,

@@ -24,10 +24,12 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.metadata import metadata_of
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, load_trained_weights, open_checkpoint
 from distcxr.engine.opening import batch_plan, build_setup
+from distcxr.engine.own_functions import with_sources
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.training import Training
 from distcxr.models.freeze import evaluation_mode
+from distcxr.own_parts import check_recorded
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import with_overrides
 from distcxr.runfolder.layout import checkpoints_of
@@ -79,6 +81,7 @@ def recipe_to_replay(content: dict[str, Any], overrides: list[str]) -> Recipe:
     """The recipe of the update, with overrides such as `data.root`; with batches as its ranks had them, uncompiled."""
     size = len(content["ranks"][0]["sample_id"]) // content["accumulation"]
     recipe = Recipe.model_validate(content["recipe"])
+    check_recorded(recipe.own_functions(), recipe.sources, "the file")
     train = recipe.train.model_copy(
         update={"per_device_batch_size": size, "compile": False, "autotune": False, "sync_bn": False}
     )
@@ -97,6 +100,7 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
         ValueError: other labels or splits than then, or other images in their rows.
     """
     runtime = start_runtime(recipe)
+    recipe = with_sources(recipe)
     dataset = open_dataset(recipe)
     rows = _rows(content, dataset)
     checkpoint = _newest_before(run_folder, content["step"])

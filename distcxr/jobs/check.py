@@ -7,9 +7,11 @@ from pathlib import Path
 
 import torch
 
-from distcxr.data.dataset import open_dataset
+from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.opening import build_network
+from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.jobs.grid import Planned
+from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
 from distcxr.tracking.services import check_installed
 
@@ -25,22 +27,34 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
             there. All of them are named.
     """
     mistakes: list[str] = []
-    findings: dict[str, Sequence[str]] = {}
+    datasets: dict[str, Dataset | None] = {}
     num_parameters: dict[str, int] = {}
     for run in planned:
         recipe = run.recipe
+        try:
+            recipe = with_sources(recipe)
+        except PartError as error:
+            mistakes.append(f"{run.name}: {error}")
+            continue
         data = repr((recipe.data, recipe.eval.macro_findings))
-        if data not in findings:
+        if data not in datasets:
             try:
-                findings[data] = open_dataset(recipe).index.findings
+                datasets[data] = open_dataset(recipe)
             except ValueError as error:
-                findings[data] = ("unknown",)
+                if blamed(error):
+                    raise  # its traceback shows where
+                datasets[data] = None
                 mistakes.append(f"{run.name}: {error}")
         try:
-            num_parameters[run.name] = _num_parameters(recipe, findings[data])
+            dataset = datasets[data]
+            num_parameters[run.name] = _num_parameters(recipe, dataset.index.findings if dataset else ("unknown",))
+            if dataset:
+                check_functions(recipe, dataset)
             _check_weights(run)
             check_installed(recipe.logging.trackers)
         except ValueError as error:
+            if blamed(error):
+                raise
             mistakes.append(f"{run.name}: {error}")
     if mistakes:
         raise ValueError("\n  - ".join(["nothing was started:", *mistakes]))
@@ -49,6 +63,8 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
 
 def _num_parameters(recipe: Recipe, findings: Sequence[str]) -> int:
     try:
+        if recipe.model.library == "python":  # may read files, and is tried
+            raise NotImplementedError
         with torch.device("meta"):
             module = build_network(recipe, findings)
     except NotImplementedError:  # torchvision's RegNets work their widths out with tensors

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
+from distcxr.own_parts import hash_sources
 from distcxr.recipe import Recipe, RecipeError, load_recipe
 from distcxr.runfolder import filenames
 
@@ -46,8 +47,10 @@ class Planned:
         return self.recipe.output
 
     def identity(self) -> str:
-        """Hash (12 hex digits) of the whole recipe but its folder: a run that ended with it needs no second one."""
-        values = self.recipe.model_copy(update={"output": None}).model_dump(mode="json")
+        """Hash (12 hex digits) of the whole recipe but its folder, and of the source of own parts: a run that ended
+        with it needs no second one."""
+        sources = hash_sources(self.recipe.own_functions())
+        values = self.recipe.model_copy(update={"output": None, "sources": sources}).model_dump(mode="json")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

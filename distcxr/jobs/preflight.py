@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.image_bytes import Locate
+from distcxr.data.pixels.own_reader import grey_reader
 from distcxr.data.quarantine import find_unreadable, read_quarantine
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.torch_reader import SmallSharedMemory, check_shared_memory
 from distcxr.data.splits import NAMES, findings_without_positives
 from distcxr.data.store.pack_format import open_pack, pack_folder
 from distcxr.data.store.store_files import shown_size
+from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.engine.rehearsal import Rehearsal, rehearse
 from distcxr.engine.saving import most_at_once
 from distcxr.engine.stages import Stage, plan_stages
+from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
 from distcxr.runtime import start_runtime
 
@@ -71,8 +74,21 @@ class Preflight:
     def lines(self) -> Iterator[Line]:
         """All checks; one that fails ends those that build on it."""
         try:
+            self.recipe = with_sources(self.recipe)
+        except PartError as error:
+            yield Line("own parts", str(error), "error")
+            return
+        for key, name in self.recipe.own_functions().items():
+            yield Line("own parts", f"{key}={name}, SHA-256 {self.recipe.sources[key]}")
+        try:
             dataset = open_dataset(self.recipe)
+            check_functions(self.recipe, dataset)
+        except PartError as error:
+            yield Line("own parts", str(error), "error")
+            return
         except ValueError as error:
+            if blamed(error):
+                raise  # its traceback shows where
             yield Line("data", str(error), "error")
             return
         if self.recipe.data.quarantine is not None:
@@ -99,6 +115,8 @@ class Preflight:
         try:
             measured = self._rehearsed(dataset, stages, plan)
         except (ValueError, torch.OutOfMemoryError) as error:
+            if blamed(error) and isinstance(error, ValueError):
+                raise
             yield Line("network", _why(error, plan), "error")
             return
         except SmallSharedMemory as error:
@@ -122,7 +140,12 @@ class Preflight:
             except ValueError as error:
                 return Line("files", str(error), "error")
         self.unreadable |= find_unreadable(
-            index, locate, chosen, thread_budget(1), lambda done: self.report(done, len(chosen))
+            index,
+            locate,
+            chosen,
+            thread_budget(1),
+            lambda done: self.report(done, len(chosen)),
+            grey_reader(self.recipe.data),
         )
         of = f"{len(chosen):,} of {len(rows):,} images" if len(chosen) < len(rows) else f"all {len(rows):,} images"
         if not self.unreadable:

@@ -52,6 +52,11 @@ def export_weights(
             network.load_state_dict(state)  # the lines are checked before they are given out
         else:
             load = _load_with_distcxr(recipe, len(findings), side)
+    elif library == "python":
+        module_name, _, function = name.partition(":")
+        arguments = f"num_classes={len(findings)}, in_chans={in_chans}, image_size={side}"
+        load = [f"from {module_name} import {function}", f"model = {function}({arguments})"]
+        notes.append(f"the network is {name}: who loads it needs that module, too")
     else:
         load = [
             "import timm",

@@ -21,12 +21,13 @@ from distcxr.models.heads import (
     with_head,
 )
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split
+from distcxr.models.own_network import build_own
 from distcxr.models.weights import fetch_timm_file, fetch_torch_file, load_backbone, make_first_conv_grey
 from distcxr.recipe.model import Head
 
 logger = logging.getLogger(__name__)
 
-Library = Literal["torchvision", "timm"]
+Library = Literal["torchvision", "timm", "python"]
 
 _REFUSED = {
     name: f"torchvision's {name} returns auxiliary logits beside its own and normalises its input again; "
@@ -61,7 +62,8 @@ def build_model(
     the network's own those of `heads.Headed`.
 
     Args:
-        name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`).
+        name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`). Of `python` a function of a
+            user's own, which `own_parts` has opened: the network makes its logits itself.
         num_classes: findings; the head is new for them unless a local file has one (`importers.load_head`).
         in_chans: 1 sums the first convolution's weights over its 3 input channels: a grey image then gives
             the activations that it gives repeated in 3 channels, if all 3 are normalised alike.
@@ -79,8 +81,11 @@ def build_model(
         ValueError: an unknown name, a size the network can't take, or weights that don't fit.
         WeightsUnavailable: `imagenet`, and they are neither on this machine nor can be downloaded.
     """
-    build = _build_torchvision if library == "torchvision" else _build_timm
-    model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
+    if library == "python":
+        model = build_own(name, num_classes=num_classes, in_chans=in_chans, image_size=image_size or _USUAL_SIDE)
+    else:
+        build = _build_torchvision if library == "torchvision" else _build_timm
+        model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
     file = None if weights in ("imagenet", "none") else _read(Path(weights))
     side = image_size or _USUAL_SIDE
 
@@ -112,8 +117,9 @@ def check_named(name: str, *, library: Library, weights: str) -> None:
     Raises:
         ValueError: an unknown name, or a path where there is nothing.
     """
-    check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
-    check_name(name)
+    if library != "python":  # `own_parts` has imported that
+        check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
+        check_name(name)
     if weights not in ("imagenet", "none") and not Path(weights).expanduser().exists():
         _read(Path(weights))
 

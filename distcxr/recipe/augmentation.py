@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distcxr.recipe.section import Fraction, PositiveInt, Section
+from distcxr.recipe.section import Fraction, FunctionName, PositiveInt, Section
 
 _Zoom = Annotated[float, Field(ge=1e-3, le=1e3)]
 
@@ -39,6 +39,8 @@ class Augment(Section):
     """Added to pixels in [0, 1], drawn from plus or minus this."""
     contrast: Fraction = 0.0
     """Pixels are spread around mid-grey by a factor drawn from 1 plus or minus this."""
+    function: FunctionName | None = None
+    """`module:function`, your own change of training images, after the others (docs/own_parts.md)."""
     normalize: Literal["imagenet", "half", "dataset"] | Statistics = "imagenet"
     """ImageNet's statistics, 0.5 / 0.5, the training split's own (measured once), or a mean and std."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from distcxr.recipe.section import Fraction, NonNegative, Positive, PositiveInt, Section
+from distcxr.recipe.section import Fraction, FunctionName, NonNegative, Positive, PositiveInt, Section
 
 
 class SplitLists(Section):
@@ -55,7 +55,7 @@ class Gpu(Section):
 
 
 class Columns(Section):
-    """Which columns of a label table mean what, for `data.dataset: csv`."""
+    """Which columns of a label table mean what, for `data.dataset: csv` and `python`."""
 
     table: Path = Path("labels.csv")
     """The CSV file; relative to `data.root` unless absolute."""
@@ -125,9 +125,12 @@ class Sampling(Section):
 class Data(Section):
     """Which images, which labels, who may see them, and how they are read."""
 
-    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "chestmnist"] = "nih"
+    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "chestmnist", "python"] = "nih"
     """Layout and label file: `nih` is ChestX-ray14 as NIH ships it, `csv` any table (see `data.columns`), `folders`
-    one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file."""
+    one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file; `python`
+    a table as of `csv` that your own `data.function` makes."""
+    function: FunctionName | None = None
+    """Of `data.dataset: python`: `module:function`, which makes the table of images (docs/own_parts.md)."""
     root: Path | None = None
     """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
     it with `data.dataset: nih`."""
@@ -135,6 +138,8 @@ class Data(Section):
     """What the pixels are read from: `png` the image files (PNG or JPEG), `pack` the same images out of a few large
     files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file (its default). Decoded
     arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
+    reader: FunctionName | None = None
+    """`module:function`, which reads an image file in place of distcxr's PNG and JPEG decoders (docs/own_parts.md)."""
     pack: Pack = Pack()
     """The pack."""
     columns: Columns = Columns()
@@ -229,6 +234,13 @@ class Data(Section):
         if self.source == "npz" and self.loader != "auto":
             raise ValueError(
                 f"data.loader: {self.loader} reads image files, and data.dataset: chestmnist has arrays: leave it auto"
+            )
+        if self.dataset == "python" and self.function is None:
+            raise ValueError("data.dataset: python needs data.function: module:function")
+        if self.reader is not None and (self.source != "png" or self.loader not in ("auto", "torch")):
+            raise ValueError(
+                f"data.reader reads image files in data.loader: torch, and does not go with data.source: {self.source} "
+                f"and data.loader: {self.loader}; leave both out"
             )
         if (self.split == "lists") != (self.lists is not None):
             raise ValueError("data.lists and data.split: lists belong together: give both or neither")

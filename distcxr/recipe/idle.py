@@ -42,6 +42,8 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
         found |= {f"model.head.{key}": _only("model.head.kind", {"mlp"}) for key in _OF_MLP}
     if recipe.data.loader not in ("gpu", "auto"):
         found |= {f"data.gpu.{key}": _only("data.loader", {"gpu", "auto"}) for key in ("inflate", "wave")}
+    if recipe.data.dataset != "python":
+        found["data.function"] = _only("data.dataset", {"python"})
     if recipe.data.source != "pack":
         found["data.pack.path"] = _only("data.source", {"pack"})
     if recipe.train.on_nan == "stop":

@@ -76,6 +76,7 @@ class Logging(Section):
 
 
 IDENTITY_FREE = (
+    "sources",
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
     "train.stall_s", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
@@ -113,6 +114,9 @@ class Recipe(Section):
     """Saving."""
     logging: Logging = Logging()
     """Writing down."""
+    sources: dict[str, str] = {}
+    """SHA-256 of the source files of your own parts, by the key that names each. A run writes it; a recipe that has it
+    refuses another source (docs/own_parts.md)."""
 
     @model_validator(mode="before")
     @classmethod
@@ -153,6 +157,22 @@ class Recipe(Section):
                     "only with cross_entropy do findings exclude each other: use it in all stages or in none"
                 )
         return self
+
+    def own_functions(self) -> dict[str, str]:
+        """`module:function` of users' own parts by the key that names each, `loss.function` for example."""
+        found = {"model.name": self.model.name} if self.model.library == "python" else {}
+        if self.data.dataset == "python" and self.data.function:
+            found["data.function"] = self.data.function
+        if self.data.reader:
+            found["data.reader"] = self.data.reader
+        parts: dict[str, tuple[Loss | None, Augment | None]] = {"": (self.loss, self.augment)}
+        parts |= {f"train.stages.{number}.": (one.loss, one.augment) for number, one in enumerate(self.train.stages)}
+        for above, (loss, augment) in parts.items():
+            if loss is not None and loss.name == "python" and loss.function:
+                found[f"{above}loss.function"] = loss.function
+            if augment is not None and augment.function:
+                found[f"{above}augment.function"] = augment.function
+        return found
 
     def identity(self) -> str:
         """Hash (12 hex digits) of all that decides what is learnt; a checkpoint goes with recipes of its identity."""

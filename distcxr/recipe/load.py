@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from distcxr.plain_yaml import load_plain
 from distcxr.recipe.keys import Recipe
-from distcxr.recipe.section import DURATION_KEYS
+from distcxr.recipe.section import DURATION_KEYS, FUNCTION_KEYS, NOT_A_FUNCTION
 from distcxr.recipe.shipped import find_recipe, not_found
 from distcxr.regular import read_regular
 
@@ -179,6 +179,8 @@ def _explain(issue: Any, values: dict[str, Any], overrides: Sequence[str]) -> st
         return f"{problem} is not one of {expected}{hint}"
     if location and location[-1] in DURATION_KEYS:
         return f"{problem} is not a duration: write 10ep (epochs), 500st (steps) or 5% (of the run)"
+    if location and location[-1] in FUNCTION_KEYS:
+        return f"{problem} {NOT_A_FUNCTION}"
     return f"{problem}: {issue['msg'][0].lower()}{issue['msg'][1:]}"
 
 

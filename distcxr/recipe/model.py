@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distcxr.recipe.section import BelowOne, PositiveInt, Section
+from distcxr.recipe.section import FUNCTION_PATTERN, NOT_A_FUNCTION, BelowOne, PositiveInt, Section
 
 
 class Head(Section):
@@ -35,9 +36,10 @@ class Model(Section):
     """The network."""
 
     name: str = "densenet121"
-    """Its name in the library, for example `densenet121`, `resnet50` (torchvision) or `convnext_base` (timm)."""
-    library: Literal["torchvision", "timm"] = "torchvision"
-    """Where the name is looked up."""
+    """Its name in the library, for example `densenet121`, `resnet50` (torchvision) or `convnext_base` (timm); of
+    `python` a function of your own that makes it, `module:function` (docs/own_parts.md)."""
+    library: Literal["torchvision", "timm", "python"] = "torchvision"
+    """Where the name is looked up; `python` is the working directory and what is installed."""
     weights: str = "imagenet"
     """`imagenet`, `none`, or a path: a safetensors file; a PyTorch file with a state dict, as timm, torchxrayvision,
     Lightning or arnoweng/CheXNet name its keys; a checkpoint of distcxr, or a run folder (its best). Whole pickled
@@ -50,3 +52,29 @@ class Model(Section):
     """Dropout before the head, whichever it is; null keeps what the network comes with."""
     head: Head = Head()
     """What makes logits of the backbone's features."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_without_weights(cls, values: Any) -> Any:
+        """A network of one's own has no ImageNet weights to be looked up; the recipe need not turn them off."""
+        if isinstance(values, dict) and values.get("library") == "python":
+            return {"weights": "none", **values}
+        return values
+
+    @model_validator(mode="after")
+    def _own(self) -> Model:
+        if self.library != "python":
+            return self
+        if not re.match(FUNCTION_PATTERN, self.name):
+            raise ValueError(f"model.name = {self.name!r} {NOT_A_FUNCTION}")
+        if self.weights == "imagenet":
+            raise ValueError(
+                f"model.weights=imagenet: there are none for your own network, {self.name}: load them in the function "
+                "and take model.weights=none, or name a file"
+            )
+        if self.head != Head() or self.drop_rate is not None:
+            raise ValueError(
+                "model.head and model.drop_rate change networks of torchvision and timm: with model.library=python the "
+                "network makes its logits itself, so leave them out"
+            )
+        return self

@@ -11,6 +11,13 @@ Duration = Annotated[str, Field(pattern=r"^\d+(\.\d+)?(ep|st|%)$", examples=["10
 
 DURATION_KEYS = ("every", "warmup")
 
+FUNCTION_PATTERN = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+FunctionName = Annotated[str, Field(pattern=FUNCTION_PATTERN, examples=["mine:function"])]
+"""`module:function`, a user's own: docs/own_parts.md."""
+
+FUNCTION_KEYS = ("function", "reader")
+NOT_A_FUNCTION = "is not module:function: write mine:loss for the function `loss` of mine.py in the working directory"
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

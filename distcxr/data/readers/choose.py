@@ -74,6 +74,9 @@ def choose_reader(
     if data.source == "npz":
         kind, reason = "arrays", "data.source=npz"
         reader = rank.make(kind)
+    elif data.reader is not None:
+        kind, reason = "torch", f"data.reader={data.reader}"
+        reader = rank.make(kind)
     elif data.loader == "auto" or rank.decodes_on_gpu(data.loader):
         measured: dict[Kind, PixelReader] = {}  # rank 0 need not build it twice
         kind, reason = decided_by_main(lambda: _fastest(rank, measured))

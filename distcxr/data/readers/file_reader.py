@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distcxr.data.loader import Pixels, Request
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.image_bytes import UnreadableImage, read_file
+from distcxr.data.pixels.own_reader import OwnReader
 from distcxr.data.pixels.remarks import remarks
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.prefetch import Job, PrefetchingReader
@@ -34,13 +35,15 @@ class FileReader(PrefetchingReader[_Made, tuple[Request, list[_Made]]]):
     """
 
     def __init__(
-        self, files: Sequence[str], image_size: int, *, num_threads: int, prefetch: int = 2, pin_memory: bool
-    ) -> None:
-        """Start the threads, which work `prefetch` requests ahead; `num_threads` 0 reads in the calling thread."""
+        self, files: Sequence[str], image_size: int, *, num_threads: int, prefetch: int = 2, pin_memory: bool,
+        own: OwnReader | None = None,
+    ) -> None:  # fmt: skip
+        """Start the threads, which work `prefetch` requests ahead; `num_threads` 0 reads in the calling thread. `own`
+        reads in place of our decoders, without remarks."""
         load_kernels()
         self.remarks: dict[int, list[str]] = {}
         self.where = f"images are decoded on the CPU by {num_threads} threads"
-        self._files, self._image_size, self._pin_memory = files, image_size, pin_memory
+        self._files, self._image_size, self._pin_memory, self._own = files, image_size, pin_memory, own
         super().__init__(num_threads=num_threads, prefetch=prefetch, name="files")
 
     def _job(self, requests: list[Request]) -> Job[_Made]:
@@ -65,6 +68,8 @@ class FileReader(PrefetchingReader[_Made, tuple[Request, list[_Made]]]):
 
     def _read(self, file: str) -> _Made:
         try:
+            if self._own is not None:
+                return resize_grey(self._own(file), self._image_size), []
             data, _ = read_file(file)
             grey_HW = decode_grey(data)
         except UnreadableImage as error:

@@ -16,6 +16,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.loader import PixelReader, Pixels, Request
 from distcxr.data.pixels.htj2k import check_available
 from distcxr.data.pixels.image_bytes import Locate
+from distcxr.data.pixels.own_reader import grey_reader
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.cache_reader import CacheReader
 from distcxr.data.readers.torch_reader import TorchReader
@@ -95,8 +96,9 @@ class Rank:
     def _torch(self) -> PixelReader:
         data = self.data
         return TorchReader(
-            self.locate, data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu
-        )
+            self.locate, data.image_size, num_workers=self.num_workers, prefetch=data.prefetch, pin_memory=self.on_gpu,
+            read_grey=grey_reader(data),
+        )  # fmt: skip
 
     def _dali(self) -> PixelReader:
         from distcxr.data.readers.dali_decode import DaliDecoder

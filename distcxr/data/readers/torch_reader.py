@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from distcxr import processes
 from distcxr.data.loader import Pixels, Request
-from distcxr.data.pixels.decode import decode_grey, load_kernels
-from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage, read_file
+from distcxr.data.pixels.decode import load_kernels
+from distcxr.data.pixels.image_bytes import Locate, Source, UnreadableImage
+from distcxr.data.pixels.own_reader import ReadGrey, decode_file
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.readers.semaphores import SemaphoreNames
 
@@ -78,6 +79,7 @@ class TorchReader:
         num_workers: int,
         prefetch: int = 2,
         pin_memory: bool,
+        read_grey: ReadGrey = decode_file,
     ) -> None:
         """Start the fork server, which imports torch beside what the caller does; the workers start with the first
         `read`. Without any, `num_workers` 0, the calling process decodes, with nothing read ahead; each of them works
@@ -93,7 +95,7 @@ class TorchReader:
         )
         self._num_workers, self._prefetch = num_workers, prefetch
         self._locate, self._pin_memory = locate, pin_memory
-        self._dataset = _Decoder(image_size, num_workers)
+        self._dataset = _Decoder(image_size, num_workers, read_grey)
         self._semaphores = SemaphoreNames()
         self._feed = _Feed(locate, self.shared_memory_bytes)
         self._loader: DataLoader[_Answer] | None = None
@@ -207,8 +209,8 @@ class TorchReader:
 class _Decoder(Dataset[_Answer]):
     """Runs in the workers: file names to pixels."""
 
-    def __init__(self, image_size: int, num_workers: int) -> None:
-        self.image_size = image_size
+    def __init__(self, image_size: int, num_workers: int, read_grey: ReadGrey) -> None:
+        self.image_size, self.read_grey = image_size, read_grey
         # In shared memory, which workers have started.
         self.started = torch.zeros(num_workers, dtype=torch.bool)
         self.started.share_memory_()  # type: ignore[no-untyped-call]
@@ -225,7 +227,7 @@ class _Decoder(Dataset[_Answer]):
             if int(self.wanted) != wanted_by:
                 return pixels[:0], []
             try:
-                pixels_BHW[position] = resize_grey(decode_grey(read_file(file)[0]), self.image_size)
+                pixels_BHW[position] = resize_grey(self.read_grey(file), self.image_size)
             except UnreadableImage as error:
                 unreadable.append((position, str(error)))
         return pixels, unreadable

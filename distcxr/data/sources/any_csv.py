@@ -50,7 +50,12 @@ def read_csv(root: Path, data: Data, lister: Lister) -> SampleIndex:
             f"{path} does not exist: data.dataset=csv reads its labels from data.columns.table, below data.root unless "
             "it is an absolute path"
         )
-    table = read_table(path)
+    return index_table(read_table(path), root, data, lister)
+
+
+def index_table(table: Table, root: Path, data: Data, lister: Lister) -> SampleIndex:
+    """`read_csv` of a table that was read, or made, already."""
+    path = table.path
     cells = {
         key: table.cells(column, f"data.columns.{key}")
         for key, column in data.columns.model_dump(exclude={"table"}).items()

@@ -13,12 +13,13 @@ from distcxr.data.sources.folders import read_folders
 from distcxr.data.sources.image_paths import FileListing, Lister
 from distcxr.data.sources.mimic import read_mimic
 from distcxr.data.sources.nih import read_nih
+from distcxr.data.sources.own_table import read_own
 from distcxr.data.store.pack_format import pack_lister
 from distcxr.recipe.data import Data
 
 _READERS = {
     "nih": read_nih, "csv": read_csv, "folders": read_folders, "chexpert": read_chexpert, "mimic": read_mimic,
-    "chestmnist": read_chestmnist,
+    "chestmnist": read_chestmnist, "python": read_own,
 }  # fmt: skip
 
 
