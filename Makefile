@@ -1,6 +1,7 @@
 # make train   set up, make synthetic X-rays, train recipes/quickstart.yaml on them
 # make test    set up, run the tests; TESTS=tests/data a part of them, JOBS=4 files at once
 # make lint    ruff, mypy, codespell
+# make docs    the documentation as a site in site/, with links checked: open site/index.html
 # make faults  200 runs of 1, 2 and 4 ranks with a fault each, as root with strace (hours); CASES=20 fewer
 # make fuzz    a million mutated inputs through every reader (hours); INPUTS=20000 fewer
 # make audit   known vulnerabilities of the packages in .venv
@@ -16,7 +17,7 @@ JOBS ?= 2
 CASES ?= 200
 INPUTS ?= 1000000
 
-.PHONY: setup train test lint faults fuzz audit slurm clean
+.PHONY: setup train test lint docs faults fuzz audit slurm clean
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -43,6 +44,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 faults: $(READY)
 	$(BIN)/python tests/faults/campaign.py --cases $(CASES) --seed $$(date +%s)

@@ -19,7 +19,7 @@ UNIMPORTED = {  # declared for what they do without being imported by name
     "onnxscript": "imported by torch.onnx",
     "tensorboard": "imported by torch.utils.tensorboard",
 }
-OF_DEVELOPMENT = "dev"  # its distributions are for tests, benchmarks and linting
+OF_DEVELOPMENT = ("dev", "docs")  # their distributions are for tests, benchmarks, linting and the documentation
 
 
 def declared(*, development: bool) -> dict[str, set[str]]:
@@ -31,7 +31,7 @@ def declared(*, development: bool) -> dict[str, set[str]]:
         key: {re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower() for line in text.split("\n") if line.strip()}
         for key, text in lists.items()
     }
-    return {key: found for key, found in names.items() if (key == OF_DEVELOPMENT) == development}
+    return {key: found for key, found in names.items() if (key in OF_DEVELOPMENT) == development}
 
 
 def imported() -> dict[str, str]:

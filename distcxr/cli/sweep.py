@@ -52,7 +52,7 @@ class NumberMayBeLeftOut(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write out the value that is left out."""
         written = []
-        for word, following in zip(args, [*args[1:], ""], strict=True):
+        for word, following in zip(args, [*args, ""][1:], strict=True):
             is_bare = word == "--parallel" and not following.isdigit()
             written.append(f"{word}={_PER_GPU}" if is_bare else word)
         return super().parse_args(ctx, written)

@@ -1,6 +1,7 @@
 """The names of all files of a run folder, and of the folder that an array's or a sweep's runs share.
 
-What is in a checkpoint's folder is named in `layout.py`. README.md's table describes each file for users.
+What is in a checkpoint's folder is named in `layout.py`. The texts below names are for users: `docs/reference_pages.py`
+makes the page "The run folder" of them.
 """
 
 from __future__ import annotations
@@ -11,46 +12,54 @@ RUNS = Path("runs")
 """Where run folders are made: `runs/<recipe>/<time>`."""
 
 RECIPE = "recipe.yaml"
-"""The resolved recipe."""
+"""The resolved recipe, with every default."""
 ENVIRONMENT = "environment.json"
-"""Commit, versions, hardware, world size, hashes; of earlier launches, too."""
+"""Commit, versions, hardware, world size, hashes of labels and lists; of earlier launches, too."""
 LOG = "log.txt"
+"""The log."""
 STEPS = "steps.csv"
+"""A row per step: loss, learning rate, images per second."""
 HISTORY = "history.csv"
+"""A row per epoch."""
 CURVES = "curves.svg"
+"""Loss by step and by epoch and validation AUROC as one picture, redrawn every epoch."""
 TENSORBOARD = "tensorboard"
-"""Folder of event files."""
+"""Event files; `tensorboard --logdir runs` shows every run."""
 TRACKERS = "trackers.json"
 """Ids of the run at other services, by the service's name."""
 AUTOTUNE = "autotune.json"
 """What `train.autotune` tried and chose. A resumed run keeps the choice, since its last bits depend on it."""
 DIVERGED = "diverged-step-*.json"
-"""Pattern of the files that `diverged` names."""
+"""One for each update with a loss or gradient that was not finite; `distcxr replay` makes it again."""
 OPERATING = "operating.json"
-"""Thresholds and temperatures that validation chose, and with which weights."""
+"""Thresholds and temperatures that validation chose, with which weights, and on how many positives and patients."""
 PICTURES = "pictures"
-"""Folder of the worst cases as PNG files, with `PICTURES_LIST`."""
+"""The worst errors with heat maps, as PNG files."""
 PICTURES_LIST = "pictures.json"
+"""In `pictures`: which image and finding each of them shows."""
 REPORT, REPORT_MARKDOWN, REPORT_JSON = "report.html", "report.md", "report.json"
+"""The report; `distcxr report FOLDER` makes it again."""
 
 LOCK = ".lock"
 """Held by the process that trains."""
 STOP, RESUME = "STOP", "RESUME"
-"""Marks: the run is asked to save itself and end; it has, and resumes when it is started again."""
+"""Marks: `touch STOP` asks the run to save itself and end; `RESUME` is there once it has, and may be resumed."""
 FAILED = ".failed"
 """Mark that slurm/train.sbatch leaves when the run has failed by itself."""
 STALLED, STALLED_MARK = "stalled.txt", ".stalled"
-"""What each rank knew when the run had stalled, appended; and the mark at which slurm/train.sbatch starts it again."""
+"""Who held up the run, and every rank's stacks, where it has stalled; and the mark at which slurm/train.sbatch starts
+it again."""
 IMAGES = ".images.npz"
 """Size of every image's file when the run began."""
 RANKS = ".ranks"
-"""Folder of `runfolder/rank_files.py`."""
+"""A small file of each rank, by which the others see that it lives; and what ranks leave when the run stalls."""
 
 LISTING = "runs.json"
 """Beside the run folders of an array or a sweep: which runs it is made of."""
 SWEEP, SWEEP_JSON, SWEEP_CSV = "sweep.html", "sweep.json", "sweep.csv"
+"""The comparison of the runs as a page, and its figures: `distcxr report FOLDER` makes them again."""
 SWEEP_MARKDOWN, SWEEP_PICTURE = "sweep.md", "sweep.svg"
-"""Their comparison."""
+"""The same as text and as a picture."""
 LAUNCH_LOG = "launch.log"
 """In a sweep's run folder: stdout and stderr of all its launches."""
 FINISHED = "finished.json"
@@ -62,27 +71,27 @@ SLURM_LOG, SLURM_ARRAY_LOG = "slurm-%j.log", "slurm-%A_%a.log"
 
 
 def diverged(step: int) -> str:
-    """File of an update with a loss or a gradient that was not finite: its images, their augmentation, its losses."""
+    """An update with a loss or a gradient that was not finite: its images, their augmentation, the losses before."""
     return f"diverged-step-{step}.json"
 
 
 def metrics(split: str) -> str:
-    """File of a split's figures."""
+    """A split's figures: `macro`, `subgroups`, `findings.<name>.{auroc,auroc_low,auroc_high,num_positive,reason,...}`."""
     return f"metrics_{split}.json"
 
 
 def predictions(split: str) -> str:
-    """File of a split's logits and labels, a row a sample."""
+    """Of a split, per image and finding: probability, label, float32 logit."""
     return f"predictions_{split}.csv"
 
 
 def localisation(split: str) -> str:
-    """File of a split's heat maps held against boxes."""
+    """A split's heat maps against NIH's boxes."""
     return f"localisation_{split}.json"
 
 
 def tested(checkpoint: str, data: str = "") -> str:
-    """Folder for the results of `--test` that are not the run's own: of another checkpoint, or of other data.
+    """The results of `--test` that are not the run's own: of another checkpoint, or of other data.
 
     Args:
         checkpoint: name of its folder, such as `last-00000120`.
@@ -92,12 +101,12 @@ def tested(checkpoint: str, data: str = "") -> str:
 
 
 def stacks(rank: int) -> str:
-    """In `RANKS`: the stacks of a rank that was asked for them."""
+    """In `.ranks`: the stacks of a rank that was asked for them."""
     return f"stacks{rank}"
 
 
 def flight_record(rank: int) -> str:
-    """In `RANKS`: what `torchfrtrace --prefix nccl_trace_rank_` reads."""
+    """In `.ranks`: what `torchfrtrace --prefix nccl_trace_rank_` reads."""
     return f"nccl_trace_rank_{rank}"
 
 
