@@ -46,7 +46,7 @@ lint: $(READY)
 	$(BIN)/codespell
 
 docs: $(READY)
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 faults: $(READY)
 	$(BIN)/python tests/faults/campaign.py --cases $(CASES) --seed $$(date +%s)

@@ -31,6 +31,7 @@ SHOWN = "files"
 """Folder of the site for other files of the repository."""
 
 _LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
+_CELL, _CODE = re.compile(r"^ *\|.*$", re.MULTILINE), re.compile(r"`[^`\n]+`")  # code hosts want `\|` in a table's code
 _log = get_plugin_logger("distcxr")
 
 
@@ -69,7 +70,9 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
             _log.warning(f"{origin(uri)} links to {match[2]}, which is no file")
         return f"{match[1]}{posixpath.relpath(target, posixpath.dirname(uri) or '.')}{match[3]}"
 
-    return _LINK.sub(replaced, markdown)
+    return _CELL.sub(
+        lambda row: _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0]), _LINK.sub(replaced, markdown)
+    )
 
 
 def origin(uri: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,7 @@ codes: [Several machines](cluster.md#several-machines-without-slurm).
 `distcxr --install-completion` makes your shell complete verbs, options and recipes.
 """
 OR = "\\|"  # in a cell of a table
+_TYPE = re.compile(r" <[\w\[\]]+>$")  # of Python, behind a name that means more to users
 _FILES = """# The run folder
 
 `runs/<recipe>/<time>/`, or `output=FOLDER`. Names in `<...>` vary. `distcxr check FOLDER` reads all of it once and
@@ -125,12 +127,12 @@ def _facts(path: str, one: dict[str, Any]) -> str:
 
 
 def _section_of(one: dict[str, Any]) -> tuple[str, str] | None:
-    """Name of the section that a key holds, and what a path through it has: `.<n>` for a list of them."""
+    """Name of the section that a key holds, and what a path through it has: `.N` for a list of them."""
     for part in (one, *one.get("anyOf", ())):
         if "$ref" in part:
             return part["$ref"].rpartition("/")[2], ""
         if "$ref" in part.get("items", {}):
-            return part["items"]["$ref"].rpartition("/")[2], ".<n>"
+            return part["items"]["$ref"].rpartition("/")[2], ".N"
     return None
 
 
@@ -186,5 +188,6 @@ def _verb(name: str, command: Any) -> str:
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     texts = "\n\n".join(_line(part) for part in (command.help or "").split("\n\n"))
     records = [parameter.get_help_record(context) for parameter in command.params]
-    rows = "".join(f"| `{shown.replace('|', OR)}` | {_line(text)} |\n" for shown, text in filter(None, records))
+    shown = [(_TYPE.sub("", name).replace("|", OR), _line(text)) for name, text in filter(None, records)]
+    rows = "".join(f"| `{name}` | {text} |\n" for name, text in shown)
     return f"\n## distcxr {name} {{ #{name} }}\n\n```text\n{usage}\n```\n\n{texts}\n\n| | |\n|---|---|\n{rows}"

@@ -60,7 +60,7 @@ MADE = {
     "docs/verbs.md": REFERENCE.verbs(),
     "docs/run_folder.md": REFERENCE.run_folder(),
 }
-KEYS = {"train.stages", *re.findall(r"\{ #([\w.<>]+) \}", MADE["docs/keys.md"])}
+KEYS = {"train.stages", *re.findall(r"\{ #([\w.]+) \}", MADE["docs/keys.md"])}
 
 
 def blocks(text: str, *languages: str) -> list[str]:
@@ -155,8 +155,8 @@ def test_keys_in_sentences_are_keys() -> None:
                 word for word in words if word.partition(".")[0] in SECTIONS and not word.endswith(("=PATH", "=FILE"))
             ]
             return problem_of(check_overrides, given)
-        key = re.sub(r"\.(\d+|<n>)\.", ".<n>.", span.partition(": ")[0])
-        if not re.fullmatch(r"[a-z_]+(\.[a-z_]+|\.<n>)+", key) or key.partition(".")[0] not in SECTIONS:
+        key = re.sub(r"\.\d+\.", ".N.", span.partition(": ")[0])
+        if not re.fullmatch(r"[a-z_]+(\.[a-z_]+|\.N)+", key) or key.partition(".")[0] not in SECTIONS:
             return None
         return None if key in KEYS or NO_KEYS.fullmatch(key) else "no such key"
 

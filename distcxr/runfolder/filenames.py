@@ -76,7 +76,7 @@ def diverged(step: int) -> str:
 
 
 def metrics(split: str) -> str:
-    """A split's figures: `macro`, `subgroups`, `findings.<name>.{auroc,auroc_low,auroc_high,num_positive,reason,...}`."""
+    """A split's figures: `macro`, `subgroups`, `findings.<name>.{auroc,auroc_low,auroc_high,num_positive,...}`."""
     return f"metrics_{split}.json"
 
 
