@@ -108,4 +108,4 @@ def _shown(path: str) -> str:
     if path.endswith(".md"):
         return text
     language = {".yaml": "yaml", ".py": "python", ".json": "json"}.get(Path(path).suffix, "text")
-    return f"# {path}\n\n````{language}\n{text}\n````\n"
+    return f"---\nsearch: {{exclude: true}}\n---\n# {path}\n\n````{language}\n{text}\n````\n"
