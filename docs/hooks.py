@@ -27,6 +27,8 @@ PAGES = {
     "SECURITY.md": "security.md",
 }
 """Files at the top that are pages of the site. README.md itself is not: `index.md` is for those who read the site."""
+TASKS = "How to"
+"""Section of mkdocs.yml that takes in the pages which no section names."""
 SHOWN = "files"
 """Folder of the site for other files of the repository."""
 
@@ -36,8 +38,11 @@ _log = get_plugin_logger("distcxr")
 
 
 def on_config(config: Any) -> Any:
-    """Anchors as code hosts make them, so that one link works on both."""
+    """Anchors as code hosts make them, so that one link works on both; and pages that mkdocs.yml does not name."""
     config["mdx_configs"].setdefault("toc", {})["slugify"] = slugify(case="lower")
+    (tasks,) = (section[TASKS] for section in config["nav"] if TASKS in section)
+    named = set(re.findall(r"[\w.]+\.md", str(config["nav"])))
+    tasks += sorted(path.name for path in (ROOT / "docs").glob("*.md") if path.name not in named)
     return config
 
 
