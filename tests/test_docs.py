@@ -40,9 +40,13 @@ INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 KEY = re.compile(r"[a-z_]+(\.[a-z_0-9]+)*")
 SECTIONS = {name for name, field in Recipe.model_fields.items() if hasattr(field.annotation, "model_fields")}
-NO_KEYS = re.compile(r".*\.(safetensors|pth|json|py|yaml|csv|svg)")  # names of files that begin like a section
+NO_KEYS = re.compile(
+    r".*\.(safetensors|pth?|pt2|onnx|npz|json|py|yaml|csv|svg|md)"
+)  # names of files that begin like a section
 STAND_IN = "densenet121"
 """The recipe that `RECIPE` and a recipe of the reader's own stand for."""
+UNFINISHED = "Missing|requires an argument|valid integer"
+"""What the parser reports of a command in a sentence: `distcxr train`, `--batch N`."""
 FORMS = ("key=value", "key=a,b")
 
 
@@ -102,7 +106,7 @@ def check_command(words: list[str], whole: bool) -> None:
     try:
         command.make_context(verb, list(arguments))
     except typer.TyperException as error:
-        if whole or not re.search("Missing|valid integer", error.format_message()):  # `--batch N`
+        if whole or not re.search(UNFINISHED, error.format_message()):
             raise
     check_overrides([word for word in arguments if not word.startswith("-")])
 
