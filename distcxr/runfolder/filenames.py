@@ -76,7 +76,9 @@ def diverged(step: int) -> str:
 
 
 def metrics(split: str) -> str:
-    """A split's figures: `macro`, `subgroups`, `findings.<name>.{auroc,auroc_low,auroc_high,num_positive,...}`."""
+    """A split's figures: `macro`, `subgroups` and
+    `findings.<name>.{auroc,auroc_low,auroc_high,num_positive,num,reason,...}`.
+    """
     return f"metrics_{split}.json"
 
 
