@@ -29,6 +29,7 @@ PREAMBLE_BYTES = 132
 
 _INSTALL = "`pip install 'distcxr[dicom]'`"
 _ENVELOPE = bytes.fromhex("06092a864886f70d0107")  # object identifier of CMS, in which secure media encrypt or sign
+_UNDEFINED = 0xFFFFFFFF  # a length
 _FAR = 1e12  # beyond any window
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_8_BIT = "1.2.840.10008.1.2.4.50"
@@ -76,6 +77,8 @@ def read_tags(data: bytes, *, pixels: bool = False) -> Dataset:
         dataset = dcmread(file, stop_before_pixels=not pixels)
         if pixels and "PixelData" not in dataset:
             raise UnreadableImage(_why_no_pixels(dataset, len(data), file.is_short))
+        if pixels and _is_cut(dataset):
+            raise UnreadableImage(f"truncated: the file ends (at byte {len(data)}) in its pixels")
     except (MemoryError, UnreadableImage):
         raise
     except Exception as error:  # what pydicom raises for files that it can't parse has no class of its own
@@ -85,13 +88,20 @@ def read_tags(data: bytes, *, pixels: bool = False) -> Dataset:
 
 def _why_no_pixels(dataset: Dataset, num_bytes: int, is_short: bool) -> str:
     if is_short:
-        return f"truncated: the file ends (at byte {num_bytes}) before its pixels do"
+        return f"truncated: the file ends (at byte {num_bytes}) before its pixels or in them"
     if "EncryptedAttributesSequence" in dataset:
         return "its pixels are encrypted: decrypt it first"
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         return "floating-point pixels, which are not read"
     kind = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
     return f"a DICOM without pixels ({getattr(kind, 'name', 'of no named kind')})"
+
+
+def _is_cut(dataset: Dataset) -> bool:
+    """Whether Pixel Data, of a length that its header has, is shorter than that."""
+    element = dataset.get_item("PixelData")
+    length, value = getattr(element, "length", _UNDEFINED), getattr(element, "value", None)
+    return length != _UNDEFINED and len(value or b"") < length
 
 
 def decode_dicom(data: bytes) -> NDArray[np.uint8]:
@@ -110,7 +120,8 @@ def decode_dicom(data: bytes) -> NDArray[np.uint8]:
     try:
         _check(dataset)
         stored_HW = _stored(dataset)
-        table_V = _grey_of_values(dataset, stored_HW)
+        with np.errstate(over="ignore", invalid="ignore"):  # of a sigmoid, or of tags that make no sense
+            table_V = _grey_of_values(dataset, stored_HW)
     except (MemoryError, UnreadableImage):
         raise
     except Exception as error:
@@ -153,7 +164,7 @@ def _number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
 def _stored(dataset: Dataset) -> NDArray[Any]:
     """Stored values [H, W], of 8 or 16 bits, signed or not, decompressed."""
     from pydicom.encaps import get_frame
-    from pydicom.pixels.decoders import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     if syntax is None:
@@ -198,8 +209,8 @@ def _grey_of_values(dataset: Dataset, stored_HW: NDArray[Any]) -> NDArray[np.uin
         shown_V = apply_voi(inside_V, dataset).astype(np.float64)
         black, white = 0.0, float((1 << int(shown_V.max()).bit_length()) - 1)
     elif has_window(dataset):
-        with np.errstate(over="ignore"):  # of the sigmoid
-            black, *shown, white = apply_windowing(np.concatenate([[-_FAR], modal_V, [_FAR]]), dataset)
+        # What it makes of values far outside is its range, whatever bits, rescale and tables make of that.
+        black, *shown, white = apply_windowing(np.concatenate([[-_FAR], modal_V, [_FAR]]), dataset)
         shown_V = np.array(shown)
     else:
         shown_V = modal_V.astype(np.float64)
