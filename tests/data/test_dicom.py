@@ -237,6 +237,12 @@ def test_remarks_from_tags(tags: dict[str, Any], expected: str | None) -> None:
         assert re.search(expected, one)
 
 
+def test_a_tag_that_makes_no_sense_is_no_failure() -> None:
+    data = dicom(BYTES, ViewPosition="LL", PixelSpacing=["1", "3"]).replace(b"(\x00\x30\x00DS", b"(\x00\x30\x00GS")
+    found = remarks(data, decode_grey(data), 32)
+    assert found == ["a lateral view (LL), by its tags", "some of its tags can't be parsed"]
+
+
 def test_folders_hold_dicoms_by_any_name(tmp_path: Path) -> None:
     data = dicom(BYTES)
     names = ("a.dcm", "b.DICOM", "IM000001", "1.2.840.10008.1")
