@@ -13,7 +13,7 @@ import imagecodecs
 import numpy as np
 import pydicom
 import pytest
-from dicoms import ENCODERS, PLAIN, dicom, table
+from dicoms import ENCODERS, PLAIN, dicom, rle, table
 from numpy.typing import NDArray
 from pydicom import Dataset, uid
 from pydicom.pixels.processing import apply_modality_lut, apply_windowing
@@ -149,6 +149,7 @@ COLOUR = imagecodecs.jpeg8_encode(np.stack([BYTES] * 3, axis=2))
         (dicom(BYTES, PhotometricInterpretation="PALETTE COLOR"), "photometric interpretation is PALETTE COLOR"),
         (dicom(BYTES, PhotometricInterpretation=None), "photometric interpretation is None"),
         (dicom(BYTES, BitsAllocated=32), "32 bits are allocated for a pixel: 8 and 16 are read"),
+        (dicom(BYTES, uid.RLELossless, BitsStored=9), "9 of 8 bits are stored"),
         (dicom(BYTES, Rows=None), "Rows is 'None'"),
         (dicom(BYTES, Rows=0), "its size is 30 x 0"),
         (dicom(BYTES, Rows=65000, Columns=65000), "65000 x 65000, more than the 67108864 pixels allowed"),
@@ -159,6 +160,8 @@ COLOUR = imagecodecs.jpeg8_encode(np.stack([BYTES] * 3, axis=2))
         (dicom(BYTES, uid.JPEG2000Lossless, stream=ENCODERS[uid.JPEG2000Lossless](BYTES)[:-90]), "truncated: its JPEG"),
         (dicom(BYTES, uid.JPEGLSLossless, stream=ENCODERS[uid.JPEGLSLossless](BYTES)[:-90]), "truncated"),
         (dicom(BYTES, uid.RLELossless, stream=ENCODERS[uid.RLELossless](BYTES)[:-600]), "corrupt DICOM"),
+        (dicom(BYTES, uid.RLELossless, stream=rle(SHADES)), "2 segments of RLE for 1 bytes a pixel"),
+        (dicom(BYTES, uid.RLELossless, stream=b"short"), "corrupt DICOM"),
         (WIDE, "30 x 40 pixels by its tags, and 20 x 40 with 1 channels by what is compressed in it"),
         (dicom(BYTES, uid.JPEGBaseline8Bit, stream=COLOUR), "30 x 40 with 3 channels"),
         (dicom(BYTES, uid.JPEGLSLossless, stream=b"no image"), "neither JPEG nor JPEG 2000"),

@@ -20,6 +20,7 @@ from fuzz.harness import Entry
 from fuzz.mutations import NUMBERS, of, spoil_bytes
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.uid import JPEGBaseline8Bit
 
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.htj2k import START, encode_htj2k
@@ -318,6 +319,25 @@ def dicom_seeds() -> tuple[bytes, ...]:
     )  # fmt: skip
 
 
+@functools.cache
+def _streams() -> list[tuple[str, NDArray[np.generic], bytes]]:
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 50), dtype=np.uint16)
+    images = [(syntax, image) for syntax in ENCODERS for image in (_noise(40, 50), deep)]
+    return [
+        (syntax, image, ENCODERS[syntax](image))
+        for syntax, image in images
+        if (syntax, image.itemsize) != (JPEGBaseline8Bit, 2)
+    ]
+
+
+def spoil_dicom(data: bytes, rng: Random, seeds: Sequence[bytes]) -> bytes:
+    """The file; or what is compressed in it, so that its tags are right."""
+    if rng.random() < 0.5:
+        return spoil_bytes(data, rng, seeds)
+    syntax, image, stream = rng.choice(_streams())
+    return dicom(image, syntax, stream=spoil_bytes(stream, rng) or b"x")
+
+
 def run_dicom(data: bytes) -> None:
     data = data[:128] + b"DICM" + data[132:]
     image = decode_grey(data)
@@ -334,7 +354,7 @@ ENTRIES = (
     Entry("kernels", png_seeds, of(spoil_png), run_kernels, (), share=3.0),
     Entry("jpeg", jpeg_seeds, of(spoil_jpeg), run_jpeg, (UnreadableImage,), share=0.7),
     Entry("htj2k", htj2k_seeds, of(spoil_htj2k), run_htj2k, (UnreadableImage,)),
-    Entry("dicom", dicom_seeds, of(spoil_bytes), run_dicom, (UnreadableImage,)),
+    Entry("dicom", dicom_seeds, of(spoil_dicom), run_dicom, (UnreadableImage,)),
     Entry(
         "any-image", lambda: (*png_seeds()[:3], *jpeg_seeds()[:3], *htj2k_seeds()[:2]), of(spoil_bytes), run_any,
         (UnreadableImage,),

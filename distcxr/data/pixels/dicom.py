@@ -11,11 +11,14 @@ Shapes: H, W of the image; V values that can be stored.
 from __future__ import annotations
 
 import io
+import struct
 import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from distcxr.data.pixels.image_bytes import MAX_PIXELS, MAX_SIDE, UnreadableImage, too_large
 from distcxr.data.pixels.jpeg import decode_jpeg, stream_size
@@ -151,6 +154,8 @@ def _check(dataset: Dataset) -> None:
         raise UnreadableImage(f"its size is {width} x {height}, more than the {limit}")
     if (bits := _number(dataset, "BitsAllocated")) not in (8, 16):
         raise UnreadableImage(f"{bits} bits are allocated for a pixel: 8 and 16 are read")
+    if not 1 <= (stored := _number(dataset, "BitsStored")) <= bits:
+        raise UnreadableImage(f"corrupt DICOM: {stored} of {bits} bits are stored")
 
 
 def _number(dataset: Dataset, keyword: str, default: int | None = None) -> int:
@@ -173,7 +178,9 @@ def _stored(dataset: Dataset) -> NDArray[Any]:
     plugin = ""
     if syntax.is_encapsulated:
         stream = get_frame(dataset.PixelData, 0, number_of_frames=1)
-        if syntax != _RLE and (size := stream_size(stream)) != (*shape, 1):  # RLE has no size of its own
+        if syntax == _RLE:
+            return _unpacked(stream, dataset)
+        if (size := stream_size(stream)) != (*shape, 1):
             raise UnreadableImage(
                 f"corrupt DICOM: {shape[1]} x {shape[0]} pixels by its tags, and {size.width} x {size.height} with "
                 f"{size.components} channels by what is compressed in it"
@@ -191,6 +198,26 @@ def _stored(dataset: Dataset) -> NDArray[Any]:
     if stored.shape != shape or stored.dtype.kind not in "iu" or stored.itemsize > 2:
         raise UnreadableImage("corrupt DICOM: its pixels are not those that its tags claim")
     return np.ascontiguousarray(stored, dtype=stored.dtype.newbyteorder("="))
+
+
+def _unpacked(stream: bytes, dataset: Dataset) -> NDArray[Any]:
+    """RLE Lossless: PackBits of each byte of the values, the highest first, by Pillow, which never writes too much.
+
+    pydicom's own takes seconds in Python, and pylibjpeg's ends the program at a stream that is too long.
+    """
+    num, *ends = struct.unpack_from("<16L", stream)
+    num_bytes, num_pixels = dataset.BitsAllocated // 8, dataset.Rows * dataset.Columns
+    if num != num_bytes:
+        raise UnreadableImage(f"corrupt DICOM: {num} segments of RLE for {num_bytes} bytes a pixel")
+    ends[num:] = [len(stream)]
+    size = num_pixels, 1  # one long row: some writers let runs cross the ends of rows
+    planes = [
+        np.asarray(Image.frombytes("L", size, stream[start:end], "packbits", "L")) for start, end in pairwise(ends)
+    ]
+    values = np.stack(planes, axis=-1).view(f">{'ui'[dataset.PixelRepresentation]}{num_bytes}")
+    values = values.astype(values.dtype.newbyteorder("=")).reshape(dataset.Rows, dataset.Columns)
+    unused = dataset.BitsAllocated - dataset.BitsStored
+    return values << unused >> unused
 
 
 def _grey_of_values(dataset: Dataset, stored_HW: NDArray[Any]) -> NDArray[np.uint8]:
