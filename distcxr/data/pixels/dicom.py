@@ -217,7 +217,8 @@ def _unpacked(stream: bytes, dataset: Dataset) -> NDArray[Any]:
     values = np.stack(planes, axis=-1).view(f">{'ui'[dataset.PixelRepresentation]}{num_bytes}")
     values = values.astype(values.dtype.newbyteorder("=")).reshape(dataset.Rows, dataset.Columns)
     unused = dataset.BitsAllocated - dataset.BitsStored
-    return values << unused >> unused
+    stored: NDArray[Any] = values << unused >> unused
+    return stored
 
 
 def _grey_of_values(dataset: Dataset, stored_HW: NDArray[Any]) -> NDArray[np.uint8]:
