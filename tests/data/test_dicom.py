@@ -93,7 +93,8 @@ def test_the_window_of_the_values_is_that_of_the_pixels() -> None:
 def test_signed_values() -> None:
     signed = np.arange(-2048, 2048, dtype=np.int16).reshape(64, 64)
     for held in (signed, signed & 0xFFF):  # with and without the sign in the bits that are not used
-        np.testing.assert_array_equal(decode_grey(dicom(held, **TWELVE)), grey(signed, -2048, 2047))
+        for syntax in (PLAIN[0], uid.RLELossless):
+            np.testing.assert_array_equal(decode_grey(dicom(held, syntax, **TWELVE)), grey(signed, -2048, 2047))
     window = {"WindowCenter": "0.5", "WindowWidth": "101"}
     np.testing.assert_array_equal(decode_grey(dicom(signed, **TWELVE, **window)), grey(signed, -50, 50))
 
@@ -101,7 +102,8 @@ def test_signed_values() -> None:
 def test_bits_that_are_not_stored_count_for_nothing() -> None:
     """Overlays were once kept there."""
     marked = SHADES | (np.uint16(1) << 14)
-    np.testing.assert_array_equal(decode_grey(dicom(marked, **TWELVE)), grey(SHADES, 0, 4095))
+    for syntax in (PLAIN[0], uid.RLELossless):
+        np.testing.assert_array_equal(decode_grey(dicom(marked, syntax, **TWELVE)), grey(SHADES, 0, 4095))
 
 
 @pytest.mark.parametrize(("bits", "top"), [(12, 4095), (16, 4095), (8, 255)])
