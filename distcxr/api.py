@@ -129,7 +129,7 @@ class Predictor:
         """Score images: a row for each image and finding, in the order given.
 
         Args:
-            paths: image files (PNG, JPEG), folders, and CSV tables with a column of paths; or one of these.
+            paths: image files (PNG, JPEG, DICOM), folders, and CSV tables with a column of paths; or one of these.
             rule: which of `rules` decides.
             batch: images of a batch; by default as many as testing the run takes.
             column: of CSV tables; by default the one called `path`, `file`, `image` or the like.

@@ -1,4 +1,4 @@
-"""A folder of small PNGs of every sort, its index, and its decoded cache."""
+"""A folder of small PNGs of every sort, and a DICOM, its index, and its decoded cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from dicoms import dicom
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.uid import RLELossless
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.decode import decode_grey
@@ -41,6 +43,8 @@ def dataset(root: Path, num: int = 16) -> SampleIndex:
     names = [f"images{'_2' * (number > num // 2)}/{number:02d}.png" for number in range(num)]
     for number, name in enumerate(names):
         data = png(number, modes[number % 5], sides[number % 4])
+        if number == 8:
+            data = dicom(np.random.default_rng(number).integers(0, 4096, sides[0], dtype=np.uint16), RLELossless)
         if name in BAD:
             data = {"zero bytes": b"", "truncated": data[: len(data) // 2], "neither a PNG": b"no picture"}[BAD[name]]
         (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures for reader tests: what Pillow makes of them, every kind of PNG and JPEG, every class of broken file."""
+"""Pictures for reader tests: what Pillow makes of them, every kind of PNG, JPEG, DICOM, every class of broken file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from dicoms import dicom
 from PIL import Image
+from pydicom import dcmread
+from pydicom.misc import is_dicom
+from pydicom.uid import RLELossless
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
@@ -35,9 +39,12 @@ def requests(files: list[str], batch: int) -> list[Request]:
 
 def by_pillow(file: str | Path, size: int) -> torch.Tensor:
     """What every reader has to give for `file`, uint8 [S, S]; 16-bit samples by their high byte."""
-    with Image.open(file) as image:
-        deep = image.mode.startswith("I")
-        grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image.convert("L")
+    if is_dicom(file):
+        grey = Image.fromarray(dcmread(file).pixel_array)
+    else:
+        with Image.open(file) as image:
+            deep = image.mode.startswith("I")
+            grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if deep else image.convert("L")
     return torch.from_numpy(np.array(grey.resize((size, size), Image.Resampling.BILINEAR)))
 
 
@@ -58,7 +65,7 @@ def saved(mode: str, array: np.ndarray, kind: str = "PNG", **options: object) ->
 
 
 def kinds(rng: np.random.Generator, side: int = 96) -> dict[str, bytes]:
-    """A noise image of each kind of PNG and JPEG, by name."""
+    """A noise image of each kind of PNG and JPEG, and a DICOM, by name."""
     colour = rng.integers(0, 256, (side, side, 4)).astype(np.uint8)
     grey, deep = colour[..., 0], rng.integers(0, 65536, (side, side)).astype(np.uint16)
     flat = np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=2)
@@ -68,6 +75,7 @@ def kinds(rng: np.random.Generator, side: int = 96) -> dict[str, bytes]:
         "NIH's RGBA": saved("RGBA", flat), "uncompressed": saved("L", grey, compress_level=0),
         "JPEG": saved("L", grey, "JPEG"), "RGB JPEG": saved("RGB", colour, "JPEG"),
         "progressive": saved("RGB", colour, "JPEG", progressive=True), "CMYK JPEG": saved("CMYK", colour, "JPEG"),
+        "DICOM": dicom(grey, RLELossless),
     }  # fmt: skip
 
 

@@ -18,6 +18,7 @@ UNIMPORTED = {  # declared for what they do without being imported by name
     "onnx": "imported by onnxscript",
     "onnxscript": "imported by torch.onnx",
     "tensorboard": "imported by torch.utils.tensorboard",
+    **dict.fromkeys(("pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg"), "called by pydicom"),
 }
 OF_DEVELOPMENT = ("dev", "docs")  # their distributions are for tests, benchmarks, linting and the documentation
 

@@ -63,6 +63,7 @@ HEAVY = {
     "nvidia",
     "cuda",
     "imagecodecs",
+    "pydicom",
     "timm",
     "torchvision",
     "tensorboard",

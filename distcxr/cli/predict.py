@@ -13,8 +13,8 @@ _Words = Annotated[
     list[str],
     typer.Argument(
         metavar="RUN... IMAGE|FOLDER|CSV...", show_default=False,
-        help="run folders or checkpoints, several are averaged; then images (PNG, JPEG), folders of them, tables "
-        "with a column of paths",
+        help="run folders or checkpoints, several are averaged; then images (PNG, JPEG, DICOM), folders of them, "
+        "tables with a column of paths",
     ),
 ]  # fmt: skip
 _Out = Annotated[

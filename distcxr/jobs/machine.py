@@ -22,6 +22,7 @@ from distcxr.runfolder.storage import in_units
 from distcxr.version import __version__
 
 EXTRAS = {
+    "dicom": "DICOM images",
     "dali": "data.loader=dali",
     "onnx": "distcxr export RUN model.onnx",
     "gpu": "data.loader=gpu: PNGs inflated and packs decoded on the GPU",

@@ -135,8 +135,8 @@ class Data(Section):
     """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
     it with `data.dataset: nih`."""
     source: Literal["png", "npz", "pack"] = "png"
-    """What the pixels are read from: `png` the image files (PNG or JPEG), `pack` the same images out of a few large
-    files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file (its default). Decoded
+    """What the pixels are read from: `png` the image files (PNG, JPEG or DICOM), `pack` the same images out of a few
+    large files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file (its default). Decoded
     arrays of other datasets are what `distcxr cache` makes and `loader: cache` reads."""
     reader: FunctionName | None = None
     """`module:function`, which reads an image file in place of distcxr's PNG and JPEG decoders (docs/own_parts.md)."""

@@ -9,7 +9,7 @@ import pytest
 from pictures import saved
 from PIL import Image
 
-from distcxr.data.pixels import decode
+from distcxr.data.pixels import jpeg
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import UnreadableImage
 
@@ -79,6 +79,6 @@ def test_what_follows_the_image_does_not_count() -> None:
 
 
 def test_huge_images_are_refused_before_they_are_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_PIXELS", 224 * 160 - 1)
+    monkeypatch.setattr(jpeg, "MAX_PIXELS", 224 * 160 - 1)
     with pytest.raises(UnreadableImage, match="its size is 224 x 160, more than 35839 pixels"):
         decode_grey(KINDS["grey"])

@@ -24,7 +24,7 @@ def test_unreadable_images_are_found_and_left_out(tmp_path: Path) -> None:
     everything = np.arange(len(whole.index))
     reasons = find_unreadable(whole.index, whole.index.files, everything, 2, done.append)
     assert sorted(reasons) == sorted(os.fsdecode(whole.index.path[row]) for row in bad)
-    assert set(reasons.values()) == {"neither a PNG nor a JPEG"} and done[-1] == len(everything)
+    assert set(reasons.values()) == {"neither a PNG nor a JPEG nor a DICOM"} and done[-1] == len(everything)
     listed = tmp_path / "quarantine.csv"
     write_quarantine(listed, reasons)
     assert read_quarantine(listed, whole.index) == reasons

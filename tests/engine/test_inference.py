@@ -18,7 +18,9 @@ import pandas as pd
 import pytest
 import tiny
 import torch
+from dicoms import dicom
 from PIL import Image
+from pydicom.uid import RLELossless
 
 import distcxr
 from distcxr.api import NOT_CLINICAL, Predictor
@@ -281,6 +283,27 @@ def test_the_verb(
     assert len(alone) == len(files) * 14
     kept = read_predictions(finished / "predictions_test.csv").logits_NC.ravel()
     np.testing.assert_allclose(alone["logit"], kept, atol=1e-3)  # in other batches
+
+
+def test_dicoms_are_images_like_others(
+    finished: Path, predictor: Predictor, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """By the verb, from a folder with names as archives have them, and in Python."""
+    folder, pixels_NHW = tmp_path / "study", [np.asarray(Image.open(file)) for file in files[:2]]
+    folder.mkdir()
+    (folder / "IM0").write_bytes(dicom(pixels_NHW[0], ViewPosition="LL"))
+    (folder / "b.dcm").write_bytes(dicom(255 - pixels_NHW[1], RLELossless, PhotometricInterpretation="MONOCHROME1"))
+    (folder / "c.dcm").write_bytes(dicom(pixels_NHW[1], PixelData=None))
+    assert call(monkeypatch, finished, folder, "--out", tmp_path / "out.csv", "--explain", tmp_path / "heat") == 0
+    error = capsys.readouterr().err
+    assert "IM0: a lateral view (LL), by its tags" in error and "c.dcm: a DICOM without pixels (Digital X-Ray" in error
+    table, expected = pd.read_csv(tmp_path / "out.csv"), predictor.predict(files[:2])
+    assert (table["logit"].dropna().to_numpy(np.float32) == expected["logit"].to_numpy()).all()
+    assert {path.name.partition("_")[0] for path in (tmp_path / "heat").iterdir()} == {"IM0", "b"}
+    assert torch.equal(predictor.transform(folder / "b.dcm"), predictor.transform(files[1]))
+    (found,) = predictor.explain(folder / "IM0", ["Mass"])
+    assert found.heat.shape == pixels_NHW[0].shape
 
 
 @pytest.mark.parametrize(

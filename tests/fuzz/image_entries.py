@@ -1,4 +1,4 @@
-"""PNG, JPEG and HTJ2K files, and the compiled loops under them.
+"""PNG, JPEG, HTJ2K and DICOM files, and the compiled loops under them.
 
 Checksums are made right after the bytes were spoilt, so that what they protect is reached.
 """
@@ -14,16 +14,19 @@ from contextlib import suppress
 from random import Random
 
 import numpy as np
+from dicoms import ENCODERS, PLAIN, dicom, table
 from fuzz.guarded import FITS, before_a_wall, behind_a_wall
 from fuzz.harness import Entry
 from fuzz.mutations import NUMBERS, of, spoil_bytes
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.uid import JPEGBaseline8Bit
 
 from distcxr.data.pixels.decode import decode_grey, load_kernels
 from distcxr.data.pixels.htj2k import START, encode_htj2k
 from distcxr.data.pixels.image_bytes import HARMLESS, SIGNATURE, UnreadableImage
 from distcxr.data.pixels.png import decode_png, inflate_rows
+from distcxr.data.pixels.remarks import remarks
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.phantom.png_encoder import encode_png
 
@@ -300,6 +303,48 @@ def run_htj2k(data: bytes) -> None:
     checked(decode_grey(START + data[len(START) :]))
 
 
+# DICOM
+
+
+@functools.cache
+def dicom_seeds() -> tuple[bytes, ...]:
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 50), dtype=np.uint16)
+    window = {"BitsStored": 12, "HighBit": 11, "WindowCenter": "2000", "WindowWidth": "3000", "RescaleSlope": "1.5",
+              "RescaleIntercept": "-10"}  # fmt: skip
+    return (
+        dicom(_noise(40, 50)), dicom(deep, **window, VOILUTFunction="SIGMOID"),
+        dicom(deep, VOILUTSequence=table(np.arange(0, 4096, 4), 100, 12), PhotometricInterpretation="MONOCHROME1"),
+        dicom(deep.view(np.int16), PLAIN[1], **window, PixelPaddingValue=7, ViewPosition="LL"),
+        *(dicom(_noise(40, 50), syntax) for syntax in ENCODERS), dicom(_noise(40, 50), PLAIN[3]),
+    )  # fmt: skip
+
+
+@functools.cache
+def _streams() -> list[tuple[str, NDArray[np.generic], bytes]]:
+    deep = np.random.default_rng(0).integers(0, 4096, (40, 50), dtype=np.uint16)
+    images = [(syntax, image) for syntax in ENCODERS for image in (_noise(40, 50), deep)]
+    return [
+        (syntax, image, ENCODERS[syntax](image))
+        for syntax, image in images
+        if (syntax, image.itemsize) != (JPEGBaseline8Bit, 2)
+    ]
+
+
+def spoil_dicom(data: bytes, rng: Random, seeds: Sequence[bytes]) -> bytes:
+    """The file; or what is compressed in it, so that its tags are right."""
+    if rng.random() < 0.5:
+        return spoil_bytes(data, rng, seeds)
+    syntax, image, stream = rng.choice(_streams())
+    return dicom(image, syntax, stream=spoil_bytes(stream, rng) or b"x")
+
+
+def run_dicom(data: bytes) -> None:
+    data = data[:128] + b"DICM" + data[132:]
+    image = decode_grey(data)
+    checked(image)
+    remarks(data, image, 32)
+
+
 def run_any(data: bytes) -> None:
     checked(decode_grey(data))
 
@@ -309,6 +354,7 @@ ENTRIES = (
     Entry("kernels", png_seeds, of(spoil_png), run_kernels, (), share=3.0),
     Entry("jpeg", jpeg_seeds, of(spoil_jpeg), run_jpeg, (UnreadableImage,), share=0.7),
     Entry("htj2k", htj2k_seeds, of(spoil_htj2k), run_htj2k, (UnreadableImage,)),
+    Entry("dicom", dicom_seeds, of(spoil_dicom), run_dicom, (UnreadableImage,)),
     Entry(
         "any-image", lambda: (*png_seeds()[:3], *jpeg_seeds()[:3], *htj2k_seeds()[:2]), of(spoil_bytes), run_any,
         (UnreadableImage,),

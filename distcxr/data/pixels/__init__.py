@@ -1,1 +1,1 @@
-"""Image decoding and resizing: PNG, JPEG and HTJ2K to grey uint8 [H, W], on a CPU or GPU, exact against references."""
+"""Images to grey uint8 [H, W]: PNG, JPEG, DICOM, HTJ2K; and resizing. On a CPU or GPU, exact against references."""

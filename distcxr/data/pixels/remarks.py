@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distcxr.data.pixels.dicom import is_dicom
+from distcxr.data.pixels.dicom_remarks import dicom_remarks
 from distcxr.data.pixels.image_bytes import SIGNATURE
 
 _DEPTH_AT, _COLOUR_AT = 24, 25  # of a PNG's header chunk, which comes first
@@ -24,7 +26,8 @@ _LONG = 2
 def remarks(data: bytes, grey_HW: NDArray[np.uint8], size: int) -> list[str]:
     """Sentences about an image that can be read; none for what X-ray data sets are made of.
 
-    Costs nothing for a grey image of 8 bits, and a second decoding, in thumbnail size, for one with colours.
+    Costs nothing for a grey image of 8 bits, a second decoding, in thumbnail size, for one with colours, and a second
+    parsing for a DICOM.
 
     Args:
         data: the file's bytes, and `grey_HW` what `decode_grey` made of them.
@@ -45,6 +48,8 @@ def remarks(data: bytes, grey_HW: NDArray[np.uint8], size: int) -> list[str]:
         )
     elif brightest == grey_HW.min():
         found.append("all of it is one grey level")
+    if is_dicom(data):
+        return found + dicom_remarks(data)
     if (chroma := _chroma(data)) >= _COLOURFUL:
         found.append(f"a colour photo? Its channels are {chroma:.0f} of 255 levels apart on average; X-rays are grey")
     if _is_png(data) and b"acTL" in data[: data.find(b"IDAT")]:

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from distcxr.data.index import SampleIndex
+from distcxr.data.pixels.dicom import PREAMBLE_BYTES, is_dicom
 from distcxr.data.sources.image_paths import IMAGE_SUFFIXES
 from distcxr.data.sources.label_columns import UNKNOWN, attributes, make_index
+from distcxr.regular import open_regular
 from distcxr.tables import Table, read_table
 
 _TABLES = (".csv", ".csv.gz")
@@ -69,8 +71,8 @@ class ImageFiles:
 def find_images(paths: Iterable[str | os.PathLike[str]], column: str | None = None) -> ImageFiles:
     """The images that `paths` mean.
 
-    A folder stands for every PNG and JPEG in it and below, sorted, without hidden ones; a CSV table for its column of
-    paths, relative to the table's folder, with age, sex and view where it has them; anything else for itself.
+    A folder stands for every PNG, JPEG and DICOM in it and below, sorted, without hidden ones; a CSV table for its
+    column of paths, relative to the table's folder, with age, sex and view where it has them; anything else for itself.
 
     Args:
         column: of tables; by default the only one, or the one called `path`, `file`, `image` or the like.
@@ -97,12 +99,26 @@ def _add_folder(found: ImageFiles, folder: Path) -> None:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):  # macOS leaves ._x.png beside x.png
             file = os.path.join(parent, name)
-            if name.lower().endswith(IMAGE_SUFFIXES):
+            if _is_image(file):
                 found.add(file, file)
             else:
                 found.passed_over.append(file)
     if len(found) == before:
         raise ValueError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}), and no folder in it does")
+
+
+def _is_image(file: str) -> bool:
+    """By the ending of its name; where that has none, or a number, as DICOMs of archives do, by its first bytes."""
+    name = os.path.basename(file).lower()
+    ending = os.path.splitext(name)[1]
+    if name.endswith(IMAGE_SUFFIXES) or (ending and not ending[1:].isdigit()) or name == "dicomdir":
+        return name.endswith(IMAGE_SUFFIXES)
+    try:
+        descriptor, _ = open_regular(file)
+    except OSError:
+        return False
+    with os.fdopen(descriptor, "rb") as stream:
+        return is_dicom(stream.read(PREAMBLE_BYTES))
 
 
 def _add_table(found: ImageFiles, path: Path, column: str | None) -> None:

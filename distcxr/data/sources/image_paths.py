@@ -23,7 +23,7 @@ from distcxr.tables import Table
 
 logger = logging.getLogger(__name__)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom")
 
 _LIST_THREADS = 16  # a network file system answers many at once
 
