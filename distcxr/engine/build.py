@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Best, Checkpoint
-from distcxr.engine.compatible import check_beginnings, check_data, log_after_divergence
+from distcxr.engine.compatible import begins_again, check_beginnings, check_data, log_after_divergence
 from distcxr.engine.conditions import log_changed
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.opening import batch_plan, build_setup, log_start
@@ -20,7 +21,7 @@ from distcxr.engine.own_functions import check_functions, with_same_sources
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.saver import Saver
 from distcxr.engine.saving import check_room
-from distcxr.engine.stages import name_parameters, plan_stages
+from distcxr.engine.stages import Stage, name_parameters, plan_stages
 from distcxr.engine.state import Run, StepLog, TrainState
 from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
@@ -55,7 +56,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     best, steps_problem = runtime.decided_by_main(lambda: _looked_after(checkpoint, folder))
     if runtime.is_main:
         log_to_file(folder / filenames.LOG)
-        total_steps = sum(stage.horizon.total_steps for stage in stages)
+    state, is_anew = _state(recipe, folder, checkpoint, stages)
+    if runtime.is_main:
+        total_steps = state.stage_step + sum(stage.horizon.total_steps for stage in stages[state.stage - 1 :])
         total_steps = min(total_steps, recipe.train.max_steps or total_steps)
         describe(folder, recipe, runtime, dataset, name=recipe_name, total_steps=total_steps)
     _log_start(recipe, runtime, dataset, plan, folder)
@@ -69,7 +72,6 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         if runtime.device.type != "cuda":
             raise ValueError("train.sync_bn=true needs GPUs: PyTorch's SyncBatchNorm has no CPU kernels")
         setup = replace(setup, module=sync_batchnorm(setup.module))
-    state = _state(recipe, folder, checkpoint)
     earlier = run_folder_of(checkpoint.path) if checkpoint else None
     mode = choose_mode(setup, stages[state.stage - 1], folder, earlier)
     set_mode(setup.module, mode)
@@ -99,7 +101,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     logger.info("warm-up: two batches that change nothing")
     warm_up(setup, run.training)
     if checkpoint is not None:
-        checkpoints.load_training(checkpoint, run)
+        if not is_anew:
+            checkpoints.load_training(checkpoint, run)
         log_changed(checkpoint.meta.get("conditions", {}), setup)
         logger.info(f"resumed from {checkpoint.path}: step {state.step}, epoch {state.epoch}, batch {state.batch}")
     run.training.log_stage()
@@ -122,33 +125,76 @@ def _looked_after(checkpoint: Checkpoint | None, folder: Path) -> tuple[Best, st
     return best, check_steps(folder, checkpoint.meta) if is_same else None
 
 
-def _state(recipe: Recipe, folder: Path, checkpoint: Checkpoint | None) -> TrainState:
-    """The checkpoint's state, or that of a beginning."""
+def _state(
+    recipe: Recipe, folder: Path, checkpoint: Checkpoint | None, stages: Sequence[Stage]
+) -> tuple[TrainState, bool]:
+    """The checkpoint's state, or that of a beginning; and whether a stage begins with the checkpoint's weights and
+    history alone, without its optimiser."""
+    asked = recipe.train.stage or 1
     if checkpoint is not None:
-        return TrainState(**checkpoint.meta["state"])
-    stage = recipe.train.stage or 1
-    if stage > 1:
-        left = stage_folder(folder, stage - 1)
+        state = TrainState(**checkpoint.meta["state"])
+        if not begins_again(recipe, checkpoint) and not _skips_to(asked, recipe, state, stages):
+            return state, False
+        _check_anew(recipe, folder, checkpoint, stages[asked - 1])
+        logger.info(
+            f"{stages[asked - 1].title or 'training'} begins with the weights and the history of {checkpoint.path} "
+            f"(step {state.step}, in stage {state.stage}) and a new optimiser"
+        )
+        state.begin_stage(asked)
+        return state, True
+    if asked > 1:
+        left = stage_folder(folder, asked - 1)
         logger.warning(
-            f"train.stage={stage}: there is no {left}, so stage {stage} begins with "
+            f"train.stage={asked}: there is no {left}, so stage {asked} begins with "
             f"model.weights={recipe.model.weights}"
         )
-    return TrainState(stage=stage)
+    return TrainState(stage=asked), False
+
+
+def _skips_to(asked: int, recipe: Recipe, state: TrainState, stages: Sequence[Stage]) -> bool:
+    """Whether the stage `asked` begins although the one before it has not ended, from a checkpoint that is named."""
+    if asked <= state.stage or recipe.train.resume in ("auto", "never"):
+        return False
+    steps, rule = state.step - state.stage_step, recipe.train.early_stop
+    return asked > state.stage + 1 or not stages[state.stage - 1].has_ended(steps, state.validations, rule)
+
+
+def _check_anew(recipe: Recipe, folder: Path, checkpoint: Checkpoint, stage: Stage) -> None:
+    """Refuse what a stage can't begin with that does not follow on the checkpoint's own."""
+    earlier = run_folder_of(checkpoint.path)
+    if earlier is not None and earlier.resolve() == folder.resolve():
+        raise ValueError(
+            f"train.stage={stage.number} would begin anew in {folder}, over what its run has left of that stage and "
+            "later ones: give another output=FOLDER"
+        )
+    if stage.carry:
+        raise ValueError(
+            f"train.stages.{stage.number - 1}.optimizer=carry takes over the moments of the end of the stage before, "
+            f"which {checkpoint.path} is not: set optimizer=new to begin with its weights"
+        )
 
 
 def _check_begin(run: Run) -> None:
-    """Refuse `train.stage` where the checkpoint is before it; log it where the stage has begun already."""
-    asked, stage = run.setup.recipe.train.stage, run.state.stage
-    wanted = asked or 1
-    if asked is not None and run.state.step > run.state.stage_step and stage >= wanted:
+    """Refuse `train.stage` where the checkpoint is before it, or at its end; log where the stage has begun already."""
+    train, state = run.setup.recipe.train, run.state
+    asked, stage = train.stage, state.stage
+    if asked is None:
+        return
+    if state.step > state.stage_step and stage >= asked:
+        if stage == asked and run.stage_ended and train.resume not in ("auto", "never"):
+            raise ValueError(
+                f"train.stage={asked}, but {train.resume} is at the end of it: give its stage-{asked} to begin stage "
+                f"{asked} again, or leave out train.stage to go on"
+            )
         logger.info(
-            f"train.stage={wanted}: the run is in stage {stage} already and resumes there. To begin stage {wanted} "
-            f"again, give train.resume={stage_folder(run.folder, wanted - 1)} and another output=FOLDER"
+            f"train.stage={asked}: the run is in stage {stage} already and resumes there. To begin stage {asked} "
+            "again, give train.resume=CHECKPOINT, the weights to begin with, and another output=FOLDER"
         )
-    if stage < wanted and not (stage == wanted - 1 and run.stage_ended):
+    if stage < asked and not (stage == asked - 1 and run.stage_ended):
         raise ValueError(
-            f"train.stage={wanted}, but the run to resume is at step {run.state.step}, in stage {stage}: leave out "
-            f"train.stage to resume it, or give another output=FOLDER to begin stage {wanted} with model.weights"
+            f"train.stage={asked}, but the run to resume is at step {state.step}, in stage {stage}: leave out "
+            f"train.stage to resume it, or give another output=FOLDER to begin stage {asked}: with model.weights, or "
+            f"with train.resume={run.folder} with what this run has learnt"
         )
 
 

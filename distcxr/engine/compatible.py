@@ -16,7 +16,7 @@ from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_c
 from distcxr.recipe import Recipe
 from distcxr.recipe.keys import IDENTITY_FREE
 from distcxr.runfolder.diverged import newest_end
-from distcxr.runfolder.layout import run_folder_of
+from distcxr.runfolder.layout import is_end_of_stage, run_folder_of
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,8 @@ def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
     """Refuse to resume training from a checkpoint of another recipe, naming the keys that differ.
 
-    With `train.stage` the stages from there on may differ, if the checkpoint has not begun them; and the keys that tame
-    a run may where it diverged after the checkpoint.
+    With `train.stage` the stages that begin after the checkpoint may differ; and the keys that tame a run may where it
+    diverged after the checkpoint.
     """
     allowed = () if _diverged_after(checkpoint) is None else TAMING
     lines = [
@@ -83,6 +83,18 @@ def _check_sources(checkpoint: Checkpoint, now: Mapping[str, str]) -> None:
     if not is_change_allowed():
         raise CheckpointError(f"{lines}\n{HOW_TO_ALLOW}, or begin another run with another output=FOLDER")
     logger.warning(f"{lines}\n{ALLOW_VARIABLE}=allow: from here on it is a run of two sources: report both")
+
+
+def begins_again(recipe: Recipe, checkpoint: Checkpoint) -> bool:
+    """Whether `train.stage` and `train.resume` mean to begin a stage that the checkpoint has left.
+
+    A `stage-<n>` has left stage n; another checkpoint in stage n is in the middle of it, unless its run has ended.
+    """
+    train, state = recipe.train, checkpoint.meta["state"]
+    if train.stage is None or train.resume in ("auto", "never"):
+        return False
+    begun, left = int(state["stage"]), state["ended"] or is_end_of_stage(checkpoint.path)
+    return train.stage <= begun if left else train.stage < begun
 
 
 def log_after_divergence(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -117,9 +129,12 @@ def _differing(checkpoint: Checkpoint, recipe: Recipe) -> list[tuple[str, Any, A
     if whole.identity() == recipe.identity():
         return []
     theirs, ours = (_flat(one.model_dump(mode="json")) for one in (whole, recipe))
-    begun = checkpoint.meta["state"]["stage"]
-    later = range(begun, max(len(recipe.train.stages), len(whole.train.stages)))
-    new = [f"train.stages.{number}" for number in later] if recipe.train.stage == begun + 1 else []
+    begun, asked = checkpoint.meta["state"]["stage"], recipe.train.stage or 0
+    if begins_again(recipe, checkpoint):
+        first = asked - 1
+    else:
+        first = begun if asked > begun else len(ours)  # none
+    new = [f"train.stages.{number}" for number in range(first, max(len(recipe.train.stages), len(whole.train.stages)))]
     free = tuple(f"{section}." for section in (*IDENTITY_FREE, *new))
     return [
         (key, theirs.get(key), ours.get(key))

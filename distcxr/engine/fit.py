@@ -120,7 +120,7 @@ def leave(run: Run) -> NoReturn:
 def begin_next_stage(run: Run) -> None:
     """Enter the stage after this one."""
     with SIGNS.stage(run.state.step):
-        run.state.begin_stage()
+        run.state.begin_stage(run.state.stage + 1)
         run.training.begin(run.stages[run.state.stage - 1])
         run.steps.recent.clear()  # the stage may have another loss
         warm_up(run.setup, run.training)

@@ -23,7 +23,7 @@ from distcxr.recipe import train as recipe_train
 from distcxr.recipe.augmentation import Augment
 from distcxr.recipe.keys import to_steps
 from distcxr.recipe.loss import Loss
-from distcxr.recipe.train import Schedule
+from distcxr.recipe.train import EarlyStop, Schedule
 from distcxr.schedule import lr_at, reductions
 
 
@@ -94,6 +94,12 @@ class Stage:
             total_steps=horizon.total_steps, min_lr=schedule.min_lr, factor=schedule.factor,
             factor_every=horizon.factor_every, reductions=reductions(validations, schedule.patience),
         )  # fmt: skip
+
+    def has_ended(self, steps: int, validations: Sequence[float | None], rule: EarlyStop) -> bool:
+        """Whether it has no step left after `steps` updates, or by its `validations` so far no longer helps."""
+        return steps == self.horizon.total_steps or stops_early(
+            validations, patience=rule.patience, min_delta=rule.min_delta
+        )
 
 
 def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], plan: BatchPlan) -> tuple[Stage, ...]:

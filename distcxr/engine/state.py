@@ -16,7 +16,7 @@ from torch import Tensor
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.saver import Saver
 from distcxr.engine.setup import Setup
-from distcxr.engine.stages import Horizon, Stage, stops_early
+from distcxr.engine.stages import Horizon, Stage
 from distcxr.engine.training import Training
 from distcxr.models.ema import Ema
 from distcxr.runfolder.loss_spikes import NUM_BEFORE
@@ -80,11 +80,12 @@ class TrainState:
         if self.batch == steps_per_epoch:
             self.epoch, self.batch = self.epoch + 1, 0
 
-    def begin_stage(self) -> None:
-        """Count one stage and put the cursor at the start of an epoch."""
+    def begin_stage(self, number: int) -> None:
+        """Enter stage `number` and put the cursor at the start of an epoch."""
         if self.batch:
             self.epoch += 1
-        self.stage, self.stage_step, self.batch, self.validations = self.stage + 1, self.step, 0, []
+        self.stage, self.stage_step, self.batch, self.validations = number, self.step, 0, []
+        self.ended = self.owes_validation = False
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -146,10 +147,8 @@ class Run:
     @property
     def stage_ended(self) -> bool:
         """Whether the stage has no step left, or no longer helps."""
-        if self.state.step - self.state.stage_step == self.horizon.total_steps:
-            return True
-        rule = self.setup.recipe.train.early_stop
-        return stops_early(self.state.validations, patience=rule.patience, min_delta=rule.min_delta)
+        steps, rule = self.state.step - self.state.stage_step, self.setup.recipe.train.early_stop
+        return self.stage.has_ended(steps, self.state.validations, rule)
 
     @property
     def out_of_steps(self) -> bool:

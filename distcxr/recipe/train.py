@@ -94,8 +94,9 @@ class Train(Section):
     """Training in parts, one after the other, in place of `train.epochs`, `optim.lr` and `train.trainable`."""
     stage: PositiveInt | None = None
     """Begin with this stage, counted from 1: from the checkpoint that the stage before it left in `output`, or without
-    one from `model.weights`. A run that has begun it resumes. Null begins with the first, or where a resumed run
-    stopped."""
+    one from `model.weights`. A run that has begun it resumes. With `train.resume` and the path of a checkpoint, of
+    whatever stage, it begins with that one's weights and history, in another `output`; a checkpoint from the middle of
+    this stage resumes. Null begins with the first, or where a resumed run stopped."""
     trainable: list[str] | None = None
     """Parameters that are trained: names, beginnings of names up to a dot (`layer4`), or patterns with `*`; `head` is
     the last layer, or the head of `model.head`, whatever the network calls it. null trains all."""

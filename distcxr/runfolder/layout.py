@@ -48,6 +48,11 @@ def stage_folder(run_folder: Path, number: int) -> Path:
     return run_folder / CHECKPOINTS / f"{_STAGE}{number}"
 
 
+def is_end_of_stage(checkpoint: Path) -> bool:
+    """Whether it is what a stage left, by its name."""
+    return checkpoint.name.startswith(_STAGE)
+
+
 def last_folders(run_folder: Path) -> list[Path]:
     """`last-*` folders of a run, newest first."""
     found = checkpoints_of(run_folder).glob(f"{_LAST}*")

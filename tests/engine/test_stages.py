@@ -29,6 +29,15 @@ STAGES = (
 CHEAP = ("eval.splits=[]", "checkpoint.every=100ep", "train.global_batch_size=8")
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run through all of `STAGES`."""
+    folder = tmp_path_factory.mktemp("straight")
+    tiny.phantom(folder)
+    tiny.train(folder, STAGES, *CHEAP, f"output={folder / 'run'}")
+    return folder / "run"
+
+
 def trained(run: tiny.Run) -> set[str]:
     """First parts of the names of what requires a gradient."""
     return {name.split(".")[0] for name, parameter in run.setup.module.named_parameters() if parameter.requires_grad}
@@ -76,10 +85,8 @@ def test_only_what_a_stage_trains_changes(tmp_path: Path) -> None:
     assert changed(second, third) == {"head.weight", "head.bias"}
 
 
-def test_the_run_goes_through_all_stages(tmp_path: Path) -> None:
-    tiny.phantom(tmp_path)
-    tiny.train(tmp_path, STAGES, *CHEAP, f"output={tmp_path / 'run'}")
-    folder = tmp_path / "run"
+def test_the_run_goes_through_all_stages(straight: Path) -> None:
+    folder = straight
     history = tiny.rows(folder / "history.csv")
     assert [(row["epoch"], row["stage"]) for row in history] == [("0", "1"), ("1", "2"), ("2", "2"), ("3", "3")]
     steps = tiny.rows(folder / "steps.csv")
@@ -134,11 +141,10 @@ def test_carry_keeps_the_moments_of_what_was_trained(tmp_path: Path) -> None:
     assert bias not in run.training.optimizer.state
 
 
-def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
+def test_a_stage_begins_where_the_one_before_ended(straight: Path, tmp_path: Path) -> None:
     """`train.stage=3` resumes from `stage-2` as the straight run did, and its own keys may be others."""
     tiny.phantom(tmp_path)
-    straight, again = tmp_path / "straight", tmp_path / "again"
-    tiny.train(tmp_path, STAGES, *CHEAP, f"output={straight}")
+    again = tmp_path / "again"
     (again / "checkpoints").mkdir(parents=True)
     for name in ("stage-2", "best"):
         shutil.copytree(straight / "checkpoints" / name, again / "checkpoints" / name)
@@ -161,6 +167,51 @@ def test_a_stage_begins_where_the_one_before_ended(tmp_path: Path) -> None:
     assert run.stage.base_lr == 0.1 and run.state.ended
     with pytest.raises(ValueError, match=r"holds newer checkpoints than stage-2 .*: they would be lost"):
         tiny.build(tmp_path, *hotter, "train.stage=3", "train.resume=never")
+
+
+@pytest.mark.parametrize(("left", "asked"), [("stage-3", 2), ("stage-2", 2), ("stage-1", 3)])
+def test_any_checkpoint_begins_any_stage(straight: Path, tmp_path: Path, left: str, asked: int) -> None:
+    """With its weights and history; the stage that begins and those after it may have other keys."""
+    tiny.phantom(tmp_path)
+    path, output = straight / "checkpoints" / left, tmp_path / "branch"
+    theirs = open_checkpoint(path)
+    new = (f"train.stages.{asked - 1}.lr=7e-3", "train.stages.2.optimizer=new", f"train.stage={asked}")
+    run = tiny.build(tmp_path, STAGES, *CHEAP, *new, f"train.resume={path}", f"output={output}")
+    assert (run.stage.number, run.state.stage_step, run.state.batch) == (asked, theirs.step, 0)
+    assert run.state.history == theirs.meta["state"]["history"] and not run.state.validations
+    assert run.stage.base_lr == 7e-3 and not run.training.optimizer.state and not run.state.ended
+    begun = run.setup.module.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in weights(path).items())
+    if left == "stage-2":  # begun again, as after it
+        return
+    fit(run)
+    stages = [row["stage"] for row in tiny.rows(output / "history.csv")]
+    assert stages == {"stage-1": ["1", "3"], "stage-3": ["1", "2", "2", "3", "2", "2", "3"]}[left] and run.state.ended
+    assert tiny.rows(output / "steps.csv")[0]["step"] == str(theirs.step + 1)
+    again = tiny.build(tmp_path, STAGES, *CHEAP, *new, f"output={output}")  # the same command after a crash, say
+    assert again.state.ended and again.state.step == run.state.step
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("train.stage=2", "train.resume={run}/checkpoints/stage-3", "output={run}"), "give another output=FOLDER"),
+        (("train.stage=3", "train.resume={run}/checkpoints/stage-1"), r"stages.2.optimizer=carry .* optimizer=new"),
+        (("train.resume={run}/checkpoints/stage-2", "train.stage=2", "train.stages.0.lr=1"), r"train.stages.0.lr: 0.0"),
+        (("train.stage=2", "train.resume={other}"), r"last-0+19 is at the end of it: give its stage-2"),
+    ],
+    ids=["in the run itself", "carry", "a stage before", "the end without its name"],
+)
+def test_beginnings_that_can_not_be_are_refused(
+    straight: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
+) -> None:
+    tiny.phantom(tmp_path)
+    end = open_checkpoint(straight / "checkpoints" / "stage-2")
+    other = tmp_path / f"last-{end.step:08d}"
+    shutil.copytree(end.path, other)
+    given = [override.format(run=straight, other=other) for override in overrides]
+    with pytest.raises(ValueError, match=message):
+        tiny.build(tmp_path, STAGES, *CHEAP, f"output={tmp_path / 'branch'}", *given)
 
 
 def test_a_stage_without_the_one_before_begins_with_the_recipes_weights(
