@@ -31,7 +31,7 @@ from distcxr.models.factory import check_named, sync_batchnorm
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
-from distcxr.runfolder.history import check_steps, rewind_steps, write_history
+from distcxr.runfolder.history import check_steps, rewind_steps, write_history, write_validations
 from distcxr.runfolder.layout import run_folder_of, stage_folder
 from distcxr.runtime import Runtime, log_to_file
 from distcxr.stall.watch import use_run_folder
@@ -110,6 +110,8 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         rewind_steps(folder, state.step)
         if state.history:
             write_history(folder, state.history)
+        if state.validated:
+            write_validations(folder, state.validated)
     if run.tracker:
         run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
     return run

@@ -65,6 +65,8 @@ class TrainState:
     """The newest validation: `step`, `val_loss`, `val_auroc`."""
     history: list[dict[str, Any]] = field(default_factory=list)
     """A row for every epoch, as in `history.csv`."""
+    validated: list[dict[str, Any]] = field(default_factory=list)
+    """A row for every validation of the run, as in `validations.csv`."""
     notes: list[str] = field(default_factory=list)
     """What was lost on the way and changes how the run ends, a sentence each: for its end and for its report."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from distcxr.engine.evaluate import evaluate
+from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.state import Run
 from distcxr.metrics.summary import Summary, area_text
+from distcxr.runfolder import filenames
+from distcxr.runfolder.history import write_validations
 from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
@@ -42,6 +44,7 @@ def validate(run: Run) -> bool:
         more.append(f"best {metric} so far {abs(state.best_score):.4f} at step {state.best_step}")
     logger.info(f"step {state.step}: validation{averaged} {', '.join([shown, *more])}")
     logger.info(f"lr {lr:g}; AUROC: {by_finding(scores.report)}")
+    _write(run, scores, lr, is_best=improved)
     if run.scheduled(run.horizon.eval_every):
         _log_what_follows(run)
     if run.tracker:
@@ -49,6 +52,30 @@ def validate(run: Run) -> bool:
         values = scores.report.scalars() | {tag: value for tag, value in tags.items() if value is not None}
         run.tracker.scalars(values, state.step)
     return improved
+
+
+def _write(run: Run, scores: Scores, lr: float, *, is_best: bool) -> None:
+    """Keep the validation's row, in place of one of the same step, and write all of them to `validations.csv`."""
+    state, best = run.state, best_so_far(run)
+    row = {
+        "step": state.step,
+        "epoch": state.epoch - (state.batch == 0),
+        "stage": state.stage,
+        "val_loss": scores.loss,
+        "val_auroc": scores.report.macro_auroc,
+        "val_accuracy": scores.accuracy,
+        "lr": lr,
+        "best": next(iter(best.values()), None),
+        "best_step": state.best_step,
+        "is_best": int(is_best),
+    } | {f"auroc_{name}": score.auroc for name, score in scores.report.findings.items()}
+    state.validated = [*(old for old in state.validated if old["step"] != state.step), row]
+    if run.setup.runtime.is_main:
+        try:
+            write_validations(run.folder, state.validated)
+        except OSError as error:  # the next validation writes it whole
+            path = run.folder / filenames.VALIDATIONS
+            logger.warning(f"{path} can't be written ({error.strerror or error}): tried again after the next one")
 
 
 def _log_what_follows(run: Run) -> None:

@@ -1,4 +1,5 @@
-"""The two tables that grow while a run trains: `steps.csv`, a row an update, and `history.csv`, a row an epoch.
+"""The tables that grow while a run trains: `steps.csv`, a row an update; `history.csv`, a row an epoch; and
+`validations.csv`, a row a validation.
 
 They are read while another process writes them: a row that is not whole yet is left out.
 """
@@ -143,6 +144,14 @@ def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `history.csv`, all epochs of it; None becomes an empty cell."""
     with being_written(run_folder / filenames.HISTORY) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, HISTORY_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_validations(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write `validations.csv`, all of a run's as `TrainState.validated` has them; None becomes an empty cell."""
+    with being_written(run_folder / filenames.VALIDATIONS) as part, part.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -21,8 +21,8 @@ def test_every_file_is_there(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
         "recipe.yaml", "environment.json", "log.txt", "tensorboard", "checkpoints", "steps.csv", "history.csv",
-        "predictions_val.csv", "predictions_test.csv", "metrics_val.json", "metrics_test.json", "operating.json",
-        "pictures", "report.html", "report.md", "report.json",
+        "validations.csv", "predictions_val.csv", "predictions_test.csv", "metrics_val.json", "metrics_test.json",
+        "operating.json", "pictures", "report.html", "report.md", "report.json",
     }  # fmt: skip
     assert sorted(name for name in names if name.startswith(".")) == [".images.npz", ".lock"]
 
@@ -66,6 +66,21 @@ def test_metrics_follow_from_predictions(finished: Path, split: str) -> None:
             assert entry["auroc"] is None and entry["reason"]
     defined = [metrics["findings"][name]["auroc"] for name in metrics["macro"]["findings"]]
     assert metrics["macro"]["auroc"] == pytest.approx(np.mean(defined), abs=1e-12)
+
+
+def test_a_row_a_validation_with_every_finding(finished: Path) -> None:
+    """Macro AUROC and loss are history's, `best` is the best so far, and the best row's areas are the report's."""
+    rows, history = tiny.rows(finished / "validations.csv"), tiny.rows(finished / "history.csv")
+    for name in ("step", "epoch", "stage", "val_loss", "val_auroc", "lr"):
+        assert [float(row[name]) for row in rows] == pytest.approx([float(row[name]) for row in history]), name
+    scores = [float(row["val_auroc"]) for row in rows]
+    assert [float(row["best"]) for row in rows] == list(np.maximum.accumulate(scores))
+    best = [row for row in rows if row["is_best"] == "1"][-1]
+    metrics = json.loads((finished / "metrics_val.json").read_text())
+    assert metrics["step"] == int(best["step"]) == int(rows[-1]["best_step"])
+    for name, entry in metrics["findings"].items():
+        written = best[f"auroc_{name}"]
+        assert (None if written == "" else pytest.approx(float(written))) == entry["auroc"], name
 
 
 def test_best_is_the_best_of_history(finished: Path) -> None:
