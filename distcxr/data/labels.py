@@ -75,13 +75,16 @@ def lost_findings(names: Sequence[str], before_L: NDArray[np.int64], after_L: ND
     return ", ".join(f"{name} ({before:,})" for name, before, after in counts if before and not after)
 
 
-def encode(labels: Sequence[str], findings: Sequence[str], where: Callable[[int], str]) -> NDArray[np.uint8]:
+def encode(
+    labels: Sequence[str], findings: Sequence[str], where: Callable[[int], str], hint: str = ""
+) -> NDArray[np.uint8]:
     """Label strings such as `"Mass|Nodule"` as multi-hot rows, uint8 [N, C]. Only whole tokens match.
 
     Args:
         labels: N strings, tokens joined by `|`.
         findings: the C columns of the result, every token that may occur.
         where: names file and line of a label, for errors.
+        hint: what to do about a name that is not in `findings`.
 
     Raises ValueError: a token that is not in `findings`, or "No Finding" next to a finding.
     """
@@ -89,7 +92,7 @@ def encode(labels: Sequence[str], findings: Sequence[str], where: Callable[[int]
     code_of: dict[str, int] = {}
     for row, label in enumerate(labels):
         if label not in code_of:
-            if problem := _problem(label.split("|"), findings):
+            if problem := _problem(label.split("|"), findings, hint):
                 raise ValueError(f"{where(row)}: label {label!r}: {problem}")
             code_of[label] = len(code_of)
     distinct = [set(label.split("|")) for label in code_of]
@@ -97,10 +100,10 @@ def encode(labels: Sequence[str], findings: Sequence[str], where: Callable[[int]
     return table_LC.reshape(-1, len(findings))[[code_of[label] for label in labels]]
 
 
-def _problem(tokens: list[str], known: Sequence[str]) -> str:
+def _problem(tokens: list[str], known: Sequence[str], hint: str) -> str:
     for token in tokens:
         if token not in known:
-            return _unknown(token, known)
+            return _unknown(token, known) + (f". {hint}" if hint and token else "")
     if NO_FINDING in tokens and len(tokens) > 1:
         return f"{NO_FINDING!r} contradicts the findings beside it"
     return ""

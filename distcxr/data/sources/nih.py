@@ -64,7 +64,10 @@ def read_nih(root: Path, data: Data, lister: Lister) -> SampleIndex:
     asking for 112,120 files one by one is slow on a network file system.
     """
     table = read_table(_find_csv(root), only=_COLUMNS, ragged=True)
-    index = index_labels(table, None if data.findings == "all" else NIH15)
+    index = index_labels(
+        table, None if data.findings == "all" else NIH15,
+        hint="If it is right, data.findings=all takes every name that the file holds",
+    )  # fmt: skip
     names = index.file_names(range(len(index)))
     folders, folder_of_row = _locate(root, lister(root), names)  # -1, absent: as if in the root, the last folder
     there = folder_of_row >= 0
@@ -78,11 +81,12 @@ def read_nih(root: Path, data: Data, lister: Lister) -> SampleIndex:
     return without_missing(index, there, data, table=table.path, layout=layout)
 
 
-def index_labels(table: Table, findings: Sequence[str] | None) -> SampleIndex:
+def index_labels(table: Table, findings: Sequence[str] | None, hint: str = "") -> SampleIndex:
     """Index every row of NIH's label file, as if its images lay beside it: for scoring predictions without pixels.
 
     Args:
         findings: columns of the targets, all that the file may hold; None takes every one that is there, sorted.
+        hint: as for `encode`.
 
     Raises ValueError for a label file that lacks a column, lists an image twice, names a path instead of a file, or
     holds an unknown finding or a patient id that is not a number; names the file and the line.
@@ -96,7 +100,7 @@ def index_labels(table: Table, findings: Sequence[str] | None) -> SampleIndex:
         table.path.parent,
         findings,
         _names(table),
-        encode(labels, findings, table.where),  # none is unknown
+        encode(labels, findings, table.where, hint),  # none is unknown
         patient_id=_patients(table),
         label_hash=table.content_hash,
         **attributes(table.path, cells, FRONTAL_VIEWS),
