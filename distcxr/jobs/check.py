@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from distcxr.data.dataset import Dataset, open_dataset
+from distcxr.data.order import BatchPlan
 from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_sources
+from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.jobs.grid import Planned
 from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
@@ -23,8 +25,8 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
         Parameters of each run's network by the run's name.
 
     Raises:
-        ValueError: labels or lists that can't be read, an unknown network, a tracker or a file of weights that is not
-            there. All of them are named.
+        ValueError: labels or lists that can't be read, an unknown network, stages or `train.trainable` that can't be, a
+            tracker or a file of weights that is not there. All of them are named.
     """
     mistakes: list[str] = []
     datasets: dict[str, Dataset | None] = {}
@@ -47,7 +49,7 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
                 mistakes.append(f"{run.name}: {error}")
         try:
             dataset = datasets[data]
-            num_parameters[run.name] = _num_parameters(recipe, dataset.index.findings if dataset else ("unknown",))
+            num_parameters[run.name] = _num_parameters(recipe, dataset)
             if dataset:
                 check_functions(recipe, dataset)
             _check_weights(run)
@@ -61,7 +63,9 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
     return num_parameters
 
 
-def _num_parameters(recipe: Recipe, findings: Sequence[str]) -> int:
+def _num_parameters(recipe: Recipe, dataset: Dataset | None) -> int:
+    """Of the recipe's network, which all of its stages fit."""
+    findings = ("unknown",) if dataset is None else dataset.index.findings
     try:
         if recipe.model.library == "python":  # may read files, and is tried
             raise NotImplementedError
@@ -69,6 +73,10 @@ def _num_parameters(recipe: Recipe, findings: Sequence[str]) -> int:
             module = build_network(recipe, findings)
     except NotImplementedError:  # torchvision's RegNets work their widths out with tensors
         module = build_network(recipe, findings)
+    if dataset is not None:
+        size = recipe.train.global_batch_size  # on how many ranks makes no difference to a stage's steps
+        plan = BatchPlan(global_batch_size=size, per_device_batch_size=size)
+        name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, plan), module)
     return sum(parameter.numel() for parameter in module.parameters())
 
 

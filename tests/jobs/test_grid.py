@@ -130,8 +130,27 @@ def test_a_run_is_told_apart_by_its_recipe_but_not_by_its_folder(tmp_path: Path)
 def test_a_network_that_can_not_be_built_without_numbers_is_built_with_them(tmp_path: Path) -> None:
     tiny.phantom(tmp_path, images=48, size=32)
     recipe = write(tmp_path, "regnet", "model: {name: regnet_y_400mf, weights: none}\n")
-    (run,) = plan([recipe], [f"data.root={tmp_path / 'phantom'}", "data.val_fraction=0.25"], tmp_path)
+    given = [f"data.root={tmp_path / 'phantom'}", "data.val_fraction=0.25", "train.global_batch_size=4"]
+    (run,) = plan([recipe], given, tmp_path)
     assert 3e6 < check_runs([run])["regnet"] < 5e6
+
+
+def test_stages_are_looked_at_before_the_first_run(tmp_path: Path) -> None:
+    tiny.phantom(tmp_path, images=48, size=32)
+    given = [f"data.root={tmp_path / 'phantom'}", "data.val_fraction=0.25", "train.global_batch_size=4"]
+    stages = "train: {{stages: [{{epochs: 1, trainable: [{}]}}, {{epochs: 1, schedule: {{warmup: {}st}}}}]}}\n"
+    network = "model: {name: resnet18, weights: none}\n"
+    recipes = [
+        write(tmp_path, name, network + stages.format(*values))
+        for name, values in {"good": ("layer4", 0), "typo": ("layer5", 0), "long": ("layer4", 9999)}.items()
+    ]
+    with pytest.raises(ValueError) as caught:
+        check_runs(plan(recipes, given, tmp_path))
+    said = str(caught.value)
+    assert "typo: trainable of stage 1 of 2: 'layer5' names no parameter" in said and "good" not in said
+    assert "long: stage 2 of 2: schedule.warmup is 9999 steps" in said
+    with pytest.raises(ValueError, match=r"good\.yaml.*\n.*train.stage=3: train.stages are 1, 2"):
+        plan(recipes[:1], [*given, "train.stage=1,3"], tmp_path)
 
 
 def test_data_networks_weights_and_trackers_are_looked_at_before_the_first_run(
