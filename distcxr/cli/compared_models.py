@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distcxr.metrics.foreign import ForeignScores
     from distcxr.metrics.operating import Operating
     from distcxr.metrics.paired_tests import PairedDifference
+    from distcxr.metrics.scored import Scored
 
 _ABOUT_P = (
     "p of a finding's AUROC: DeLong by patient; other p: patient resamples, at least {floor:.4f}. Holm: adjusted over "
@@ -36,7 +37,7 @@ def compare(
     Thresholds of both are from validation or, without any, of both from the images scored; with those of one model
     alone, rates are not compared.
     """
-    from distcxr.metrics.figures_json import comparison_json
+    from distcxr.metrics.figures_json import comparison_json, paired_json
     from distcxr.metrics.operating import FROM_ITSELF, choose_operating
     from distcxr.metrics.paired_tests import compare_models
     from distcxr.metrics.summary import NO_FINDING
@@ -69,10 +70,30 @@ def compare(
         rows += [_row(*named, by_delong=title == "AUROC") for named in zip(findings, found, strict=True)]
         rows.append(_row(macro_name, average))
         print(f"{table_text(rows, width=100)}\n")
+    if accuracies := _accuracies(resamples, this, joined, other, at, findings):
+        entry["accuracy"] = paired_json("accuracy", accuracies)
+        head = ("accuracy", "this", "other", "difference", "interval", "p", "Holm", "")
+        print(f"{table_text([head, _row('likeliest class', accuracies)], width=100)}\n")
     print(_ABOUT_P.format(floor=2 / (resamples.num_replicates + 1)))
     if reason:
         print(f"Rates at thresholds are not compared: {reason}; see --against-calibrate-on")
     return entry
+
+
+def _accuracies(
+    resamples: PatientResamples, this: Scored, joined: Joined, other: ForeignScores, at: NDArray[np.int64],
+    findings: list[str],
+) -> PairedDifference | None:  # fmt: skip
+    """Accuracy of both, where the findings exclude each other."""
+    from distcxr.metrics.accuracy import accuracy_difference, is_exclusive, right_N
+    from distcxr.metrics.foreign import columns_of
+
+    own, theirs = columns_of(joined.scores, findings), columns_of(other, findings)
+    labels = joined.targets_NC[:, own], joined.mask_NC[:, own]
+    if not is_exclusive(*labels):
+        return None
+    a_N, b_N = (right_N(scores, *labels) for scores in (joined.scores_NC[:, own], other.scores_NC[at][:, theirs]))
+    return None if a_N is None or b_N is None else accuracy_difference(resamples, this, a_N, b_N)
 
 
 def _row(name: str, found: PairedDifference, by_delong: bool = False) -> tuple[str, ...]:

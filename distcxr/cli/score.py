@@ -92,6 +92,7 @@ def run(
     from distcxr.cli.compared_models import compare
     from distcxr.cli.scored_files import calibrate, read_other, read_scored
     from distcxr.data.sources.label_table import read_labels
+    from distcxr.metrics.accuracy import accuracy, is_exclusive
     from distcxr.metrics.bootstrap import PatientResamples
     from distcxr.metrics.evaluation import full_report
     from distcxr.metrics.figures_json import full_json
@@ -121,6 +122,10 @@ def run(
         replicates=replicates, seed=seed, notes=joined.notes,
     )  # fmt: skip
     _print(full, joined.log)
+    exclusive = is_exclusive(joined.targets_NC, joined.mask_NC)
+    right = accuracy(joined.scores_NC, joined.targets_NC, joined.mask_NC) if exclusive else None
+    if exclusive:
+        print(f"accuracy, of the likeliest class: {_cell(right)}")
     more: dict[str, Any] = {"source": source | {"said": joined.log}}
     if against and other is not None:
         resamples = PatientResamples(scored.num_patients, replicates, seed)
@@ -131,6 +136,8 @@ def run(
         compared = compare(against, joined, resamples, *other, (operating, theirs))
         more["against"] = {"predictions": against.name, "said": other[2], **compared}
     content = full_json(full)
+    if exclusive:
+        content["accuracy"] = right
     if json:
         with _written(json):
             write_json(json, content | more, indent=2)

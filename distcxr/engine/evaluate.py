@@ -21,6 +21,7 @@ from distcxr.data.order import EvalOrder
 from distcxr.engine.preempt import Interrupted
 from distcxr.engine.setup import Setup
 from distcxr.losses import binary_logits, loss_logits
+from distcxr.metrics.accuracy import accuracy
 from distcxr.metrics.gather import gather_by_sample_id, gather_unreadable
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.summary import Summary, summarise
@@ -189,17 +190,8 @@ def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
     known = int(loss.count(torch.from_numpy(mask)))
     summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
     mean = summed / known if known else math.nan
-    accuracy = _accuracy(logits_NC, targets, mask) if setup.loss.spec.name == "cross_entropy" else None
-    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored, accuracy)
-
-
-def _accuracy(
-    logits_NC: NDArray[np.float32], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]
-) -> float | None:
-    known_N = mask_NC.all(axis=1)
-    if not known_N.any() or not np.isfinite(logits_NC[known_N]).all():
-        return None
-    return float((logits_NC[known_N].argmax(axis=1) == targets_NC[known_N].argmax(axis=1)).mean())
+    right = accuracy(logits_NC, targets, mask) if setup.loss.spec.name == "cross_entropy" else None
+    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored, right)
 
 
 def average(members: Sequence[Outputs], loss_name: str) -> Outputs:

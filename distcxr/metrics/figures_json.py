@@ -81,24 +81,25 @@ def comparison_json(comparison: Comparison, findings: Sequence[str]) -> dict[str
     for column, name in enumerate(findings):
         auroc = comparison.auroc[column]
         entries[name] = {
-            **_paired("auroc", auroc),
+            **paired_json("auroc", auroc),
             "p_delong": auroc.p_delong,
             "p_delong_holm": auroc.p_delong_holm,
-            "auprc": _paired("auprc", comparison.auprc[column]),
+            "auprc": paired_json("auprc", comparison.auprc[column]),
             "operating_points": {
-                rule: {rate: _paired(rate, found[column]) for rate, found in rates.items()}
+                rule: {rate: paired_json(rate, found[column]) for rate, found in rates.items()}
                 for rule, rates in comparison.points.items()
             },
         }
     macro = {
-        **_paired("auroc", comparison.macro_auroc),
-        "auprc": _paired("auprc", comparison.macro_auprc),
+        **paired_json("auroc", comparison.macro_auroc),
+        "auprc": paired_json("auprc", comparison.macro_auprc),
         "findings": list(comparison.macro_findings),
     }
     return {"methods": METHODS, "macro": macro, "findings": entries}
 
 
-def _paired(name: str, found: PairedDifference) -> dict[str, Any]:
+def paired_json(name: str, found: PairedDifference) -> dict[str, Any]:
+    """A figure of both models, and its difference."""
     return {
         name: found.a,
         f"{name}_other": found.b,

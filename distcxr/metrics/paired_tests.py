@@ -101,10 +101,10 @@ def compare_models(
         (both_2CK[1], areas_a.auprc, areas_b.auprc, areas_a.macro_auprc, areas_b.macro_auprc),
     ):
         by_finding.append([
-            _difference(one, other, both_K, known.num_patients, degrees_of_freedom(known)[1])
+            paired_difference(one, other, both_K, known.num_patients, degrees_of_freedom(known)[1])
             for one, other, both_K, known in zip(found_a, found_b, both_CK, a.known, strict=True)
         ])  # fmt: skip
-        macros.append(_difference(macro_a, macro_b, average_replicates(both_CK[columns]), num_patients))
+        macros.append(paired_difference(macro_a, macro_b, average_replicates(both_CK[columns]), num_patients))
     delong = [paired_p_value(*pair) for pair in zip(a.known, b.known, strict=True)]
     tested = zip(by_finding[0], delong, holm(delong), strict=True)
     aurocs = [replace(one, p_delong=p, p_delong_holm=adjusted) for one, p, adjusted in tested]
@@ -141,7 +141,7 @@ def _rate_difference(rate: str, a: RateReplicates | None, b: RateReplicates | No
         return PairedDifference(None, None, nothing, None, None, nothing.reason)
     values = [Estimate(one.counts.rates()[rate], None, None, one.counts.undefined_rate(rate)) for one in (a, b)]
     too_few = degrees_of_freedom(known)[1]
-    return _difference(values[0], values[1], a.rates[rate] - b.rates[rate], known.num_patients, too_few)
+    return paired_difference(values[0], values[1], a.rates[rate] - b.rates[rate], known.num_patients, too_few)
 
 
 def _same_labels(a: Scored, b: Scored) -> bool:
@@ -156,10 +156,13 @@ def _same_labels(a: Scored, b: Scored) -> bool:
     )
 
 
-def _difference(
+def paired_difference(
     a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, too_few: str | None = None
 ) -> PairedDifference:
-    """`too_few`: why no p-value would hold."""
+    """A figure of two models, with its difference's interval and p-value from replicates; NaN where undefined.
+
+    `too_few`: why no p-value would hold.
+    """
     value = None if a.value is None or b.value is None else a.value - b.value
     difference = estimate(value, (a if a.value is None else b).reason, difference_K, num_patients)
     if difference.low is None or too_few:

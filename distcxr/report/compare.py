@@ -18,19 +18,16 @@ from typing import Any
 
 import numpy as np
 
-from distcxr.metrics.bootstrap import PatientResamples
-from distcxr.metrics.figures_json import comparison_json, figure
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.p_values import holm
-from distcxr.metrics.paired_tests import compare_models
-from distcxr.metrics.scored import Scored
 from distcxr.report.compare_picture import picture
 from distcxr.report.compare_tables import page_of, terminal_table
+from distcxr.report.paired_runs import paired_accuracies, paired_areas
 from distcxr.report.rendering import to_html, to_markdown
 from distcxr.report.seeds import seed_groups
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import RunFiles, read_operating, read_run
-from distcxr.runfolder.predictions import Predictions, read_predictions
+from distcxr.runfolder.predictions import read_predictions
 from distcxr.runfolder.whole import write_whole
 
 SHOWN_SPLITS = ("val", "test")
@@ -135,6 +132,7 @@ def _read(files: RunFiles) -> dict[str, Any]:
             split: {
                 "num_samples": content["num_samples"],
                 "step": content.get("step"),
+                "accuracy": content.get("accuracy"),
                 "intervals": content.get("intervals"),
                 "macro": _area(content["macro"]) | {"findings": content["macro"].get("findings", [])},
                 "findings": {name: _area(scores) for name, scores in content["findings"].items()},
@@ -210,9 +208,12 @@ def _add_differences(folder: Path, best: dict[str, Any], others: Sequence[dict[s
         if not both:
             continue
         chosen = [_operating(folder / each["folder"]) for each in (run, best)]
-        run["difference"] = _difference(theirs, ours, np.array(both), test["macro"]["findings"], intervals, chosen)
+        run["difference"] = paired_areas(theirs, ours, np.array(both), test["macro"]["findings"], intervals, chosen)
+        if test["accuracy"] is not None and run["metrics"]["test"]["accuracy"] is not None:
+            run["difference"]["accuracy"] = paired_accuracies(theirs, ours, np.array(both), intervals)
     found = [run["difference"] for run in others if run["difference"]]
     _adjust(found, "p")
+    _adjust([one["accuracy"] for one in found if one.get("accuracy")], "p")
     _adjust([entry for one in found for entry in one["findings"].values()], "p_delong")
 
 
@@ -230,35 +231,6 @@ def _operating(folder: Path) -> Operating | None:
         return None
 
 
-def _difference(
-    theirs: Predictions, ours: Predictions, rows_N2: Any, averaged: Sequence[str], intervals: dict[str, Any],
-    chosen: Sequence[Operating | None],
-) -> dict[str, Any]:  # fmt: skip
-    rows_ours, rows_theirs = rows_N2[:, 0], rows_N2[:, 1]
-    columns = [name for name in averaged if name in ours.findings and name in theirs.findings]
-    at, at_theirs = [[held.findings.index(name) for name in columns] for held in (ours, theirs)]
-    targets_NC, mask_NC = ours.targets_NC[rows_ours][:, at], ours.mask_NC[rows_ours][:, at]
-    patient_id = np.array(ours.patient_ids, dtype=np.str_)[rows_ours]
-    a, b = (
-        Scored.of(columns, logits_NC, targets_NC, mask_NC, patient_id)
-        for logits_NC in (theirs.logits_NC[rows_theirs][:, at_theirs], ours.logits_NC[rows_ours][:, at])
-    )
-    resamples = PatientResamples(a.num_patients, intervals.get("replicates") or 1000, intervals.get("seed") or 0)
-    a_chosen, b_chosen = chosen
-    both = (a_chosen, b_chosen) if a_chosen and b_chosen else None
-    found = compare_models(resamples, a, b, operating=both)
-    macro, content = found.macro_auroc, comparison_json(found, columns)
-    return {
-        **figure("auroc", macro.difference),
-        "p": macro.p,
-        "p_floor": macro.p_floor,
-        "reason": macro.difference.reason,
-        "auprc": content["macro"]["auprc"],
-        "findings": content["findings"],
-        "methods": content["methods"],
-    }
-
-
 def _csv(values: dict[str, Any]) -> str:
     """A row per run, a column per figure; empty where there is none."""
     swept = dict.fromkeys(key for run in values["runs"] for key in run["values"])
@@ -274,6 +246,9 @@ def _csv(values: dict[str, Any]) -> str:
         difference = run["difference"] or {}
         row |= {f"difference{key}": difference.get(f"auroc{key}") for key in ("", "_low", "_high")}
         row |= {"difference_p": difference.get("p"), "difference_p_holm": difference.get("p_holm")}
+        row |= {f"{split}_accuracy": run["metrics"].get(split, {}).get("accuracy") for split in values["splits"]}
+        right = difference.get("accuracy") or {}
+        row |= {f"accuracy_{key}": right.get(key) for key in ("difference", "difference_low", "difference_high", "p")}
         for number in range(stages):
             stage = run["stages"][number] if number < len(run["stages"]) else {}
             row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")

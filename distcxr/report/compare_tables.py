@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from distcxr.metrics.p_values import p_text
@@ -25,6 +25,7 @@ from distcxr.report.compare_picture import picture
 from distcxr.report.seeds import ABOUT, seed_lines
 from distcxr.tracking.terminal import table_text
 
+_ENDS = ("", "_low", "_high")
 _FLATTERED = (
     "Validation chose each run's checkpoint, and of many runs the best on validation is partly the luckiest: believe "
     "the test split."
@@ -56,6 +57,19 @@ def terminal_table(values: dict[str, Any]) -> str:
         name = f"{number} {run['name']}"
         rows.append([name, *areas, difference, *p_values, f"{run['num_parameters']:,}", minutes, note])
     lines = [table_text(rows, width=None)]
+    if accurate := _accurate(values["runs"]):
+        lines += ["", "accuracy of the likeliest class, and on the test split less that of the best on validation"]
+        table = [["", *splits, "less the best", "p", "Holm", ""]]
+        for number in accurate:
+            run = values["runs"][number]
+            found = (run["difference"] or {}).get("accuracy") or {}
+            areas = [run["metrics"].get(split, {}).get("accuracy") for split in splits]
+            difference = _interval_text({f"auroc{end}": found.get(f"difference{end}") for end in _ENDS}, form="+.4f")
+            p_values = [_p_text(found, key) for key in ("p", "p_holm")]
+            table.append(
+                [run["name"], *("-" if one is None else f"{one:.4f}" for one in areas), difference, *p_values, ""]
+            )
+        lines.append(table_text(table, width=None))
     if staged := [run for run in values["runs"] if run["stages"]]:
         longest = max(staged, key=lambda run: len(run["stages"]))["stages"]
         lines += ["", "best validation AUROC within each stage"]
@@ -78,6 +92,8 @@ def page_of(values: dict[str, Any]) -> Page:
     sections = [Section("runs", "Runs", tuple(_runs(content, values, finished)))]
     if values["seeds"]:
         sections.append(Section("seeds", "Seeds", tuple(_seeds(content))))
+    if accurate := _accurate(runs):
+        sections.append(Section("accuracy", "Accuracy", tuple(_accuracy(content, accurate))))
     if any(run["stages"] for run in runs):
         sections.append(Section("stages", "Stages", tuple(_stages(content))))
     if finished:
@@ -157,6 +173,31 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
         "so their intervals are narrower than those of the runs suggest. p is of patient resamples, and ≤ marks the "
         "smallest that as many of them can show; Holm's is adjusted over the runs. Minutes are training alone.",
+        kind="small",
+    )
+
+
+def _accurate(runs: Sequence[dict[str, Any]]) -> list[int]:
+    """Positions of the runs that have an accuracy: those with classes that exclude each other."""
+    found = [[one.get("accuracy") for one in run["metrics"].values()] for run in runs]
+    return [number for number, accuracies in enumerate(found) if accuracies != [None] * len(accuracies)]
+
+
+def _accuracy(content: Content, accurate: list[int]) -> Iterator[Block]:
+    runs, splits = content.get("runs"), content.get("splits")
+    paths: list[KeyPath] = [("runs", number) for number in accurate]
+    at = [(*path, "difference", "accuracy") for path in paths]
+    yield blocks.table(
+        ("run", column(f"{number + 1} {runs[number]['name']}" for number in accurate)),
+        *((f"accuracy, {split}", content.numbers(paths, "metrics", split, "accuracy", form=".4f")) for split in splits),
+        ("test, less the best", content.numbers(at, "difference", form="+.4f")),
+        ("95 % interval", [_low_to_high(content, (*path, "difference")) for path in at]),
+        *((title, [_p_cell(content, path, key) for path in at]) for title, key in (("p", "p"), ("p, Holm", "p_holm"))),
+        sortable=True,
+    )  # fmt: skip
+    yield blocks.paragraph(
+        "The share of images for which the likeliest class is right. Compare it with the share of the most frequent "
+        "class. Differences are paired as those of AUROC are.",
         kind="small",
     )
 

@@ -172,6 +172,27 @@ def test_against_another_model(
     assert f"{mass['difference']:+.4f}" in printed and "less other.csv" in printed
 
 
+def test_accuracy_where_the_classes_exclude_each_other(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ill = DATA.targets_NC[:, 0].astype(np.uint8)
+    lines = ["image,patient,normal,ill"]
+    rows = zip(FILES, DATA.patient_id.tolist(), ill.tolist(), strict=True)
+    lines += [f"{name},{patient},{1 - one},{one}" for name, patient, one in rows]
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    ours = np.stack((-DATA.logits_NC[:, 0], DATA.logits_NC[:, 0]), axis=1).astype(np.float64)
+    for name, scores in (("p.csv", ours), ("other.csv", np.tile([1.0, 0.0], (NUM, 1)))):  # always normal
+        write(name, scores, findings=("normal", "ill"))
+    assert call(monkeypatch, "p.csv", *LISTED, "--against", "other.csv", "--logits") == 0
+    content, expected = stored(folder), ((ours[:, 1] > 0) == ill)[SECOND].mean()
+    found = content["against"]["accuracy"]
+    assert content["accuracy"] == found["accuracy"] == pytest.approx(expected)
+    assert found["accuracy_other"] == pytest.approx(1 - ill[SECOND].mean())
+    assert found["difference"] == pytest.approx(found["accuracy"] - found["accuracy_other"]) and found["p"]
+    printed = capsys.readouterr().out
+    assert f"accuracy, of the likeliest class: {expected:.4f}" in printed and "likeliest class  " in printed
+
+
 def test_rates_are_compared_at_thresholds_from_validation_of_both(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

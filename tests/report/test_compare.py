@@ -110,6 +110,35 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_group(entries: list[Ent
     assert [group["name"] for group in compare(tmp_path, pairs)["seeds"]] == ["resnet18 optim.lr=1e-4"]
 
 
+def exclusive(folder: Path, wrong: int) -> None:
+    """Every image of the test split shows one finding, which the model takes for another in the first few images."""
+    path = folder / "predictions_test.csv"
+    held = read_predictions(path)
+    classes = np.arange(len(held.files)) % len(held.findings)
+    targets = np.eye(len(held.findings), dtype=np.uint8)[classes]
+    logits = np.where(targets, 2, -2).astype(np.float32)
+    logits[:wrong] = -logits[:wrong]
+    held = replace(held, logits_NC=logits, targets_NC=targets, mask_NC=np.ones_like(targets))
+    write_predictions(path, held, probabilities(logits))
+    for split in ("val", "test"):
+        change(folder / f"metrics_{split}.json", lambda content: content.update(accuracy=1 - wrong / len(held.files)))
+
+
+def test_accuracy_is_compared_where_classes_exclude_each_other(entries: list[Entry], tmp_path: Path) -> None:
+    for entry, wrong in zip(entries, (15, 45), strict=False):
+        exclusive(entry.folder, wrong)
+    table = write_comparison(tmp_path, entries)
+    _, bad, _ = json.loads((tmp_path / "sweep.json").read_text())["runs"]
+    found = bad["difference"]["accuracy"]
+    assert (found["accuracy_other"], found["accuracy"]) == (0.9, 0.7) and found["difference"] == pytest.approx(-0.2)
+    assert found["difference_low"] < -0.2 < found["difference_high"] < 0 and found["p"] == found["p_holm"] == 2 / 21
+    assert "accuracy of the likeliest class" in table and "-0.2000 (" in table
+    page = (tmp_path / "sweep.html").read_text()
+    assert ">Accuracy<" in page and "accuracy, test" in page
+    row = list(csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines()))[1]
+    assert row["test_accuracy"] == "0.7" and float(row["accuracy_difference"]) == pytest.approx(-0.2)
+
+
 def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> None:
     found = compare(tmp_path, entries)
     good, bad, failed = found["runs"]
@@ -126,6 +155,7 @@ def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> 
     tested = {name: one for name, one in difference["findings"].items() if one["p_delong"] is not None}
     assert tested and all(one["p_delong_holm"] >= one["p_delong"] for one in tested.values())
     assert difference["findings"]["Effusion"]["operating_points"]["youden"]["recall"]["difference"] is not None
+    assert "accuracy" not in difference
     assert failed["metrics"] == {} and failed["reason"] == "the loss is nan"
 
 
