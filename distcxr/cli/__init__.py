@@ -15,6 +15,7 @@ from distcxr.cli import (
     explain,
     export,
     import_weights,
+    list_models,
     pack,
     phantom,
     predict,
@@ -39,7 +40,7 @@ app = typer.Typer(
 )  # fmt: skip
 for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
-    "explain": explain, "export": export, "import": import_weights, "pack": pack, "phantom": phantom,
+    "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack, "phantom": phantom,
     "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score, "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)

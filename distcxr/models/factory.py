@@ -29,11 +29,12 @@ logger = logging.getLogger(__name__)
 
 Library = Literal["torchvision", "timm", "python"]
 
-_REFUSED = {
+REFUSED = {
     name: f"torchvision's {name} returns auxiliary logits beside its own and normalises its input again; "
     "inception_v3 of model.library=timm does neither"
     for name in ("googlenet", "inception_v3")
 }
+"""Torchvision's classifiers that are not built, and why."""
 _IMAGENET_CLASSES = 1000
 _USUAL_SIDE = 224
 _TORCHVISION_MULTIPLES = {
@@ -151,14 +152,14 @@ def sync_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def _check_torchvision_name(name: str) -> None:
-    if name in _REFUSED:
-        raise ValueError(f"model.name={name}: {_REFUSED[name]}")
+    if name in REFUSED:
+        raise ValueError(f"model.name={name}: {REFUSED[name]}")
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)  # classifiers; not detection or video
     if name not in known:
         raise _unknown(
-            name, "torchvision", [n for n in known if n not in _REFUSED],
+            name, "torchvision", [n for n in known if n not in REFUSED],
             "import torchvision.models as m; print(m.list_models(module=m))",
         )  # fmt: skip
 
