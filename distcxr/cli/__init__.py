@@ -40,8 +40,9 @@ app = typer.Typer(
 )  # fmt: skip
 for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
-    "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack, "phantom": phantom,
-    "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score, "status": status,
+    "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack,
+    "phantom": phantom, "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score,
+    "status": status,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

@@ -1,0 +1,37 @@
+"""`distcxr models`: names that the factory takes, with true counts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distcxr.cli import main
+from distcxr.models.catalogue import NIH_WEIGHTS, find_networks
+from distcxr.models.factory import build_model
+
+
+def test_what_is_listed_can_be_built_and_has_as_many_parameters() -> None:
+    found = {(one.library, one.name): one for one in find_networks("*net18", most_counted=20)}
+    assert ("torchvision", "resnet18") in found and ("timm", "resnet18") in found
+    for library, name in (("torchvision", "resnet18"), ("timm", "resnet18")):
+        with torch.device("meta"):
+            network = build_model(name, library=library, num_classes=1000)  # type: ignore[arg-type]
+        assert found[library, name].num_parameters == sum(one.numel() for one in network.parameters())
+        assert found[library, name].imagenet and found[library, name].side == 224
+    assert find_networks("resnet18")[-1].num_parameters is None  # many, or not asked for
+    assert {one.library for one in find_networks("*inception_v3") if one.name == "inception_v3"} == {"timm"}  # refused
+    assert {(one.library, one.name) for one in find_networks() if one.nih} == set(NIH_WEIGHTS)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["distcxr", "models", "densenet121"])
+    assert main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:6] == ["densenet121", "torchvision", "7,978,856", "32", "224", "IMAGENET1K_V1"]
+    assert "torchxrayvision densenet121-res224-nih" in lines[1] and "official test list" in lines[-1]
+    monkeypatch.setattr("sys.argv", ["distcxr", "models", "densnet121"])
+    assert main() == 2
+    assert (
+        "no network of torchvision or timm has a name like 'densnet121' (nearest: densenet121"
+        in capsys.readouterr().err
+    )
