@@ -25,7 +25,7 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
 from distcxr.stall.signs import SIGNS
-from distcxr.tracking.images import contact_sheet
+from distcxr.tracking.images import contact_sheet, save_sheet
 from distcxr.tracking.terminal import table_text
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ def _count_unreadable(run: Run, batch: Batch) -> None:
 
 
 def _show_images(run: Run, batch: Batch) -> None:
-    """The epoch's first training images, as the network sees them, with their labels."""
+    """The epoch's first training images, as the network sees them, with their labels: TensorBoard, `augmented.png`."""
     assert run.tracker is not None
     index = run.setup.index
     num = min(run.setup.recipe.logging.images, len(batch))
@@ -167,7 +167,13 @@ def _show_images(run: Run, batch: Batch) -> None:
     for row in batch.sample_id[:num].tolist():
         present = [name for name, on in zip(index.findings, index.targets_NC[row], strict=True) if on]
         captions.append(", ".join(name.replace("_", " ") for name in present) or "none")
-    run.tracker.image("train/images", contact_sheet(images, captions), run.state.step)
+    sheet = contact_sheet(images, captions)
+    run.tracker.image("train/images", sheet, run.state.step)
+    path = run.folder / filenames.AUGMENTED
+    try:
+        save_sheet(path, sheet)
+    except OSError as error:  # no reason to end a run
+        logger.warning(f"{path} can't be written ({error.strerror or error}): tried again in the next epoch")
 
 
 def close_epoch(run: Run) -> None:

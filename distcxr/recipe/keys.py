@@ -68,7 +68,7 @@ class Logging(Section):
     every: Duration = "20st"
     """How often loss, lr and speed are read from the device and written."""
     images: int = Field(default=16, ge=0, le=64)
-    """Augmented training images drawn in TensorBoard at the start of every epoch; 0 for none."""
+    """Augmented training images drawn in TensorBoard and `augmented.png` at the start of every epoch; 0 for none."""
     trackers: list[Literal["wandb", "mlflow"]] = []
     """Beside TensorBoard: Weights & Biases, MLflow; the package must be installed (`pip install wandb`, `mlflow`)."""
     project: str = "distcxr"

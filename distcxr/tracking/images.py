@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from distcxr.runfolder.whole import being_written
 
 _TILE_PX = 160
 _CAPTION_PX = 66
@@ -36,6 +39,12 @@ def contact_sheet(images_BHW: NDArray[np.float32], captions: Sequence[str], colu
         sheet.paste(Image.fromarray(grey).resize((_TILE_PX, _TILE_PX)).convert("RGB"), (x, y))
         draw.multiline_text((x, y + _TILE_PX + 2), _wrapped(caption, draw, font), fill=_INK, font=font, spacing=2)
     return np.asarray(sheet)
+
+
+def save_sheet(path: Path, sheet_HW3: NDArray[np.uint8]) -> None:
+    """Write a sheet as a PNG file, whole or not at all; OSError where the disk does not take it."""
+    with being_written(path) as part:
+        Image.fromarray(sheet_HW3).save(part, format="PNG")
 
 
 def _wrapped(caption: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:

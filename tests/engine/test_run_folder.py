@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from distcxr.engine.checkpoint import CheckpointError
@@ -21,9 +22,11 @@ def test_every_file_is_there(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
         "recipe.yaml", "environment.json", "log.txt", "tensorboard", "checkpoints", "steps.csv", "history.csv",
-        "validations.csv", "predictions_val.csv", "predictions_test.csv", "metrics_val.json", "metrics_test.json",
-        "operating.json", "pictures", "report.html", "report.md", "report.json",
+        "augmented.png", "validations.csv", "predictions_val.csv", "predictions_test.csv", "metrics_val.json",
+        "metrics_test.json", "operating.json", "pictures", "report.html", "report.md", "report.json",
     }  # fmt: skip
+    with Image.open(finished / "augmented.png") as sheet:  # of logging.images=4, in one row
+        assert sheet.width > 4 * 160 > 2 * sheet.height and len(set(np.asarray(sheet)[20:120, 20:120].flat)) > 20
     assert sorted(name for name in names if name.startswith(".")) == [".images.npz", ".lock"]
 
 
