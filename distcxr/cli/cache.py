@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from distcxr.cli.building import Bar, images, num_workers, report_made, report_unreadable
 from distcxr.cli.options import Overrides, Recipe, Workers
 
+_Npy = Annotated[
+    Path | None,
+    typer.Option(
+        "--export-npy", metavar="FILE.npy", show_default=False,
+        help="write the images as one array, too, for numpy.load(FILE, mmap_mode='r'); their paths into FILE.npy.txt",
+    ),
+]  # fmt: skip
 
-def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = None) -> int:
+
+def run(
+    recipe_path: Recipe, overrides: Overrides = None, workers: Workers = None, export: _Npy = None
+) -> int:  # fmt: skip
     """Decode a recipe's images once, or bring such a cache up to date.
 
     Writes all images of a recipe, decoded and resized to data.image_size, into one file. Run again, it resumes where it
@@ -17,10 +31,12 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     """
     from distcxr.data.dataset import open_dataset
     from distcxr.data.store.cache_building import build_cache
-    from distcxr.data.store.cache_format import cache_folder
+    from distcxr.data.store.cache_format import cache_folder, export_npy
     from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 
+    if export and (export.suffix != ".npy" or not export.absolute().parent.is_dir()):
+        raise ValueError(f"--export-npy {export}: name an .npy file in a folder that is there")
     recipe = load_recipe(recipe_path, overrides or ())
     threads = num_workers(workers)
     if recipe.data.source == "npz":
@@ -42,4 +58,7 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     print(f"{folder}: {images(built.num_images)} of {size} x {size} pixels, {shown_size(built.num_bytes)}")
     report_made(built, built.num_made, "decoded", seconds, threads)
     report_unreadable(built, folder / "cache.json")
+    if export:
+        num = export_npy(folder, size, export)
+        print(f"{export}: uint8 [{num}, {size}, {size}], and the path of each row in {export.name}.txt")
     return 0

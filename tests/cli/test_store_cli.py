@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import packs
 import pytest
 import tiny
@@ -48,11 +49,21 @@ def test_build_again_and_repair(
     assert made in output and ", 1 changed" in output and "5 images can't be read" in output
     assert (", 1 changed, 1 damaged" in output) == (verb == "pack")
 
+    if verb == "cache":  # the same images as an array that numpy opens without reading it
+        array = tmp_path / "images.npy"
+        assert tiny.command(monkeypatch, tmp_path, "cache", "--export-npy", str(array)) == 0
+        assert "images.npy: uint8 [24, 32, 32]" in capsys.readouterr().out
+        held, names = np.load(array, mmap_mode="r"), (tmp_path / "images.npy.txt").read_text().splitlines()
+        assert isinstance(held, np.memmap) and names == [f"images/{image.name}" for image in images]
+        assert (held.reshape(-1) == np.fromfile(next((data / "distcxr-cache" / "32px").glob("*.u8")), np.uint8)).all()
+        assert not held[0].any() and held[3].any()  # unreadable, and one that was mended
+
 
 @pytest.mark.parametrize(
     ("verb", "arguments", "problem"),
     [
         ("cache", ("--workers", "0"), "--workers 0: at least 1"),
+        ("cache", ("--export-npy", "images.npz"), "--export-npy images.npz: name an .npy file"),
         ("cache", ("data.cache.path=/proc/nowhere",), "the cache can't be written"),
         ("cache", ("data.imagesize=3",), "imagesize"),
         ("cache", ("data.source=pack",), "a cache is decoded from the image files; add data.source=png"),

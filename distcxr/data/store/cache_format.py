@@ -8,6 +8,7 @@ Shapes: B batch, N images, S side.
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.store.opened_store import OpenedStore
 from distcxr.data.store.store_files import CACHE
 from distcxr.recipe.data import Data
+from distcxr.runfolder.whole import being_written
+
+_EXPORT_ROWS = 256
 
 
 class DecodedCache(OpenedStore):
@@ -81,6 +85,27 @@ class DecodedCache(OpenedStore):
             if got != row_bytes or isal_zlib.crc32(pixels) != crc:
                 raise RuntimeError(str(self.unusable(f"the pixels of {self.path(row)} in it are damaged")))
         self._verified[rows] = True
+
+
+def export_npy(folder: Path, image_size: int, file: Path) -> int:
+    """Write the whole cache in `folder` as an array uint8 [N, S, S] that `numpy.load(file, mmap_mode="r")` opens, every
+    image compared with its checksum, and beside it `<file>.txt`: the N paths, one a line. Returns N.
+
+    Raises StoreError: there is no whole cache of this size. RuntimeError: it is damaged. OSError: the disk is full.
+    """
+    with closing(DecodedCache(folder, image_size)) as cache:
+        num = len(cache.entries)
+        header = {"descr": "|u1", "fortran_order": False, "shape": (num, image_size, image_size)}
+        with being_written(file) as part, part.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, num, _EXPORT_ROWS):
+                rows = np.arange(start, min(start + _EXPORT_ROWS, num))
+                pixels = np.empty((len(rows), image_size**2), dtype=np.uint8)
+                cache.gather(rows, pixels)
+                stream.write(pixels.data)
+        with being_written(file.with_name(f"{file.name}.txt")) as part:
+            part.write_bytes(b"".join(path + b"\n" for path in cache.entries["path"].tolist()))
+    return num
 
 
 def cache_folder(data: Data, root: Path) -> Path:
