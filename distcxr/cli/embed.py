@@ -23,7 +23,13 @@ _Splits = Annotated[
 ]
 
 
-def run(path: Checkpoint, out: _Out, words: _Words = None, splits: _Splits = None) -> int:
+_Maps = Annotated[
+    bool,
+    typer.Option("--maps", help="write the last feature maps, too: FILE.maps.npy, [N, K, H, W], for numpy.load"),
+]  # fmt: skip
+
+
+def run(path: Checkpoint, out: _Out, words: _Words = None, splits: _Splits = None, maps: _Maps = False) -> int:
     """Write a checkpoint's pooled features of images.
 
     Writes what the network makes of every image before its head: one row each, with file, patient, split and labels,
@@ -36,18 +42,23 @@ def run(path: Checkpoint, out: _Out, words: _Words = None, splits: _Splits = Non
     import numpy as np
 
     from distcxr.engine.checkpoint import open_checkpoint
-    from distcxr.engine.embeddings import as_embedder, embed, write_embedded
+    from distcxr.engine.embeddings import as_embedder, embed, write_embedded, write_maps
     from distcxr.engine.opening import opened
     from distcxr.recipe import load_recipe
 
     checkpoint = open_checkpoint(path)
     recipe = load_recipe(*recipe_of(checkpoint.path, words or []))
     with opened(recipe, checkpoint, as_embedder) as setup:
-        found = embed(setup, np.concatenate([setup.splits.rows(split) for split in dict.fromkeys(splits)]))
+        rows = np.concatenate([setup.splits.rows(split) for split in dict.fromkeys(splits)])
+        beside = out.with_suffix(".maps.npy")
+        shape = write_maps(beside, setup, rows) if maps else ()
+        found = embed(setup, rows)
         if setup.runtime.is_main:
             write_embedded(out, setup, found, checkpoint)
             num, width = found.values_NK.shape
             print(f"{out}: {num:,} images of {', '.join(splits)}, {width:,} features each")
+            if maps:
+                print(f"{beside}: the same images' last feature maps, float32 {list(shape)}")
             for row, reason in found.unreadable:
                 print(f"left out {setup.index.file_name(row)}: {reason}")
     return 0

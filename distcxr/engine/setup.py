@@ -22,7 +22,7 @@ from distcxr.data.loader import Loader, PixelReader
 from distcxr.data.order import BatchPlan, EvalOrder
 from distcxr.data.splits import Splits
 from distcxr.losses import LossFunction
-from distcxr.models.heads import pooled_features
+from distcxr.models.heads import last_map, pooled_features
 from distcxr.recipe import Recipe
 from distcxr.runtime import Runtime
 
@@ -138,6 +138,12 @@ class Setup:
         images = self.inputs(batch, dtype=self.runtime.compute_dtype)
         with self.runtime.autocast():
             return pooled_features(self.module, images).float()
+
+    def maps(self, batch: Batch) -> Tensor:
+        """The last feature map before pooling, float32 [B, N, K]; computed as features are."""
+        images = self.inputs(batch, dtype=self.runtime.compute_dtype)
+        with self.runtime.autocast():
+            return last_map(self.module, images).float()
 
     def call(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
         """Float32 logits [B, C] for images that `inputs` made, in the precision that surrounds the call."""

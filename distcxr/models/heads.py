@@ -255,6 +255,11 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
     return features.mean((2, 3)) if features.ndim == 4 else features  # a 1x1 convolution is pooled afterwards
 
 
+def last_map(model: nn.Module, images: Tensor) -> Tensor:
+    """The network's last feature map before pooling, [B, N, K]: N positions, row by row. Errors as `feature_map`'s."""
+    return feature_map(model.backbone if isinstance(model, Headed) else model, images)
+
+
 def _embedded(layer: nn.Linear, metadata_BM: Tensor | None) -> Tensor:
     if metadata_BM is None or metadata_BM.shape[1] != layer.in_features:
         given = "none" if metadata_BM is None else f"{metadata_BM.shape[1]}"

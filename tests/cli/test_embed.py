@@ -76,12 +76,16 @@ def test_one_split_and_a_file_that_cant_be_read(
     bad = Path(dataset.index.files(dataset.splits.test[:1])[0])
     kept = bad.read_bytes()
     bad.write_bytes(b"not a picture")
+    monkeypatch.setattr("distcxr.engine.embeddings._MAP_NUMBERS", 1)  # an image at a time
     try:
-        assert call(monkeypatch, place, "--split", "test", "--out", place / "test.npz") == 0
+        assert call(monkeypatch, place, "--split", "test", "--maps", "--out", place / "test.npz") == 0
     finally:
         bad.write_bytes(kept)
     held = np.load(place / "test.npz")
     assert held["sample_id"].tolist() == dataset.splits.test[1:].tolist()
+    maps = np.load(place / "test.maps.npy", mmap_mode="r")  # in the order of the features, which are their means
+    assert maps.shape[:2] == held["features"].shape and maps.shape[2] == maps.shape[3]
+    np.testing.assert_allclose(maps.mean((2, 3)), held["features"], rtol=1e-4, atol=1e-5)
     assert held["unreadable_file_name"].tolist() == [bad.name] and held["unreadable_reason"][0]
     assert f"left out {bad.name}" in capsys.readouterr().out
 
