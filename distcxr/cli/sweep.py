@@ -30,7 +30,8 @@ _Words = Annotated[
     list[str],
     typer.Argument(
         metavar="RECIPE|key=a,b", show_default=False, autocompletion=complete_recipe,
-        help="YAML files or names of recipes, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2",
+        help="YAML files or names of recipes, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2; "
+        "'nih_*:data.root=/data/nih' for the recipes with such a name alone",
     ),
 ]  # fmt: skip
 _Parallel = Annotated[

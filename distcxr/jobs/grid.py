@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 
@@ -69,14 +70,18 @@ def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> l
 
     Args:
         assignments: `key=value` for all runs, `key=a,b` for the grid; commas within brackets or quotes do not divide.
+            `PATTERN:key=value` is for the recipes with such a name alone, in place of the value for all.
         folder: where the run folders will be.
 
     Raises:
         ValueError: a recipe or a value that can't be used; all of them are named. Nothing has been started then.
     """
-    keys = _parse_assignments(assignments)
     _refuse_twice("recipe", [str(path.resolve()) for path in recipes])
+    own, common = _own_assignments(assignments, recipes)
+    keys = _parse_assignments(common)
     swept = [key for key, texts in keys.items() if len(texts) > 1]
+    if both := [key for key in swept if any(key in given for given in own.values())]:
+        raise ValueError(f"{both[0]} has several values for all recipes and one for some: leave one of the two out")
     stems = _stems(recipes)
     runs: list[Planned] = []
     mistakes: dict[str, dict[str, None]] = {}
@@ -86,7 +91,7 @@ def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> l
             given = dict(zip(keys, texts, strict=True))
             values = {key: given[key] for key in swept}
             name = _name(stems[path], values)
-            overrides = tuple(f"{key}={text}" for key, text in given.items())
+            overrides = tuple(f"{key}={text}" for key, text in (given | own[path]).items())
             try:
                 recipe = load_recipe(path, overrides)
             except RecipeError as error:
@@ -128,6 +133,29 @@ def split_values(text: str) -> list[str]:
         elif closing and letter == closing[0]:
             closing = closing[1:]
     return [value.strip() for value in values]
+
+
+def _own_assignments(
+    assignments: Sequence[str], recipes: Sequence[Path]
+) -> tuple[dict[Path, dict[str, str]], list[str]]:
+    """Keys of `PATTERN:key=value` and their values, for each recipe; and the assignments for all."""
+    own: dict[Path, dict[str, str]] = {path: {} for path in recipes}
+    common = []
+    for assignment in assignments:
+        pattern, colon, given = assignment.partition(":")
+        if not colon or "=" in pattern:
+            common.append(assignment)
+            continue
+        matching = [path for path in recipes if fnmatchcase(path.stem, pattern)]
+        if not matching:
+            names = ", ".join(dict.fromkeys(path.stem for path in recipes))
+            raise ValueError(f"{assignment!r}: no recipe here is called {pattern!r}; they are {names}")
+        ((key, values),) = _parse_assignments([given]).items()
+        if len(values) > 1:
+            raise ValueError(f"{assignment!r}: a key for some of the recipes has one value; {key}=a,b is for all")
+        for path in matching:
+            own[path][key] = values[0]
+    return own, common
 
 
 def _parse_assignments(assignments: Sequence[str]) -> dict[str, list[str]]:

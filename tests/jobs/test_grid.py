@@ -111,6 +111,32 @@ def test_a_recipe_that_starts_from_anothers_output_starts_from_its_run_of_the_sw
     assert [run.after for run in runs.values() if "2_" not in run.name] == [None] * 4
 
 
+def test_a_chain_has_a_data_root_for_each_half(tmp_path: Path) -> None:
+    """And the rest of the command for all: one command runs `recipes/transfer/*`."""
+    given = ("1_nih:data.root=/nih", "[23]_*:data.root=/heart", "seed=0,1", "optim.lr=1e-3", "3*:optim.lr=2e-3")
+    runs = {run.name: run for run in chain(tmp_path, *given)}
+    assert [str(run.recipe.data.root) for run in runs.values()] == ["/nih"] * 2 + ["/heart"] * 4
+    assert [run.recipe.optim.lr for run in runs.values()] == [1e-3] * 4 + [2e-3] * 2
+    follower = runs["2_from_nih__seed=1"]
+    assert follower.after == "1_nih__seed=1"
+    assert load_recipe(follower.recipe_path, follower.overrides) == follower.recipe
+    with pytest.raises(ValueError, match=r"no recipe here is called 'nih'; they are 1_nih, 2_from_nih, 3_alone"):
+        chain(tmp_path, "nih:data.root=/nih")
+    with pytest.raises(ValueError, match=r"'1_nih:seed=0,1': a key for some of the recipes has one value"):
+        chain(tmp_path, "1_nih:seed=0,1")
+    with pytest.raises(ValueError, match=r"seed has several values for all recipes and one for some"):
+        chain(tmp_path, "1_nih:seed=2", "seed=0,1")
+
+
+def test_the_transfer_recipes_are_one_command(tmp_path: Path) -> None:
+    recipes = sorted((Path(__file__).parents[2] / "recipes" / "transfer").glob("*.yaml"))
+    runs = plan(recipes, ["nih_*:data.root=/nih", "heart_*:data.root=/heart"], tmp_path)
+    assert {run.name: run.after for run in runs if run.after} == {
+        "heart_from_nothing_nih": "nih_from_nothing", "heart_from_imagenet_nih": "nih_from_imagenet",
+    }  # fmt: skip
+    assert {run.name.split("_")[0]: str(run.recipe.data.root) for run in runs} == {"nih": "/nih", "heart": "/heart"}
+
+
 def test_runs_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
     a, b = (
         write(tmp_path, name, f"output: {tmp_path / name}\nmodel: {{weights: {tmp_path / other}}}\n")
