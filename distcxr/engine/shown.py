@@ -97,7 +97,9 @@ def show_validation(run: Run, scores: Scores) -> None:
             with run.evaluated_weights():
                 _show_validation_images(run, scores)
         except Exception as error:  # a network that Grad-CAM does not know, a file that is gone: no reason to end a run
-            logger.warning(f"no pictures of the validation at step {run.state.step}: {error}")
+            logger.warning(
+                f"no pictures of the validation at step {run.state.step} (logging.val_images=0 tries none): {error}"
+            )
 
 
 def _show_validation_images(run: Run, scores: Scores) -> None:
