@@ -30,7 +30,7 @@ schedule: {warmup: 2st}
 train: {epochs: 3, global_batch_size: 16, precision: no, clip_norm: 1.0}
 eval: {replicates: 20, pictures: 2}
 checkpoint: {every: 3st, keep: 3}
-logging: {every: 2st, images: 0}
+logging: {every: 2st, images: 0, val_images: 0}
 """
 
 

@@ -21,6 +21,7 @@ from distcxr.engine.own_functions import check_functions, with_same_sources
 from distcxr.engine.preempt import StopRequest
 from distcxr.engine.saver import Saver
 from distcxr.engine.saving import check_room
+from distcxr.engine.shown import show_hyperparameters
 from distcxr.engine.stages import Stage, name_parameters, plan_stages
 from distcxr.engine.state import Run, StepLog, TrainState
 from distcxr.engine.step import warm_up
@@ -114,6 +115,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
             write_validations(folder, state.validated)
     if run.tracker:
         run.tracker.text("recipe", f"```yaml\n{to_yaml(recipe)}```", state.step)
+        show_hyperparameters(run)
     return run
 
 

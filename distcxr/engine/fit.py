@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from distcxr.data.batch import Batch
 from distcxr.engine import checkpoint as checkpoints
@@ -17,15 +17,15 @@ from distcxr.engine.final_scores import Weights, draw_curves, score_splits
 from distcxr.engine.image_sizes import look_at_images
 from distcxr.engine.preempt import Interrupted, Preempted
 from distcxr.engine.saving import begin_save, save_last, save_stage
+from distcxr.engine.shown import final_scalars, show_training_images
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.step_writing import append_rows, write_steps
-from distcxr.engine.validate import best_so_far, validate
+from distcxr.engine.validate import validate
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
 from distcxr.stall.signs import SIGNS
-from distcxr.tracking.images import contact_sheet, save_sheet
 from distcxr.tracking.terminal import table_text
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,7 @@ def updates(run: Run) -> Generator[list[Batch]]:
             for batch in group:
                 _count_unreadable(run, batch)
             if state.batch == 0 and run.tracker and setup.recipe.logging.images:
-                _show_images(run, group[0])
+                show_training_images(run, group[0])
             on_device = [batch.to(setup.runtime.device) for batch in group]
             run.steps.data_s += time.monotonic() - asked_s
             SIGNS.update(state.step + 1)
@@ -155,25 +155,6 @@ def _count_unreadable(run: Run, batch: Batch) -> None:
             raise UnreadableTrainingFile(f"{path} can't be read: {reason}. data.on_error=mask would train without it")
         logger.error(f"{path} can't be read: {reason}; trained with no known label")  # shown from any rank
     run.steps.num_unreadable += len(batch.unreadable)
-
-
-def _show_images(run: Run, batch: Batch) -> None:
-    """The epoch's first training images, as the network sees them, with their labels: TensorBoard, `augmented.png`."""
-    assert run.tracker is not None
-    index = run.setup.index
-    num = min(run.setup.recipe.logging.images, len(batch))
-    images = run.training.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
-    captions = []
-    for row in batch.sample_id[:num].tolist():
-        present = [name for name, on in zip(index.findings, index.targets_NC[row], strict=True) if on]
-        captions.append(", ".join(name.replace("_", " ") for name in present) or "none")
-    sheet = contact_sheet(images, captions)
-    run.tracker.image("train/images", sheet, run.state.step)
-    path = run.folder / filenames.AUGMENTED
-    try:
-        save_sheet(path, sheet)
-    except OSError as error:  # no reason to end a run
-        logger.warning(f"{path} can't be written ({error.strerror or error}): tried again in the next epoch")
 
 
 def close_epoch(run: Run) -> None:
@@ -236,7 +217,8 @@ def finish(run: Run) -> dict[str, Scores]:
         for split, found in scores.items():  # a table: curves of one point would crowd out the others
             table = table_text(found.report.table_rows(), width=None)
             run.tracker.text(split, f"```\n{table}\n```", weights.step or 0)
-        run.tracker.hyperparameters(_shown(run), best_so_far(run))
+        run.tracker.scalars(final_scalars(scores), run.state.step)
+        run.tracker.ended_well()
         run.tracker.close()
     return scores
 
@@ -266,21 +248,3 @@ def best_is_there(run: Run) -> bool:
     if found.lost:
         state.note(found.lost)
     return found.is_there
-
-
-def _shown(run: Run) -> dict[str, Any]:
-    """What TensorBoard's HParams tab compares: few columns, or nobody reads them."""
-    recipe = run.setup.recipe
-    return {
-        "model": recipe.model.name,
-        "lr": max(stage.base_lr for stage in run.stages),
-        "weight_decay": recipe.optim.weight_decay,
-        "global_batch_size": recipe.train.global_batch_size,
-        "stages": len(run.stages),
-        "epochs": sum(stage.horizon.epochs for stage in run.stages),
-        "image_size": recipe.data.image_size,
-        "optimizer": recipe.optim.name,
-        "schedule": recipe.schedule.name,
-        "precision": recipe.train.precision,
-        "seed": recipe.seed,
-    }

@@ -25,10 +25,10 @@ from distcxr.own_parts import blamed
 from distcxr.process_group import is_lost_peer
 from distcxr.processes import collector_paused
 from distcxr.recipe import Recipe
-from distcxr.runfolder import filenames
 from distcxr.runfolder.storage import of_the_disk
 from distcxr.runtime import Runtime, start_logging, start_runtime
 from distcxr.stall.watch import account_of_stall_elsewhere, give_up_stalled
+from distcxr.tracking.tracker import tensorboard_command
 
 logger = logging.getLogger(__name__)
 
@@ -136,4 +136,4 @@ def train(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Console) 
         if training.progress:
             training.progress.close()
     logger.info(f"run folder: {training.folder}")
-    logger.info(f"curves and pictures: tensorboard --logdir {training.folder / filenames.TENSORBOARD}")
+    logger.info(f"curves and pictures: {tensorboard_command(training.folder)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.shown import show_validation
 from distcxr.engine.state import Run
 from distcxr.metrics.summary import Summary, area_text
 from distcxr.runfolder import filenames
@@ -51,6 +52,8 @@ def validate(run: Run) -> bool:
         tags = {"val/loss": scores.loss, "val/accuracy": scores.accuracy} | best_so_far(run)
         values = scores.report.scalars() | {tag: value for tag, value in tags.items() if value is not None}
         run.tracker.scalars(values, state.step)
+        with SIGNS.validation(state.step):
+            show_validation(run, scores)
     return improved
 
 

@@ -69,6 +69,11 @@ class Logging(Section):
     """How often loss, lr and speed are read from the device and written."""
     images: int = Field(default=16, ge=0, le=64)
     """Augmented training images drawn in TensorBoard and `augmented.png` at the start of every epoch; 0 for none."""
+    val_images: int = Field(default=8, ge=0, le=64)
+    """Validation images drawn in TensorBoard with labels, probabilities and heat maps: the same ones over the whole
+    run, one of each finding in turn, then one of none; 0 for none."""
+    val_images_every: PositiveInt = 5
+    """Validations from one such drawing to the next; the first and the last of a launch or stage have one, too."""
     trackers: list[Literal["wandb", "mlflow"]] = []
     """Beside TensorBoard: Weights & Biases, MLflow; the package must be installed (`pip install wandb`, `mlflow`)."""
     project: str = "distcxr"

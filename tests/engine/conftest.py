@@ -13,5 +13,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run of three epochs, with images drawn."""
     folder = tmp_path_factory.mktemp("finished")
     tiny.phantom(folder)
-    tiny.train(folder, f"output={folder / 'run'}", "logging.images=4", tiny.BF16)
+    pictures = ("logging.images=4", "logging.val_images=4", "logging.val_images_every=2")
+    tiny.train(folder, f"output={folder / 'run'}", *pictures, tiny.BF16)
     return folder / "run"

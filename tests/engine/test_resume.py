@@ -1,4 +1,7 @@
-"""A run that was stopped and went on ends where an undisturbed one does, bit for bit."""
+"""A run that was stopped and went on ends where an undisturbed one does, bit for bit.
+
+One of the two draws pictures of its validations, and the other none: they change nothing either.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,16 @@ def losses(run_folder: Path) -> list[tuple[str, str]]:
     return [(row[0], row[2]) for row in rows]
 
 
+def steps_in_tensorboard(run_folder: Path, tag: str) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run_folder), size_guidance={"images": 0})
+    events.Reload()
+    return [event.step for event in (events.Images if tag.startswith("val_images") else events.Scalars)(tag)]
+
+
+PICTURES = ("logging.val_images=2", "logging.val_images_every=1")
+
 MODELS = {
     "batchnorm": ("model.name=test_resnet",),
     # Dropout in the head, BatchNorm in the trunk.
@@ -32,7 +45,7 @@ def test_resumed_equals_straight(tmp_path: Path, world_size: int, model: str) ->
     torch.distributed.barrier()
     common = (*MODELS[model], "train.per_device_batch_size=2", "train.precision=bf16", "eval.splits=[val]")
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
-    tiny.train(tmp_path, *common, f"output={straight}", "train.max_steps=5")
+    tiny.train(tmp_path, *common, f"output={straight}", "train.max_steps=5", *PICTURES)
     tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=2")
     tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=5")
 
@@ -70,7 +83,7 @@ def test_resumed_equals_straight_over_stages(tmp_path: Path, world_size: int) ->
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     tiny.train(tmp_path, *STAGED, f"output={straight}")
     for max_steps in ("2", "3", "6", "9", "null"):
-        tiny.train(tmp_path, *STAGED, f"output={stopped}", f"train.max_steps={max_steps}")
+        tiny.train(tmp_path, *STAGED, f"output={stopped}", f"train.max_steps={max_steps}", *PICTURES)
 
     if tiny.on_main(world_size):
         ends = [newest_checkpoint(folder) for folder in (straight, stopped)]
@@ -86,4 +99,7 @@ def test_resumed_equals_straight_over_stages(tmp_path: Path, world_size: int) ->
         states = [{key: value for key, value in end.meta["state"].items() if key not in ignored} for end in ends if end]
         assert states[0] == states[1] and states[0]["ended"]
         assert losses(straight) == losses(stopped)
+        assert steps_in_tensorboard(straight, "train/loss") == list(range(1, 15))
+        assert steps_in_tensorboard(stopped, "train/loss") == list(range(1, 15))  # each once
+        assert steps_in_tensorboard(stopped, "val_images/none") == [2, 3, 5, 6, 7, 9, 11, 13, 14]
     torch.distributed.barrier()

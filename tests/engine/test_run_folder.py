@@ -21,10 +21,11 @@ from distcxr.runfolder.predictions import read_predictions
 def test_every_file_is_there(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {
-        "recipe.yaml", "environment.json", "log.txt", "tensorboard", "checkpoints", "steps.csv", "history.csv",
+        "recipe.yaml", "environment.json", "log.txt", "checkpoints", "steps.csv", "history.csv",
         "augmented.png", "validations.csv", "predictions_val.csv", "predictions_test.csv", "metrics_val.json",
         "metrics_test.json", "operating.json", "pictures", "report.html", "report.md", "report.json",
     }  # fmt: skip
+    assert any(name.startswith("events.out.tfevents.") for name in names)
     with Image.open(finished / "augmented.png") as sheet:  # of logging.images=4, in one row
         assert sheet.width > 4 * 160 > 2 * sheet.height and len(set(np.asarray(sheet)[20:120, 20:120].flat)) > 20
     assert sorted(name for name in names if name.startswith(".")) == [".images.npz", ".lock"]
@@ -105,7 +106,7 @@ def test_last_checkpoints_are_kept_as_asked(finished: Path) -> None:
 def test_tensorboard_holds_scalars_pictures_and_hparams(finished: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(finished / "tensorboard"))
+    events = EventAccumulator(str(finished), size_guidance={"tensors": 0})
     events.Reload()
     tags = events.Tags()
     assert {"train/loss", "train/lr", "val/loss", "val/auroc/macro", "val/auroc/best"} <= set(tags["scalars"])
@@ -114,7 +115,40 @@ def test_tensorboard_holds_scalars_pictures_and_hparams(finished: Path) -> None:
     written = [float(row["loss"]) for row in tiny.rows(finished / "steps.csv")]
     assert losses == pytest.approx(written, rel=1e-6)
     assert {"recipe/text_summary", "val/text_summary", "test/text_summary"} <= set(tags["tensors"])
-    assert events.PluginTagToContent("hparams")
+    images = [tag for tag in tags["images"] if tag.startswith("val_images/")]
+    assert len(images) == 4 and "val_images/none" in images
+    for tag in images:
+        steps = [event.step for event in events.Images(tag)]
+        assert steps == [number * len(losses) // 3 for number in (1, 2, 3)]  # the first, the 2nd, the last
+
+
+def test_tensorboard_has_the_final_scores_and_a_curve_of_each_finding(finished: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(finished), size_guidance={"tensors": 0})
+    events.Reload()
+    metrics = {split: json.loads((finished / f"metrics_{split}.json").read_text()) for split in ("val", "test")}
+    for split, found in metrics.items():
+        (final,) = events.Scalars(f"when_done/{split}_auroc")
+        assert final.value == pytest.approx(found["macro"]["auroc"])
+    hparams = events.PluginTagToContent("hparams")
+    experiment = parse_experiment_plugin_data(hparams["_hparams_/experiment"])
+    assert [info.name.tag for info in experiment.metric_infos] == [
+        "val/auroc/best", "when_done/val_auroc", "when_done/test_auroc",
+    ]  # fmt: skip
+    assert {"_hparams_/session_start_info", "_hparams_/session_end_info"} < set(hparams)
+
+    defined = {name for name, found in metrics["val"]["findings"].items() if found["auroc"] is not None}
+    assert {tag[7:] for tag in events.Tags()["tensors"] if tag.startswith("val/pr/")} == defined
+    for name in defined:
+        curves = events.Tensors(f"val/pr/{name}")
+        assert len(curves) == 3
+        tp, fp, tn, fn, precision, recall = make_ndarray(curves[-1].tensor_proto)
+        found = metrics["val"]["findings"][name]
+        assert tp[0] == found["num_positive"] and tp[0] + fp[0] == found["num"] and fn[0] == tn[0] == 0
+        assert recall[0] == 1 and precision[0] == pytest.approx(found["num_positive"] / found["num"])
 
 
 def test_testing_the_checkpoint_repeats_the_report(finished: Path, tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_both_get_the_recipe_scalars_and_texts_but_no_images(tmp_path: Path, cal
     tracker.scalars({"train/loss": 0.5, "val/auroc/Lung (left)": 0.7}, 3)
     tracker.image("train/images", np.zeros((4, 4, 3), dtype=np.uint8), 3)
     tracker.text("test", "a < b", 3)
-    tracker.hyperparameters({"lr": 0.1}, {})
+    tracker.pr_curves({"val/pr/A": (np.array([0, 1], np.uint8), np.array([0.2, 0.8]))}, 3)
+    tracker.hyperparameters({"lr": 0.1}, [])
+    tracker.ended_well()
     tracker.close()
     config = {"optim.lr": 0.1, "data.findings": '["A", "B"]'}
     settings = {"name": "runs/one", "id": None, "resume": "allow", "settings": {"console": "off"}}
@@ -108,7 +110,7 @@ def test_both_get_the_recipe_scalars_and_texts_but_no_images(tmp_path: Path, cal
         ["finish"],
         ["end"],
     ]
-    assert list((tmp_path / "runs" / "one" / "tensorboard").iterdir())
+    assert list((tmp_path / "runs" / "one").glob("events*"))
 
 
 def test_a_resumed_run_resumes_at_the_service(tmp_path: Path, calls: Path) -> None:
@@ -127,7 +129,7 @@ def test_a_package_that_is_not_there_stops_the_run_with_the_command(
     monkeypatch.setattr("distcxr.tracking.services.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"names wandb, not installed here: pip install wandb"):
         track(tmp_path, "wandb")
-    assert not (tmp_path / "tensorboard").exists()
+    assert not list(tmp_path.glob("events*"))
 
 
 def test_a_service_that_does_not_start_stops_the_run(
@@ -161,8 +163,8 @@ def test_a_run_sends_its_services_what_tensorboard_gets(
 
     tiny.phantom(tmp_path, images=48, size=32)
     words = (f"output={tmp_path / 'run'}", "train.max_steps=2", "eval.splits=[]", "logging.images=4")
-    tiny.train(tmp_path, *words, "logging.trackers=[wandb,mlflow]", "logging.project=lungs")
-    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    tiny.train(tmp_path, *words, "logging.val_images=2", "logging.trackers=[wandb,mlflow]", "logging.project=lungs")
+    board = EventAccumulator(str(tmp_path / "run"))
     board.Reload()
     tags = set(board.Tags()["scalars"])
     heard = calls_in(calls)
@@ -171,7 +173,7 @@ def test_a_run_sends_its_services_what_tensorboard_gets(
     assert ["experiment", "lungs"] in heard and heard[-1] == ["end"]
     (config,) = [more[0] for name, *more in heard if name == "config"]
     assert config["optim.lr"] == 1e-3 and config["train.max_steps"] == 2
-    assert board.Tags()["images"] == ["train/images"]  # which no service gets
+    assert {tag.partition("/")[0] for tag in board.Tags()["images"]} == {"train", "val_images"}  # which no service gets
 
     monkeypatch.setattr("distcxr.tracking.services.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install mlflow"):
