@@ -86,7 +86,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
         run: dict[str, Any] = {
             **asdict(entry), "folder": os.path.relpath(entry.folder, folder), "metrics": {}, "stages": [],
             "model": None, "image_size": None, "train_minutes": None, "hashes": {}, "not_comparable": None,
-            "difference": None,
+            "difference": None, "has_report": (entry.folder / filenames.REPORT).exists(),
         }  # fmt: skip
         if entry.reason is None:
             try:

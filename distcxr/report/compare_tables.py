@@ -23,6 +23,7 @@ from distcxr.report.blocks import (
 )
 from distcxr.report.compare_picture import picture
 from distcxr.report.seeds import ABOUT, seed_lines
+from distcxr.runfolder import filenames
 from distcxr.tracking.terminal import table_text
 
 _FLATTERED = (
@@ -134,7 +135,7 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         title = "Macro AUROC with patient-level intervals, and AUROC of each finding"
         yield Charts((Chart(title, (), picture(values, alone=False)),), wide=True)
     paths = [("runs", number) for number in finished]
-    columns = [("run", column(f"{number + 1} {runs[number]['name']}" for number in finished))]
+    columns = [("run", [_link(number, runs[number]) for number in finished])]
     for split in splits:
         area = ("metrics", split, "macro", "auroc")
         columns += [
@@ -161,6 +162,12 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
     )
 
 
+def _link(number: int, run: dict[str, Any]) -> Cell:
+    """A run's number and name, to its report where it has one."""
+    page = f"{run['folder']}/{filenames.REPORT}" if run["has_report"] else None
+    return Cell((Part(f"{number + 1} {run['name']}", href=page),))
+
+
 def _p_text(entry: dict[str, Any], key: str) -> str:
     """A p-value of a difference, marked where the resamples could not have shown a smaller one."""
     at_floor = not key.startswith("p_delong") and entry.get("p") is not None and entry["p"] == entry.get("p_floor")
@@ -170,13 +177,29 @@ def _p_text(entry: dict[str, Any], key: str) -> str:
 def _p_cell(content: Content, path: KeyPath, key: str) -> Cell:
     text = _p_text(content.get(*path) or {}, key)
     at = pointer((*path, key)) if text[0].isdigit() else None
-    return Cell((Part(DASH if text == "-" else text.replace("<=", "≤"), at),), is_number=True)
+    why = _why_no_p(content, path) if text == "-" else None
+    return Cell((Part(DASH if text == "-" else text.replace("<=", "≤"), at),), is_number=True, note=why)
+
+
+def _why_no_p(content: Content, path: KeyPath) -> str | None:
+    found: str | None = content.get(*path, "p_reason") or content.get(*path, "reason")
+    return found or _why_no_difference(content, path)
+
+
+def _why_no_difference(content: Content, path: KeyPath) -> str | None:
+    """Of a run that was not held against the best; None of one that was."""
+    run = content.get(*path[:2])
+    if run["difference"] is not None:
+        return None
+    if run["name"] == content.get("best"):
+        return "the run that the others are compared with"
+    return run["not_comparable"] or "its predictions of test, or those of the best on validation, are not there"
 
 
 def _low_to_high(content: Content, path: KeyPath) -> Cell:
     """The interval of a difference; a dash within would look like a minus."""
-    low_high = content.interval(*path, form="+.4f")
-    if len(low_high.parts) != 3:
+    low_high = content.interval(*path, form="+.4f", why=_why_no_difference(content, path))
+    if low_high.note:
         return low_high
     return Cell((low_high.parts[0], Part(" to "), low_high.parts[2]), is_number=True)
 

@@ -113,7 +113,6 @@ def _recalibration(content: Content, paths: Sequence[KeyPath]) -> list[Block]:
     table = blocks.table(
         ("finding", column(readable(str(path[-1])) for path in paths)),
         *((title, [content.with_interval(*path, key) for path in paths]) for key, title in _RECALIBRATION.items()),
-        *blocks.notes(content.get(*path, "recalibration_reason") for path in paths),
         sortable=True,
     )
     return [paragraph(_SLOPES, kind="small"), table]
@@ -199,7 +198,6 @@ def operating_section(content: Content, split: str) -> Section | None:
             *chosen,
             *((_RATE_NAMES.get(rate, rate), [content.with_interval(*path, rate) for path in paths]) for rate in _RATES),
             *((key.upper(), content.numbers(paths, key, form=",")) for key in ("tp", "fp", "fn", "tn")),
-            *blocks.notes(content.get(*path, "reason") for path in paths),
         )
         folds.append(Fold(rule_name(rule), (table,), is_open=number == 0))
     note = (
