@@ -27,8 +27,8 @@ from distcxr.runfolder import filenames
 from distcxr.tracking.terminal import table_text
 
 _FLATTERED = (
-    "Validation chose each run's checkpoint, and of many runs the best on validation is partly the luckiest: believe "
-    "the test split."
+    "Validation chose each run's checkpoint and the best run, so its own figures of both are optimistic: believe those "
+    "of the test split."
 )
 
 
@@ -156,7 +156,7 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
     )  # fmt: skip
     yield blocks.paragraph(
         "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
-        "so their intervals are narrower than those of the runs suggest. p is of patient resamples, and ≤ marks the "
+        "so their intervals are not those of the runs taken apart. p is of patient resamples, and ≤ marks the "
         "smallest that as many of them can show; Holm's is adjusted over the runs. Minutes are training alone.",
         kind="small",
     )

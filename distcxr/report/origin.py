@@ -17,8 +17,8 @@ SELECTED_ON_TEST = (
     "than it will on new images."
 )
 NOT_COMPARABLE = (
-    "Not comparable with anything on the official list: figures from other splits, which are easier (CheXNet .841, "
-    "arnoweng .847, zoogzog .851, jrzech .838), and ChestMNIST, which is made of 28 px images and has lists of its own."
+    "Not comparable with anything on the official list: figures of other test images (CheXNet .841, arnoweng .847, "
+    "zoogzog .851, jrzech .838), and ChestMNIST, which is made of 28 px images and has lists of its own."
 )
 
 

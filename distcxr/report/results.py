@@ -218,7 +218,7 @@ def _left_out(content: Content, split: str) -> Iterable[Block]:
     if fewest is not None:
         yield paragraph(
             f"In the tables below a figure is left out where fewer than {fewest} patients of the group decide it. "
-            "Below each: its interval; images / patients / positive patients of the group with a known label.",
+            "Below each: its interval; images/patients/positive patients of the group with a known label.",
             kind="small",
         )
 
@@ -253,7 +253,7 @@ def _by_finding(content: Content, split: str, number: int, names: Sequence[str],
         counts = [content.figure(*path, count, form=",") for count in _COUNTS]
         shown: tuple[Part, ...] = ()
         if counts[2].at:
-            shown = (counts[0], Part(" / "), counts[1], Part(" / "), counts[2])
+            shown = (counts[0], Part("/"), counts[1], Part("/"), counts[2])
         cell = content.with_interval(*path, key)
         if cell.note:
             cell = replace(cell, parts=(Part(blocks.DASH),))

@@ -157,7 +157,7 @@ def test_groups_show_their_counts_and_no_figure_of_few_patients(folder: Path) ->
     found = {name: one for name, one in female["findings"].items() if one["num_positive_patients"] >= 1}
     assert found and any(one["auroc_low"] is None for one in found.values())
     for name, one in found.items():
-        counts = f"{one['num']:,} / {one['num_patients']:,} / {one['num_positive_patients']:,}"
+        counts = f"{one['num']:,}/{one['num_patients']:,}/{one['num_positive_patients']:,}"
         cells = [cell for row in page.rows if row[0] == name.replace("_", " ") for cell in row if counts in cell]
         shown = [cell for cell in cells if not cell.startswith("–")]
         assert len(cells) >= 4, (name, counts)  # AUROC, recall, specificity, calibration
