@@ -43,6 +43,7 @@ class Entry:
     Attributes:
         recipe, values: its recipe's name and the values that tell it from others of that recipe, as written.
         reason: why it has no results; None if it has.
+        seed, same_but_seed: of its recipe, and a hash of the rest of it; None where they are not known.
     """
 
     name: str
@@ -51,6 +52,8 @@ class Entry:
     folder: Path
     num_parameters: int
     reason: str | None = None
+    seed: int | None = None
+    same_but_seed: str | None = None
 
 
 def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
@@ -263,6 +266,7 @@ def _csv(values: dict[str, Any]) -> str:
     """A row per run, a column per figure; empty where there is none."""
     swept = dict.fromkeys(key for run in values["runs"] for key in run["values"])
     stages = max((len(run["stages"]) for run in values["runs"]), default=0)
+    of_seeds = {name: group for group in values["seeds"] for name in group["runs"]}
     rows = []
     for run in values["runs"]:
         row: dict[str, Any] = {"run": run["name"], "recipe": run["recipe"]}
@@ -274,6 +278,9 @@ def _csv(values: dict[str, Any]) -> str:
         difference = run["difference"] or {}
         row |= {f"difference{key}": difference.get(f"auroc{key}") for key in ("", "_low", "_high")}
         row |= {"difference_p": difference.get("p"), "difference_p_holm": difference.get("p_holm")}
+        if of_seeds:
+            group = of_seeds.get(run["name"], {})
+            row |= {f"seeds_{key}": group.get(key) for key in ("split", "num", "mean", "sd", "lowest", "highest")}
         for number in range(stages):
             stage = run["stages"][number] if number < len(run["stages"]) else {}
             row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")

@@ -22,7 +22,7 @@ from distcxr.report.blocks import (
     pointer,
 )
 from distcxr.report.compare_picture import picture
-from distcxr.report.seeds import ABOUT, seed_lines
+from distcxr.report.seeds import ABOUT, missing_seeds, seed_lines
 from distcxr.runfolder import filenames
 from distcxr.tracking.terminal import table_text
 
@@ -111,7 +111,7 @@ def _seeds(content: Content) -> Iterator[Block]:
         ("standard deviation", content.numbers(paths, "sd", form=".4f")),
         ("lowest", content.numbers(paths, "lowest", form=".4f")),
         ("highest", content.numbers(paths, "highest", form=".4f")),
-        ("missing seeds", column(", ".join(group["missing"]) or DASH for group in groups)),
+        ("missing seeds", column(missing_seeds(group) or DASH for group in groups)),
     )
 
 
