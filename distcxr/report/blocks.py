@@ -192,13 +192,13 @@ class Content:
             return Cell((Part(DASH),), is_number=True, note=why or self.reason(*path))
         low = self.figure(*before, f"{last}_low", form=form)
         high = self.figure(*before, f"{last}_high", form=form)
-        return Cell((low, Part(" to " if low.text.startswith("-") else "–"), high), is_number=True)
+        return Cell((low, Part(" to " if low.text[0] in "-+" else "–"), high), is_number=True)
 
-    def with_interval(self, *path: str | int) -> Cell:
-        """A figure with its interval below; two decimals, because tables of these are wide."""
-        interval = self.interval(*path, form=".2f")
+    def with_interval(self, *path: str | int, form: str = ".2f", why: str | None = None) -> Cell:
+        """A figure with its interval below; two decimals, because tables of these are wide. `why` as for `interval`."""
+        interval = self.interval(*path, form=form, why=why)
         aside = interval.parts if interval.note is None else ()
-        return Cell((self.figure(*path, form=".2f"),), is_number=True, aside=aside, note=interval.note)
+        return Cell((self.figure(*path, form=form),), is_number=True, aside=aside, note=interval.note)
 
     def reason(self, *path: str | int) -> str:
         """Why there is no interval, or no figure, at the path."""

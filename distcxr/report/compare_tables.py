@@ -137,15 +137,11 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
     paths = [("runs", number) for number in finished]
     columns = [("run", [_link(number, runs[number]) for number in finished])]
     for split in splits:
-        area = ("metrics", split, "macro", "auroc")
-        columns += [
-            (f"AUROC, {split}", content.numbers(paths, *area)),
-            ("95 % interval", content.intervals(paths, *area)),
-        ]
+        cells = [content.with_interval(*path, "metrics", split, "macro", "auroc", form=".4f") for path in paths]
+        columns.append((f"AUROC, {split}", cells))
     yield blocks.table(
         *columns,
-        ("test, less the best", content.numbers(paths, "difference", "auroc", form="+.4f")),
-        ("95 % interval", [_low_to_high(content, (*path, "difference", "auroc")) for path in paths]),
+        ("test, less the best", [_less_the_best(content, (*path, "difference", "auroc")) for path in paths]),
         *((title, [_p_cell(content, (*path, "difference"), key) for path in paths])
           for title, key in (("p", "p"), ("p, Holm", "p_holm"))),
         ("parameters", content.numbers(paths, "num_parameters", form=",")),
@@ -155,9 +151,10 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         sortable=True,
     )  # fmt: skip
     yield blocks.paragraph(
-        "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
-        "so their intervals are not those of the runs taken apart. p is of patient resamples, and ≤ marks the "
-        "smallest that as many of them can show; Holm's is adjusted over the runs. Minutes are training alone.",
+        "Figures with their 95 % interval below; in bold the best on validation. Differences from it are paired: the "
+        "same patients are drawn for both runs, so their intervals are not those of the runs taken apart. p is of "
+        "patient resamples, and ≤ marks the smallest that as many of them can show; Holm's is adjusted over the runs. "
+        "Minutes are training alone.",
         kind="small",
     )
 
@@ -196,12 +193,9 @@ def _why_no_difference(content: Content, path: KeyPath) -> str | None:
     return run["not_comparable"] or "its predictions of test, or those of the best on validation, are not there"
 
 
-def _low_to_high(content: Content, path: KeyPath) -> Cell:
-    """The interval of a difference; a dash within would look like a minus."""
-    low_high = content.interval(*path, form="+.4f", why=_why_no_difference(content, path))
-    if low_high.note:
-        return low_high
-    return Cell((low_high.parts[0], Part(" to "), low_high.parts[2]), is_number=True)
+def _less_the_best(content: Content, path: KeyPath, form: str = "+.4f") -> Cell:
+    """A difference with its interval."""
+    return content.with_interval(*path, form=form, why=_why_no_difference(content, path))
 
 
 def _stages(content: Content) -> Iterator[Block]:
@@ -228,8 +222,8 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
     for number in finished:
         base = ("runs", number, "metrics", split, "findings")
         cells = [content.with_interval(*base, name, "auroc") for name in names]
-        columns.append((f"{number + 1} {runs[number]['name']}", cells))
-    yield blocks.paragraph(f"AUROC of each finding, {split} split.", kind="small")
+        columns.append((f"run {number + 1}", cells))
+    yield blocks.paragraph(f"AUROC of each finding, {split} split, with its 95 % interval.", kind="small")
     yield blocks.table(*columns, sortable=True)
     compared = [number for number in finished if (runs[number]["difference"] or {}).get("findings")]
     if not compared:
@@ -239,8 +233,7 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
     for number in compared:
         paths = [("runs", number, "difference", "findings", name) for name in names]
         columns += [
-            (f"{number + 1} {runs[number]['name']}", content.numbers(paths, "difference", form="+.3f")),
-            ("95 % interval", [_low_to_high(content, (*path, "difference")) for path in paths]),
+            (f"run {number + 1}", [_less_the_best(content, (*path, "difference"), "+.3f") for path in paths]),
             ("p, Holm", [_p_cell(content, path, "p_delong_holm") for path in paths]),
         ]
     yield blocks.paragraph("Less the best on validation, AUROC of the test split", kind="heading")
