@@ -43,7 +43,7 @@ _SLOPES = (
     "probabilities that are too extreme, an intercept below 0 (with the slope held at 1) ones that are too high; "
     "observed / expected compares the numbers of positives. Brier skill is 1 less the Brier score's share of what the "
     "prevalence given to everybody would score: at 0 or below, the probabilities are no better than the prevalence. "
-    "Their intervals: cluster-robust by patient."
+    "Their intervals: cluster-robust by patient; that of Brier skill is corrected for skewness."
 )
 _TOO_NARROW = (
     "Simulated for a recall of 0.9 and 100 positive patients to test on, they would have to be 2.5 times as wide with "
