@@ -26,6 +26,8 @@ _BOUNDS = types.Array(types.int64, 2, "C", readonly=True)
 _STARTS = types.Array(types.int64, 1, "C", readonly=True)
 _VALUES = types.Array(types.float64, 1, "C", readonly=True)
 _SUMS = types.Array(types.float64, 2, "C")
+_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_CHOSEN = types.Array(types.int32, 1, "C")
 
 
 @compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BOUNDS, _SUMS))
@@ -109,3 +111,55 @@ def weighted_sums(
             value = value_E[entry]
             for k in range(BLOCK):
                 sums[k] += value * np.float64(row[k])
+
+
+@compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BYTES, _BYTES, types.int64, types.float64, _CHOSEN))
+def weighted_choice(
+    weights_PL: NDArray[np.uint8],
+    patient_M: NDArray[np.int32],
+    targets_M: NDArray[np.uint8],
+    is_last_M: NDArray[np.uint8],
+    kind: int,
+    at: float,
+    chosen_L: NDArray[np.int32],
+) -> None:
+    """The sample whose score each replicate chooses as its threshold; -1 where it lacks a class, or no score will do.
+
+    `kind`: 0 Youden, 1 the largest F1, 2 a recall of `at`, 3 a specificity of `at`, as `threshold.choose_threshold`
+    chooses; `is_last_M` is 1 at the last sample of every distinct score.
+    """
+    true = np.zeros(BLOCK, dtype=np.int32)
+    false = np.zeros(BLOCK, dtype=np.int32)
+    positive = np.zeros(BLOCK, dtype=np.int32)
+    negative = np.zeros(BLOCK, dtype=np.int32)
+    before = np.zeros(BLOCK, dtype=np.int32)
+    best = np.full(BLOCK, -np.inf)
+    for sample in range(len(patient_M)):
+        row = weights_PL[patient_M[sample]]
+        sums = positive if targets_M[sample] else negative
+        for k in range(BLOCK):
+            sums[k] += row[k]
+    chosen_L[:] = -1
+    for sample in range(len(patient_M)):
+        row = weights_PL[patient_M[sample]]
+        sums = true if targets_M[sample] else false
+        for k in range(BLOCK):
+            sums[k] += row[k]
+        if not is_last_M[sample]:
+            continue
+        for k in range(BLOCK):
+            called = true[k] + false[k]
+            if called == before[k] or positive[k] == 0 or negative[k] == 0:
+                continue  # this score was not drawn, or a class is absent
+            before[k] = called
+            if kind == 0:
+                value = np.float64(true[k]) * negative[k] - np.float64(false[k]) * positive[k]
+            elif kind == 1:
+                value = 2.0 * true[k] / (called + positive[k])
+            elif kind == 2:
+                value = -np.inf if best[k] > 0 or true[k] / positive[k] < at else 1.0
+            else:
+                value = -np.inf if (negative[k] - false[k]) / negative[k] < at else 1.0
+            if value >= best[k] and value > -np.inf:
+                best[k] = value
+                chosen_L[k] = sample

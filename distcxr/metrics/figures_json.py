@@ -201,6 +201,8 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
         entry |= reasoned(name, replace(rate, reason=point.reason) if point.logit is None else rate)
         if rate.reason:
             reasons[f"{name}: {rate.reason}"] = None
+    for name, rate in point.with_choice.items():
+        entry |= {f"{name}_choice_low": rate.low, f"{name}_choice_high": rate.high}
     counts = astuple(point.confusion) if point.confusion else (None,) * 4
     entry |= dict(zip(("tp", "fp", "fn", "tn"), counts, strict=True))
     return entry | {"reason": point.reason or "; ".join(reasons) or None}
