@@ -35,7 +35,7 @@ def resampled_thresholds(resamples: PatientResamples, scored: Scored, rule: Rule
     """Quantiles of the thresholds that the rule chooses on resampled patients, on the scale of the scores, for each
     finding. Empty where a tenth of the replicates choose none, and for a rule that does not choose.
 
-    Costs .1 s for 14 findings, 11,000 images and 1,000 replicates.
+    Costs .15 s for 14 findings, 11,000 images and 1,000 replicates.
     """
     if rule.kind not in _KINDS:
         return [()] * len(scored.known)
@@ -52,11 +52,13 @@ def _resampled(resamples: PatientResamples, known: Known, rule: Rule) -> tuple[f
     order_M = np.lexsort((known.patient_M, known.targets_M, -known.scores_M))
     scores_M, patient_M = known.scores_M[order_M], known.patient_M[order_M].astype(np.int32)
     targets_M = known.targets_M[order_M].astype(np.uint8)
-    is_last_M = np.append(scores_M[1:] != scores_M[:-1], True).astype(np.uint8)
+    is_last_M = np.append(scores_M[1:] != scores_M[:-1], True)
+    group_M = np.cumsum(is_last_M) - is_last_M
+    ends_M = (is_last_M * (1 + (np.bincount(group_M, weights=targets_M)[group_M] > 0))).astype(np.uint8)
     chosen_K = np.empty(resamples.num_replicates, dtype=np.int64)
     for block, weights_PL in resamples.blocks():
         chosen_L = np.empty(BLOCK, dtype=np.int32)
-        weighted_choice(weights_PL, patient_M, targets_M, is_last_M, _KINDS[rule.kind], rule.at or 0.0, chosen_L)
+        weighted_choice(weights_PL, patient_M, targets_M, ends_M, _KINDS[rule.kind], rule.at or 0.0, chosen_L)
         chosen_K[block] = chosen_L[: block.stop - block.start]
     chosen_K = chosen_K[chosen_K >= 0]
     if len(chosen_K) < MIN_DEFINED * resamples.num_replicates:
