@@ -123,7 +123,7 @@ def weighted_choice(
     at: float,
     chosen_L: NDArray[np.int32],
 ) -> None:
-    """The sample whose score each replicate chooses as its threshold; -1 where it lacks a class, or no score will do.
+    """The sample with the score that each replicate chooses as threshold; -1 where a class, or such a score, is absent.
 
     `kind`: 0 Youden, 1 the largest F1, 2 a recall of `at`, 3 a specificity of `at`, as `threshold.choose_threshold`
     chooses; `ends_M` is 1 at the last sample of every distinct score, 2 where a positive has that score: only there can
