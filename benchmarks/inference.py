@@ -34,6 +34,7 @@ from distcxr.metrics.paired_tests import compare_models
 from distcxr.metrics.recalibration import recalibrate
 from distcxr.metrics.scored import Known, Scored, count_patients
 from distcxr.metrics.threshold import Rule, Threshold, choose_threshold, rate_estimates
+from distcxr.metrics.threshold_choice import resampled_thresholds, with_choice
 
 FINDINGS = 14
 REPLICATES = 1000
@@ -158,8 +159,8 @@ def threshold_choice(positives: int, reports: int, images: int = 3, area: float 
     """A threshold for a recall of .9, chosen on few positive patients; then its recall on a test split of 100."""
     rng = np.random.default_rng([positives, images])
     apart = math.sqrt(2) * NormalDist().inv_cdf(area)
-    true, widths, held, asked = [], [], [], []
-    for _ in range(reports):
+    true, widths, held, asked, with_its_choice = [], [], [], [], []
+    for report in range(reports):
         splits = []
         for number in (positives, 100):
             patient_N, targets_NC = labels(rng, number, images)
@@ -167,7 +168,9 @@ def threshold_choice(positives: int, reports: int, images: int = 3, area: float 
         val, test = splits
         at = [choose_threshold(known, Rule("recall", 0.9)).value for known in val.known]
         found = rate_estimates(test, at)
-        for threshold, rates in zip(at, found, strict=True):
+        resamples = PatientResamples(val.num_patients, REPLICATES, report)
+        again = resampled_thresholds(resamples, val, Rule("recall", 0.9))
+        for column, (threshold, rates) in enumerate(zip(at, found, strict=True)):
             recall = rates["recall"]
             if threshold is None or recall.low is None or recall.high is None:
                 continue
@@ -175,6 +178,10 @@ def threshold_choice(positives: int, reports: int, images: int = 3, area: float 
             widths.append(recall.high - recall.low)
             held.append(recall.low <= true[-1] <= recall.high)
             asked.append(recall.low <= 0.9 <= recall.high)
+            chosen_on = positive_patients(val.known[column])
+            wide = with_choice(test.known[column], test.num_patients, threshold, again[column], chosen_on)["recall"]
+            if wide.low is not None and wide.high is not None:
+                with_its_choice.append((wide.low, wide.high))
     spread, width = float(np.std(true)), float(np.mean(widths))
     of_test = width / (2 * NormalDist().inv_cdf(0.975))
     return {
@@ -182,6 +189,10 @@ def threshold_choice(positives: int, reports: int, images: int = 3, area: float 
         "a tenth is below": float(np.quantile(true, 0.1)), "interval's width": width,
         "covers the recall of this threshold": share(held), "covers the recall asked for": share(asked),
         "too narrow by a factor of": math.hypot(1, spread / of_test),
+        "with the choice, covers the mean recall": share(
+            [low <= np.mean(true) <= high for low, high in with_its_choice]
+        ),
+        "its width": float(np.mean([high - low for low, high in with_its_choice])) if with_its_choice else None,
     }  # fmt: skip
 
 

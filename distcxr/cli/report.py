@@ -42,7 +42,11 @@ def _compare(folder: Path) -> None:
     for one in listed:
         status = read_status(one.folder, jobs)
         reason = None if status.state == FINISHED else status.in_words()
-        entries.append(Entry(one.name, one.recipe, one.values, one.folder, one.num_parameters, reason))
+        entries.append(
+            Entry(
+                one.name, one.recipe, one.values, one.folder, one.num_parameters, reason, one.seed, one.same_but_seed,
+            )
+        )  # fmt: skip
     print(write_comparison(folder, entries))
     for entry in entries:
         if entry.reason is not None:

@@ -119,7 +119,8 @@ def run(
         Entry(
             name=job.planned.name, recipe=job.planned.recipe_path.stem, values=job.planned.values,
             folder=job.planned.folder, num_parameters=num_parameters[job.planned.name],
-            reason=None if job.is_done else job.reason,
+            reason=None if job.is_done else job.reason, seed=job.planned.recipe.seed,
+            same_but_seed=job.planned.same_but_seed(),
         )
         for job in sweep.jobs
     ]  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from distcxr.own_parts import hash_sources
 from distcxr.recipe import Recipe, RecipeError, load_recipe
@@ -50,8 +51,14 @@ class Planned:
     def identity(self) -> str:
         """Hash (12 hex digits) of the whole recipe but its folder, and of the source of own parts: a run that ended
         with it needs no second one."""
-        sources = hash_sources(self.recipe.own_functions())
-        values = self.recipe.model_copy(update={"output": None, "sources": sources}).model_dump(mode="json")
+        return self._hash(output=None, sources=hash_sources(self.recipe.own_functions()))
+
+    def same_but_seed(self) -> str:
+        """Hash of the recipe without its folder and seed: equal for runs of recipes that differ in `seed` alone."""
+        return self._hash(output=None, seed=0)
+
+    def _hash(self, **changed: Any) -> str:
+        values = self.recipe.model_copy(update=changed).model_dump(mode="json")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -19,6 +19,7 @@ class Listed:
 
     Attributes:
         recipe, values: its recipe's name and the values that tell it from others of that recipe, as written.
+        seed, same_but_seed: the recipe's seed, and the hash of the rest; None in older files.
     """
 
     name: str
@@ -26,6 +27,8 @@ class Listed:
     values: dict[str, str]
     folder: Path
     num_parameters: int
+    seed: int | None = None
+    same_but_seed: str | None = None
 
 
 def write_listing(folder: Path, runs: Sequence[Planned], num_parameters: Mapping[str, int]) -> None:
@@ -38,6 +41,7 @@ def write_listing(folder: Path, runs: Sequence[Planned], num_parameters: Mapping
         {
             "name": run.name, "recipe": run.recipe_path.stem, "values": run.values,
             "folder": os.path.relpath(run.folder, folder), "num_parameters": num_parameters[run.name],
+            "seed": run.recipe.seed, "same_but_seed": run.same_but_seed(),
         }
         for run in runs
     ]  # fmt: skip
@@ -57,7 +61,8 @@ def read_listing(folder: Path) -> list[Listed]:
             Listed(
                 name=str(run["name"]), recipe=str(run["recipe"]),
                 values={key: str(text) for key, text in run["values"].items()}, folder=folder / run["folder"],
-                num_parameters=int(run["num_parameters"]),
+                num_parameters=int(run["num_parameters"]), seed=run.get("seed"),
+                same_but_seed=run.get("same_but_seed"),
             )
             for run in json.loads(path.read_text(encoding="utf-8"))
         ]  # fmt: skip

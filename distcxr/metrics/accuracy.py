@@ -57,4 +57,4 @@ def accuracy_difference(
     values = [Estimate(float(one_M.mean()), None, None, None) for one_M in (a_M, b_M)]
     patients = count_patients(patient_M)
     too_few = f"{patients} patients: nothing holds with fewer than {MIN_PATIENTS}" if patients < MIN_PATIENTS else None
-    return paired_difference(values[0], values[1], difference_K, patients, too_few)
+    return paired_difference(values[0], values[1], difference_K, patients, (None, too_few))

@@ -26,6 +26,8 @@ _BOUNDS = types.Array(types.int64, 2, "C", readonly=True)
 _STARTS = types.Array(types.int64, 1, "C", readonly=True)
 _VALUES = types.Array(types.float64, 1, "C", readonly=True)
 _SUMS = types.Array(types.float64, 2, "C")
+_BYTES = types.Array(types.uint8, 1, "C", readonly=True)
+_CHOSEN = types.Array(types.int32, 1, "C")
 
 
 @compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BOUNDS, _SUMS))
@@ -109,3 +111,67 @@ def weighted_sums(
             value = value_E[entry]
             for k in range(BLOCK):
                 sums[k] += value * np.float64(row[k])
+
+
+@compiled(types.void(_WEIGHTS_PL, _PATIENTS, _BYTES, _BYTES, types.int64, types.float64, _CHOSEN))
+def weighted_choice(
+    weights_PL: NDArray[np.uint8],
+    patient_M: NDArray[np.int32],
+    targets_M: NDArray[np.uint8],
+    ends_M: NDArray[np.uint8],
+    kind: int,
+    at: float,
+    chosen_L: NDArray[np.int32],
+) -> None:
+    """The sample with the score that each replicate chooses as threshold; -1 where a class, or such a score, is absent.
+
+    `kind`: 0 Youden, 1 the largest F1, 2 a recall of `at`, 3 a specificity of `at`, as `threshold.choose_threshold`
+    chooses; `ends_M` is 1 at the last sample of every distinct score, 2 where a positive has that score: only there can
+    rules 0 to 2 choose, which is what makes them cheap.
+    """
+    true = np.zeros(BLOCK, dtype=np.int32)
+    false = np.zeros(BLOCK, dtype=np.int32)
+    positive = np.zeros(BLOCK, dtype=np.int32)
+    negative = np.zeros(BLOCK, dtype=np.int32)
+    most = np.zeros(BLOCK, dtype=np.int32)  # false positives that a specificity of `at` allows
+    before = np.zeros(BLOCK, dtype=np.int32)
+    best = np.full(BLOCK, -np.inf)
+    for sample in range(len(patient_M)):
+        row = weights_PL[patient_M[sample]]
+        sums = positive if targets_M[sample] else negative
+        for k in range(BLOCK):
+            sums[k] += row[k]
+    for k in range(BLOCK):
+        most[k] = np.int32((1 - at) * negative[k]) + 1
+        while most[k] > 0 and (negative[k] - most[k]) / max(negative[k], 1) < at:
+            most[k] -= 1
+    chosen_L[:] = -1
+    for sample in range(len(patient_M)):
+        row = weights_PL[patient_M[sample]]
+        sums = true if targets_M[sample] else false
+        for k in range(BLOCK):
+            sums[k] += row[k]
+        if ends_M[sample] == 0 or (kind < 3 and ends_M[sample] == 1):
+            continue
+        if kind == 3:
+            for k in range(BLOCK):
+                called = true[k] + false[k]
+                is_better = (false[k] <= most[k]) & (called != before[k])  # or this score was not drawn
+                chosen_L[k] = sample if is_better else chosen_L[k]
+                before[k] = called
+            continue
+        for k in range(BLOCK):
+            called = true[k] + false[k]
+            if kind == 0:
+                value = np.float64(true[k]) * negative[k] - np.float64(false[k]) * positive[k]
+            elif kind == 1:
+                value = 2.0 * true[k] / max(called + positive[k], 1)
+            else:
+                value = 1.0 if best[k] < 1 and true[k] / max(positive[k], 1) >= at else -np.inf
+            if value >= best[k] and called != before[k] and value > -np.inf:
+                best[k] = value
+                chosen_L[k] = sample
+            before[k] = called
+    for k in range(BLOCK):
+        if positive[k] == 0 or negative[k] == 0:
+            chosen_L[k] = -1

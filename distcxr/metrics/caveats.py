@@ -53,7 +53,8 @@ def _few_behind_thresholds(full: FullReport) -> list[str]:
     if few:
         found.append(
             f"Thresholds and temperatures chosen on fewer than {FEW_POSITIVES} positive patients: {', '.join(few)}. "
-            "The recall that was asked for may be far off on other images, and the intervals do not include that."
+            "The recall that was asked for may be far off on other images; intervals that hold the threshold do not "
+            "include that."
         )
     if None in operating.counts:
         found.append("How many positives the thresholds rest on is not known: an older version kept them.")

@@ -29,9 +29,13 @@ class Estimate:
     """Replicates in which the figure was undefined; the interval is made of the others."""
 
 
-def estimate(value: float | None, reason: str | None, figure_K: NDArray[np.float64], num_patients: int) -> Estimate:
+def estimate(
+    value: float | None, reason: str | None, figure_K: NDArray[np.float64], num_patients: int,
+    tail: float = (1 - LEVEL) / 2,
+) -> Estimate:  # fmt: skip
     """The value with the percentile interval of its replicates; NaN marks a replicate that does not define it.
 
+    Args: the share of replicates that is beyond either end.
     No interval from a single patient, nor where fewer than `MIN_DEFINED` of the replicates are left.
     """
     if value is None:
@@ -43,7 +47,7 @@ def estimate(value: float | None, reason: str | None, figure_K: NDArray[np.float
     if len(defined_K) < MIN_DEFINED * len(figure_K):
         reason = f"undefined in {num_left_out} of {len(figure_K)} resamples of the patients: too few cases"
         return Estimate(value, None, None, reason, num_left_out)
-    low, high = np.quantile(defined_K, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(defined_K, [tail, 1 - tail])
     return Estimate(value, float(low), float(high), None, num_left_out)
 
 

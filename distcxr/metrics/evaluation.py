@@ -11,7 +11,7 @@ Nothing here depends on the number of ranks, threads or cores: the same scores m
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,13 @@ from distcxr.metrics.calibration import Calibration, calibration_estimates
 from distcxr.metrics.decision import DecisionCurve, decision_curves
 from distcxr.metrics.delong import delong_interval
 from distcxr.metrics.estimate import LEVEL, Estimate
-from distcxr.metrics.operating import Operating
+from distcxr.metrics.operating import FROM_ITSELF, Operating
 from distcxr.metrics.recalibration import Recalibration, recalibrate
 from distcxr.metrics.scored import Scored
 from distcxr.metrics.subgroup import UNKNOWN, Subgroups, by_age, by_images_per_patient, by_name, score_subgroups
 from distcxr.metrics.summary import Summary, area_text, summarise
 from distcxr.metrics.threshold import Confusion, count_cells, rate_estimates
+from distcxr.metrics.threshold_choice import with_choice
 
 GROUP_RULE = "youden"
 """The rule with the thresholds that groups' recall and specificity are at."""
@@ -45,6 +46,9 @@ class OperatingPoint:
     confusion: Confusion | None
     rates: dict[str, Estimate]
     reason: str | None
+    with_choice: dict[str, Estimate] = field(default_factory=dict)
+    """Recall and specificity with intervals that include the choice; none of a rule that does not choose, and where
+    the thresholds are of an older version or of the split itself."""
 
 
 @dataclass(frozen=True)
@@ -148,14 +152,14 @@ def full_report(
         decisions=tuple(decision_curves(resamples, scored)),
         operating=operating,
         operating_from=operating_from,
-        points=_points(scored, operating) if operating else {},
+        points=_points(scored, operating, operating_from) if operating else {},
         subgroups=score_subgroups(scored, with_groups, summary.macro_findings, group_thresholds),
         checkpoint_from=checkpoint_from,
         notes=tuple(notes),
     )
 
 
-def _points(scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPoint, ...]]:
+def _points(scored: Scored, operating: Operating, operating_from: str | None) -> dict[str, tuple[OperatingPoint, ...]]:
     found: dict[str, tuple[OperatingPoint, ...]] = {}
     for rule, chosen_C in operating.thresholds.items():
         rank_C = _ranks(scored, operating, rule)
@@ -169,7 +173,12 @@ def _points(scored: Scored, operating: Operating) -> dict[str, tuple[OperatingPo
             logit = operating.threshold(rule, column, "logit")
             prob = operating.threshold(rule, column, "probability")
             cells = count_cells(known, rank) if len(known.targets_M) else None
-            points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason))
+            choice = {}
+            counts, resampled = operating.counts[column], operating.resampled(rule, column, scored.scale)
+            if cells and counts and resampled and operating_from != FROM_ITSELF:
+                rank_Q = list(map(known.to_rank, resampled))
+                choice = with_choice(known, scored.num_patients, rank, rank_Q, counts.num_positive_patients)
+            points.append(OperatingPoint(logit, prob, cells, rates, None if cells else known.reason, choice))
         found[rule] = tuple(points)
     return found
 

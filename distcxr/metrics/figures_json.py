@@ -1,13 +1,13 @@
 """A full report as plain Python types: what `metrics_<split>.json` holds. The one file that knows its keys.
 
-A figure is three keys, for example `auroc`, `auroc_low`, `auroc_high`; one that is undefined is null, with a `reason`
-beside it, and never NaN.
+A figure is three keys, for example `auroc`, `auroc_low`, `auroc_high`; one that is undefined is null and never NaN,
+with a `reason` beside it, or an `auroc_reason`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, replace
 from typing import Any
 
 from distcxr.metrics.areas import AREA_METHODS
@@ -44,7 +44,7 @@ def full_json(full: FullReport) -> dict[str, Any]:
         },
         "macro": {
             **figure("auroc", areas.macro_auroc),
-            **figure("auprc", areas.macro_auprc),
+            **reasoned("auprc", areas.macro_auprc),
             "findings": list(report.macro_findings),
             "num_findings": len(report.macro_findings),
             "reason": areas.macro_auroc.reason,
@@ -117,6 +117,11 @@ def figure(name: str, estimate: Estimate) -> dict[str, float | None]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
+def reasoned(name: str, estimate: Estimate) -> dict[str, Any]:
+    """`figure`, with a key for the reason where one of the three is missing."""
+    return figure(name, estimate) | ({f"{name}_reason": estimate.reason} if estimate.reason else {})
+
+
 def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
     score, auroc = full.report.findings[name], full.areas.auroc[column]
     delong, calibrated = full.delong[column], full.calibrated[column]
@@ -152,8 +157,8 @@ def _finding(full: FullReport, column: int, name: str) -> dict[str, Any]:
 def _calibration(calibration: Calibration) -> dict[str, Any]:
     curve = calibration.curve
     return {
-        **figure("brier", calibration.brier),
-        **figure("ece", calibration.ece),
+        **reasoned("brier", calibration.brier),
+        **reasoned("ece", calibration.ece),
         "ece_bins": BINS,
         "reliability": {
             "mean_prob": curve.mean_prob_B.tolist(),
@@ -172,7 +177,7 @@ def _recalibration(found: Recalibration) -> dict[str, Any]:
     }
     entry: dict[str, Any] = {}
     for name, estimate in named.items():
-        entry |= figure(name, estimate)
+        entry |= reasoned(name, estimate)
     reasons = dict.fromkeys(one.reason for one in named.values() if one.reason)
     return entry | {"recalibration_reason": "; ".join(reasons) or None}
 
@@ -194,9 +199,11 @@ def _point(point: OperatingPoint) -> dict[str, Any]:
     entry: dict[str, Any] = {"threshold_logit": point.logit, "threshold_prob": point.prob}
     reasons: dict[str, None] = {}  # a set that keeps its order
     for name, rate in point.rates.items():
-        entry |= figure(name, rate)
+        entry |= reasoned(name, replace(rate, reason=point.reason) if point.logit is None else rate)
         if rate.reason:
             reasons[f"{name}: {rate.reason}"] = None
+    for name, rate in point.with_choice.items():
+        entry |= {f"{name}_choice_low": rate.low, f"{name}_choice_high": rate.high}
     counts = astuple(point.confusion) if point.confusion else (None,) * 4
     entry |= dict(zip(("tp", "fp", "fn", "tn"), counts, strict=True))
     return entry | {"reason": point.reason or "; ".join(reasons) or None}
@@ -231,8 +238,8 @@ def _group_finding(full: FullReport, score: GroupScore) -> dict[str, Any]:
         "num_patients": score.num_patients,
         "mean_prob": score.mean_prob,
         "frequency": score.frequency,
-        **(figure("calibration_gap", score.gap) if score.gap else {}),
-        **{key: value for name, rate in (score.rates or {}).items() for key, value in figure(name, rate).items()},
+        **(reasoned("calibration_gap", score.gap) if score.gap else {}),
+        **{key: value for name, rate in (score.rates or {}).items() for key, value in reasoned(name, rate).items()},
         "rate_reason": "; ".join(f"{name}: {rate.reason}" for name, rate in (score.rates or {}).items() if rate.reason)
         or None,
         "reason": (whole.reason if score.num == 0 else None) or score.auroc.reason,

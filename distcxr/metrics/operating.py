@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.calibration import Temperature, fit_temperature, probabilities
 from distcxr.metrics.scored import Known, Scale, Scored, as_logits, count_patients
 from distcxr.metrics.threshold import Rule, Threshold, choose_threshold
+from distcxr.metrics.threshold_choice import resampled_thresholds
 
 RULES: Mapping[str, Rule] = {
     "youden": Rule("youden"),
@@ -24,7 +26,7 @@ FROM_ITSELF = "this split (optimistic)"
 """Where thresholds are from that were chosen on the split they are applied to."""
 
 
-HELD = "held: the interval does not include its choice"
+HELD = "held: the interval does not include its choice; RATE_choice_low and RATE_choice_high do"
 """What the intervals of recall and the other rates do with the threshold."""
 
 
@@ -58,7 +60,14 @@ class Operating:
     def threshold(self, rule: str, column: int, scale: Scale) -> float | None:
         """A threshold on the scale asked for; None where there is none."""
         value = self.thresholds[rule][column].value
-        if value is None or scale == self.scale:
+        return None if value is None else self._on(scale, value)
+
+    def resampled(self, rule: str, column: int, scale: Scale) -> list[float]:
+        """`Threshold.resampled` on the scale asked for."""
+        return [self._on(scale, value) for value in self.thresholds[rule][column].resampled]
+
+    def _on(self, scale: Scale, value: float) -> float:
+        if scale == self.scale:
             return value
         return _to_logit(value) if scale == "logit" else float(probabilities(np.array(value)))
 
@@ -71,7 +80,11 @@ class Operating:
             "findings": {
                 finding: {
                     "thresholds": {
-                        name: {"value": chosen[column].value, "reason": chosen[column].reason}
+                        name: {
+                            "value": chosen[column].value,
+                            "reason": chosen[column].reason,
+                            "resampled": list(chosen[column].resampled),
+                        }
                         for name, chosen in self.thresholds.items()
                     },
                     "temperature": asdict(self.temperatures[column]),
@@ -93,7 +106,7 @@ class Operating:
                 scale=scale,
                 num_samples=int(content["num_samples"]),
                 thresholds={
-                    name: tuple(Threshold(rule=rule, **entry["thresholds"][name]) for entry in entries)
+                    name: tuple(_read(rule, entry["thresholds"][name]) for entry in entries)
                     for name, rule in rules.items()
                 },
                 temperatures=tuple(Temperature(**entry["temperature"]) for entry in entries),
@@ -103,17 +116,33 @@ class Operating:
             raise ValueError(f"these are not operating points: {type(error).__name__} {error}") from error
 
 
-def choose_operating(scored: Scored) -> Operating:
+def _read(rule: Rule, entry: Mapping[str, Any]) -> Threshold:
+    """Older files have no `resampled`."""
+    return Threshold(rule=rule, **{**entry, "resampled": tuple(map(float, entry.get("resampled", ())))})
+
+
+def choose_operating(scored: Scored, replicates: int = 1000) -> Operating:
     """Choose thresholds and fit temperatures; on validation only, or the figures at them flatter.
+
+    Args: replicates that choose thresholds anew; none of fewer than 2.
 
     A finding with known scores that are not all finite gets none, with that reason; the threshold of a fixed
     probability every finding gets.
     """
+    thresholds = {name: tuple(_choose(known, rule) for known in scored.known) for name, rule in RULES.items()}
+    if replicates > 1 and scored.num_patients > 1:
+        resamples = PatientResamples(scored.num_patients, replicates)
+        for name, rule in RULES.items():
+            again = resampled_thresholds(resamples, scored, rule)
+            thresholds[name] = tuple(
+                replace(one, resampled=kept if one.value is not None else ())
+                for one, kept in zip(thresholds[name], again, strict=True)
+            )
     return Operating(
         findings=scored.findings,
         scale=scored.scale,
         num_samples=len(scored),
-        thresholds={name: tuple(_choose(known, rule) for known in scored.known) for name, rule in RULES.items()},
+        thresholds=thresholds,
         temperatures=tuple(map(fit_temperature, scored.known)),
         counts=tuple(map(_count, scored.known)),
     )

@@ -4,14 +4,20 @@ Shape suffixes: C findings, K replicates.
 
 Both models are scored on the same resampled patients, so what makes a sample hard for both cancels in the difference:
 its interval is narrower than the two models' own intervals suggest. The bootstrap's p-value can't be below its floor,
-2 / (replicates + 1); AUROC has DeLong's test by patient beside it, which has none. Both come with Holm's adjustment
-over the findings. What they do when there is no difference is measured by `benchmarks/inference.py`.
+that of 2 / (replicates + 1); AUROC has DeLong's test by patient beside it, which has none. Both come with Holm's
+adjustment over the findings. What they do when there is no difference is measured by `benchmarks/inference.py`.
+
+Of few patients, resamples vary less than samples do, by (n - 1) / n, and as if their spread were known. So percentiles
+are taken further out, where Student's t of n - 1 would have them, and p-values are read from the same t (the expanded
+percentile interval: Hesterberg, The American Statistician 69 (2015), 371-386); n: patients of the rarer class.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,15 +26,17 @@ from distcxr.metrics.areas import area_estimates
 from distcxr.metrics.bootstrap import PatientResamples, area_replicates
 from distcxr.metrics.clustered import paired_p_value
 from distcxr.metrics.degrees import degrees_of_freedom
-from distcxr.metrics.estimate import Estimate, average_replicates, estimate
+from distcxr.metrics.estimate import LEVEL, Estimate, average_replicates, estimate
 from distcxr.metrics.operating import Operating
 from distcxr.metrics.p_values import holm
 from distcxr.metrics.paired_points import COMPARED_RATES, RateReplicates, rate_replicates
 from distcxr.metrics.scored import Known, Scored, count_patients
+from distcxr.metrics.student import quantile, two_sided_p
 
 METHODS = {
-    "interval": "percentiles of patient resamples, the same for both models",
-    "p": "patient resamples, twice the smaller share beyond 0; never below p_floor",
+    "interval": "expanded percentiles of patient resamples, the same for both models: as far out as Student's t of the "
+    "rarer class's patients less 1",
+    "p": "twice the smaller share of patient resamples beyond 0, read from the same t; never below p_floor",
     "p_delong": "DeLong by patient (Obuchowski), Student's t of the rarer class's patients less 1",
     "p_holm": "Holm's adjustment of p over the findings",
     "p_delong_holm": "Holm's adjustment of p_delong over the findings",
@@ -95,16 +103,19 @@ def compare_models(
     both_2CK = replicates[0] - replicates[1]
     columns = a.columns(areas_a.macro_findings)
     num_patients = count_patients(*(a.known[column].patient_M for column in columns))
+    # Of an average, those of the finding with the most: the others only add patients to it.
+    known_degrees = [df for column in columns if (df := degrees_of_freedom(a.known[column])[0])]
+    degrees = (max(known_degrees), None) if known_degrees else (None, None)
     by_finding, macros = [], []
     for both_CK, found_a, found_b, macro_a, macro_b in (
         (both_2CK[0], areas_a.auroc, areas_b.auroc, areas_a.macro_auroc, areas_b.macro_auroc),
         (both_2CK[1], areas_a.auprc, areas_b.auprc, areas_a.macro_auprc, areas_b.macro_auprc),
     ):
         by_finding.append([
-            paired_difference(one, other, both_K, known.num_patients, degrees_of_freedom(known)[1])
+            paired_difference(one, other, both_K, known.num_patients, degrees_of_freedom(known))
             for one, other, both_K, known in zip(found_a, found_b, both_CK, a.known, strict=True)
         ])  # fmt: skip
-        macros.append(paired_difference(macro_a, macro_b, average_replicates(both_CK[columns]), num_patients))
+        macros.append(paired_difference(macro_a, macro_b, average_replicates(both_CK[columns]), num_patients, degrees))
     delong = [paired_p_value(*pair) for pair in zip(a.known, b.known, strict=True)]
     tested = zip(by_finding[0], delong, holm(delong), strict=True)
     aurocs = [replace(one, p_delong=p, p_delong_holm=adjusted) for one, p, adjusted in tested]
@@ -140,8 +151,8 @@ def _rate_difference(rate: str, a: RateReplicates | None, b: RateReplicates | No
         nothing = Estimate(None, None, None, "there is no threshold")
         return PairedDifference(None, None, nothing, None, None, nothing.reason)
     values = [Estimate(one.counts.rates()[rate], None, None, one.counts.undefined_rate(rate)) for one in (a, b)]
-    too_few = degrees_of_freedom(known)[1]
-    return paired_difference(values[0], values[1], a.rates[rate] - b.rates[rate], known.num_patients, too_few)
+    degrees = degrees_of_freedom(known)
+    return paired_difference(values[0], values[1], a.rates[rate] - b.rates[rate], known.num_patients, degrees)
 
 
 def _same_labels(a: Scored, b: Scored) -> bool:
@@ -157,20 +168,40 @@ def _same_labels(a: Scored, b: Scored) -> bool:
 
 
 def paired_difference(
-    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int, too_few: str | None = None
-) -> PairedDifference:
+    a: Estimate, b: Estimate, difference_K: NDArray[np.float64], num_patients: int,
+    degrees: tuple[int | None, str | None],
+) -> PairedDifference:  # fmt: skip
     """A figure of two models, with its difference's interval and p-value from replicates; NaN where undefined.
 
-    `too_few`: why no p-value would hold.
+    `degrees`: of freedom, or why neither interval nor p-value would hold; without either, plain percentiles.
     """
+    df, too_few = degrees
     value = None if a.value is None or b.value is None else a.value - b.value
-    difference = estimate(value, (a if a.value is None else b).reason, difference_K, num_patients)
-    if difference.low is None or too_few:
-        return PairedDifference(a.value, b.value, difference, None, None, difference.reason or too_few)
+    reason = (a if a.value is None else b).reason
+    if value is not None and too_few:
+        difference = Estimate(value, None, None, too_few)
+    else:
+        difference = estimate(value, reason, difference_K, num_patients, _tail(df))
+    if difference.low is None:
+        return PairedDifference(a.value, b.value, difference, None, None, difference.reason)
     defined_K = difference_K[~np.isnan(difference_K)]
     fewer = min(np.count_nonzero(defined_K <= 0), np.count_nonzero(defined_K >= 0))
     floor = 2 / (len(defined_K) + 1)
-    return PairedDifference(a.value, b.value, difference, min(1.0, floor * (int(fewer) + 1)), floor, None)
+    p = min(1.0, floor * (int(fewer) + 1))
+    return PairedDifference(a.value, b.value, difference, _expanded(p, df), _expanded(floor, df), None)
+
+
+def _tail(df: int | None) -> float:
+    """The share of resamples beyond either end of an interval."""
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) if df is None else quantile(LEVEL, df) * math.sqrt((df + 1) / df)
+    return NormalDist().cdf(-reach)
+
+
+def _expanded(p: float, df: int | None) -> float:
+    """The p-value of t where that of the normal is `p`: below 1 - `LEVEL` where the interval does not hold 0."""
+    if df is None or p >= 1:
+        return p
+    return two_sided_p(-NormalDist().inv_cdf(p / 2) * math.sqrt(df / (df + 1)), df)
 
 
 def _adjust(found: Sequence[PairedDifference]) -> tuple[PairedDifference, ...]:

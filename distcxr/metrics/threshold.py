@@ -70,6 +70,8 @@ class Threshold:
     value: float | None
     rule: Rule
     reason: str | None
+    resampled: tuple[float, ...] = ()
+    """What other patients might have chosen: see `threshold_choice.resampled_thresholds`."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +166,17 @@ def rate_estimates(scored: Scored, threshold_C: Sequence[float | None]) -> list[
         if threshold is None:
             found.append(dict.fromkeys(RATES, Estimate(None, None, None, "there is no threshold")))
             continue
-        cell_M = _cells(known, threshold) + 4 * known.patient_M.astype(np.int64)
-        counts_4P = np.bincount(cell_M, minlength=4 * scored.num_patients).reshape(-1, 4).T.astype(np.float64)
-        shares = _shares(*counts_4P)
+        shares = shares_by_patient(known, scored.num_patients, threshold)
         found.append({name: _rate(shares[name], _UNDEFINED[name]) for name in RATES})
     return found
+
+
+def shares_by_patient(
+    known: Known, num_patients: int, threshold: float
+) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """For each of `RATES`, of each patient `[P]`: what is right, and of how much it is a share."""
+    cell_M = _cells(known, threshold) + 4 * known.patient_M.astype(np.int64)
+    return _shares(*np.bincount(cell_M, minlength=4 * num_patients).reshape(-1, 4).T.astype(np.float64))
 
 
 def _rate(share: tuple[NDArray[np.float64], NDArray[np.float64]], undefined: str) -> Estimate:

@@ -13,13 +13,24 @@ DASH = "–"
 
 KeyPath = Sequence[str | int]  # into report.json
 
+_NO_REASON = "the reason is not in this run's files: an older version scored it"
+_REASONS = {
+    **dict.fromkeys(("auroc", "difference", "pointing", "iou"), ("reason",)),
+    **dict.fromkeys(("calibration_slope", "calibration_intercept", "observed_expected", "brier_skill"),
+                    ("recalibration_reason",)),
+    **dict.fromkeys(("recall", "precision", "specificity", "npv", "accuracy", "f1"), ("rate_reason", "reason")),
+}  # fmt: skip
+"""Keys that hold the reasons of several figures at once, beside `FIGURE_reason`."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of text; `at` is the JSON pointer (RFC 6901) into report.json of the figure that it prints."""
+    """A piece of text; `at` is the JSON pointer (RFC 6901) into report.json of the figure that it prints, `href` a
+    section of the page (`#name`) or a page beside it, as a path with / that is not escaped yet."""
 
     text: str
     at: str | None = None
+    href: str | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,8 @@ class Cell:
     is_number: bool = False
     aside: tuple[Part, ...] = ()
     """What goes below the figure in small print, its interval; markdown puts it in brackets."""
+    note: str | None = None
+    """Why a figure or its interval is missing: a footnote of the table."""
 
 
 Column = tuple[str, Sequence[Cell]]  # with its title
@@ -53,6 +66,12 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     strong: frozenset[int] = frozenset()
     sortable: bool = False
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """Notes of its cells, in their order, with a mark each: a, b, ... z, aa."""
+        notes = dict.fromkeys(cell.note for row in self.rows for cell in row if cell.note)
+        return {note: _mark(number) for number, note in enumerate(notes)}
 
 
 @dataclass(frozen=True)
@@ -165,20 +184,29 @@ class Content:
         """A cell with one number."""
         return Cell((self.figure(*path, form=form),), is_number=True)
 
-    def interval(self, *path: str | int, form: str = ".3f") -> Cell:
-        """A cell with `low–high` of the figure at the path, `low to high` from below 0; a dash where it has none."""
+    def interval(self, *path: str | int, form: str = ".3f", why: str | None = None) -> Cell:
+        """A cell with `low–high` of the figure at the path, `low to high` from below 0; where it has none a dash, with
+        the reason, or with `why`."""
         *before, last = path
         if self.get(*before, f"{last}_low") is None or self.get(*before, f"{last}_high") is None:
-            return Cell((Part(DASH),), is_number=True)
+            return Cell((Part(DASH),), is_number=True, note=why or self.reason(*path))
         low = self.figure(*before, f"{last}_low", form=form)
         high = self.figure(*before, f"{last}_high", form=form)
-        return Cell((low, Part(" to " if low.text.startswith("-") else "–"), high), is_number=True)
+        return Cell((low, Part(" to " if low.text[0] in "-+" else "–"), high), is_number=True)
 
-    def with_interval(self, *path: str | int) -> Cell:
-        """A figure with its interval below; two decimals, because tables of these are wide."""
-        interval = self.interval(*path, form=".2f").parts
-        aside = interval if len(interval) == 3 else ()
-        return Cell((self.figure(*path, form=".2f"),), is_number=True, aside=aside)
+    def with_interval(self, *path: str | int, form: str = ".2f", why: str | None = None) -> Cell:
+        """A figure with its interval below; two decimals, because tables of these are wide. `why` as for `interval`."""
+        interval = self.interval(*path, form=form, why=why)
+        aside = interval.parts if interval.note is None else ()
+        return Cell((self.figure(*path, form=form),), is_number=True, aside=aside, note=interval.note)
+
+    def reason(self, *path: str | int) -> str:
+        """Why there is no interval, or no figure, at the path."""
+        *before, last = path
+        for key in (f"{last}_reason", *_REASONS.get(str(last), ())):
+            if text := self.get(*before, key):
+                return str(text)
+        return _NO_REASON
 
     def numbers(self, paths: Iterable[KeyPath], *keys: str | int, form: str = ".3f") -> list[Cell]:
         """A column: the number that each path has under `keys`."""
@@ -192,6 +220,11 @@ class Content:
 def pointer(path: KeyPath) -> str:
     """The JSON pointer of a path."""
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in path)
+
+
+def _mark(number: int) -> str:
+    before, last = divmod(number, 26)
+    return (_mark(before - 1) if before else "") + chr(ord("a") + last)
 
 
 def table(*columns: Column, strong: Iterable[int] = (), sortable: bool = False) -> Table:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distcxr.report import blocks
-from distcxr.report.blocks import Content, Fold, Section, column, paragraph
+from distcxr.report.blocks import Cell, Content, Fold, Part, Section, column, paragraph
 
 YOURS = "not covered: yours to write"
 
@@ -122,7 +122,8 @@ _CHECKLISTS = {"TRIPOD+AI": _TRIPOD, "CLAIM 2024": _CLAIM}
 
 
 def checklists(sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
-    """By checklist, {item, topic, where}: titles of the sections of a page that bear on it, or that none does."""
+    """By checklist, {item, topic, where, sections}: titles of the sections of a page that bear on it, or that none
+    does, and their anchors."""
     titles = {section.name: section.title for section in sections}
     return {
         name: [
@@ -130,6 +131,7 @@ def checklists(sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
                 "item": number,
                 "topic": topic,
                 "where": ", ".join(titles[one] for one in names if one in titles) or YOURS,
+                "sections": [one for one in names if one in titles],
             }
             for number, topic, names in items
         ]
@@ -137,8 +139,9 @@ def checklists(sections: Sequence[Section]) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def checklists_section(content: Content) -> Section:
-    """Both as tables, folded."""
+def checklists_section(content: Content, sections: Sequence[Section]) -> Section:
+    """Both as tables, folded, with links to the sections of the page."""
+    titles = {section.name: section.title for section in sections}
     text = (
         "Where this page bears on an item; it may not be all that the item asks for. What no program knows is yours to "
         "write."
@@ -150,10 +153,16 @@ def checklists_section(content: Content) -> Section:
                 blocks.table(
                     ("item", column(one["item"] for one in rows)),
                     ("topic", column(one["topic"] for one in rows)),
-                    ("where", column(one["where"] for one in rows)),
+                    ("where", [_where(one, titles) for one in rows]),
                 ),
             ),
         )
         for name, rows in content.get("checklists").items()
     ]
     return Section("checklists", "Checklists", (paragraph(text, kind="small"), *folds))
+
+
+def _where(item: dict[str, Any], titles: dict[str, str]) -> Cell:
+    links = [Part(titles[name], href=f"#{name}") for name in item["sections"]]
+    separated = [part for link in links for part in (Part(", "), link)][1:]
+    return Cell(tuple(separated)) if links else blocks.words(item["where"])

@@ -40,6 +40,7 @@ class Entry:
     Attributes:
         recipe, values: its recipe's name and the values that tell it from others of that recipe, as written.
         reason: why it has no results; None if it has.
+        seed, same_but_seed: of its recipe, and a hash of the rest of it; None where they are not known.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Entry:
     folder: Path
     num_parameters: int
     reason: str | None = None
+    seed: int | None = None
+    same_but_seed: str | None = None
 
 
 def write_comparison(folder: Path, entries: Sequence[Entry]) -> str:
@@ -83,7 +86,7 @@ def compare(folder: Path, entries: Sequence[Entry]) -> dict[str, Any]:
         run: dict[str, Any] = {
             **asdict(entry), "folder": os.path.relpath(entry.folder, folder), "metrics": {}, "stages": [],
             "model": None, "image_size": None, "train_minutes": None, "hashes": {}, "not_comparable": None,
-            "difference": None,
+            "difference": None, "has_report": (entry.folder / filenames.REPORT).exists(),
         }  # fmt: skip
         if entry.reason is None:
             try:
@@ -235,6 +238,7 @@ def _csv(values: dict[str, Any]) -> str:
     """A row per run, a column per figure; empty where there is none."""
     swept = dict.fromkeys(key for run in values["runs"] for key in run["values"])
     stages = max((len(run["stages"]) for run in values["runs"]), default=0)
+    of_seeds = {name: group for group in values["seeds"] for name in group["runs"]}
     rows = []
     for run in values["runs"]:
         row: dict[str, Any] = {"run": run["name"], "recipe": run["recipe"]}
@@ -249,6 +253,9 @@ def _csv(values: dict[str, Any]) -> str:
         row |= {f"{split}_accuracy": run["metrics"].get(split, {}).get("accuracy") for split in values["splits"]}
         right = difference.get("accuracy") or {}
         row |= {f"accuracy_{key}": right.get(key) for key in ("difference", "difference_low", "difference_high", "p")}
+        if of_seeds:
+            group = of_seeds.get(run["name"], {})
+            row |= {f"seeds_{key}": group.get(key) for key in ("split", "num", "mean", "sd", "lowest", "highest")}
         for number in range(stages):
             stage = run["stages"][number] if number < len(run["stages"]) else {}
             row[f"stage_{number + 1}_val_auroc"] = stage.get("val_auroc")

@@ -22,13 +22,14 @@ from distcxr.report.blocks import (
     pointer,
 )
 from distcxr.report.compare_picture import picture
-from distcxr.report.seeds import ABOUT, seed_lines
+from distcxr.report.seeds import ABOUT, missing_seeds, seed_lines
+from distcxr.runfolder import filenames
 from distcxr.tracking.terminal import table_text
 
 _ENDS = ("", "_low", "_high")
 _FLATTERED = (
-    "Validation chose each run's checkpoint, and of many runs the best on validation is partly the luckiest: believe "
-    "the test split."
+    "Validation chose each run's checkpoint and the best run, so its own figures of both are optimistic: believe those "
+    "of the test split."
 )
 
 
@@ -126,7 +127,7 @@ def _seeds(content: Content) -> Iterator[Block]:
         ("standard deviation", content.numbers(paths, "sd", form=".4f")),
         ("lowest", content.numbers(paths, "lowest", form=".4f")),
         ("highest", content.numbers(paths, "highest", form=".4f")),
-        ("missing seeds", column(", ".join(group["missing"]) or DASH for group in groups)),
+        ("missing seeds", column(missing_seeds(group) or DASH for group in groups)),
     )
 
 
@@ -150,17 +151,13 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         title = "Macro AUROC with patient-level intervals, and AUROC of each finding"
         yield Charts((Chart(title, (), picture(values, alone=False)),), wide=True)
     paths = [("runs", number) for number in finished]
-    columns = [("run", column(f"{number + 1} {runs[number]['name']}" for number in finished))]
+    columns = [("run", [_link(number, runs[number]) for number in finished])]
     for split in splits:
-        area = ("metrics", split, "macro", "auroc")
-        columns += [
-            (f"AUROC, {split}", content.numbers(paths, *area)),
-            ("95 % interval", content.intervals(paths, *area)),
-        ]
+        cells = [content.with_interval(*path, "metrics", split, "macro", "auroc", form=".4f") for path in paths]
+        columns.append((f"AUROC, {split}", cells))
     yield blocks.table(
         *columns,
-        ("test, less the best", content.numbers(paths, "difference", "auroc", form="+.4f")),
-        ("95 % interval", [_low_to_high(content, (*path, "difference", "auroc")) for path in paths]),
+        ("test, less the best", [_less_the_best(content, (*path, "difference", "auroc")) for path in paths]),
         *((title, [_p_cell(content, (*path, "difference"), key) for path in paths])
           for title, key in (("p", "p"), ("p, Holm", "p_holm"))),
         ("parameters", content.numbers(paths, "num_parameters", form=",")),
@@ -170,9 +167,10 @@ def _runs(content: Content, values: dict[str, Any], finished: list[int]) -> Iter
         sortable=True,
     )  # fmt: skip
     yield blocks.paragraph(
-        "In bold the best on validation. Differences from it are paired: the same patients are drawn for both runs, "
-        "so their intervals are narrower than those of the runs suggest. p is of patient resamples, and ≤ marks the "
-        "smallest that as many of them can show; Holm's is adjusted over the runs. Minutes are training alone.",
+        "Figures with their 95 % interval below; in bold the best on validation. Differences from it are paired: the "
+        "same patients are drawn for both runs, so their intervals are not those of the runs taken apart. p is of "
+        "patient resamples, and ≤ marks the smallest that as many of them can show; Holm's is adjusted over the runs. "
+        "Minutes are training alone.",
         kind="small",
     )
 
@@ -190,8 +188,7 @@ def _accuracy(content: Content, accurate: list[int]) -> Iterator[Block]:
     yield blocks.table(
         ("run", column(f"{number + 1} {runs[number]['name']}" for number in accurate)),
         *((f"accuracy, {split}", content.numbers(paths, "metrics", split, "accuracy", form=".4f")) for split in splits),
-        ("test, less the best", content.numbers(at, "difference", form="+.4f")),
-        ("95 % interval", [_low_to_high(content, (*path, "difference")) for path in at]),
+        ("test, less the best", [_less_the_best(content, (*path, "difference")) for path in at]),
         *((title, [_p_cell(content, path, key) for path in at]) for title, key in (("p", "p"), ("p, Holm", "p_holm"))),
         sortable=True,
     )  # fmt: skip
@@ -200,6 +197,12 @@ def _accuracy(content: Content, accurate: list[int]) -> Iterator[Block]:
         "class. Differences are paired as those of AUROC are.",
         kind="small",
     )
+
+
+def _link(number: int, run: dict[str, Any]) -> Cell:
+    """A run's number and name, to its report where it has one."""
+    page = f"{run['folder']}/{filenames.REPORT}" if run["has_report"] else None
+    return Cell((Part(f"{number + 1} {run['name']}", href=page),))
 
 
 def _p_text(entry: dict[str, Any], key: str) -> str:
@@ -211,15 +214,28 @@ def _p_text(entry: dict[str, Any], key: str) -> str:
 def _p_cell(content: Content, path: KeyPath, key: str) -> Cell:
     text = _p_text(content.get(*path) or {}, key)
     at = pointer((*path, key)) if text[0].isdigit() else None
-    return Cell((Part(DASH if text == "-" else text.replace("<=", "≤"), at),), is_number=True)
+    why = _why_no_p(content, path) if text == "-" else None
+    return Cell((Part(DASH if text == "-" else text.replace("<=", "≤"), at),), is_number=True, note=why)
 
 
-def _low_to_high(content: Content, path: KeyPath) -> Cell:
-    """The interval of a difference; a dash within would look like a minus."""
-    low_high = content.interval(*path, form="+.4f")
-    if len(low_high.parts) != 3:
-        return low_high
-    return Cell((low_high.parts[0], Part(" to "), low_high.parts[2]), is_number=True)
+def _why_no_p(content: Content, path: KeyPath) -> str | None:
+    found: str | None = content.get(*path, "p_reason") or content.get(*path, "reason")
+    return found or _why_no_difference(content, path)
+
+
+def _why_no_difference(content: Content, path: KeyPath) -> str | None:
+    """Of a run that was not held against the best; None of one that was."""
+    run = content.get(*path[:2])
+    if run["difference"] is not None:
+        return None
+    if run["name"] == content.get("best"):
+        return "the run that the others are compared with"
+    return run["not_comparable"] or "its predictions of test, or those of the best on validation, are not there"
+
+
+def _less_the_best(content: Content, path: KeyPath, form: str = "+.4f") -> Cell:
+    """A difference with its interval."""
+    return content.with_interval(*path, form=form, why=_why_no_difference(content, path))
 
 
 def _stages(content: Content) -> Iterator[Block]:
@@ -246,8 +262,8 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
     for number in finished:
         base = ("runs", number, "metrics", split, "findings")
         cells = [content.with_interval(*base, name, "auroc") for name in names]
-        columns.append((f"{number + 1} {runs[number]['name']}", cells))
-    yield blocks.paragraph(f"AUROC of each finding, {split} split.", kind="small")
+        columns.append((f"run {number + 1}", cells))
+    yield blocks.paragraph(f"AUROC of each finding, {split} split, with its 95 % interval.", kind="small")
     yield blocks.table(*columns, sortable=True)
     compared = [number for number in finished if (runs[number]["difference"] or {}).get("findings")]
     if not compared:
@@ -257,8 +273,7 @@ def _findings(content: Content, finished: list[int]) -> Iterator[Block]:
     for number in compared:
         paths = [("runs", number, "difference", "findings", name) for name in names]
         columns += [
-            (f"{number + 1} {runs[number]['name']}", content.numbers(paths, "difference", form="+.3f")),
-            ("95 % interval", [_low_to_high(content, (*path, "difference")) for path in paths]),
+            (f"run {number + 1}", [_less_the_best(content, (*path, "difference"), "+.3f") for path in paths]),
             ("p, Holm", [_p_cell(content, path, "p_delong_holm") for path in paths]),
         ]
     yield blocks.paragraph("Less the best on validation, AUROC of the test split", kind="heading")

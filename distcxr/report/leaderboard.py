@@ -103,7 +103,7 @@ ON_OTHER_SPLITS = (
     Row("ensemble", ".861", "unknown", "bjorneme", split="random, by patient"),
     Row("single model", ".854", "unknown", "mjrq/cura", split="own"),
 )
-"""On other test images, which are easier. They compare with nothing above, nor with each other."""
+"""On other test images. They compare with nothing above, nor with each other."""
 
 
 def tables() -> str:

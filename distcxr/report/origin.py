@@ -17,8 +17,8 @@ SELECTED_ON_TEST = (
     "than it will on new images."
 )
 NOT_COMPARABLE = (
-    "Not comparable with anything on the official list: figures from other splits, which are easier (CheXNet .841, "
-    "arnoweng .847, zoogzog .851, jrzech .838), and ChestMNIST, which is made of 28 px images and has lists of its own."
+    "Not comparable with anything on the official list: figures of other test images (CheXNet .841, arnoweng .847, "
+    "zoogzog .851, jrzech .838), and ChestMNIST, which is made of 28 px images and has lists of its own."
 )
 
 
@@ -58,7 +58,10 @@ def comparison_section(content: Content, split: str) -> Section:
         ("macro AUROC", [content.number(*path, "auroc", form=form) for path, form in zip(paths, forms, strict=True)]),
         (
             "95 % interval",
-            [content.interval(*path, "auroc", form=form) for path, form in zip(paths, forms, strict=True)],
+            [
+                content.interval(*path, "auroc", form=form, why="none was published" if row else None)
+                for path, form, (row, _) in zip(paths, forms, lines, strict=True)
+            ],
         ),
         ("0.7 to 0.85", [interval_bar(content, path, (0.7, 0.85), "strong" if path == mine else "") for path in paths]),
         strong=[number for number, path in enumerate(paths) if path == mine],

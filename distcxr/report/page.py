@@ -111,7 +111,7 @@ def build(files: RunFiles) -> tuple[Content, Page]:
     shown = [section for section in sections if section is not None and section.blocks]
     values: dict[str, Any] = {**content.values, "missing": missing, "checklists": checklists(shown)}
     content = Content(values)
-    shown.insert(-1, checklists_section(content))
+    shown.insert(-1, checklists_section(content, shown))
     result, tiles = result_of(content, split)
     values["result"] = "".join(part.text for part in result)
     page = Page(

@@ -77,7 +77,6 @@ def localisation_section(content: Content, split: str) -> Section | None:
         ("95 % interval", content.intervals(paths, "iou")),
         ("coverage", content.numbers(paths, "coverage")),
         ("box share", content.numbers(paths, "box_share")),
-        *blocks.notes(found[name].get("reason") for name in names),
         sortable=True,
     )
     is_plain = content.get("localisation", split, "map") == "plain"  # older files have relative maps, all of them

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ def to_html(page: Page) -> str:
         loader=PackageLoader("distcxr.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
+    environment.filters["link"] = _link
     environment.tests["of_kind"] = lambda block, kind: type(block).__name__ == kind
     style = (files("distcxr.report") / "templates" / "page.css").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(page=page, style=style)
@@ -71,21 +72,33 @@ def _table(table: Table) -> Iterator[str]:
     yield _row(_escaped(table.columns[position]) for position in positions)
     yield _row("--:" if position in numbers else "---" for position in positions)
     for number, row in enumerate(table.rows):
-        cells = [_cell(row[position]) for position in positions]
+        cells = [_cell(row[position], table.marks) for position in positions]
         yield _row(f"**{cell}**" if cell and number in table.strong else cell for cell in cells)
     yield ""
+    if table.marks:
+        yield from ("; ".join(f"({mark}) {_escaped(note)}" for note, mark in table.marks.items()) + ".", "")
 
 
 def _row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _cell(cell: Cell) -> str:
-    return _words(cell.parts) + (f" ({_words(cell.aside)})" if cell.aside else "")
+def _cell(cell: Cell, marks: Mapping[str, str]) -> str:
+    mark = f" ({marks[cell.note]})" if cell.note else ""
+    return _words(cell.parts) + mark + (f" ({_words(cell.aside)})" if cell.aside else "")
 
 
 def _words(parts: Iterable[Part]) -> str:
-    return "".join(_escaped(part.text) for part in parts)
+    return "".join(
+        # Links within a page are left to HTML: how a renderer of markdown names its headings differs.
+        f"[{_escaped(part.text)}](<{_link(part.href)}>)" if part.href and part.href[0] != "#" else _escaped(part.text)
+        for part in parts
+    )
+
+
+def _link(href: str) -> str:
+    """As a URL; a colon within would make a path a scheme."""
+    return href if href.startswith("#") else quote(href, safe="/")
 
 
 def _escaped(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distcxr.report import blocks
@@ -49,7 +50,6 @@ def findings_section(content: Content, split: str) -> Section:
         (interval_title(content, split), content.intervals(paths, "auprc")),
         *((f"AUROC, {other}", content.numbers([("metrics", other, *path[2:]) for path in paths], "auroc"))
           for other in others),
-        *blocks.notes(content.get(*path, "reason") for path in paths),
         strong=[0], sortable=True,
     )  # fmt: skip
     shown: list[Block] = [paragraph(_about_intervals(content, split), kind="small"), table]
@@ -110,12 +110,11 @@ def subgroups_section(content: Content, split: str, *, of_findings: bool = True)
     if not groups:
         return None
     axis = start, end = span_of(group["macro"].get(key) for group in groups for key in AREA)
-    averaged = [tuple(group["macro"].get("findings") or ()) for group in groups]
-    of_others = len(set(averaged)) > 1
+    of_others = len({tuple(group["macro"].get("findings") or ()) for group in groups}) > 1
     paths = [(*base, "subgroups", number) for number in range(len(groups))]
     attributes = [readable(group["attribute"]) for group in groups]
     begins = [number == 0 or name != attributes[number - 1] for number, name in enumerate(attributes)]
-    findings = [Cell((Part(f"{len(names)} findings"),), is_number=True) for names in averaged]
+    names = content.get(*base, "macro", "findings") or list(content.get(*base, "findings"))
     table = blocks.table(
         ("attribute", column(name if is_first else "" for name, is_first in zip(attributes, begins, strict=True))),
         ("group", column(group["group"] for group in groups)),
@@ -124,8 +123,8 @@ def subgroups_section(content: Content, split: str, *, of_findings: bool = True)
         ("macro AUROC", content.numbers(paths, "macro", "auroc")),
         (interval_title(content, split), content.intervals(paths, "macro", "auroc")),
         (f"{start:g} to {end:g}", [interval_bar(content, (*path, "macro"), axis) for path in paths]),
-        *([("average of", findings)] if of_others else []),
-        *blocks.notes(group["macro"].get("reason") for group in groups),
+        ("average of", [_averaged(content, path, names) for path in paths]),
+        ("fewest positive patients", [_fewest(content, path) for path in paths]),
     )
     unlike = (
         "Some groups lack a class of some findings, so their averages are of fewer: averages of different findings do "
@@ -141,11 +140,42 @@ def subgroups_section(content: Content, split: str, *, of_findings: bool = True)
     return Section("subgroups", "Subgroups", shown)
 
 
+def _averaged(content: Content, path: KeyPath, names: Sequence[str]) -> Cell:
+    """How many findings a group's average is of, and which it lacks."""
+    found = content.get(*path, "macro", "findings") or []
+    lacking = [
+        f"{readable(name)} ({content.get(*path, 'findings', name, 'reason') or 'no reason is recorded'})"
+        for name in names
+        if name not in found
+    ]
+    note = f"not in the average: {', '.join(lacking)}" if lacking else None
+    return Cell((Part(f"{len(found)} of {len(names)} findings"),), is_number=True, note=note)
+
+
+def _fewest(content: Content, path: KeyPath) -> Cell:
+    """Of the averaged findings, the one with the fewest positive patients, and how many."""
+    of = {
+        name: num
+        for name in content.get(*path, "macro", "findings") or []
+        if (num := content.get(*path, "findings", name, "num_positive_patients")) is not None
+    }
+    if not of:
+        return Cell((Part(blocks.DASH),), is_number=True)
+    rarest = min(of, key=lambda name: of[name])
+    count = content.figure(*path, "findings", rarest, "num_positive_patients", form=",")
+    return Cell((count,), is_number=True, aside=(Part(readable(rarest)),))
+
+
 def _differences(content: Content, split: str) -> Iterable[Block]:
     found: list[dict[str, Any]] = content.get("metrics", split, "differences") or []
     num_pairs = content.get("metrics", split, "num_pairs_compared")
     among = f"{num_pairs:,} pairs" if num_pairs is not None else "many pairs"
-    if test := content.get("metrics", split, "difference_test"):
+    test = content.get("metrics", split, "difference_test")
+    if test and num_pairs == 0:
+        few = test["min_patients"]
+        yield paragraph(f"No groups were compared: no two have {few} positive and {few} negative patients each.")
+        return
+    if test:
         tested = (
             f"{len(found)} of {among} of groups differ in AUROC at an adjusted p-value below {test['alpha']:g} "
             f"({test['method']}; pairs with at least {test['min_patients']} positive and negative patients each)."
@@ -187,8 +217,8 @@ def _left_out(content: Content, split: str) -> Iterable[Block]:
     fewest = content.get("metrics", split, "intervals", "min_patients")
     if fewest is not None:
         yield paragraph(
-            f"In the tables below a cell is left out where fewer than {fewest} patients of the group decide it; the "
-            "last of them counts images, patients and positive patients.",
+            f"In the tables below a figure is left out where fewer than {fewest} patients of the group decide it. "
+            "Below each: its interval; images/patients/positive patients of the group with a known label.",
             kind="small",
         )
 
@@ -201,7 +231,7 @@ def _every_finding(content: Content, split: str, groups: Sequence[dict[str, Any]
             continue
         for key, title in _BY_GROUP.items():
             columns = [(groups[number]["group"], _by_finding(content, split, number, names, key)) for number in of]
-            if any(cell.parts[0].text != blocks.DASH for _, cells in columns for cell in cells):
+            if key == "auroc" or any(cell.note is None for _, cells in columns for cell in cells):
                 table = blocks.table(("finding", column(map(readable, names))), *columns)
                 yield Fold(f"{title} of every finding by {readable(attribute)}", (table,))
 
@@ -211,23 +241,29 @@ _BY_GROUP = {
     "recall": "Recall",
     "specificity": "Specificity",
     "calibration_gap": "Frequency less mean probability",
-    "num_positive": "Images, patients and positive patients",
 }
 
 
 def _by_finding(content: Content, split: str, number: int, names: Sequence[str], key: str) -> list[Cell]:
-    """A group's figures of every finding; where too few patients leave no interval, the figure is left out, too."""
-    paths: list[KeyPath] = [("metrics", split, "subgroups", number, "findings", name) for name in names]
-    if key == "num_positive":
-        return [_counts(content, path) for path in paths]
-    is_shown = [content.get(*path, f"{key}_low") is not None for path in paths]
-    dash = blocks.words(blocks.DASH)
-    return [content.with_interval(*path, key) if shown else dash for path, shown in zip(paths, is_shown, strict=True)]
+    """A group's figures of every finding with their counts; where too few patients leave no interval, the figure is
+    left out, with the reason."""
+    cells = []
+    for name in names:
+        path = ("metrics", split, "subgroups", number, "findings", name)
+        counts = [content.figure(*path, count, form=",") for count in _COUNTS]
+        shown: tuple[Part, ...] = ()
+        if counts[2].at:
+            shown = (counts[0], Part("/"), counts[1], Part("/"), counts[2])
+        cell = content.with_interval(*path, key)
+        if cell.note:
+            cell = replace(cell, parts=(Part(blocks.DASH),))
+        elif shown:
+            shown = (Part(";\n"), *shown)
+        cells.append(replace(cell, aside=(*cell.aside, *shown)))
+    return cells
 
 
-def _counts(content: Content, path: KeyPath) -> Cell:
-    counts = [content.figure(*path, key, form=",") for key in ("num", "num_patients", "num_positive_patients")]
-    return Cell((counts[0], Part(", "), counts[1], Part(", "), counts[2]), is_number=True)
+_COUNTS = ("num", "num_patients", "num_positive_patients")
 
 
 def _about_intervals(content: Content, split: str) -> str:

@@ -16,43 +16,66 @@ ABOUT = (
 
 
 def seed_groups(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A line for each group of two runs or more, in the order of the runs.
+    """A line for each group of two seeds or more, in the order of the runs.
 
     Args:
-        runs: as in sweep.json.
+        runs: as in sweep.json. Their seeds are among the values of the sweep, or in recipes that are equal otherwise.
 
     Returns:
-        `name` (recipe and values without the seed), `split` (test, unless more runs have validation alone), `num` runs
-        with a macro AUROC that compare, their `mean`, sample standard deviation `sd` (None of one), `lowest` and
-        `highest`; `missing` are the seeds of the others.
+        `name` (recipe and values without the seed), `runs` (names), `split` (test, unless more runs have validation
+        alone), `num` runs with a macro AUROC that compare, their `mean`, sample standard deviation `sd` (None of one),
+        `lowest` and `highest`; `missing` are the seeds of the others, each with the reason.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for run in runs:
         if "seed" in run["values"]:
-            others = [f"{key}={value}" for key, value in run["values"].items() if key != "seed"]
-            groups.setdefault(" ".join([run["recipe"], *others]), []).append(run)
-    return [_line(name, members) for name, members in groups.items() if len(members) > 1]
+            groups.setdefault((run["recipe"], *_others(run)), []).append(run)
+        elif run["same_but_seed"] is not None:
+            groups.setdefault((run["same_but_seed"],), []).append(run)
+    return [_line(members) for members in groups.values() if len(set(map(_seed, members))) > 1]
 
 
-def _line(name: str, members: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _seed(run: dict[str, Any]) -> str:
+    seed = run["values"].get("seed")
+    return str(run["seed"]) if seed is None else str(seed)
+
+
+def _others(run: dict[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in run["values"].items() if key != "seed"]
+
+
+def _line(members: Sequence[dict[str, Any]]) -> dict[str, Any]:
     comparable = [run for run in members if run["not_comparable"] is None]
     by_split = {
-        split: {run["values"]["seed"]: auroc for run in comparable if (auroc := _auroc(run, split)) is not None}
+        split: {_seed(run): auroc for run in comparable if (auroc := _auroc(run, split)) is not None}
         for split in ("test", "val")
     }
     split = "test" if len(by_split["test"]) >= max(1, len(by_split["val"])) else "val"
     found = list(by_split[split].values())
-    missing = [run["values"]["seed"] for run in members if run["values"]["seed"] not in by_split[split]]
+    recipes = ", ".join(dict.fromkeys(run["recipe"] for run in members))
     return {
-        "name": name,
+        "name": " ".join([recipes, *_others(members[0])]),
+        "runs": [run["name"] for run in members],
         "split": split,
         "num": len(found),
         "mean": statistics.fmean(found) if found else None,
         "sd": statistics.stdev(found) if len(found) > 1 else None,
         "lowest": min(found, default=None),
         "highest": max(found, default=None),
-        "missing": missing,
+        "missing": {_seed(run): _why(run, split) for run in members if _seed(run) not in by_split[split]},
     }
+
+
+def _why(run: dict[str, Any], split: str) -> str:
+    """A run has no part in the line."""
+    macro = run["metrics"].get(split, {}).get("macro", {})
+    known: str | None = run["reason"] or run["not_comparable"] or macro.get("reason")
+    return known or f"it has no macro AUROC of {split}"
+
+
+def missing_seeds(group: dict[str, Any]) -> str:
+    """In words; empty where none is missing."""
+    return "; ".join(f"{seed} ({why})" for seed, why in group["missing"].items())
 
 
 def _auroc(run: dict[str, Any], split: str) -> float | None:
@@ -64,7 +87,7 @@ def seed_lines(groups: Sequence[dict[str, Any]]) -> list[str]:
     """For a terminal."""
     lines = []
     for group in groups:
-        missing = f"; missing: seed {', '.join(group['missing'])}" if group["missing"] else ""
+        missing = f"; missing: seed {missing_seeds(group)}" if group["missing"] else ""
         if group["mean"] is None:
             lines.append(f"{group['name']}: no seed has a macro AUROC{missing}")
             continue

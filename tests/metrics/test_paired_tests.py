@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from cohort import Cohort, auroc_per_finding, cohort, known, scored
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 
 from distcxr.metrics.areas import area_estimates
 from distcxr.metrics.bootstrap import PatientResamples
 from distcxr.metrics.clustered import paired_p_value
+from distcxr.metrics.degrees import degrees_of_freedom
 from distcxr.metrics.operating import choose_operating
 from distcxr.metrics.p_values import holm
 from distcxr.metrics.paired_tests import Comparison, compare_models
@@ -25,6 +27,17 @@ def second(found: Cohort, noise: float = 0.7, seed: int = 99) -> NDArray[np.floa
 def compared(found: Cohort, logits_b: NDArray[np.float32], replicates: int = 200, **more: object) -> Comparison:
     a, b = scored(*found), scored(*found._replace(logits_NC=logits_b))
     return compare_models(PatientResamples(a.num_patients, replicates, seed=1), a, b, **more)
+
+
+def expanded(p: float, df: int) -> float:
+    """A p-value of Student's t where resamples gave `p`."""
+    return min(1.0, 2 * t.sf(norm.isf(p / 2) * np.sqrt(df / (df + 1)), df))
+
+
+def ends(difference_K: NDArray[np.float64], df: int) -> NDArray[np.float64]:
+    """Expanded percentiles."""
+    tail = norm.sf(t.isf(0.025, df) * np.sqrt((df + 1) / df))
+    return np.quantile(difference_K, [tail, 1 - tail])
 
 
 def test_equals_a_plain_paired_loop() -> None:
@@ -45,12 +58,12 @@ def test_equals_a_plain_paired_loop() -> None:
     for column, one in enumerate(result.auroc):
         assert (one.a, one.b) == (points[0][column], points[1][column])
         assert one.difference.value == points[0][column] - points[1][column]
-        ends = np.percentile(differences[:, column], [2.5, 97.5])
-        assert (one.difference.low, one.difference.high) == pytest.approx(ends, abs=1e-12)
+        df = degrees_of_freedom(scored(*found).known[column])[0]
+        assert (one.difference.low, one.difference.high) == pytest.approx(ends(differences[:, column], df), abs=1e-9)
         smaller = min((differences[:, column] <= 0).sum(), (differences[:, column] >= 0).sum())
-        assert one.p == min(1, 2 * (smaller + 1) / 201)
+        assert one.p == pytest.approx(expanded(2 * (smaller + 1) / 201, df) if 2 * smaller < 199 else 1, abs=1e-9)
         models = [scored(*found._replace(logits_NC=logits)).known[column] for logits in (found.logits_NC, other)]
-        assert one.p_delong == paired_p_value(*models) and one.p_floor == 2 / 201
+        assert one.p_delong == paired_p_value(*models) and one.p_floor == pytest.approx(expanded(2 / 201, df))
     for name in ("p", "p_delong"):
         adjusted = [getattr(one, f"{name}_holm") for one in result.auroc]
         assert adjusted == holm([getattr(one, name) for one in result.auroc])
@@ -59,8 +72,9 @@ def test_equals_a_plain_paired_loop() -> None:
     assert result.macro_auroc.difference.value == pytest.approx(
         np.mean([result.auroc[column].difference.value for column in (1, 3)]), abs=1e-12
     )
+    df = max(degrees_of_freedom(scored(*found).known[column])[0] for column in (1, 3))
     assert (result.macro_auroc.difference.low, result.macro_auroc.difference.high) == pytest.approx(
-        np.percentile(macro, [2.5, 97.5]), abs=1e-12
+        ends(macro, df), abs=1e-9
     )
 
 
@@ -106,7 +120,7 @@ def test_a_worthless_model_is_found_out() -> None:
     result = compared(found, noise, replicates=400)
     for one in (*result.auroc, result.macro_auroc):
         assert one.difference.low > 0
-        assert one.p == one.p_floor == 2 / 401  # never 0
+        assert 2 / 401 < one.p == one.p_floor < 0.012  # never 0
     assert all(one.p_delong < 1e-3 for one in result.auroc)
 
 
@@ -156,8 +170,9 @@ def test_average_precision_and_rates_are_compared_too() -> None:
             called = [(model.scores_M >= np.float32(at))[keep] for model, at in pairs]
             patient = pairs[0][0].patient_M[keep]
             drawn = [np.repeat(np.arange(keep.sum()), resamples.weights(k)[patient]) for k in range(150)]
-            ends = np.percentile([called[0][rows].mean() - called[1][rows].mean() for rows in drawn], [2.5, 97.5])
-            assert (one.difference.low, one.difference.high) == pytest.approx(ends, abs=1e-12)
+            differences = np.array([called[0][rows].mean() - called[1][rows].mean() for rows in drawn])
+            expected = ends(differences, degrees_of_freedom(pairs[0][0])[0])
+            assert (one.difference.low, one.difference.high) == pytest.approx(expected, abs=1e-9)
     undefined = found.targets_NC.copy()
     undefined[:, 1] = 0
     none = choose_operating(scored(*found._replace(targets_NC=undefined)))
@@ -177,7 +192,8 @@ def test_what_is_undefined_is_none_with_the_reason() -> None:
     assert result.macro_findings == ("A", "D") and result.macro_auroc.p is not None
     alone = compared(found._replace(patient_id=found.patient_id * 0), second(found)).auroc[0]
     assert alone.difference.value is not None and alone.difference.low is None and alone.p is None
-    assert alone.difference.reason.startswith("one patient only") and alone.p_delong is None
+    assert alone.difference.reason == alone.p_reason == "1 positive patient: nothing holds with fewer than 10"
+    assert alone.p_delong is None
     nobody = Cohort(*(part[:0] for part in found))
     assert compared(nobody, nobody.logits_NC).macro_auroc.difference.reason == "undefined for all 4 named findings"
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import run_folders
+from pages import Parsed
 
 from distcxr.metrics.calibration import probabilities
 from distcxr.report.compare import Entry, compare, write_comparison
@@ -72,25 +73,41 @@ def test_seeds_are_taken_into_one_line(entries: list[Entry], tmp_path: Path) -> 
     values = json.loads((tmp_path / "sweep.json").read_text())
     aurocs = [run["metrics"]["test"]["macro"]["auroc"] for run in values["runs"][:2]]
     (group,) = values["seeds"]
-    assert (group["name"], group["split"], group["num"], group["missing"]) == ("resnet18", "test", 2, ["2"])
+    assert (group["name"], group["split"], group["num"], group["missing"]) == (
+        "resnet18",
+        "test",
+        2,
+        {"2": "the loss is nan"},
+    )
     assert group["mean"] == pytest.approx(sum(aurocs) / 2) and group["lowest"] == min(aurocs)
     assert group["sd"] == pytest.approx(abs(aurocs[0] - aurocs[1]) / 2**0.5)
-    assert f"{group['mean']:.4f} on average of 2 seeds" in table and "missing: seed 2" in table
-    assert "## Seeds" in (tmp_path / "sweep.md").read_text() and ">Seeds<" in (tmp_path / "sweep.html").read_text()
+    assert f"{group['mean']:.4f} on average of 2 seeds" in table and "missing: seed 2 (the loss is nan)" in table
+    assert "## Seeds" in (tmp_path / "sweep.md").read_text()
+    rows = Parsed((tmp_path / "sweep.html").read_text()).rows
+    shown = rows[next(number for number, row in enumerate(rows) if "missing seeds" in row) + 1]
+    figures = [f"{group[key]:.4f}" for key in ("mean", "sd", "lowest", "highest")]
+    assert shown == ["resnet18", "2", "test", *figures, "2 (the loss is nan)"]
+    listed = csv.DictReader((tmp_path / "sweep.csv").read_text().splitlines())
+    for row, name in zip(listed, ("good", "bad", "failed"), strict=True):
+        assert row["run"] == name and float(row["seeds_mean"]) == group["mean"] and row["seeds_num"] == "2"
+        assert float(row["seeds_sd"]) == group["sd"] and row["seeds_split"] == "test"
 
 
 @pytest.mark.parametrize(
     ("figures", "split", "mean", "missing"),
     [
-        ([{"test": 0.6}, {"test": 0.62}, {"val": 0.9, "apart": 1}], "test", 0.61, ["2"]),
-        ([{"test": None, "val": 0.7}, {"test": None, "val": 0.72}], "val", 0.71, []),
-        ([{"test": 0.6, "val": 0.7}, {}], "test", 0.6, ["1"]),
-        ([{}, {}], "val", None, ["0", "1"]),
+        ([{"test": 0.6}, {"test": 0.62}, {"val": 0.9, "apart": 1}], "test", 0.61, {"2": "other labels"}),
+        ([{"test": None, "val": 0.7}, {"test": None, "val": 0.72}], "val", 0.71, {}),
+        ([{"test": 0.6, "val": 0.7}, {}], "test", 0.6, {"1": "it has no macro AUROC of test"}),
+        ([{}, {}], "val", None, dict.fromkeys("01", "it has no macro AUROC of val")),
     ],
 )
-def test_the_split_of_seeds(figures: list[dict[str, Any]], split: str, mean: float | None, missing: list[str]) -> None:
+def test_the_split_of_seeds(
+    figures: list[dict[str, Any]], split: str, mean: float | None, missing: dict[str, str]
+) -> None:
     runs = [
-        {"recipe": "a", "values": {"seed": str(number)}, "not_comparable": "other labels" if "apart" in each else None,
+        {"name": str(number), "recipe": "a", "values": {"seed": str(number)}, "reason": None,
+         "not_comparable": "other labels" if "apart" in each else None,
          "metrics": {name: {"macro": {"auroc": area}} for name, area in each.items() if name != "apart"}}
         for number, each in enumerate(figures)
     ]  # fmt: skip
@@ -106,6 +123,11 @@ def test_runs_that_differ_in_more_than_their_seed_are_no_group(entries: list[Ent
     assert compare(tmp_path, recipes)["seeds"] == []
     without = [replace(entry, values={}) for entry in entries]
     assert compare(tmp_path, without)["seeds"] == []
+    seeded = [replace(one, recipe=f"r{row}", values={}, seed=row, same_but_seed="x") for row, one in enumerate(entries)]
+    (group,) = compare(tmp_path, seeded)["seeds"]  # of recipe files with a seed each
+    assert (group["name"], group["num"], list(group["missing"])) == ("r0, r1, r2", 2, ["2"])
+    alike = [replace(one, seed=0) for one in seeded]
+    assert compare(tmp_path, alike)["seeds"] == []
     pairs = [replace(entry, values={**entry.values, "optim.lr": "1e-4"}) for entry in entries[:2]]
     assert [group["name"] for group in compare(tmp_path, pairs)["seeds"]] == ["resnet18 optim.lr=1e-4"]
 
@@ -149,8 +171,8 @@ def test_figures_are_those_of_the_runs(entries: list[Entry], tmp_path: Path) -> 
     assert good["train_minutes"] == pytest.approx(410 / 60) and good["num_parameters"] == 1000
     assert found["best"] == "good" and good["difference"] is None and found["warnings"] == []
     difference = bad["difference"]
-    assert difference["auroc_low"] < difference["auroc"] < difference["auroc_high"] < 0 and difference["p"] < 0.1
-    assert difference["p"] == difference["p_floor"] == difference["p_holm"] == 2 / 21
+    assert difference["auroc_low"] < difference["auroc"] < difference["auroc_high"] < 0
+    assert 2 / 21 < difference["p"] == difference["p_floor"] == difference["p_holm"] < 0.13
     assert difference["auprc"]["difference"] < 0
     tested = {name: one for name, one in difference["findings"].items() if one["p_delong"] is not None}
     assert tested and all(one["p_delong_holm"] >= one["p_delong"] for one in tested.values())
@@ -223,7 +245,8 @@ def test_all_files_tell_the_same(entries: list[Entry], tmp_path: Path) -> None:
     assert rows[0]["seed"] == "0" and rows[0]["folder"] == "good"
     auroc = f"{good['metrics']['test']['macro']['auroc']:.3f}"
     page, markdown = (tmp_path / "sweep.html").read_text(), (tmp_path / "sweep.md").read_text()
-    assert "≤ 0.0952" in page and "≤ 0.0952" in markdown and "Less the best on validation" in page
+    floor = f"≤ {json.loads((tmp_path / 'sweep.json').read_text())['runs'][1]['difference']['p_floor']:.4f}"
+    assert floor in page and floor in markdown and "Less the best on validation" in page
     assert auroc in page and auroc in markdown and "the loss is nan" in page and "the loss is nan" in markdown
     assert "sweep.json beside this page" in page
     ET.fromstring((tmp_path / "sweep.svg").read_text())  # a picture that others can open, too

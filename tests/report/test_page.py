@@ -19,6 +19,7 @@ from distcxr.data.labels import NIH14
 from distcxr.data.sources.nih import KNOWN_HASHES
 from distcxr.recipe.data import Sampling
 from distcxr.recipe.loss import Loss
+from distcxr.report.checklists import _CLAIM, _TRIPOD
 from distcxr.report.leaderboard import LABELS as OFFICIAL_LABELS
 from distcxr.report.leaderboard import TEST_IMAGES as OFFICIAL_TEST_IMAGES
 from distcxr.report.leaderboard import TEST_LIST as OFFICIAL_TEST_LIST
@@ -132,6 +133,12 @@ def test_methods_and_checklists(folder: Path) -> None:
     assert ["20b", "characteristics of the participants, by set of data", "Patients and labels"] in page.rows
     assert ["44", "funding", "not covered: yours to write"] in page.rows
     assert ["39", "failures", "Worst errors"] in page.rows
+    anchors = {held["id"] for tag, held in page.elements if tag == "section"}
+    links = [held["href"] for tag, held in page.elements if tag == "a"]
+    assert {f"#{name}" for name in anchors} == set(links)
+    named = {name for items in (_TRIPOD, _CLAIM) for _, _, names in items for name in names}
+    assert named <= anchors  # a name that no section has would read "yours to write"
+    assert sum(len(row["sections"]) for rows in content["checklists"].values() for row in rows) > 50
     shutil.rmtree(folder / "pictures")
 
     def without_methods(held: Any) -> None:  # as of runs scored before they were named
@@ -150,9 +157,15 @@ def test_groups_show_their_counts_and_no_figure_of_few_patients(folder: Path) ->
     found = {name: one for name, one in female["findings"].items() if one["num_positive_patients"] >= 1}
     assert found and any(one["auroc_low"] is None for one in found.values())
     for name, one in found.items():
-        counts = f"{one['num']:,}, {one['num_patients']:,}, {one['num_positive_patients']:,}"
-        rows = [row for row in page.rows if row[0] == name.replace("_", " ") and counts in row]
-        assert rows, (name, counts)
+        counts = f"{one['num']:,}/{one['num_patients']:,}/{one['num_positive_patients']:,}"
+        cells = [cell for row in page.rows if row[0] == name.replace("_", " ") for cell in row if counts in cell]
+        shown = [cell for cell in cells if not cell.startswith("–")]
+        assert len(cells) >= 4, (name, counts)  # AUROC, recall, specificity, calibration
+        if one["auroc_low"] is None:
+            assert len(shown) < len(cells)
+            few = one["num_positive_patients"]
+            why = f"{few} positive patient{'s' * (few != 1)}: an interval needs 10"
+            assert why in page.words and one["reason"] == why
     assert "left out where fewer than 10 patients of the group decide it" in page.words
     for title in ("Recall", "Specificity", "Frequency less mean probability"):
         assert f"{title} of every finding by sex" in page.words
@@ -308,13 +321,16 @@ def test_averages_of_groups_say_what_they_average(folder: Path) -> None:
         folder / "metrics_test.json",
         lambda metrics: [group["macro"].update(findings=["Mass", "Hernia"]) for group in metrics["subgroups"]],
     )
-    assert not any("average of" in row for row in made(folder)[0].rows)
+    assert "averages of different findings do not compare" not in made(folder)[0].words
     edit(folder / "metrics_test.json", lambda metrics: metrics["subgroups"][0]["macro"].update(findings=["Mass"]))
     page, _, content = made(folder)
     head = next(row for row in page.rows if "average of" in row)
     shown = page.rows[page.rows.index(head) + 1 :][: len(content["metrics"]["test"]["subgroups"])]
     place = head.index("average of")
-    assert [row[place] for row in shown] == ["1 findings", *["2 findings"] * (len(shown) - 1)]
+    assert [row[place][:16] for row in shown] == ["1 of 14 findings", *["2 of 14 findings"] * (len(shown) - 1)]
+    assert len({row[place][16:] for row in shown}) >= 2 and "not in the average: Atelectasis (" in page.words
+    few = content["metrics"]["test"]["subgroups"][0]["findings"]["Mass"]["num_positive_patients"]
+    assert shown[0][head.index("fewest positive patients")] == f"{few}Mass"
     assert "averages of different findings do not compare" in page.words
 
 
