@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from nicegui import run, ui
+from nicegui import ui
 
 from distcxr.api import RULE
 from distcxr.ui.answers import data_uri, grey_picture, heat_map, number
@@ -53,8 +54,8 @@ class ErrorGallery:
         turn, past, finding = self._turn, self._past[self._run.value], self._finding.value
         self._message.set_text("…")
         try:
-            found = await run.io_bound(past.worst, self._split.value, finding, self._rule.value or RULE, _NUM)
-            pictures, problem = await run.io_bound(_pictures, past, found)
+            found = await asyncio.to_thread(past.worst, self._split.value, finding, self._rule.value or RULE, _NUM)
+            pictures, problem = await asyncio.to_thread(_pictures, past, found)
         except ValueError as error:
             if turn == self._turn:
                 self._message.set_text(str(error))
@@ -87,7 +88,7 @@ class ErrorGallery:
                 return
             caption.set_text("…")
             try:
-                heat = await run.io_bound(lambda: heat_map(past.predictor, past.image(one.file), finding))
+                heat = await asyncio.to_thread(lambda: heat_map(past.predictor, past.image(one.file), finding))
             except ValueError as error:
                 caption.set_text(str(error))
                 return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import tempfile
 from pathlib import Path
 
-from nicegui import app, events, run, ui
+from nicegui import app, events, ui
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from distcxr.api import NOT_CLINICAL, RULE, Predictor
@@ -80,7 +81,7 @@ class _Viewer:
             upload = ui.upload(
                 label="Drop an X-ray here, or choose one with +", auto_upload=True, max_file_size=_MOST_BYTES,
                 on_upload=self._take,
-                on_rejected=lambda: self._message.set_text(f"the file has over {_MOST_BYTES >> 20} MB"),
+                on_rejected=self._refuse,
             )  # fmt: skip
             upload.props("flat bordered").classes("upload")
             names = list(predictors)[:num]
@@ -90,6 +91,9 @@ class _Viewer:
             self._rule.set_visibility(bool(rules))
         self._message = ui.label().classes("message").props("role=alert")
         self._columns = box(f"columns of-{num}")
+
+    def _refuse(self) -> None:
+        self._message.set_text(f"the file has over {_MOST_BYTES >> 20} MB")
 
     async def _take(self, event: events.UploadEventArguments) -> None:
         name = Path(event.file.name.replace("\\", "/")).name
@@ -108,8 +112,8 @@ class _Viewer:
         names = [choice.value for choice in self._choices]
         self._message.set_text(f"{images.names[0]} …")
         try:
-            found = [await run.io_bound(answers, self._predictors[name], images, rule) for name in names]
-            grey = data_uri(await run.io_bound(grey_picture, Path(images.files[0]), _PICTURE_PX))
+            found = [await asyncio.to_thread(answers, self._predictors[name], images, rule) for name in names]
+            grey = data_uri(await asyncio.to_thread(grey_picture, Path(images.files[0]), _PICTURE_PX))
         except ValueError as error:
             if turn == self._turn:
                 self._message.set_text(str(error))
@@ -148,7 +152,7 @@ class _Viewer:
                 continue
             caption.set_text("…")
             try:
-                heat = data_uri(await run.io_bound(heat_map, predictor, images, finding))
+                heat = data_uri(await asyncio.to_thread(heat_map, predictor, images, finding))
             except ValueError as error:
                 caption.set_text(str(error))
                 continue
