@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+_INSIDE = ("data", "blob")  # of the page itself
 WIDTHS = {1280: 900, 390: 844}
 CLICK = """(() => { const found = [...document.querySelectorAll(%s)].filter(e => e.textContent.includes(%s)
   && e.offsetParent); if (found.length) found[0].click(); return found.length })()"""
@@ -147,7 +148,7 @@ async def main(url: str, image: Path, folder: Path) -> None:
                         await take(browser, url, image.absolute(), folder.absolute(), width)
                     own = urlsplit(url).netloc
                     addresses = [urlsplit(one) for one in browser.asked]
-                    foreign = {one.geturl() for one in addresses if one.scheme not in ("data", "blob") and one.netloc != own}
+                    foreign = {one.geturl() for one in addresses if one.scheme not in _INSIDE and one.netloc != own}
                     assert browser.asked and not foreign, foreign
         finally:
             chromium.terminate()

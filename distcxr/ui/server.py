@@ -79,7 +79,7 @@ class _Viewer:
         rules = list(dict.fromkeys(rule for one in predictors.values() for rule in one.rules))
         with box("controls"):
             upload = ui.upload(
-                label="Drop an X-ray here, or choose one with +", auto_upload=True, max_file_size=_MOST_BYTES,
+                label="Drop an X-ray here, or press +", auto_upload=True, max_file_size=_MOST_BYTES,
                 on_upload=self._take,
                 on_rejected=self._refuse,
             )  # fmt: skip
@@ -90,6 +90,8 @@ class _Viewer:
             self._rule.props("outlined dense")
             self._rule.set_visibility(bool(rules))
         self._message = ui.label().classes("message").props("role=alert")
+        self._legend = ui.label(_LEGEND).classes("legend")
+        self._legend.set_visibility(False)
         self._columns = box(f"columns of-{num}")
 
     def _refuse(self) -> None:
@@ -110,13 +112,15 @@ class _Viewer:
         self._turn += 1
         turn, images, rule = self._turn, self._images, self._rule.value or RULE
         names = [choice.value for choice in self._choices]
-        self._message.set_text(f"{images.names[0]} …")
+        self._message.classes(remove="wrong").set_text(f"{images.names[0]} …")
         try:
             found = [await asyncio.to_thread(answers, self._predictors[name], images, rule) for name in names]
             grey = data_uri(await asyncio.to_thread(grey_picture, Path(images.files[0]), _PICTURE_PX))
         except ValueError as error:
             if turn == self._turn:
                 self._message.set_text(str(error))
+                self._message.classes("wrong")
+                self._legend.set_visibility(False)
                 self._columns.clear()
             return
         if turn != self._turn:
@@ -124,6 +128,8 @@ class _Viewer:
         notes = dict.fromkeys(note for _, note in found if note)
         self._message.set_text("; ".join([images.names[0], *notes]))
         self._columns.clear()
+        self._legend.set_visibility(True)
+        self._buttons: list[tuple[str, ui.element]] = []
         self._shown: list[tuple[str, ui.element, ui.label]] = []
         with self._columns:
             for name, (rows, _) in zip(names, found, strict=True):
@@ -133,11 +139,11 @@ class _Viewer:
                             ui.label(name).classes("run")
                         self._shown.append((name, picture(grey, images.names[0]), ui.label("").classes("caption")))
                     with box("findings"):
-                        ui.label(_LEGEND).classes("legend")
                         for row in rows:
                             state = {True: "positive", False: "negative", None: ""}[row.positive]
                             with ui.element("button").classes(f"finding {state}").props("type=button") as button:
                                 ui.html(row_html(row), sanitize=False, tag="span").classes("row-html")
+                            self._buttons.append((row.finding, button))
                             button.on("click", lambda _, finding=row.finding: self._explain(finding))
 
     async def _explain(self, finding: str) -> None:
@@ -145,6 +151,8 @@ class _Viewer:
         if self._images is None:
             return
         turn, images = self._turn, self._images
+        for of_row, button in self._buttons:
+            button.props(f"aria-pressed={str(of_row == finding).lower()}")
         for name, shown, caption in self._shown:
             predictor = self._predictors[name]
             if finding not in predictor.findings:
