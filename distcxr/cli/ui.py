@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
@@ -37,7 +39,9 @@ def run(runs: _Runs, port: _Port = 7860, device: _Device = None) -> int:
     torch.set_num_threads(thread_budget(1))  # as `predict`
     predictors = {str(path): open_runs([path], device) for path in dict.fromkeys(runs)}
     print(f"{NOT_CLINICAL}\nhttp://{HOST}:{port} (end with Ctrl-C)", flush=True)
-    serve(predictors, port)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end as by Ctrl-C, which removes what was uploaded
+    with suppress(KeyboardInterrupt):
+        serve(predictors, port)
     return 0
 
 

@@ -29,11 +29,11 @@ class ErrorGallery:
             self._finding = ui.select(
                 list(first.findings), value=first.findings[0], label="finding", on_change=self.show
             )
-            self._rule = ui.select(list(first.rules), value=None, label="threshold", on_change=self.show)
+            rule = RULE if RULE in first.rules else None
+            self._rule = ui.select(list(first.rules), value=rule, label="threshold", on_change=self.show)
             self._rule.set_visibility(bool(first.rules))
             for select in (self._split, self._finding, self._rule):
                 select.props("outlined dense")
-        self._rule.value = RULE if RULE in first.rules else None
         self._message = ui.label().classes("message").props("role=alert")
         self._body = box("errors")
 

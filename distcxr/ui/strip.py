@@ -10,7 +10,7 @@ from distcxr.report.charts import line, text
 _WIDTH, _UP, _DOWN, _LABELS = 300, 26, 18, 14
 _SIDE = 12
 _BINS = 36
-_TICKS = (0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+_TICKS = (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 0.9999)
 _ROOM = 34  # between the middles of two labels
 _MOST = 12.0
 """Log odds beyond which all scores look alike."""
