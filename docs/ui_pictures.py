@@ -1,4 +1,4 @@
-"""Opens `distcxr ui` in headless Chromium, uses each tab, and keeps what it looks like: docs/ui.png is one of these.
+"""Opens `distcxr ui` in headless Chromium, uses each tab, and keeps what it looks like; ui.png is the one of docs/.
 
     distcxr ui runs/a runs/b &
     python docs/ui_pictures.py http://127.0.0.1:7860 chest.png pictures
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+from PIL import Image
 
 _INSIDE = ("data", "blob")  # of the page itself
 WIDTHS = {1280: 900, 390: 844}
@@ -156,4 +157,7 @@ async def main(url: str, image: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])))
+    place = Path(sys.argv[3])
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2]), place))
+    with Image.open(place / "one_1280.png") as shot:
+        shot.convert("RGB").quantize(200).save(place / "ui.png", optimize=True)

@@ -48,7 +48,7 @@ def strip(negatives_N: Probs, positives_N: Probs, threshold: float | None, proba
     last = -float(_ROOM)
     for tick in _TICKS:
         x = across(tick)
-        if _SIDE <= x <= _WIDTH - _SIDE and x - last >= _ROOM:
+        if _ROOM / 2 <= x <= _WIDTH - _ROOM / 2 and x - last >= _ROOM:
             drawn += [line("tick", x, bottom, x, bottom + 3), text(x, bottom + _LABELS, f"{tick:g}", "tick", "middle")]
             last = x
     if threshold is not None and np.isfinite(threshold):
