@@ -97,7 +97,7 @@ async def take(browser: Browser, url: str, image: Path, folder: Path, width: int
     await browser.until(COUNT, "input[type=file], .upload")
     await browser.drop(image)
     await browser.until(COUNT, ".finding", least=10)
-    await browser.until(CLICK, ".finding.positive, .finding", "")
+    await browser.value(CLICK, ".finding.positive", "") or await browser.value(CLICK, ".finding", "")
     await browser.until("%s.length && document.querySelector('.looked-at .caption').textContent.length", "1", least=20)
     await browser.keep(folder / f"one_{width}.png")
     bad = folder / "notes.txt"
@@ -114,7 +114,7 @@ async def take(browser: Browser, url: str, image: Path, folder: Path, width: int
         await browser.until(COUNT, ".columns.of-2")
         await browser.drop(image)
         await browser.until(COUNT, ".of-2 .finding", least=20)
-        await browser.until(CLICK, ".of-2 .finding.positive, .of-2 .finding", "")
+        await browser.value(CLICK, ".of-2 .finding", "")
         await asyncio.sleep(4)
         await browser.keep(folder / f"two_{width}.png")
 

@@ -109,12 +109,14 @@ def row_html(answer: Answer) -> str:
     limit = "" if answer.threshold is None else f"threshold {number(answer.threshold)}"
     return (
         f'<span class="name">{escape(answer.finding.replace("_", " "))}<small class="call">{word}</small></span>'
-        f'<span class="prob">{number(answer.probability)}<small>{limit}</small></span>'
+        f'<span class="prob">{escape(number(answer.probability))}<small>{escape(limit)}</small></span>'
         f"{answer.chart}"
         f'<small class="common">{escape(answer.common)}</small>'
     )
 
 
 def number(value: float) -> str:
-    """A probability as the tables have it."""
-    return f"{value:.3f}".removeprefix("0") if value < 0.9995 else "1.000"
+    """A probability in three digits, without the 0 before them; never one that looks certain."""
+    if not 0.0005 <= value < 0.9995:
+        return "<.001" if value < 0.5 else ">.999"
+    return f"{value:.3f}".removeprefix("0")

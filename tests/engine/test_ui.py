@@ -51,6 +51,7 @@ def test_answers_are_those_of_predict(predictor: Predictor, image: Path, tmp_pat
     for one, row in zip(found, table.itertuples(), strict=True):
         assert f"{100 * row.above_negatives:.0f} % of {num[one.finding]['negatives']} negatives" in one.common
         html = row_html(one)
+        assert f"{one.probability:.3f}"[1:] in html
         assert {True: "positive", False: "negative", None: "no threshold"}[one.positive] in html and one.chart in html
     assert heat_map(predictor, one_image(uploaded, "x"), "Edema").mode == "RGB"
     wrong = tmp_path / "notes.png"
