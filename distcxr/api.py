@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from distcxr.data.augment import identity_parameters
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.sources.image_files import ImageFiles, find_images
-from distcxr.engine.checkpoint import open_checkpoint
+from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_together
 from distcxr.engine.evaluate import average
 from distcxr.engine.inference import Member, devices_of, heat_of_image, member_heat, member_logits, open_member
@@ -102,7 +102,12 @@ class Predictor:
     @property
     def checkpoints(self) -> list[dict[str, Any]]:
         """Path and step of every checkpoint."""
-        return [{"checkpoint": str(one.checkpoint.path), "step": one.checkpoint.step} for one in self._members]
+        return [{"checkpoint": str(one.path), "step": one.step} for one in self.opened]
+
+    @property
+    def opened(self) -> list[Checkpoint]:
+        """The checkpoints themselves."""
+        return [one.checkpoint for one in self._members]
 
     def transform(self, image: ImagePath | NDArray[np.uint8]) -> Tensor:
         """An image file, or grey pixels uint8 [H, W], as the first run's network takes it: float32 [in_chans, T, T].
@@ -236,6 +241,16 @@ class Predictor:
             name: {word: len(self._known.scores(at, target)) for target, word in enumerate(("negatives", "positives"))}
             for at, name in enumerate(self.findings)
         }
+
+    def calibrated(self, finding: str, logits_N: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Probabilities of a finding's logits, calibrated where validation found a temperature."""
+        return self._known.calibrated(logits_N, self.findings.index(finding))
+
+    def validation_scores(self, finding: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Calibrated probabilities of validation's negatives and positives, each ascending; none where not known."""
+        at = self.findings.index(finding)
+        negatives, positives = (self.calibrated(finding, self._known.scores(at, target)) for target in (0, 1))
+        return negatives, positives
 
     def _check_rule(self, rule: str) -> None:
         if self.rules and rule not in self.rules:

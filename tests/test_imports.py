@@ -46,6 +46,7 @@ ALLOWED = {
         "determinism", "processes", "own_parts",
     },
     "api": {"data", "engine", "explain"},
+    "ui": {"api", "data", "engine", "explain", "report", "runfolder"},
     "explain": {"recipe", "data", "models", "metrics"},
     "report": {"recipe", "runfolder", "metrics", "tracking", "regular", "version"},
     "phantom": {"data"},
@@ -55,7 +56,7 @@ ALLOWED = {
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "jobs", "phantom", "exit_codes", "api", "own_parts",
+        "runtime", "jobs", "phantom", "exit_codes", "api", "own_parts", "ui",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt", "processes", "stall"},
 }  # fmt: skip

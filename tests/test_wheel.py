@@ -61,6 +61,7 @@ def test_it_holds_the_recipes_the_templates_and_the_licence(installed: Path) -> 
         assert here == {
             path.relative_to(shipped): path.read_bytes() for path in (shipped / name).rglob("*") if path.is_file()
         }
+    assert (installed / "distcxr" / "ui" / "look.css").is_file()
     (info,) = installed.glob("distcxr-*.dist-info")
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", (info / "METADATA").read_text(), re.MULTILINE)
     assert {path.name for path in info.rglob("*") if path.is_file()} >= {"LICENSE", "NOTICE"}

@@ -28,6 +28,7 @@ from distcxr.cli import (
     submit,
     sweep,
     test_split,
+    ui,
 )
 from distcxr.cli.options import SeveralWords
 from distcxr.exit_codes import ENVIRONMENT, USER
@@ -42,7 +43,7 @@ for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
     "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack,
     "phantom": phantom, "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score,
-    "status": status,
+    "status": status, "ui": ui,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

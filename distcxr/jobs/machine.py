@@ -28,6 +28,7 @@ EXTRAS = {
     "gpu": "data.loader=gpu: PNGs inflated and packs decoded on the GPU",
     "pack": "distcxr pack, data.source=pack",
     "trackers": "logging.trackers",
+    "ui": "distcxr ui",
 }
 """What each extra of the package is for."""
 
