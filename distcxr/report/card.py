@@ -123,7 +123,7 @@ def _content(files: RunFiles, split: str | None) -> Content:
     values: dict[str, Any] = {
         "run": files.environment, "metrics": unnamed, "recipe": files.recipe,
         "reference_standard": reference_standard(files.recipe), "flow": flow(files.environment, files.metrics),
-        "methods": methods(files.metrics[split], None) if split else {},
+        "methods": methods(files.metrics[split]) if split else {},
     }  # fmt: skip
     return Content(values)
 

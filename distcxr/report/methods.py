@@ -17,18 +17,14 @@ _NAMES = {"auroc": "AUROC", "auprc": "average precision", "brier": "Brier score"
           "macro": "macro averages", "rates": "recall, specificity and other rates"}  # fmt: skip
 
 
-def methods(metrics: Mapping[str, Any], localisation: Mapping[str, Any] | None) -> dict[str, str]:
-    """Names of figures and tests to how they were made.
+def methods(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Names of figures and tests to how they were made; `metrics` is the content of `metrics_<split>.json`."""
+    return {**dict(_of_scores(metrics)), **dict(_of_intervals(metrics))}
 
-    Args:
-        metrics: the content of `metrics_<split>.json`.
-        localisation: of `localisation_<split>.json`; None without it.
-    """
-    return {
-        **dict(_of_scores(metrics)),
-        **dict(_of_intervals(metrics)),
-        **dict(_of_localisation(localisation or {})),
-    }
+
+def localisation_methods(localisation: Mapping[str, Any] | None) -> dict[str, str]:
+    """The same for the content of `localisation_<split>.json`; none without it."""
+    return dict(_of_localisation(localisation or {}))
 
 
 def _of_scores(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

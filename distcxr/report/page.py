@@ -17,7 +17,7 @@ from distcxr.report.blocks import Cell, Content, KeyPath, Page, Part, Section
 from distcxr.report.checklists import checklists, checklists_section
 from distcxr.report.curves import curves
 from distcxr.report.leaderboard import PUBLISHED
-from distcxr.report.methods import FIXED_MODEL, methods, methods_section
+from distcxr.report.methods import FIXED_MODEL, localisation_methods, methods, methods_section
 from distcxr.report.origin import (
     NOT_COMPARABLE,
     SELECTED_ON_TEST,
@@ -127,9 +127,13 @@ def build(files: RunFiles) -> tuple[Content, Page]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """What is not as a run writes it becomes an error that names its file."""
+    """What is not as a run writes it becomes an error that names its file, or the folder of all files."""
     try:
         yield
+    except ValueError as error:
+        if str(path if path.is_dir() else path.parent) in str(error):  # a sentence about a file
+            raise
+        raise ValueError(f"{path} is not as distcxr writes it: {error}") from error
     except (LookupError, TypeError, AttributeError, ArithmeticError, OSError, RecursionError) as error:
         raise ValueError(f"{path} is not as distcxr writes it: {type(error).__name__} {error}") from error
 
@@ -162,8 +166,9 @@ def _values(files: RunFiles, split: str | None) -> dict[str, Any]:
         values |= {"flow": flow(files.environment, files.metrics), "percent": percentages(files.environment)}
     if split is not None:
         with naming(files.folder / filenames.metrics(split)):
-            values["methods"] = methods(files.metrics[split], files.localisation.get(split))
-            values["intervals_hold"] = FIXED_MODEL
+            values |= {"methods": methods(files.metrics[split]), "intervals_hold": FIXED_MODEL}
+        with naming(files.folder / filenames.localisation(split)):
+            values["methods"] |= localisation_methods(files.localisation.get(split))
     reasons = ["no split was scored"] if split is None else why_not_comparable(Content(values), split)
     values["compare"] = {
         "comparable": not reasons,

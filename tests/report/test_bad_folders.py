@@ -156,6 +156,7 @@ BROKEN = {
     ),
     "picture": ("pictures/0.png", b"no picture"),
     "localisation": ("localisation_test.json", '{"findings": {"Mass": 3}}'),
+    "localisation: text": ("localisation_test.json", '{"tolerance_px": "8", "findings": {}}'),
 }  # fmt: skip
 
 
