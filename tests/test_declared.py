@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "cuda": "cuda-bindings", "huggingface_hub": "huggingface-hub"}
@@ -65,3 +66,19 @@ def test_what_is_declared_is_imported() -> None:
 @pytest.mark.parametrize("name", UNIMPORTED)
 def test_exceptions_are_still_exceptions(name: str) -> None:
     assert name not in imported(), f"{name} is imported now: remove it from UNIMPORTED"
+
+
+def test_the_lock_file_holds_a_version_of_each_that_is_allowed() -> None:
+    lock = (ROOT / "requirements" / "lock.txt").read_text()
+    pinned = dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\$", lock, re.MULTILINE))
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    extras = re.findall(r"--extra ([a-z]+)", lock)
+    lines = config["options"]["install_requires"] + "\n".join(config["options.extras_require"][name] for name in extras)
+    wrong = []
+    for line in filter(None, map(str.strip, lines.split("\n"))):
+        wanted = Requirement(line)
+        if not wanted.specifier.contains(pinned.get(wanted.name.lower(), "0")):
+            wrong.append(f"{line}: {pinned.get(wanted.name.lower())}")
+    assert not wrong, "make requirements/lock.txt again, see its head"
+    assert set(extras) == {*config["options.extras_require"]} - {"trackers", "docs", "dev"}
