@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
+import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,8 @@ from distcxr.engine.checkpoint import newest_checkpoint, open_checkpoint
 from distcxr.engine.fit import fit
 from distcxr.engine.saver import Saver
 from distcxr.exit_codes import ENVIRONMENT
-from distcxr.runfolder import storage
+from distcxr.launch import main
+from distcxr.runfolder import layout, storage
 from distcxr.runfolder.layout import best_folder, checkpoints_of, last_folder, last_folders
 
 CHEAP = ("eval.splits=[]", "eval.every=100ep", "checkpoint.every=1st")
@@ -142,33 +145,35 @@ def test_a_write_that_fails_ends_the_run_at_the_next_step(tmp_path: Path, monkey
     assert [path.name for path in checkpoints_of(run.folder).iterdir()] == ["last-00000002"]
 
 
-KILLED = """
-import os, signal, sys, threading
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-import tiny
-from distcxr.engine import main as engine_main
-from distcxr.engine import saving
-from distcxr.engine.fit import fit
-from distcxr.runfolder import layout
+def forked(function: Callable[..., None], *arguments: Any) -> int:
+    """Run a function in a process of its own, which has imported torch already; its exit code, minus its signal."""
+    process = multiprocessing.get_context("forkserver").Process(target=function, args=arguments)
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None
+    return process.exitcode
 
-folder, moment = Path(sys.argv[1]), sys.argv[2]
-def killing(owner, name):
-    function = getattr(owner, name)
-    def wrapped(*arguments, **rest):
-        if threading.current_thread().name == "checkpoint" and run.state.step >= 3:
-            if moment.endswith("after"):
-                function(*arguments, **rest)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **rest)
-    setattr(owner, name, wrapped)
 
-run = tiny.build(folder, "eval.splits=[]", "eval.every=100ep", "checkpoint.every=1st", "checkpoint.keep=2",
-                 f"output={folder / 'run'}", "train.max_steps=6")
-killing(*{"weights": (saving, "save_file"), "moments": (saving.torch, "save"), "manifest": (layout, "complete_meta"),
-          "rename": (layout, "_rename"), "removal": (saving.shutil, "rmtree")}[moment.split()[0]])
-fit(run)
-"""
+def die_in_the_write(folder: Path, moment: str) -> None:
+    def killing(owner: Any, name: str) -> None:
+        function = getattr(owner, name)
+
+        def wrapped(*arguments: Any, **rest: Any) -> Any:
+            if threading.current_thread().name == "checkpoint" and run.state.step >= 3:
+                if moment.endswith("after"):
+                    function(*arguments, **rest)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **rest)
+
+        setattr(owner, name, wrapped)
+
+    run = tiny.build(folder, *CHEAP, "checkpoint.keep=2", f"output={folder / 'run'}", "train.max_steps=6")
+    places = {
+        "weights": (saving, "save_file"), "moments": (torch, "save"), "manifest": (layout, "complete_meta"),
+        "rename": (layout, "_rename"), "removal": (shutil, "rmtree"),
+    }  # fmt: skip
+    killing(*places[moment.split()[0]])
+    fit(run)
 
 
 @pytest.mark.slow
@@ -180,11 +185,7 @@ def test_a_kill_during_the_write_leaves_a_whole_checkpoint_and_the_run_ends_as_u
     tmp_path: Path, moment: str
 ) -> None:
     tiny.phantom(tmp_path)
-    tests = str(Path(__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(tmp_path), moment, tests], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert forked(die_in_the_write, tmp_path, moment) == -signal.SIGKILL
     newest = newest_checkpoint(tmp_path / "run")
     assert newest is not None and 1 <= newest.step <= 4  # the one being written may be the second
     common = ("eval.splits=[]", "eval.every=100ep", "checkpoint.keep=2", "train.max_steps=6")
@@ -195,33 +196,28 @@ def test_a_kill_during_the_write_leaves_a_whole_checkpoint_and_the_run_ends_as_u
     assert not list(checkpoints_of(tmp_path / "run").glob(".*"))
 
 
-LAUNCHED = """
-import sys
-from pathlib import Path
-from distcxr.engine import main as engine_main
-from distcxr.engine import saving
-from distcxr.launch import main
-from distcxr.runfolder.storage import free_bytes
+def fill_and_launch(log: Path, filler: Path, words: Sequence[str]) -> None:
+    write = saving._write
 
-write, filler = saving._write, Path(sys.argv[1])
-def filling(snapshot, folder, target, **more):
-    if target.name == "last-00000004" and not filler.exists():
-        assert free_bytes(filler.parent) < 30_000_000  # not somebody's own disk
-        filler.write_bytes(bytes(free_bytes(filler.parent) - 1_000_000))
-    write(snapshot, folder, target, **more)
-saving._write = filling
-sys.exit(main(sys.argv[2:]))
-"""
+    def filling(snapshot: saving.Snapshot, folder: Path, target: Path, **more: Any) -> None:
+        if target.name == "last-00000004" and not filler.exists():
+            assert storage.free_bytes(filler.parent) < 30_000_000  # not somebody's own disk
+            filler.write_bytes(bytes(storage.free_bytes(filler.parent) - 1_000_000))
+        write(snapshot, folder, target, **more)
+
+    saving._write = filling
+    os.environ |= {"COLUMNS": "400", "OMP_NUM_THREADS": "1"}
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.exit(main(words))
 
 
 def launched(folder: Path, filler: Path, *overrides: str) -> tuple[int, str]:
     """A launch that fills the disk of `filler`, if that is not there, before it writes step 4; exit code and stderr."""
     tiny.recipe(folder)
-    command = [sys.executable, "-c", LAUNCHED, str(filler), str(folder / "tiny.yaml"), "eval.splits=[]"]
-    command += ["eval.every=100ep", "checkpoint.every=2st", f"data.root={folder / 'phantom'}", *overrides]
-    wide = os.environ | {"COLUMNS": "400", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=wide)
-    return done.returncode, done.stderr
+    words = [str(folder / "tiny.yaml"), "eval.splits=[]", "eval.every=100ep", "checkpoint.every=2st"]
+    words += [f"data.root={folder / 'phantom'}", *overrides]
+    code = forked(fill_and_launch, folder / "stderr.txt", filler, words)
+    return code, (folder / "stderr.txt").read_text()
 
 
 @pytest.mark.slow

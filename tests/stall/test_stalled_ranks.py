@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -197,7 +198,7 @@ def folder(tmp_path: Path) -> Path:
     [
         (2, 1, in_a_step, "step 5"),
         (2, 1, in_validation, "validation of step 3"),
-        (2, 0, in_a_checkpoint, "step 4"),  # the others do not wait for it
+        (2, 0, in_a_checkpoint, "step [45]"),  # the write of step 3 is beside the training
         (4, 2, in_a_step, "step 5"),
     ],
 )
@@ -208,7 +209,7 @@ def test_a_stopped_rank_is_named_by_the_others(
     more = ["eval.every=1ep"] if before is in_validation else []
     world = World(folder, world_size, [*COMMON, *more])
     message = world.stalls(victim, before)[0]
-    assert message.startswith(f"rank {victim} is missing in {place}: process {world.victim_pid} on "), message
+    assert re.match(f"rank {victim} is missing in {place}: process {world.victim_pid} on ", message), message
     assert "is stopped (T), last sign of life 20" in message
     assert f"for {_STALL_S} s (train.stall_s); run/{STALLED} has every rank's stacks" in message
     account = (folder / "run" / STALLED).read_text()
