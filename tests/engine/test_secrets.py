@@ -84,9 +84,14 @@ def test_the_commit_names_no_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_nothing_listens_to_other_machines() -> None:
-    """The one server is the launcher's store, of this machine alone; on several machines ranks find each other at the
-    address that accelerate's launcher sets."""
-    servers = r"(?<!signature\(function\))\.bind\(|\.listen\(|HTTPServer|socketserver|0\.0\.0\.0|create_server.*"
+    """The servers are the launcher's store and `distcxr ui`, of this machine alone; on several machines ranks find each
+    other at the address that accelerate's launcher sets."""
+    servers = r"(?<!signature\(function\))\.bind\(.*|\.listen\(|HTTPServer|socketserver|0\.0\.0\.0|create_server.*"
+    servers += r"|\bHOST = .*|\bhost=[A-Z]\w+"
     found = {path.name: lines for path in sorted((ROOT / "distcxr").rglob("*.py"))
              if (lines := re.findall(servers, path.read_text()))}  # fmt: skip
-    assert found == {"launcher.py": ['create_server(("127.0.0.1", 0)) as store:']}
+    assert found == {
+        "launcher.py": ['create_server(("127.0.0.1", 0)) as store:'],
+        "server.py": ['HOST = "127.0.0.1"', "host=HOST"],
+        "ui.py": ['.bind(("127.0.0.1", port))'],
+    }
