@@ -63,7 +63,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
         return _leave(STALLED, str(error))
     except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
         if int(os.environ.get("RANK", "0")) > 0:
-            time.sleep(5)
+            time.sleep(15)
         return _leave_part(error) if blamed(error) else _leave(USER, str(error))
     except Exception as error:
         if sentence := of_the_disk(error):
