@@ -113,22 +113,28 @@ def work_done() -> tuple[float, int]:
 
 def kill_children(pid: int | None = None) -> None:
     """End what this process has started, and what that has: a worker that is stopped would outlive it."""
-    for tasks in (_PROC / str(pid or os.getpid()) / "task").glob("*/children"):
+    for child in _children(pid or os.getpid()):
+        kill_children(child)
         with suppress(OSError):
-            for child in map(int, tasks.read_text().split()):
-                kill_children(child)
-                os.kill(child, signal.SIGKILL)
+            os.kill(child, signal.SIGKILL)
 
 
 def _cpu_of_children(pid: int, deep: int) -> float:
     total = 0.0
-    for tasks in (_PROC / str(pid) / "task").glob("*/children"):
-        with suppress(OSError):
-            for child in map(int, tasks.read_text().split()):
-                fields = _stat(child)
-                total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-                total += _cpu_of_children(child, deep - 1) if deep > 1 else 0.0
+    for child in _children(pid):
+        total += sum(map(int, _stat(child)[11:15])) / os.sysconf("SC_CLK_TCK")
+        total += _cpu_of_children(child, deep - 1) if deep > 1 else 0.0
     return total
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that a process has started; none where it has ended, or this one may open no more files."""
+    found: list[int] = []
+    with suppress(OSError):
+        for tasks in (_PROC / str(pid) / "task").glob("*/children"):
+            with suppress(OSError):
+                found += map(int, tasks.read_text().split())
+    return found
 
 
 def _stat(pid: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -232,3 +233,15 @@ def test_a_thread_that_never_begins_is_an_error_not_a_wait() -> None:
     with pytest.raises(MemoryError, match="could not begin"):
         start_all([Stillborn()], within_s=0.2)
     assert signal.getsignal(signal.SIGALRM) == before and signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_process_that_may_open_no_more_files_still_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that watches asks for the work done, and for its children's end before its own."""
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    for name in ("glob", "read_text"):
+        monkeypatch.setattr(Path, name, refused)
+    assert processes.work_done()[0] > 0
+    processes.kill_children()
