@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -61,16 +62,22 @@ class Account:
         message = f"{text}{where}. The same command resumes from the newest checkpoint"
         write_error_file(message)
         entry = self._entry(mine, missing, text, speaks)
-        if self.run_folder is None:
+        try:
+            self._keep(entry)
+        except OSError:  # a disk, or it may open no more files: that may be the reason of the stall
             sys.stderr.write(entry)
         if speaks:
             logger.error(f"error: {message}", extra={"is_in_error_file": True})
-        if self.run_folder is not None:
-            self.mark()
-            descriptor = os.open(self.run_folder / filenames.STALLED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            os.write(descriptor, entry.encode())  # whole, between those of the others
-            os.close(descriptor)
         return message
+
+    def _keep(self, entry: str) -> None:
+        if self.run_folder is None:
+            sys.stderr.write(entry)
+            return
+        self.mark()
+        descriptor = os.open(self.run_folder / filenames.STALLED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.write(descriptor, entry.encode())  # whole, between those of the others
+        os.close(descriptor)
 
     def mark(self) -> None:
         """Have slurm/train.sbatch start the run again."""
@@ -100,10 +107,14 @@ def write_stacks_when_asked(folder: Path, rank: int) -> None:
 
 
 def _own_stacks() -> str:
-    with tempfile.TemporaryFile("w+") as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read().rstrip()
+    try:
+        with tempfile.TemporaryFile("w+") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.seek(0)
+            return file.read().rstrip()
+    except OSError:  # it may open no more files
+        frames = sys._current_frames().items()
+        return "\n".join(f"Thread {ident}:\n{''.join(traceback.format_stack(frame))}" for ident, frame in frames)
 
 
 def _stacks_of(file: RankFile, folder: Path) -> str:

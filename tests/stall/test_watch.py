@@ -245,3 +245,5 @@ def test_a_process_that_may_open_no_more_files_still_watches(monkeypatch: pytest
         monkeypatch.setattr(Path, name, refused)
     assert processes.work_done()[0] > 0
     processes.kill_children()
+    monkeypatch.setattr(account.tempfile, "TemporaryFile", refused)
+    assert "in test_a_process_that_may_open_no_more_files_still_watches" in account._own_stacks()
