@@ -8,6 +8,7 @@ one of `torch.distributed.elastic.multiprocessing.errors`; a wrong recipe is rep
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -29,6 +30,17 @@ FULL_MEMORY = (
 """The message where there is no memory, known before there is a run."""
 
 
+_FULL = ("can't allocate memory", "Cannot allocate memory", "failed to map segment from shared object")
+"""As torch's allocators, the kernel and the dynamic loader report it."""
+
+
+def is_full_memory(error: BaseException) -> bool:
+    """Whether this process got no more memory, as Python, the kernel, torch or a library's loading reports it."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return any(words in str(error) for words in _FULL)
+
+
 def write_error_file(message: str) -> None:
     """Leave `message` for the launcher, if it has named a file for it."""
     path = os.environ.get(FILE_VARIABLE)
@@ -39,6 +51,26 @@ def write_error_file(message: str) -> None:
         Path(path).write_text(json.dumps(content), encoding="utf-8")
     except OSError:  # a full disk may be the very failure that is being reported
         return
+
+
+def launch_folder() -> Path | None:
+    """A folder that the ranks of this host have in common before they have exchanged anything: that of their launcher's
+    error files, `.../attempt_0/<local rank>/error.json`."""
+    named = os.environ.get(FILE_VARIABLE)
+    folder = Path(named).parent.parent if named else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def is_left_by_first_rank(within_s: float) -> bool:
+    """Whether the first rank of this machine leaves its error file within so many seconds: False on that rank."""
+    folder, end = launch_folder(), time.monotonic() + within_s
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        return False
+    while time.monotonic() < end:
+        if folder and (folder / "0" / "error.json").exists():
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def is_reported_by_launcher() -> bool:

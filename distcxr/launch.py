@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distcxr.error_file import leave_full_memory, write_error_file
+from distcxr.error_file import is_full_memory, leave_full_memory, write_error_file
 from distcxr.interrupt import without_traceback
 from distcxr.processes import collector_paused, end_with_launcher
 from distcxr.recipe import RecipeError, load_recipe
@@ -52,9 +52,10 @@ def main(words: Sequence[str] | None = None) -> int:
             with collector_paused():
                 from distcxr.engine.main import run  # imports torch: seconds that a typing error does not need
             gc.freeze()  # what was imported stays, no collection needs to look at it
-
             return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
-    except MemoryError:  # before the engine, which sees to its own
+    except (MemoryError, OSError, ImportError) as error:  # before the engine, which sees to its own
+        if not is_full_memory(error):
+            raise
         return leave_full_memory()
 
 

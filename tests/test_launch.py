@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ import torch
 from safetensors.torch import load_file
 
 from distcxr import exit_codes, launch
+from distcxr.engine import main as engine_main
+from distcxr.error_file import is_left_by_first_rank
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
@@ -108,6 +111,32 @@ def test_a_full_memory_before_the_run_is_a_sentence(
     monkeypatch.setattr(launch, "watching", full)
     assert launch.main(["quickstart", "data.root=/data"]) == exit_codes.ENVIRONMENT
     assert capsys.readouterr().err.startswith("error: this process's memory is full: raise its limit (ulimit -v, ")
+
+
+@pytest.mark.parametrize("is_reported", [True, False])
+def test_a_later_rank_leaves_to_the_first_what_both_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_reported: bool
+) -> None:
+    """Even where the launcher's signal to end came before this rank found the mistake, and was lost."""
+
+    def fail(_: object) -> None:
+        raise ValueError("no such folder")
+
+    error_files = [tmp_path / str(rank) / "error.json" for rank in range(2)]
+    for file in error_files:
+        file.parent.mkdir()
+    if is_reported:
+        error_files[0].write_text("{}")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(error_files[1]))
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr("distcxr.engine.main.start_logging", lambda console: None)
+    monkeypatch.setattr("distcxr.engine.main.start_runtime", fail)
+    monkeypatch.setattr("distcxr.engine.main.is_left_by_first_rank", lambda within_s: is_left_by_first_rank(0.3))
+    monkeypatch.setattr("os._exit", sys.exit)
+    monkeypatch.setattr("distcxr.engine.main.time.sleep", lambda seconds: None)
+    with pytest.raises(SystemExit) if is_reported else nullcontext():
+        assert engine_main.run(tiny.recipe(tmp_path), "tiny", []) == exit_codes.USER
+    assert ("no such folder" in caplog.text) is not is_reported
 
 
 def test_a_mistake_is_reported_once_without_a_traceback_of_ours(place: Path) -> None:

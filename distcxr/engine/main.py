@@ -18,7 +18,7 @@ from distcxr.engine.build import build_run
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
-from distcxr.error_file import FULL_MEMORY, write_error_file
+from distcxr.error_file import FULL_MEMORY, is_full_memory, is_left_by_first_rank, write_error_file
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
 from distcxr.own_parts import blamed
@@ -61,9 +61,11 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     except StalledWorkers as error:
         give_up_stalled()
         return _leave(STALLED, str(error))
-    except ValueError as error:  # most often every rank's: rank 0 logs it, meanwhile the launcher ends the others
-        if int(os.environ.get("RANK", "0")) > 0:
-            time.sleep(15)
+    except ValueError as error:  # most often every rank's: rank 0 reports it, and the launcher ends the others
+        if is_left_by_first_rank(within_s=15):
+            time.sleep(5)  # in most cases the launcher's signal comes before: one that came earlier may be lost
+            write_error_file(str(error))
+            os._exit(USER)
         return _leave_part(error) if blamed(error) else _leave(USER, str(error))
     except Exception as error:
         if sentence := of_the_disk(error):
@@ -79,7 +81,7 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
             )
         if isinstance(error, torch.OutOfMemoryError):
             return _leave(ENVIRONMENT, f"the GPU's memory is full: lower train.per_device_batch_size ({_first(error)})")
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if is_full_memory(error):
             return _leave(ENVIRONMENT, FULL_MEMORY)
         if sentence := without_kernel(error):
             return _leave(USER, sentence)

@@ -23,6 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from distcxr import exit_codes, processes
+from distcxr.error_file import launch_folder
 from distcxr.runfolder import filenames
 from distcxr.runfolder.rank_files import RankFile, read_rank_file, write_rank_file
 from distcxr.stall.account import Account, is_debugged, waits_for_ranks, write_stacks_when_asked
@@ -244,7 +245,7 @@ def watching(stall_s: float | None) -> Iterator[None]:
         return
     watch = Watch(
         stall_s, rank=int(os.environ.get("RANK", "0")), world_size=int(os.environ.get("WORLD_SIZE", "1")),
-        local_ranks=_local_ranks(), launch_folder=_launch_folder(),
+        local_ranks=_local_ranks(), launch_folder=launch_folder(),
     )  # fmt: skip
     _current[:] = [watch]
     watch.start()
@@ -287,11 +288,3 @@ def account_of_stall_elsewhere() -> str | None:
 def _local_ranks() -> range:
     first = int(os.environ.get("RANK", "0")) - int(os.environ.get("LOCAL_RANK", "0"))
     return range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _launch_folder() -> Path | None:
-    """A folder that the ranks of this host have in common before they have exchanged anything: that of their launcher's
-    error files, `.../attempt_0/<local rank>/error.json`."""
-    named = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    folder = Path(named).parent.parent if named else None
-    return folder if folder is not None and folder.is_dir() else None
