@@ -33,7 +33,8 @@ _HUGGING_FACE_NAMES = (  # the attention's second names are of transformers 5, i
     (r"embeddings\.mask_token$", "mask_token"),
     (r"embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"encoder\.layer\.(\d+)\.attention\.(?:output\.dense|o_proj)\.", r"blocks.\1.attn.proj."),
-    (r"encoder\.layer\.(\d+)\.attention\.(?:attention\.)?(q|k|v)(?:uery|ey|alue|_proj)\.", r"blocks.\1.attn.\2."),
+    (r"encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.", r"blocks.\1.attn.\2."),
+    (r"encoder\.layer\.(\d+)\.attention\.([qkv]_proj)\.", r"blocks.\1.attn.\2."),
     (r"encoder\.layer\.(\d+)\.layer_scale([12])\.lambda1$", r"blocks.\1.ls\2.gamma"),
     (r"encoder\.layer\.(\d+)\.", r"blocks.\1."),
     (r"layernorm\.", "norm."),
@@ -63,10 +64,11 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
                 if found:
                     break
         renamed[name] = value
-    for name in [name for name in renamed if ".attn.q." in name]:
-        parts = [renamed.pop(name.replace(".q.", f".{part}."), None) for part in "qkv"]
-        present = [part for part in parts if part is not None]  # strict loading names the shape of what is left
-        renamed[name.replace(".q.", ".qkv.")] = torch.cat(present)
+    for parts in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
+        for name in [name for name in renamed if f".attn.{parts[0]}." in name]:
+            found_parts = [renamed.pop(name.replace(parts[0], part), None) for part in parts]
+            present = [part for part in found_parts if part is not None]  # strict loading names a shape without one
+            renamed[name.replace(parts[0], "qkv")] = torch.cat(present)
     return renamed
 
 

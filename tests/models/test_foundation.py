@@ -1,4 +1,4 @@
-"""X-ray weights in the formats of their projects, by the names that their public code gives: the features are theirs."""
+"""X-ray weights in the formats of their projects, by the names of their public code: the features are theirs."""
 
 from __future__ import annotations
 
@@ -289,6 +289,16 @@ def test_depth_freezing_and_heat_maps(network: Callable[[], Any], side: int) -> 
 # By name
 
 
+def test_the_page_has_what_is_known_of_each() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "foundation.md").read_text().splitlines()
+    rows = {line.split("`")[1]: line for line in page if line.startswith("| `") and line.count("|") == 9}
+    assert list(rows) == ["model.weights", *FOUNDATIONS]
+    for name, one in FOUNDATIONS.items():
+        for part in (one.title, f"`{one.network}`", f"| {one.side} |", f"`{one.normalize}`", one.licence, one.nih):
+            assert part in rows[name], (name, part)
+        assert (one.hub or one.source) in rows[name] and ("on request" in rows[name]) == one.form
+
+
 @pytest.fixture
 def placed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where files are put by hand; and the hub is out of reach."""
@@ -331,7 +341,7 @@ def test_networks_that_timm_has_no_name_for() -> None:
         mean = build_model("vit_small_patch16_gap_224", library="timm", num_classes=14, image_size=224)
     assert small.patch_embed.patch_size == (16, 16) and small.pos_embed.shape == (1, 197, 384)  # type: ignore[union-attr]
     assert mean.global_pool == "avg" and mean.fc_norm.weight.shape == (384,)  # type: ignore[union-attr]
-    with pytest.raises(ValueError, match="imagenet: there are none for eva_x_small_patch16_224"):
+    with pytest.raises(ValueError, match=r"imagenet: there are none for eva_x_small_patch16_224"):
         build_model("eva_x_small_patch16_224", library="timm", num_classes=14, weights="imagenet")
     (found,) = find_networks("eva_x_small*", most_counted=1)
     assert found.xray == ("eva_x_small",) and found.num_parameters and not found.imagenet
@@ -353,7 +363,9 @@ def test_statistics_of_the_weights(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert known("rad_dino", "timm", "vit_base_patch14_dinov2", in_chans=3) == ((0.5307,) * 3, (0.2583,) * 3)
     assert known("imagenet", "timm", "vit_small_patch16_224", in_chans=1) == ((0.5,), (0.5,))
     assert known("imagenet", "torchvision", "resnet50", in_chans=3)[0] == (0.485, 0.456, 0.406)
-    with pytest.raises(ValueError, match="augment.normalize=weights: what model.weights=none were trained with is not"):
+    with pytest.raises(
+        ValueError, match=r"augment\.normalize=weights: what model.weights=none were trained with is not"
+    ):
         known("none", "timm", "resnet50", in_chans=3)
     foundation.warn_of_statistics("cxformer_small", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     foundation.warn_of_statistics("none", (0.5,), (0.5,))
