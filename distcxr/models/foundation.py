@@ -176,7 +176,9 @@ def find_file(weights: str) -> Path:
     placed = folder / f"{weights}{next((end for end in _SUFFIXES if one.file.endswith(end)), '.pth')}"
     more = f" ({one.title}; licence: {one.licence})"
     if one.hub:
-        return fetch_hub_file(one.hub, one.file, placed, more=more)
+        return fetch_hub_file(
+            one.hub, one.file, placed, more=f"{more}, after `hf auth login` if its page asks for that,"
+        )
     what = f"{one.file} of {one.source}{' (ask for it with the form there)' if one.form else ''}"
     raise WeightsUnavailable(f"model.weights={weights}: {where_to_put(what, placed, None, more=more)}")
 

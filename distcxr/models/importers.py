@@ -134,9 +134,9 @@ def split(file: WeightsFile, network: nn.Module) -> WeightsParts:
     Args:
         network: with its own linear head.
 
-    Raises ValueError: as `key_maps.to_timm`.
+    Raises ValueError: as `key_maps`.
     """
-    state = from_hugging_face(remap_densenet_keys(file.state))
+    state = from_hugging_face(remap_densenet_keys(file.state), file.source)
     if f"{HEAD}out.weight" in state and all(name.startswith((BACKBONE, HEAD)) for name in state):
         return WeightsParts(to_timm(_within(state, BACKBONE), network, file.source), _within(state, HEAD))
     conv, _ = first_conv(network)

@@ -50,8 +50,11 @@ _PRETRAINING = re.compile(
 _PATCHES, _POSITIONS = "patch_embed.proj.weight", "pos_embed"
 
 
-def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """DINOv2 as transformers names it, behind any prefix, by DINOv2's own names; other files as they are."""
+def from_hugging_face(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """DINOv2 as transformers names it, behind any prefix, by DINOv2's own names; other files as they are.
+
+    Raises ValueError: query, key and value of a block can't be joined.
+    """
     prefix = next((name.removesuffix(_HUGGING_FACE) for name in state if name.endswith(_HUGGING_FACE)), None)
     if prefix is None:
         return state
@@ -66,9 +69,11 @@ def from_hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:
         renamed[name] = value
     for parts in (("query", "key", "value"), ("q_proj", "k_proj", "v_proj")):
         for name in [name for name in renamed if f".attn.{parts[0]}." in name]:
-            found_parts = [renamed.pop(name.replace(parts[0], part), None) for part in parts]
-            present = [part for part in found_parts if part is not None]  # strict loading names a shape without one
-            renamed[name.replace(parts[0], "qkv")] = torch.cat(present)
+            joined = [renamed.pop(name.replace(parts[0], part), None) for part in parts]
+            try:
+                renamed[name.replace(parts[0], "qkv")] = torch.cat(joined)  # type: ignore[arg-type]
+            except (TypeError, RuntimeError) as error:
+                raise ValueError(f"{source}: {', '.join(parts)} of {name} are not all there, or do not fit") from error
     return renamed
 
 
@@ -80,7 +85,7 @@ def to_timm(state: dict[str, Tensor], network: Any, source: str) -> dict[str, Te
         state: without a prefix.
         source: of the weights, for messages.
 
-    Raises ValueError: patches of another size or tokens of another width; positions that are no square.
+    Raises ValueError: patches of another size or tokens of another width; positions that can't be resized.
     """
     if not hasattr(network, "forward_features"):
         return state
@@ -123,11 +128,13 @@ def _from_eva(state: dict[str, Tensor], *, norm_is_of_mean: bool) -> dict[str, T
 
 
 def _check_patches(theirs: Tensor, ours: Tensor, source: str) -> None:
+    if theirs.ndim != ours.ndim:
+        return  # strict loading names both shapes
     for what, of_file, of_network in (
         ("patches", f"{theirs.shape[-1]} pixels a side", f"{ours.shape[-1]} pixels a side"),
         ("tokens", f"{len(theirs)} channels", f"{len(ours)} channels"),
     ):
-        if theirs.ndim == ours.ndim and of_file != of_network:
+        if of_file != of_network:
             raise ValueError(
                 f"{source}: its {what} have {of_file}, and model.name's {of_network}: take the model.name that "
                 "docs/foundation.md has for these weights, or other weights"
@@ -145,16 +152,21 @@ def _fit_positions(state: dict[str, Tensor], network: Any, source: str) -> dict[
     grid = getattr(getattr(network, "patch_embed", None), "grid_size", None)
     if positions.shape == wanted.shape or positions.ndim != 3 or grid is None:
         return state
-    if alone and math.isqrt(positions.shape[1]) ** 2 != positions.shape[1] and "cls_token" in state:
-        state = state | {"cls_token": state["cls_token"] + positions[:, :1]}
+    token = state.get("cls_token")
+    if alone and token is not None and not _is_square(positions.shape[1]) and token.shape == positions[:, :1].shape:
+        state = state | {"cls_token": token + positions[:, :1]}
         positions = positions[:, 1:]
     patches = positions.shape[1] - prefix
     if positions.shape[1] != wanted.shape[1]:
-        side, (height, width) = math.isqrt(patches), grid
-        if side**2 != patches:
+        if not _is_square(patches):
             raise ValueError(f"{source}: {_POSITIONS} has {patches} positions of patches, which is no square")
+        side, (height, width) = math.isqrt(patches), grid
         logger.info(f"{source}: position embeddings resized from {side} x {side} patches to {height} x {width}")
         positions = resample_abs_pos_embed(
             positions, new_size=[height, width], old_size=[side, side], num_prefix_tokens=prefix
         )
     return state | {_POSITIONS: positions}
+
+
+def _is_square(number: int) -> bool:
+    return number > 0 and math.isqrt(number) ** 2 == number

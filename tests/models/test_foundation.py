@@ -268,6 +268,8 @@ def test_weights_of_another_network_are_refused() -> None:
         loaded(dino(), state | {"classifier.weight": torch.ones(3, 32), "encoder.extra": torch.ones(1)})
     with pytest.raises(ValueError, match=r"missing from the file: reg_token"):
         loaded(dino_with_registers(), state)
+    with pytest.raises(ValueError, match=r"query, key, value of blocks\.0\.attn\.query\.bias are not all there"):
+        loaded(dino(), {name: value for name, value in state.items() if "0.attention.attention.key.bias" not in name})
 
 
 @pytest.mark.parametrize("network, side", [(dino, 56), (dino_with_registers, 56), (eva_02, 56), (swin, 32)])
