@@ -58,6 +58,7 @@ def from_hugging_face(state: dict[str, Tensor], source: str) -> dict[str, Tensor
     prefix = next((name.removesuffix(_HUGGING_FACE) for name in state if name.endswith(_HUGGING_FACE)), None)
     if prefix is None:
         return state
+    _log(source, "transformers' DINOv2 (RAD-DINO, CXformer)")
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         if name.startswith(prefix):
@@ -92,8 +93,10 @@ def to_timm(state: dict[str, Tensor], network: Any, source: str) -> dict[str, Te
     own = network.state_dict()
     pretrained = "mask_token" in state
     if _OLD_SWIN in state:
+        _log(source, "a Swin of before timm 0.9 (Ark, Ark+)")
         state = {_later_stage(name): value for name, value in state.items()}
     if "blocks.0.mlp.w3.weight" in state and "blocks.0.attn.v_bias" in state:
+        _log(source, "EVA-02 (EVA-X)")
         state = _from_eva(state, norm_is_of_mean=pretrained and "fc_norm.weight" in own)
     state = {name: value for name, value in state.items() if name in own or not _PRETRAINING.match(name)}
     if "register_tokens" in state:
@@ -105,6 +108,10 @@ def to_timm(state: dict[str, Tensor], network: Any, source: str) -> dict[str, Te
     if _PATCHES in state and _PATCHES in own:
         _check_patches(state[_PATCHES], own[_PATCHES], source)
     return _fit_positions(state, network, source) if _POSITIONS in state and _POSITIONS in own else state
+
+
+def _log(source: str, what: str) -> None:
+    logger.info(f"{source} has the names of {what}, which become timm's; docs/foundation.md has what input those saw")
 
 
 def _later_stage(name: str) -> str:
