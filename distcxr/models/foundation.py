@@ -238,6 +238,12 @@ def described(weights: str) -> str:
     return f"model.weights={weights}: {one.title}, licence {one.licence}; its pretraining {saw}"
 
 
+def begun_with(weights: str) -> dict[str, str]:
+    """For the description of a network that others get: what it was made with, if that is known by name."""
+    known = weights in FOUNDATIONS
+    return {"begun_with": f"{described(weights)}. Read that licence before you pass this on"} if known else {}
+
+
 def near(weights: str) -> str:
     """The nearest names, for a message about one that is none; "" for a path."""
     found = difflib.get_close_matches(weights, FOUNDATIONS, n=3)

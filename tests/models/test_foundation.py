@@ -360,6 +360,13 @@ def test_torchxrayvision_s_resnet_by_name(placed: Path, monkeypatch: pytest.Monk
     assert torch.equal(features(ours, half), features(theirs, 1024 * half))
 
 
+def test_what_a_network_for_others_was_begun_with() -> None:
+    told = foundation.begun_with("cxformer_base")["begun_with"]
+    assert "licence CC-BY-NC 4.0" in told and "saw of NIH ChestX-ray14: the official training list" in told
+    assert "saw none" in foundation.begun_with("txrv_densenet121_chex")["begun_with"]
+    assert foundation.begun_with("runs/cxformer_base") == {}
+
+
 def test_statistics_of_the_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     known = foundation.trained_statistics
     assert known("rad_dino", "timm", "vit_base_patch14_dinov2", in_chans=3) == ((0.5307,) * 3, (0.2583,) * 3)
