@@ -17,22 +17,27 @@ def run(pattern: _Pattern = "*") -> int:
     """List the networks of torchvision and timm, and which weights there are.
 
     A line for each name that model.name takes, with model.library, parameters, the size of the images that its weights
-    were trained with, what model.weights=imagenet loads, and files of others that were trained on NIH's images.
+    were trained with and what model.weights=imagenet loads; then one for each name of X-ray weights that model.weights
+    takes for these networks, with licence and which of NIH ChestX-ray14's images the pretraining saw.
     """
     from distcxr.models.catalogue import find_networks
+    from distcxr.models.foundation import FOUNDATIONS
     from distcxr.tracking.terminal import table_text
 
     found = find_networks(pattern, most_counted=_MOST_COUNTED)
-    with_nih = any(one.nih for one in found)
-    rows = [("model.name", "model.library", "parameters", "MB", "px", "imagenet", *(["of NIH's images"] * with_nih))]
+    rows = [("model.name", "model.library", "parameters", "MB", "px", "imagenet")]
     for one in found:
         num = one.num_parameters
         count, size = ("-", "-") if num is None else (f"{num:,}", f"{4 * num / 1e6:,.0f}")
-        cells = (one.name, one.library, count, size, str(one.side or "-"), one.imagenet or "-")
-        rows.append((*cells, *([one.nih or "-"] * with_nih)))
+        rows.append((one.name, one.library, count, size, str(one.side or "-"), one.imagenet or "-"))
     print(table_text(rows, width=None))
     if any(one.num_parameters is None for one in found):
         print(f"- in place of parameters: not counted, as more than {_MOST_COUNTED} of timm's are listed")
-    if with_nih:
-        print("Weights of NIH's images: model.weights=FILE; they may have seen patients of the official test list")
+    names = [name for one in found for name in one.xray]
+    if names:
+        rows = [("model.weights", "what", "model.name", "px", "licence", "NIH's images in pretraining")]
+        weights = [FOUNDATIONS[name] for name in names]
+        rows += [(n, w.title, w.network, str(w.side), w.licence, w.nih) for n, w in zip(names, weights, strict=True)]
+        print(f"\n{table_text(rows, width=None)}")
+        print("Where they come from: docs/foundation.md; those that saw NIH's may have seen its official test list")
     return 0

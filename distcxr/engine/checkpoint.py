@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distcxr.engine.state import Run, TrainState
+from distcxr.models.foundation import FOUNDATIONS
 from distcxr.optim import load_optimizer
 from distcxr.own_parts import PartError, check_recorded
 from distcxr.recipe import Recipe
@@ -99,7 +100,7 @@ def begun_from(weights: str) -> Checkpoint | None:
         CheckpointError: a folder that is no whole checkpoint.
     """
     path = Path(weights).expanduser()
-    if weights in ("imagenet", "none"):
+    if weights in ("imagenet", "none", *FOUNDATIONS):
         return None
     if path.is_dir():
         return open_checkpoint(path)

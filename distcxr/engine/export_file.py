@@ -1,7 +1,7 @@
 """What `distcxr export` writes: the whole network as one file, or its weights alone; and the description beside it.
 
 A description is what the JSON beside the file holds: `model`, `library`, `findings`, `image_size`, `input`, `output`,
-`load` (lines of Python), `notes`, and what validation chose.
+`load` (lines of Python), `notes`, `begun_with` where that is known by name, and what validation chose.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from distcxr.engine.portable import METADATA, OUTPUTS, Portable, example_inputs,
 from distcxr.engine.validated import Validated
 from distcxr.models import serialized
 from distcxr.models.exported import export_weights
+from distcxr.models.foundation import begun_with
 from distcxr.recipe import Recipe
 from distcxr.runfolder.whole import being_written
 
@@ -49,7 +50,7 @@ def write_network(
         "output": f"probabilities, float32 [N, {num}], in the order of findings, {calibrated}; logits, float32 "
         f"[N, {num}], before that",
         "load": _use(format_, out.name, size, len(columns)),
-        "notes": [],
+        "notes": [], **begun_with(recipe.model.weights),
     }  # fmt: skip
     texts = {"findings": json.dumps(findings), "distcxr": json.dumps(about | chosen_by_validation(known))}
     with being_written(out) as part:
@@ -108,18 +109,22 @@ def write_weights(checkpoint: Checkpoint, out: Path, *, plain: bool) -> dict[str
     softmax = recipe.loss.name == "cross_entropy"
     with being_written(out) as part:
         torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
-    return about | {
-        "load": [*read, *about["load"], "model.eval()"],
-        "image_size": side,
-        "mean": mean,
-        "std": std,
-        "input": f"float32 [B, {about['in_chans']}, {side}, {side}]: {_prepared(recipe)}; less mean, divided by std"
-        + ("; and beside it float32 [B, M], see distcxr.data.metadata" if recipe.model.head.metadata else ""),
-        "output": f"logits [B, {len(findings)}] in the order of findings; "
-        + ("softmax over them" if softmax else "sigmoid of each")
-        + " gives probabilities"
-        + ("; temperatures and logit_thresholds are of log p - log(1 - p)" if softmax else ""),
-    }
+    return (
+        about
+        | begun_with(recipe.model.weights)
+        | {
+            "load": [*read, *about["load"], "model.eval()"],
+            "image_size": side,
+            "mean": mean,
+            "std": std,
+            "input": f"float32 [B, {about['in_chans']}, {side}, {side}]: {_prepared(recipe)}; less mean, divided by std"
+            + ("; and beside it float32 [B, M], see distcxr.data.metadata" if recipe.model.head.metadata else ""),
+            "output": f"logits [B, {len(findings)}] in the order of findings; "
+            + ("softmax over them" if softmax else "sigmoid of each")
+            + " gives probabilities"
+            + ("; temperatures and logit_thresholds are of log p - log(1 - p)" if softmax else ""),
+        }
+    )
 
 
 def chosen_by_validation(known: Validated) -> dict[str, Any]:

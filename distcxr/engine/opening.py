@@ -29,6 +29,7 @@ from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
 from distcxr.losses import build_loss, check_exclusive
 from distcxr.models.factory import build_model
+from distcxr.models.foundation import trained_statistics, warn_of_statistics
 from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.augmentation import Statistics
@@ -130,11 +131,15 @@ def build_setup(
         load_weights(checkpoint, module)
         mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])
     else:
-        choice = recipe.augment.normalize
+        choice, model = recipe.augment.normalize, recipe.model
         measured = None
         if choice == "dataset":
             measured = runtime.decided_by_main(lambda: _measure(dataset, reader, plan.per_device_batch_size))
-        mean, std = channel_statistics(choice, in_chans=recipe.model.in_chans, measured=measured)
+        if choice == "weights":
+            mean, std = trained_statistics(model.weights, model.library, model.name, in_chans=model.in_chans)
+        else:
+            mean, std = channel_statistics(choice, in_chans=model.in_chans, measured=measured)
+            warn_of_statistics(model.weights, mean, std)
     if recipe.loss.name == "cross_entropy":
         for split in ("train", "val", "test"):
             rows = dataset.splits.rows(split)

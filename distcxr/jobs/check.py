@@ -13,6 +13,8 @@ from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.jobs.grid import Planned
+from distcxr.models.factory import check_named
+from distcxr.models.foundation import FOUNDATIONS
 from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
 from distcxr.tracking.services import check_installed
@@ -82,6 +84,8 @@ def _num_parameters(recipe: Recipe, dataset: Dataset | None) -> int:
 
 def _check_weights(run: Planned) -> None:
     """A file that another run of the sweep will have written is not looked for."""
-    weights = run.recipe.model.weights
-    if weights not in ("imagenet", "none") and run.after is None and not Path(weights).expanduser().exists():
+    model, weights = run.recipe.model, run.recipe.model.weights
+    if weights in FOUNDATIONS:
+        check_named(model.name, library=model.library, weights=weights)
+    elif weights not in ("imagenet", "none") and run.after is None and not Path(weights).expanduser().exists():
         raise ValueError(f"model.weights={weights}: there is no such file or folder")

@@ -8,12 +8,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from distcxr.models.factory import REFUSED, Library
-
-NIH_WEIGHTS = {
-    ("torchvision", "densenet121"): "torchxrayvision densenet121-res224-nih, -all; CheXNet by arnoweng, zoogzog",
-    ("torchvision", "resnet50"): "torchxrayvision resnet50-res512-all",
-}
-"""Files of others that were trained on NIH's images, perhaps on some of its official test list."""
+from distcxr.models.foundation import FOUNDATIONS, find_foundations
+from distcxr.models.variants import VARIANTS, of_timm
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Network:
             has counted them.
         side: pixels of the images that its weights were trained with; None where they are not known.
         imagenet: what `model.weights=imagenet` loads, by the library's name for it; "" for nothing.
-        nih: of `NIH_WEIGHTS`; "" for nothing.
+        xray: names of X-ray weights that `model.weights` takes for it.
     """
 
     library: Library
@@ -33,14 +29,14 @@ class Network:
     num_parameters: int | None
     side: int | None
     imagenet: str
-    nih: str
+    xray: tuple[str, ...]
 
 
 def find_networks(pattern: str = "*", *, most_counted: int = 0) -> list[Network]:
     """Networks with names like the pattern, torchvision's first, each library's by name.
 
     Args:
-        pattern: with `*`, `?` or `[...]` for the whole name; without, a part of it.
+        pattern: with `*`, `?` or `[...]` for the whole name, of a network or of X-ray weights; without, a part of it.
         most_counted: timm's networks have their parameters counted where no more than so many are found: that takes a
             third of a second each, and torchvision's are known.
 
@@ -51,10 +47,14 @@ def find_networks(pattern: str = "*", *, most_counted: int = 0) -> list[Network]
 
     whole = pattern if any(letter in pattern for letter in "*?[") else f"*{pattern}*"
     ours = [name for name in torchvision.models.list_models(module=torchvision.models) if name not in REFUSED]
-    theirs = timm.list_models()
-    visions, timms = ([name for name in names if fnmatchcase(name, whole)] for names in (ours, theirs))
+    theirs = [*timm.list_models(), *VARIANTS]
+    weighted = {(one.library, one.network) for name, one in FOUNDATIONS.items() if fnmatchcase(name, whole)}
+    visions, timms = (
+        [name for name in names if fnmatchcase(name, whole) or (library, name) in weighted]
+        for library, names in (("torchvision", ours), ("timm", theirs))
+    )
     if not visions and not timms:
-        near = difflib.get_close_matches(pattern.strip("*"), dict.fromkeys([*ours, *theirs]), n=3)
+        near = difflib.get_close_matches(pattern.strip("*"), dict.fromkeys([*ours, *theirs, *FOUNDATIONS]), n=3)
         hint = f"nearest: {', '.join(near)}" if near else "`distcxr models` lists all"
         raise ValueError(f"no network of torchvision or timm has a name like {pattern!r} ({hint})")
     return [*_of_torchvision(visions), *_of_timm(timms, counted=len(timms) <= most_counted)]
@@ -66,8 +66,8 @@ def _of_torchvision(names: list[str]) -> Iterator[Network]:
     for name in sorted(names):
         weights = torchvision.models.get_model_weights(name).DEFAULT
         sides = weights.transforms().crop_size
-        nih = NIH_WEIGHTS.get(("torchvision", name), "")
-        yield Network("torchvision", name, weights.meta["num_params"], sides[0], weights.name, nih)
+        xray = tuple(find_foundations("torchvision", name))
+        yield Network("torchvision", name, weights.meta["num_params"], sides[0], weights.name, xray)
 
 
 def _of_timm(names: list[str], *, counted: bool) -> Iterator[Network]:
@@ -75,14 +75,15 @@ def _of_timm(names: list[str], *, counted: bool) -> Iterator[Network]:
     import torch
 
     for name in sorted(names):
-        cfg, num = timm.get_pretrained_cfg(name), None
+        known, more = of_timm(name)
+        cfg, num = timm.get_pretrained_cfg(known), None
         if counted:
             try:
                 with torch.device("meta"):
-                    num = sum(one.numel() for one in timm.create_model(name).parameters())
+                    num = sum(one.numel() for one in timm.create_model(known, **more).parameters())
             except (NotImplementedError, RuntimeError):  # works its widths out with tensors
                 pass
-        has_weights = cfg is not None and cfg.has_weights
+        has_weights = cfg is not None and cfg.has_weights and not more
         imagenet = (cfg.tag or "yes") if has_weights else ""
         side = cfg.input_size[-1] if cfg is not None else None
-        yield Network("timm", name, num, side, imagenet, NIH_WEIGHTS.get(("timm", name), ""))
+        yield Network("timm", name, num, side, imagenet, tuple(find_foundations("timm", name)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distcxr.models.factory import torchvision_size
 from distcxr.models.heads import Headed
+from distcxr.models.variants import of_timm
 from distcxr.models.weights import first_conv
 from distcxr.recipe import Recipe
 
@@ -58,11 +59,9 @@ def export_weights(
         load = [f"from {module_name} import {function}", f"model = {function}({arguments})"]
         notes.append(f"the network is {name}: who loads it needs that module, too")
     else:
-        load = [
-            "import timm",
-            f"model = timm.create_model({_arguments(name, num_classes=len(findings), in_chans=in_chans)}"
-            f"{_timm_size(name, side)})",
-        ]
+        known, more = of_timm(name)
+        arguments = _arguments(known, **more, num_classes=len(findings), in_chans=in_chans)
+        load = ["import timm", f"model = timm.create_model({arguments}{_timm_size(known, side)})"]
     about = {
         "model": name, "library": library, "findings": list(findings), "in_chans": in_chans,
         "load": [*load, "model.load_state_dict(state)"], "notes": notes,

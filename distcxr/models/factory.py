@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from distcxr.models.foundation import FOUNDATIONS, check_fits, described, find_file, near
 from distcxr.models.heads import (
     Headed,
     find_head,
@@ -22,6 +24,7 @@ from distcxr.models.heads import (
 )
 from distcxr.models.importers import WeightsFile, load_head, read_weights, split
 from distcxr.models.own_network import build_own
+from distcxr.models.variants import VARIANTS, of_timm
 from distcxr.models.weights import fetch_timm_file, fetch_torch_file, load_backbone, make_first_conv_grey
 from distcxr.recipe.model import Head
 
@@ -69,9 +72,9 @@ def build_model(
         in_chans: 1 sums the first convolution's weights over its 3 input channels: a grey image then gives
             the activations that it gives repeated in 3 channels, if all 3 are normalised alike.
         image_size: side of the images in pixels, for networks that are built for one size (ViT, Swin); None is the
-            network's own. timm fits position embeddings of other sizes, torchvision's weights need theirs.
-        weights: `none`; `imagenet`, the library's default for this name; or a path (`importers.read_weights`), which
-            must have all of the backbone.
+            network's own. Position embeddings of timm's are resized, torchvision's weights need their own size.
+        weights: `none`; `imagenet`, the library's default for this name; a name of `foundation.FOUNDATIONS`; or a path
+            (`importers.read_weights`). The last two must have all of the backbone.
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
         head: the recipe's `model.head`; None is the network's own last layer.
         num_metadata: columns M of the metadata that the head takes beside the image; 0 for none.
@@ -80,14 +83,17 @@ def build_model(
 
     Raises:
         ValueError: an unknown name, a size the network can't take, or weights that don't fit.
-        WeightsUnavailable: `imagenet`, and they are neither on this machine nor can be downloaded.
+        WeightsUnavailable: `imagenet` or a name, and they are neither on this machine nor can be downloaded.
     """
+    if weights in FOUNDATIONS:
+        check_fits(weights, library=library, name=name)
+        logger.info(described(weights))
     if library == "python":
         model = build_own(name, num_classes=num_classes, in_chans=in_chans, image_size=image_size or _USUAL_SIDE)
     else:
         build = _build_torchvision if library == "torchvision" else _build_timm
         model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
-    file = None if weights in ("imagenet", "none") else _read(Path(weights))
+    file = None if weights in ("imagenet", "none") else _read(weights)
     side = image_size or _USUAL_SIDE
 
     def headed() -> nn.Module:
@@ -113,23 +119,32 @@ def build_model(
 
 
 def check_named(name: str, *, library: Library, weights: str) -> None:
-    """Refuse a misspelt name or path, as `build_model` does, before anything is read or built.
+    """Refuse a misspelt name or path, as `build_model` does, before anything is read, built or downloaded.
 
     Raises:
-        ValueError: an unknown name, or a path where there is nothing.
+        ValueError: an unknown name, weights by name of another network, or a path where there is nothing.
+        WeightsUnavailable: weights by name that have to be put here by hand, and are not.
     """
     if library != "python":  # `own_parts` has imported that
         check_name = _check_torchvision_name if library == "torchvision" else _check_timm_name
         check_name(name)
-    if weights not in ("imagenet", "none") and not Path(weights).expanduser().exists():
-        _read(Path(weights))
+    if weights in FOUNDATIONS:
+        check_fits(weights, library=library, name=name)
+        if not FOUNDATIONS[weights].hub:
+            find_file(weights)
+    elif weights not in ("imagenet", "none") and not Path(weights).expanduser().exists():
+        _read(weights)
 
 
-def _read(path: Path) -> WeightsFile:
+def _read(weights: str) -> WeightsFile:
+    one = FOUNDATIONS.get(weights)
+    path = find_file(weights) if one else Path(weights)
     try:
-        return read_weights(path)
+        file = read_weights(path)
     except ValueError as error:  # begins with the path
-        raise ValueError(f"model.weights={error}") from error
+        hint = "" if one or path.expanduser().exists() else near(weights)
+        raise ValueError(f"model.weights={error}{hint}") from error
+    return replace(file, layout=one.layout) if one else file
 
 
 def torchvision_size(name: str, side: int) -> dict[str, Any]:
@@ -167,9 +182,13 @@ def _check_torchvision_name(name: str) -> None:
 def _check_timm_name(name: str) -> None:
     import timm
 
+    if name in VARIANTS:
+        return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise _unknown(name, "timm", timm.list_models(), "import timm; print(timm.list_models('*resnet*'))")
+        raise _unknown(
+            name, "timm", [*timm.list_models(), *VARIANTS], "import timm; print(timm.list_models('*resnet*'))"
+        )
     tagged = timm.list_models(f"{architecture}.*", pretrained=True)
     if tag and name not in tagged:
         listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
@@ -209,8 +228,13 @@ def _build_timm(
     _check_timm_name(name)
     import timm
 
-    shape: dict[str, Any] = {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
-    cfg = timm.get_pretrained_cfg(name)
+    known, more = of_timm(name)
+    if imagenet and more:
+        raise ValueError(
+            f"model.weights=imagenet: there are none for {name}: take weights by name (docs/foundation.md)"
+        )
+    shape: dict[str, Any] = more | {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
+    cfg = timm.get_pretrained_cfg(known)
     side = image_size if getattr(cfg, "fixed_input_size", False) else None
     if side:
         shape["img_size"] = side
@@ -219,10 +243,10 @@ def _build_timm(
         if imagenet:
             # With its own number of classes first: given ours, timm would load without asking for every key.
             overlay = {"file": str(fetch_timm_file(cfg)), "custom_load": False}
-            model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **shape)
+            model = timm.create_model(known, pretrained=True, pretrained_cfg_overlay=overlay, **shape)
             model.reset_classifier(num_classes)
         else:
-            model = timm.create_model(name, pretrained=False, num_classes=num_classes, **shape)
+            model = timm.create_model(known, pretrained=False, num_classes=num_classes, **shape)
     except AssertionError as error:
         raise _wrong_size(name, side or _USUAL_SIDE, error) from error
     except RuntimeError as error:
@@ -253,7 +277,9 @@ def _try_size(network: nn.Module, name: str, side: int, in_chans: int) -> None:
 
 def _wrong_size(name: str, side: int, error: Exception) -> ValueError:
     message = f"data.image_size: model.name={name} can't take images of {side} pixels (after augment's crops): {error}"
-    return ValueError(f"{message}. Take the size in its name, or that of timm.get_pretrained_cfg('{name}').input_size")
+    return ValueError(
+        f"{message}. Take the size in its name, or that of timm.get_pretrained_cfg('{of_timm(name)[0]}').input_size"
+    )
 
 
 def _wrong_multiple(name: str, side: int, multiple: int) -> ValueError:

@@ -8,6 +8,7 @@
 | `classifier.0`, a head in a Sequential (arnoweng, zoogzog) | becomes `classifier` |
 | `op_threshs`, of torchxrayvision | first convolution times 1024: exact with `augment.normalize: half` |
 | a checkpoint or run folder of distcxr, with any of its heads | is read with the findings it was trained for |
+| RAD-DINO, CXformer, EVA-X, Medical MAE, Ark and the like | `key_maps` renames them and resizes their positions |
 
 Only `weights_only=True`, safetensors and JSON are read here; what needs more goes through `distcxr import`.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from distcxr.models.heads import BACKBONE, HEAD, find_head, head_name
+from distcxr.models.key_maps import from_hugging_face, to_timm
 from distcxr.models.weights import first_conv, remap_densenet_keys
 from distcxr.runfolder.layout import find_checkpoint
 from distcxr.runfolder.manifest import META, MODEL, read_meta
@@ -36,7 +39,11 @@ logger = logging.getLogger(__name__)
 XRAYVISION = "torchxrayvision"
 _XRAYVISION_SCALE = 1024.0  # its images go from -1024 to 1024; those of augment.normalize: half from -1 to 1
 _XRAYVISION_EXTRA = "op_threshs"
-_CONTAINERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "params")
+_CONTAINERS = (
+    "teacher", "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights",
+    "params",
+)  # fmt: skip
+"""Ark's files hold the student as `state_dict` beside the teacher, which is what its authors publish."""
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # how files of PyTorch before 1.6 begin
 _IMAGENET_CLASSES = (1000, 1001, 11821, 21841, 21843)  # of ImageNet-1k, TensorFlow's, timm's in12k, in21k and in22k
 _ROW_A_FINDING = ("weight", "bias", "out.weight", "out.bias", "attention.weight")
@@ -88,7 +95,8 @@ def read_weights(path: Path) -> WeightsFile:
         if opened.read(2) not in (b"PK", *_PICKLES):
             raise ValueError(f"{path}: neither a safetensors nor a PyTorch file")
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # plain values by name; MAE's and EVA's scripts save theirs
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, ModuleNotFoundError) as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         more = f"more than tensors and plain values{f' ({named[1]})' if named else ''}"
@@ -125,12 +133,14 @@ def split(file: WeightsFile, network: nn.Module) -> WeightsParts:
 
     Args:
         network: with its own linear head.
+
+    Raises ValueError: as `key_maps`.
     """
-    state = remap_densenet_keys(file.state)
+    state = from_hugging_face(remap_densenet_keys(file.state), file.source)
     if f"{HEAD}out.weight" in state and all(name.startswith((BACKBONE, HEAD)) for name in state):
-        return WeightsParts(_within(state, BACKBONE), _within(state, HEAD))
+        return WeightsParts(to_timm(_within(state, BACKBONE), network, file.source), _within(state, HEAD))
     conv, _ = first_conv(network)
-    state = _without_prefix(state, network.state_dict())
+    state = to_timm(_without_prefix(state, network.state_dict()), network, file.source)
     if (file.layout == XRAYVISION or _XRAYVISION_EXTRA in state) and f"{conv}.weight" in state:
         state.pop(_XRAYVISION_EXTRA, None)
         state[f"{conv}.weight"] = state[f"{conv}.weight"] * _XRAYVISION_SCALE

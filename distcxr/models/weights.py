@@ -114,9 +114,9 @@ def fetch_torch_file(url: str) -> dict[str, Tensor]:
                 url, map_location="cpu", progress=False, check_hash=True, weights_only=True
             )
     except OSError as error:
-        raise WeightsUnavailable(_where_to_put(url, file, error)) from error
+        raise WeightsUnavailable(where_to_put(url, file, error)) from error
     except (RuntimeError, UnpicklingError, EOFError) as error:
-        advice = f"{file} is damaged ({error}): delete it. {_where_to_put(url, file, None)}"
+        advice = f"{file} is damaged ({error}): delete it. {where_to_put(url, file, None)}"
         raise WeightsUnavailable(advice) from error
     return state
 
@@ -124,13 +124,8 @@ def fetch_torch_file(url: str) -> dict[str, Tensor]:
 def fetch_timm_file(cfg: Any) -> Path:
     """The safetensors file of a timm `PretrainedCfg`: placed by hand, in Hugging Face's cache, or downloaded.
 
-    Local files come first, and the hub is asked once whether it is there: its client retries for 46 s without
-    a network (measured), longer behind a silent firewall.
     Raises WeightsUnavailable: it is in none of these; ValueError: timm has no safetensors file for this model.
     """
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
     name = f"{cfg.architecture}.{cfg.tag}" if cfg.tag else str(cfg.architecture)
     placed = hub_folder() / f"{name}.safetensors"
     if placed.is_file():
@@ -142,7 +137,25 @@ def fetch_timm_file(cfg: Any) -> Path:
             "model.weights=PATH with a safetensors file, or model.weights=none"
         )
     repo, _, revision = cfg.hf_hub_id.partition("@")
-    wanted = {"repo_id": repo, "filename": file_name, "revision": revision or None}
+    return fetch_hub_file(repo, file_name, placed, revision=revision or None)
+
+
+def fetch_hub_file(repo: str, file_name: str, placed: Path, *, revision: str | None = None, more: str = "") -> Path:
+    """A file of a repository on Hugging Face's hub, in its cache or downloaded.
+
+    The hub is asked once whether it is there: its client retries for 46 s without a network (measured), longer behind a
+    silent firewall.
+
+    Args:
+        placed: where it may be put by hand, for the message.
+        more: what else that has, after its address.
+
+    Raises WeightsUnavailable: it is in neither, or the hub does not give it out.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    wanted: Any = {"repo_id": repo, "filename": file_name, "revision": revision}
     url = huggingface_hub.hf_hub_url(**wanted)
     try:
         return Path(huggingface_hub.hf_hub_download(**wanted, local_files_only=True))
@@ -152,7 +165,7 @@ def fetch_timm_file(cfg: Any) -> Path:
         probe(url)
         return Path(huggingface_hub.hf_hub_download(**wanted))
     except (OSError, EntryNotFoundError, HfHubHTTPError) as error:
-        raise WeightsUnavailable(_where_to_put(url, placed, error)) from error
+        raise WeightsUnavailable(where_to_put(url, placed, error, more=more)) from error
 
 
 def hub_folder() -> Path:
@@ -160,10 +173,11 @@ def hub_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def _where_to_put(url: str, file: Path, error: Exception | None) -> str:
+def where_to_put(url: str, file: Path, error: Exception | None, *, more: str = "") -> str:
+    """What to do about weights that are not here."""
     because = f"can't download the weights ({error}). " if error else ""
     return (
-        f"{because}Fetch {url} on a machine with a network and put it here as {file}; "
+        f"{because}Fetch {url}{more} on a machine with a network and put it here as {file}; "
         "or set model.weights=PATH to weights of this model, or model.weights=none to train from scratch"
     )
 

@@ -41,8 +41,9 @@ class Augment(Section):
     """Pixels are spread around mid-grey by a factor drawn from 1 plus or minus this."""
     function: FunctionName | None = None
     """`module:function`, your own change of training images, after the others (docs/own_parts.md)."""
-    normalize: Literal["imagenet", "half", "dataset"] | Statistics = "imagenet"
-    """ImageNet's statistics, 0.5 / 0.5, the training split's own (measured once), or a mean and std."""
+    normalize: Literal["imagenet", "half", "dataset", "weights"] | Statistics = "imagenet"
+    """ImageNet's statistics, 0.5 / 0.5, the training split's own (measured once), those that `model.weights` were
+    trained with, or a mean and std."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:

@@ -41,7 +41,8 @@ class Model(Section):
     library: Literal["torchvision", "timm", "python"] = "torchvision"
     """Where the name is looked up; `python` is the working directory and what is installed."""
     weights: str = "imagenet"
-    """`imagenet`, `none`, or a path: a safetensors file; a PyTorch file with a state dict, as timm, torchxrayvision,
+    """`imagenet`, `none`, the name of X-ray weights, `rad_dino` for example (docs/foundation.md), or a path: a
+    safetensors file; a PyTorch file with a state dict, as timm, torchxrayvision,
     Lightning or arnoweng/CheXNet name its keys; a checkpoint of distcxr, or a run folder (its best). Whole pickled
     models need `distcxr import` before."""
     new_head: bool = False

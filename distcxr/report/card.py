@@ -235,6 +235,8 @@ def _limits(content: Content, files: RunFiles, split: str | None, facts: CardFac
         "view, patients and share of ill ones. Elsewhere choose thresholds and temperatures anew. A low probability "
         "does not exclude a finding, and what is not among the findings is not looked for."
     )
+    if begun := facts.about.get("begun_with"):
+        yield f"Training began with {begun}."
     yield f"What counts as the truth: {content.get('reference_standard')}"
     if split is not None:
         bad = sum(len(one.get("unreadable") or []) for one in files.metrics.values())

@@ -96,6 +96,7 @@ def test_unknown_macro_findings(tmp_path: Path) -> None:
     [
         ("model.name=resnet81", "no such classifier in timm"),
         ("model.weights=weihgts.safetensors", r"model.weights=.*weihgts.safetensors: no such file"),
+        ("model.weights=rad_dino", r"rad_dino is of vit_base_patch14_dinov2 \(timm\), and model\.name is test_resnet"),
     ],
 )
 def test_a_misspelt_network_is_refused_before_the_data_and_leaves_no_folder(

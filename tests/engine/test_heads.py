@@ -72,7 +72,9 @@ def test_a_run_begins_with_another_run_s_best_and_a_new_head(finished: Path, tmp
         ValueError, match=r"for 14 findings \(Atelectasis.*are 2 \(Mass, Effusion\): model\.new_head=true"
     ):
         tiny.build(tmp_path, *other)
-    run = tiny.build(tmp_path, *other, "model.new_head=true", "output=" + str(tmp_path / "new"))
+    again = ("model.new_head=true", "augment.normalize=weights", "output=" + str(tmp_path / "new"))
+    run = tiny.build(tmp_path, *other, *again)
+    assert run.setup.transform.mean == run.setup.transform.std == (0.5,), "as that run was trained"
     theirs = load_file(finished / "checkpoints" / "best" / "model.safetensors")
     ours = run.setup.module.state_dict()
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs if not key.startswith("fc."))

@@ -186,11 +186,18 @@ def test_data_networks_weights_and_trackers_are_looked_at_before_the_first_run(
     recipes = [
         write(tmp_path, "typo", "model: {name: resnet19, weights: none}\n"),
         write(tmp_path, "lost", "model: {name: resnet18, weights: nowhere.safetensors}\n"),
+        write(tmp_path, "other", "model: {name: resnet18, weights: rad_dino}\n"),
         write(tmp_path, "told", "model: {name: resnet18, weights: none}\nlogging: {trackers: [wandb]}\n"),
     ]
     with pytest.raises(ValueError) as caught:
         check_runs(plan(recipes, [f"data.root={tmp_path / 'none'}"], tmp_path))
     said = str(caught.value)
     assert said.count("none is not a folder") == 1  # one dataset, one complaint
-    for part in ("typo: model.name=resnet19", "resnet18", "lost: model.weights=nowhere", "told: logging.trackers"):
+    for part in (
+        "typo: model.name=resnet19",
+        "resnet18",
+        "lost: model.weights=nowhere",
+        "told: logging.trackers",
+        "other: model.weights=rad_dino is of",
+    ):
         assert part in said

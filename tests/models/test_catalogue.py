@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from distcxr.cli import main
-from distcxr.models.catalogue import NIH_WEIGHTS, find_networks
+from distcxr.models.catalogue import find_networks
 from distcxr.models.factory import build_model
+from distcxr.models.foundation import FOUNDATIONS
 
 
 def test_what_is_listed_can_be_built_and_has_as_many_parameters() -> None:
@@ -20,7 +21,7 @@ def test_what_is_listed_can_be_built_and_has_as_many_parameters() -> None:
         assert found[library, name].imagenet and found[library, name].side == 224
     assert find_networks("resnet18")[-1].num_parameters is None  # many, or not asked for
     assert {one.library for one in find_networks("*inception_v3") if one.name == "inception_v3"} == {"timm"}  # refused
-    assert {(one.library, one.name) for one in find_networks() if one.nih} == set(NIH_WEIGHTS)
+    assert {name for one in find_networks() for name in one.xray} == set(FOUNDATIONS)
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,7 +29,9 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     assert main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split()[:6] == ["densenet121", "torchvision", "7,978,856", "32", "224", "IMAGENET1K_V1"]
-    assert "torchxrayvision densenet121-res224-nih" in lines[1] and "official test list" in lines[-1]
+    xray = {line.split()[0]: line for line in lines if line.startswith(("txrv_", "chexnet_"))}
+    assert len(xray) == 7 and xray["txrv_densenet121_chex"].split()[-2:] == ["Apache-2.0", "none"]
+    assert "yes, with their labels" in xray["txrv_densenet121_nih"] and "official test list" in lines[-1]
     monkeypatch.setattr("sys.argv", ["distcxr", "models", "densnet121"])
     assert main() == 2
     assert (
