@@ -40,10 +40,13 @@ def run(network: _Network, overrides: _Overrides = None, l2: _Penalties = None) 
     if wrong := [value for value in penalties if not 0 < value < float("inf")]:
         raise ValueError(f"--l2 {wrong[0]:g}: a strength is a number above 0")
 
-    from distcxr.engine.linear_probe import PENALTIES, probe
+    from rich.console import Console
+
+    from distcxr.engine.linear_probe import PENALTIES, as_probe, probe
     from distcxr.recipe import load_recipe
     from distcxr.recipe.shipped import is_recipe
     from distcxr.runfolder.layout import find_checkpoint, run_folder_of
+    from distcxr.runtime import start_logging, start_runtime
 
     path, name, given = network, f"{network.stem}-probe", list(overrides or ())
     if network.exists() and not is_recipe(str(network)):
@@ -54,5 +57,9 @@ def run(network: _Network, overrides: _Overrides = None, l2: _Penalties = None) 
         name = f"{folder.absolute().parent.name}-probe"
         own = [f"model.weights={checkpoint}", "model.new_head=true", "model.lora=null", "output=null"]
         given = [*own, "model.head={kind: linear, metadata: []}", *given]
-    probe(load_recipe(path, given), name, penalties or PENALTIES)
+    recipe, console = as_probe(load_recipe(path, given)), Console(stderr=True)
+    start_logging(console)
+    runtime = start_runtime(recipe)
+    probe(recipe, name, penalties or PENALTIES, runtime, console)
+    runtime.close()
     return 0

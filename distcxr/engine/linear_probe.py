@@ -37,7 +37,7 @@ from distcxr.recipe.train import Schedule, Train
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import append_steps
 from distcxr.runfolder.whole import being_written
-from distcxr.runtime import start_logging, start_runtime
+from distcxr.runtime import Runtime
 from distcxr.tracking.terminal import table_text
 
 logger = logging.getLogger(__name__)
@@ -89,17 +89,19 @@ def as_probe(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update=update)
 
 
-def probe(recipe: Recipe, recipe_name: str, penalties: Sequence[float]) -> None:
+def probe(
+    recipe: Recipe, recipe_name: str, penalties: Sequence[float], runtime: Runtime, console: Console
+) -> None:  # fmt: skip
     """Fit the head of a recipe's network for every penalty, keep validation's best as a run, and score validation.
 
     All ranks call it; rank 0 fits, on its device. The test split is never looked at.
 
+    Args:
+        recipe: of `as_probe`.
+
     Raises:
-        ValueError: as `as_probe` and as a training's start; no training image that can be read.
+        ValueError: as at a training's start, and where no training or no validation image can be read.
     """
-    recipe, console = as_probe(recipe), Console(stderr=True)
-    start_logging(console)
-    runtime = start_runtime(recipe)
     if recipe.model.weights == "none":
         logger.warning("model.weights=none: the features are those of an untrained network")
     run = build_run(recipe, recipe_name, runtime, console)
@@ -111,7 +113,6 @@ def probe(recipe: Recipe, recipe_name: str, penalties: Sequence[float]) -> None:
         if run.progress:
             run.progress.close()
     logger.info(f"run folder: {run.folder}")
-    runtime.close()
 
 
 def _probe(run: Run, penalties: Sequence[float]) -> None:
