@@ -29,12 +29,13 @@ from distcxr.recipe.model import Lora
 
 _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 _NUM_NAMED = 6
+_IMAGES = 5  # divides no number of positions in a window of 7 or 8, for which Swin V2 calls layers, too
 
 
 def add_adapters(module: nn.Module, lora: Lora, *, network: str, in_chans: int, side: int, seed: int) -> None:
     """Give a network on the CPU its adapters, in place; afterwards they and the head alone require a gradient.
 
-    It costs one pass of two images, which shows what layers there are: an adapter beside one that a network does not
+    It costs one pass of five images, which shows what layers there are: an adapter beside one that a network does not
     call, because it reads its weights (torchvision's attention), would never be used.
 
     Args:
@@ -49,7 +50,7 @@ def add_adapters(module: nn.Module, lora: Lora, *, network: str, in_chans: int, 
     for layer in module.modules():
         if hasattr(layer, "qkv_bias_separate"):  # timm's BEiT, EVA and Swin V2 read the weights of qkv without this
             layer.qkv_bias_separate = True  # type: ignore[assignment]
-    layers = _chosen(_passed(module, torch.zeros(2, in_chans, side, side)), lora, network)
+    layers = _chosen(_passed(module, torch.zeros(_IMAGES, in_chans, side, side)), lora, network)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         config = peft.LoraConfig(
@@ -115,7 +116,7 @@ def _passed(module: nn.Module, images: Tensor) -> dict[str, nn.Linear]:
         if isinstance(layer, nn.Linear) and not f"{name}.".startswith(head):
 
             def note(layer: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-                if given[0].shape[0] % len(images) == 0:  # Swin V2's are called for position biases, too
+                if given[0].shape[0] % len(images) == 0:
                     found[name] = layer  # type: ignore[assignment]
 
             hooks.append(layer.register_forward_pre_hook(note))

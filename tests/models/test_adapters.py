@@ -1,0 +1,108 @@
+"""Adapters beside linear layers: nothing at first, all of them trained, and gone without a trace when merged."""
+
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import networks
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distcxr.models.adapters import add_adapters, has_adapters, is_adapter, merge_adapters
+from distcxr.models.depth import layer_depths
+from distcxr.recipe.model import Head, Lora
+
+LORA = Lora(rank=4)
+
+
+def adapted(name: str, lora: Lora = LORA, side: int = 32, **changes: Any) -> nn.Module:
+    library = changes.pop("library", "timm")
+    module = networks.build(name, library, num_classes=3, in_chans=1, image_size=side, **changes)
+    add_adapters(module, lora, network=name, in_chans=1, side=side, seed=0)
+    return module.eval()
+
+
+def layers(module: nn.Module) -> list[str]:
+    return [name.partition(".lora_A")[0] for name, _ in module.named_parameters() if ".lora_A" in name]
+
+
+# One of each kind: qkv as a call; with its weights read beside biases of its own; in windows, with a network for
+# positions; torchvision's, whose attention reads weights and can have none.
+@pytest.mark.parametrize(
+    ("name", "side", "changes", "ends", "num"),
+    [
+        ("test_vit", 32, {"head": Head(kind="attention")}, {"qkv", "proj", "fc1", "fc2"}, 24),
+        ("eva02_tiny_patch14_224", 28, {}, {"qkv", "proj", "fc1", "fc2"}, 48),
+        ("swinv2_tiny_window8_256", 64, {}, {"qkv", "proj", "fc1", "fc2", "reduction"}, 51),
+        ("swin_t", 64, {"library": "torchvision"}, {"0", "3", "reduction"}, 27),
+    ],
+)
+def test_adapters_begin_as_nothing_all_learn_and_merge(
+    name: str, side: int, changes: dict[str, Any], ends: set[str], num: int
+) -> None:
+    images = networks.grey(side)
+    plain = networks.build(name, changes.get("library", "timm"), num_classes=3, in_chans=1, image_size=side,
+                           **{key: value for key, value in changes.items() if key != "library"}).eval()  # fmt: skip
+    names = list(plain.state_dict())
+    with torch.no_grad():
+        before: Tensor = plain(images)
+    module = adapted(name, side=side, **changes)
+    assert len(layers(module)) == num and {one.rpartition(".")[2] for one in layers(module)} == ends
+    trained = {one: value for one, value in module.named_parameters() if value.requires_grad}
+    head = [one for one in trained if not is_adapter(one)]
+    assert head and all("head" in one for one in head)
+    torch.testing.assert_close(module(images), before, rtol=1e-4, atol=1e-5)
+    for one, value in trained.items():
+        if is_adapter(one):
+            nn.init.normal_(value, std=0.05)
+    module(images).sum().backward()
+    assert all(value.grad is not None for value in trained.values()), "DDP would wait for one that is not used"
+    with torch.no_grad():
+        after = module(images)
+        merge_adapters(module, LORA.scale)
+        torch.testing.assert_close(module(images), after, rtol=1e-5, atol=1e-5)
+    assert (after - before).abs().max() > 1e-3 and list(module.state_dict()) == names
+    plain.load_state_dict(module.state_dict())
+    torch.testing.assert_close(plain(images), after, rtol=1e-5, atol=1e-5)
+
+
+def test_an_adapter_is_as_deep_as_its_layer() -> None:
+    depths = layer_depths(adapted("test_vit"))
+    assert {depths[f"blocks.0.attn.qkv.{own}.weight"] for own in ("base_layer", "lora_A.default")} == {6}
+    assert depths["blocks.5.mlp.fc2.lora_B.default.weight"] == 1 and depths["head.weight"] == 0
+
+
+def test_layers_are_chosen_by_the_ends_of_their_names() -> None:
+    module = adapted("test_vit", Lora(targets=["qkv", "blocks.5.mlp.fc1"]))
+    assert layers(module) == [f"blocks.{number}.attn.qkv" for number in range(6)] + ["blocks.5.mlp.fc1"]
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "lora", "message"),
+    [
+        ("resnet18", "torchvision", LORA, r"model\.lora: resnet18 has no linear layer besides its head"),
+        ("test_vit", "timm", Lora(rank=65),
+         r"model\.lora\.rank=65 is larger than blocks\.0\.attn\.qkv of test_vit.*64 inputs and 192 outputs: at most 64"),
+        ("test_vit", "timm", Lora(targets=["qkv", "kv"]),
+         r"model\.lora\.targets: 'kv' is no linear layer.*end in qkv, proj, fc1, fc2, such as blocks\.0\.attn\.qkv"),
+    ],
+)  # fmt: skip
+def test_what_can_t_be_adapted(name: str, library: str, lora: Lora, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapted(name, lora, library=library)
+
+
+def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *more: Any) -> Any:
+        if name == "peft":
+            raise ModuleNotFoundError("No module named 'peft'", name="peft")
+        return whole(name, *more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"model\.lora needs peft: pip install 'distcxr\[lora\]'"):
+        adapted("test_vit")
+    assert not has_adapters(["blocks.0.attn.qkv.weight"])
