@@ -1,4 +1,4 @@
-"""Pooled features of every image once, in the order of the samples, and heads fitted to them, on any number of ranks."""
+"""Features of every image once, in the order of the samples, and heads fitted to them, on any number of ranks."""
 
 from __future__ import annotations
 

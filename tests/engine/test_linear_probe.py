@@ -66,4 +66,3 @@ def test_mistakes_of_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "--l2 0: a strength is a number above 0" in capsys.readouterr().err
     assert call(monkeypatch, "densnet121") == 2
     assert "did you mean densenet121" in capsys.readouterr().err
-
