@@ -13,7 +13,7 @@ _Network = Annotated[
     Path,
     typer.Argument(
         metavar="RECIPE|RUN", show_default=False, autocompletion=complete_recipe,
-        help="a recipe, whose model.weights are probed; or a run folder or checkpoint, for its network and its images",
+        help="a recipe, to probe its model.weights; or a run folder or checkpoint, for its network and its images",
     ),
 ]  # fmt: skip
 _Overrides = Annotated[
