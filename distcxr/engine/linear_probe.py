@@ -36,6 +36,7 @@ from distcxr.recipe.data import Sampling
 from distcxr.recipe.train import Schedule, Train
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import append_steps
+from distcxr.runfolder.layout import holds_checkpoints
 from distcxr.runfolder.whole import being_written
 from distcxr.runtime import Runtime
 from distcxr.tracking.terminal import table_text
@@ -61,7 +62,7 @@ def as_probe(recipe: Recipe) -> Recipe:
     """The recipe of a run that fits a linear head once and does nothing else.
 
     Raises:
-        ValueError: a loss that is not convex, another head than a linear one, or adapters.
+        ValueError: a loss that is not convex, another head than a linear one, adapters, or a run in `output`.
     """
     head = recipe.model.head
     if recipe.loss.name not in _CONVEX:
@@ -75,6 +76,8 @@ def as_probe(recipe: Recipe) -> Recipe:
         )
     if recipe.model.lora is not None:
         raise ValueError("model.lora: a probe leaves the network as it is: set model.lora=null")
+    if recipe.output is not None and holds_checkpoints(recipe.output):
+        raise ValueError(f"{recipe.output} holds a run, which a probe would overwrite: give another output=FOLDER")
     kept = ("global_batch_size", "per_device_batch_size", "precision", "tf32", "channels_last", "deterministic")
     train = Train(
         epochs=1, max_steps=1, trainable=["head"], resume="never",
@@ -187,7 +190,7 @@ def _sweep(run: Run, train: Outputs, val: Outputs, penalties: Sequence[float]) -
         writer.writeheader()
         writer.writerows(rows)
     logger.info(f"{filenames.PROBE}\n{table_text(_table(rows), width=None)}")
-    if len(rows) > 1 and chosen in (rows[0], rows[-1]):
+    if len(rows) > 2 and chosen in (rows[0], rows[-1]):
         logger.warning(
             f"l2 {head.penalty:g} is at the end of those tried: widen them with --l2, since a better one may lie beyond"
         )

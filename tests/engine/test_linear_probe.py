@@ -43,6 +43,8 @@ def test_a_probe_is_a_run_with_the_best_of_its_heads(
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
     checked = check_run(out)
     assert not checked.problems and "It is finished, at step 1." in checked.worth
+    with pytest.raises(ValueError, match=r"probe holds a run, which a probe would overwrite"):
+        as_probe(load_recipe(out / "recipe.yaml"))
     recipe = load_recipe(out / "recipe.yaml", ["eval.pictures=0", "eval.localise=false"])
     score_test_split(recipe, [out], tiny.runtime(recipe))
     assert json.loads((out / "metrics_test.json").read_text())["step"] == 1
