@@ -241,7 +241,12 @@ def _read_checkpoint(folder: Path) -> WeightsFile:
         raise ValueError(f"{folder}: {META} is damaged ({error}); use another checkpoint") from error
     logger.info(f"{folder} was trained as {trained}, for {', '.join(findings)}")
     read = _read_safetensors(folder / MODEL)
-    state = merged(read.state, lora.scale) if lora else read.state
+    try:
+        state = merged(read.state, lora.scale) if lora else read.state
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / MODEL}: not the adapters of model.lora ({error}); use another checkpoint"
+        ) from error
     return replace(read, state=state, source=str(folder), findings=findings)
 
 

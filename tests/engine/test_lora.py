@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from saved import tensors
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from distcxr.engine.export_file import write_weights
 from distcxr.engine.fit import fit
 from distcxr.models.adapters import add_adapters, has_adapters, is_adapter, merge_adapters
 from distcxr.models.depth import layer_depths
+from distcxr.models.importers import read_weights
 from distcxr.recipe.model import Head, Lora
 from distcxr.runfolder.predictions import read_predictions
 
@@ -122,6 +124,14 @@ def test_layers_are_chosen_by_the_ends_of_their_names() -> None:
 def test_what_can_t_be_adapted(name: str, library: str, lora: Lora, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         adapted(name, lora, library=library)
+
+
+def test_a_file_without_its_adapters_is_an_error(place: Path, tmp_path: Path) -> None:
+    best = shutil.copytree(place / "run" / "checkpoints" / "best", tmp_path / "best")
+    state = load_file(best / "model.safetensors")
+    save_file({name: value for name, value in state.items() if ".lora_B." not in name}, best / "model.safetensors")
+    with pytest.raises(ValueError, match=r"best/model\.safetensors: not the adapters of model\.lora"):
+        read_weights(best)
 
 
 def test_without_peft(monkeypatch: pytest.MonkeyPatch) -> None:
