@@ -62,10 +62,10 @@ def fit_heads(
     Args:
         features_ND: float, on any device; targets and mask on the same, uint8 (mask 1 = known).
     """
-    scaled_ND = features_ND.double()
+    scaled_ND = features_ND.to(torch.float64, copy=True)
     std_D, mean_D = torch.std_mean(scaled_ND, dim=0, correction=0)
     std_D = torch.where(std_D > _CONSTANT * std_D.max(), std_D, 1.0)
-    scaled_ND = (scaled_ND - mean_D) / std_D
+    scaled_ND.sub_(mean_D).div_(std_D)  # the one copy: 640 MB of 78,000 images and 1,024 features
     known_C = mask_NC.double().sum(0)
     positive_C = (targets_NC.double() * mask_NC).sum(0)
     softmax = loss.spec.name == "cross_entropy"
