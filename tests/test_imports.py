@@ -76,6 +76,7 @@ HEAVY = {
     "wandb",
     "mlflow",
     "onnxruntime",
+    "peft",
 }
 KERNELS = {  # all numba, so they count as heavy themselves
     "distcxr.compiled", "distcxr.data.pixels.kernels", "distcxr.data.pixels.chunk_kernels",

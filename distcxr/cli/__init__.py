@@ -19,6 +19,7 @@ from distcxr.cli import (
     pack,
     phantom,
     predict,
+    probe,
     replay,
     report,
     schema,
@@ -42,8 +43,8 @@ app = typer.Typer(
 for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
     "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack,
-    "phantom": phantom, "predict": predict, "replay": replay, "report": report, "schema": schema, "score": score,
-    "status": status, "ui": ui,
+    "phantom": phantom, "predict": predict, "probe": probe, "replay": replay, "report": report, "schema": schema,
+    "score": score, "status": status, "ui": ui,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
 app.command("submit", cls=SeveralWords)(submit.run)

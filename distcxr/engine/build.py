@@ -67,7 +67,7 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
         check_beginnings(recipe.model.weights, dataset)
     elif runtime.is_main:
         log_after_divergence(checkpoint, recipe)
-    setup = build_setup(recipe, checkpoint, runtime, dataset, plan)
+    setup = build_setup(recipe, checkpoint, runtime, dataset, plan, trains=True)
     stages = name_parameters(stages, setup.module)
     if recipe.train.sync_bn and runtime.world_size > 1:
         if runtime.device.type != "cuda":

@@ -19,10 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from distcxr.engine.state import Run, TrainState
+from distcxr.models.adapters import has_adapters, merged
 from distcxr.models.foundation import FOUNDATIONS
 from distcxr.optim import load_optimizer
 from distcxr.own_parts import PartError, check_recorded
 from distcxr.recipe import Recipe
+from distcxr.recipe.model import Lora
 from distcxr.runfolder.layout import BEST, best_folder, copy_checkpoint, find_checkpoint, last_folders, others_of_step
 from distcxr.runfolder.manifest import META, MODEL, READABLE_VERSIONS, TRAINED, TRAINING, damaged_files, read_meta
 
@@ -187,8 +189,13 @@ def adopt_best(checkpoints: Path, state: Mapping[str, Any], run_folder: Path) ->
 
 
 def load_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
-    """Load the weights and buffers that are evaluated into `module`, every key or none."""
-    _load(checkpoint.path / MODEL, module)
+    """Load the weights and buffers that are evaluated into `module`, every key or none.
+
+    Into a network without adapters those of a run with `model.lora` go merged.
+    """
+    lora = checkpoint.recipe.model.lora
+    plain = lora is not None and not has_adapters(name for name, _ in module.named_parameters())
+    _load(checkpoint.path / MODEL, module, lora if plain else None)
 
 
 def load_trained_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> None:
@@ -197,10 +204,11 @@ def load_trained_weights(checkpoint: Checkpoint, module: torch.nn.Module) -> Non
         _load(checkpoint.path / TRAINED, module)
 
 
-def _load(path: Path, module: torch.nn.Module) -> None:
+def _load(path: Path, module: torch.nn.Module, lora: Lora | None = None) -> None:
     try:
-        module.load_state_dict(load_file(path), strict=True)
-    except (SafetensorError, RuntimeError) as error:
+        state = load_file(path)
+        module.load_state_dict(state if lora is None else merged(state, lora.scale), strict=True)
+    except (SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(f"{path} does not fit the model: {error}") from None
 
 

@@ -21,7 +21,9 @@ from distcxr.engine.shown import final_scalars, show_training_images
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step, warm_up
 from distcxr.engine.step_writing import append_rows, write_steps
+from distcxr.engine.tuning import set_mode
 from distcxr.engine.validate import validate
+from distcxr.models.adapters import merge_adapters
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
@@ -208,6 +210,9 @@ def finish(run: Run) -> dict[str, Scores]:
             weights = Weights(best.step, "val")
         else:
             logger.warning(f"no best by {wanted.best_metric} is there: the last weights are scored instead")
+    if (lora := setup.recipe.model.lora) is not None:  # scored as they are tested, predicted with and exported
+        merge_adapters(setup.module, lora.scale)
+        set_mode(setup.module, setup.mode)
     if not wanted.splits:
         for note in run.state.notes:
             logger.warning(note)

@@ -28,6 +28,7 @@ from distcxr.engine.checkpoint import Checkpoint, load_weights
 from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
 from distcxr.losses import build_loss, check_exclusive
+from distcxr.models.adapters import add_adapters
 from distcxr.models.factory import build_model
 from distcxr.models.foundation import trained_statistics, warn_of_statistics
 from distcxr.own_parts import open_parts
@@ -102,12 +103,14 @@ def load_network(checkpoint: Checkpoint) -> nn.Module:
 
 
 def build_setup(
-    recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime, dataset: Dataset, plan: BatchPlan
-) -> Setup:
+    recipe: Recipe, checkpoint: Checkpoint | None, runtime: Runtime, dataset: Dataset, plan: BatchPlan, *,
+    trains: bool = False,
+) -> Setup:  # fmt: skip
     """Network, reader and transform on the device; with the checkpoint's weights and statistics where there is one.
 
     Args:
         plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
+        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged.
     """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     import_module("numba")  # in the block ranks go one after the other
@@ -126,6 +129,11 @@ def build_setup(
         import_module(recipe.model.library)
     with runtime.main_of_machine_first():  # one process of a machine downloads weights
         module = build_network(recipe, index.findings, "none" if checkpoint else recipe.model.weights)
+    if trains and recipe.model.lora is not None:
+        add_adapters(
+            module, recipe.model.lora, network=recipe.model.name, in_chans=recipe.model.in_chans,
+            side=input_side(recipe.data.image_size, recipe.augment), seed=recipe.seed,
+        )  # fmt: skip
     if checkpoint:
         check_findings(checkpoint, index.findings)
         load_weights(checkpoint, module)

@@ -62,7 +62,7 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
     batch_size = recipe.train.per_device_batch_size
     train = recipe.train.model_copy(update={"global_batch_size": batch_size, "sync_bn": False})
     recipe = recipe.model_copy(update={"train": train})
-    with closing(build_setup(recipe, None, runtime, dataset, batch_plan(recipe, runtime))) as setup:
+    with closing(build_setup(recipe, None, runtime, dataset, batch_plan(recipe, runtime), trains=True)) as setup:
         training = Training(setup, name_parameters(stages, setup.module)[0])
         times = [_update_s(setup, training) for _ in range(_UPDATES)]
         weights = list(setup.module.state_dict().values())

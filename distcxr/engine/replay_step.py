@@ -104,7 +104,7 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
     dataset = open_dataset(recipe)
     rows = _rows(content, dataset)
     checkpoint = _newest_before(run_folder, content["step"])
-    with closing(build_setup(recipe, checkpoint, runtime, dataset, batch_plan(recipe, runtime))) as setup:
+    with closing(build_setup(recipe, checkpoint, runtime, dataset, batch_plan(recipe, runtime), trains=True)) as setup:
         if checkpoint is not None:
             load_trained_weights(checkpoint, setup.module)
         stages = name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, setup.plan), setup.module)

@@ -17,6 +17,7 @@ from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan, TrainOrder
 from distcxr.data.sampling import train_order
 from distcxr.losses import check_weights
+from distcxr.models.adapters import has_adapters
 from distcxr.models.freeze import trainable_names
 from distcxr.recipe import Recipe
 from distcxr.recipe import train as recipe_train
@@ -150,7 +151,7 @@ def name_parameters(stages: Sequence[Stage], module: nn.Module) -> tuple[Stage, 
     Raises:
         ValueError: a stage that trains nothing, or a pattern that names no parameter; names the stage.
     """
-    named = []
+    named, adapters = [], has_adapters(name for name, _ in module.named_parameters())
     for stage in stages:
         key = f"trainable of {stage.title}" if stage.title else "train.trainable"
         try:
@@ -159,7 +160,18 @@ def name_parameters(stages: Sequence[Stage], module: nn.Module) -> tuple[Stage, 
             raise ValueError(f"{key}: {error}") from None
         if not names:
             raise ValueError(f"{key}: {list(stage.patterns or ())} trains nothing: the network holds these fixed")
+        for pattern in (stage.patterns or ()) if adapters else ():
+            if not trainable_names(module, [pattern]):
+                raise ValueError(
+                    f"{key}: {pattern!r} has neither adapters nor the head, and with model.lora nothing else is "
+                    "trained: leave it out, or leave out model.lora"
+                )
         named.append(replace(stage, parameters=tuple(names)))
+    if adapters and not any(has_adapters(stage.parameters) for stage in named):
+        raise ValueError(
+            f"model.lora: {' and '.join(sorted({str(list(stage.patterns or ())) for stage in named}))} of "
+            "train.trainable trains none of its adapters: leave out train.trainable, or leave out model.lora"
+        )
     return tuple(named)
 
 

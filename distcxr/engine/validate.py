@@ -21,13 +21,17 @@ def validate(run: Run) -> bool:
     Raises:
         Interrupted: the run was asked to stop meanwhile; its state is as it was before.
     """
-    state = run.state
-    with run.evaluated_weights(), SIGNS.validation(state.step):
+    with run.evaluated_weights(), SIGNS.validation(run.state.step):
         scores = evaluate(run.setup, "val", stop=run.stop.agreed)
+    return take_in(run, scores)
+
+
+def take_in(run: Run, scores: Scores) -> bool:
+    """Log, keep and write the scores of a validation; True when they are the best of the run so far."""
+    state = run.state
     auroc, metric = scores.report.macro_auroc, run.setup.recipe.eval.best_metric
     lr = run.stage.lr_at(max(0, state.step - state.stage_step - 1), state.validations)  # of the newest update
-    negated = None if scores.loss is None else -scores.loss
-    score = {"auroc": auroc, "accuracy": scores.accuracy, "loss": negated}[metric]
+    score = by_metric(scores, metric)
     if run.scheduled(run.horizon.eval_every):
         state.validations.append(score)
     state.last_val = {"step": state.step, "val_loss": scores.loss, "val_auroc": auroc}
@@ -55,6 +59,12 @@ def validate(run: Run) -> bool:
         with SIGNS.validation(state.step):
             show_validation(run, scores)
     return improved
+
+
+def by_metric(scores: Scores, metric: str) -> float | None:
+    """What `eval.best_metric` makes of a validation, the higher the better; None where it is undefined."""
+    negated = None if scores.loss is None else -scores.loss
+    return {"auroc": scores.report.macro_auroc, "accuracy": scores.accuracy, "loss": negated}[metric]
 
 
 def _write(run: Run, scores: Scores, lr: float, *, is_best: bool) -> None:

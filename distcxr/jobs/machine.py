@@ -25,6 +25,7 @@ EXTRAS = {
     "dicom": "DICOM images",
     "dali": "data.loader=dali",
     "onnx": "distcxr export RUN model.onnx",
+    "lora": "model.lora",
     "gpu": "data.loader=gpu: PNGs inflated and packs decoded on the GPU",
     "pack": "distcxr pack, data.source=pack",
     "trackers": "logging.trackers",

@@ -28,9 +28,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from distcxr.models.adapters import merged
 from distcxr.models.heads import BACKBONE, HEAD, find_head, head_name
 from distcxr.models.key_maps import from_hugging_face, to_timm
 from distcxr.models.weights import first_conv, remap_densenet_keys
+from distcxr.recipe.model import Lora
 from distcxr.runfolder.layout import find_checkpoint
 from distcxr.runfolder.manifest import META, MODEL, read_meta
 
@@ -243,10 +245,19 @@ def _read_checkpoint(folder: Path) -> WeightsFile:
         meta = read_meta(folder)
         findings, recipe = tuple(map(str, meta["findings"])), meta["recipe"]
         trained = f"{recipe['model']['name']}, augment.normalize={recipe['augment']['normalize']}"
+        adapters = recipe["model"].get("lora")
+        lora = Lora.model_validate(adapters) if adapters else None
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder}: {META} is damaged ({error}); use another checkpoint") from error
     logger.info(f"{folder} was trained as {trained}, for {', '.join(findings)}")
-    return replace(_read_safetensors(folder / MODEL), source=str(folder), findings=findings)
+    read = _read_safetensors(folder / MODEL)
+    try:
+        state = merged(read.state, lora.scale) if lora else read.state
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / MODEL}: not the adapters of model.lora ({error}); use another checkpoint"
+        ) from error
+    return replace(read, state=state, source=str(folder), findings=findings)
 
 
 def _described(loaded: Any) -> str:

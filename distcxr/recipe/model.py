@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distcxr.recipe.section import FUNCTION_PATTERN, NOT_A_FUNCTION, BelowOne, PositiveInt, Section
+from distcxr.recipe.section import FUNCTION_PATTERN, NOT_A_FUNCTION, BelowOne, Positive, PositiveInt, Section
 
 
 class Head(Section):
@@ -32,6 +32,31 @@ class Head(Section):
         return self
 
 
+class Lora(Section):
+    """Low-rank adapters beside linear layers: they and the head are trained, everything else stays as it was."""
+
+    rank: PositiveInt = 8
+    """Of the change that an adapter makes to its layer's weights: it holds rank x (inputs + outputs) numbers."""
+    alpha: Positive = 16.0
+    """The change is multiplied by alpha / rank."""
+    dropout: BelowOne = 0.0
+    """On the adapters' input, while training."""
+    targets: Literal["auto"] | list[str] = "auto"
+    """Layers that get one: `auto` is every linear layer that the images pass, but the head's; or names, or ends of
+    names from a dot on, such as `[qkv, proj]`."""
+
+    @property
+    def scale(self) -> float:
+        """What the product of an adapter's two matrices is multiplied by."""
+        return self.alpha / self.rank
+
+    @model_validator(mode="after")
+    def _some(self) -> Lora:
+        if not self.targets:
+            raise ValueError("model.lora.targets is empty: name layers, such as [qkv, proj], or take auto")
+        return self
+
+
 class Model(Section):
     """The network."""
 
@@ -53,6 +78,9 @@ class Model(Section):
     """Dropout before the head, whichever it is; null keeps what the network comes with."""
     head: Head = Head()
     """What makes logits of the backbone's features."""
+    lora: Lora | None = None
+    """Train low-rank adapters and the head instead of the whole network, for transformers (Hu et al., ICLR 2022); needs
+    `pip install 'distcxr[lora]'`. null has none. Predictions and exports have them merged into the weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -77,5 +105,10 @@ class Model(Section):
             raise ValueError(
                 "model.head and model.drop_rate change networks of torchvision and timm: with model.library=python the "
                 "network makes its logits itself, so leave them out"
+            )
+        if self.lora is not None:
+            raise ValueError(
+                "model.lora adds adapters to networks of torchvision and timm: with model.library=python add them in "
+                f"the function, {self.name}, and leave it out"
             )
         return self

@@ -1,4 +1,4 @@
-"""Pooled features of every image once, in the order of the samples, on any number of ranks."""
+"""Features of every image once, in the order of the samples, and heads fitted to them, on any number of ranks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from rich.console import Console
 
 from distcxr.cli import main
 from distcxr.data.dataset import open_dataset
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.embeddings import as_embedder, embed
+from distcxr.engine.linear_probe import as_probe, probe
 from distcxr.engine.opening import build_setup, evaluation_plan
 from distcxr.engine.saving import save_best
 from distcxr.recipe import load_recipe
@@ -122,3 +124,9 @@ def test_every_image_once_on_any_number_of_ranks(place: Path, world_size: int) -
         np.testing.assert_allclose(one.values_NK[0], whole["features"][7], rtol=1e-5, atol=1e-6)
     else:
         assert len(found.rows) == 0
+    probed = as_probe(tiny.recipe(place, f"output={place / f'probe{world_size}'}"))
+    probe(probed, "tiny", [0.1, 1.0], runtime, Console(quiet=True))
+    if tiny.on_main(world_size):
+        tables = [tiny.rows(place / f"probe{size}" / "probe.csv") for size in (1, world_size)]
+        for one, other in zip(*tables, strict=True):
+            assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), abs=1e-5)

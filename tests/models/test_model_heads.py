@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distcxr.models.factory import build_model, sync_batchnorm
-from distcxr.models.freeze import set_trainable
+from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.models.heads import AttentionHead, Headed, PooledHead, head_parameter_names, pooled_features
 from distcxr.models.maps import feature_map
 from distcxr.recipe.model import Head
@@ -132,6 +132,23 @@ def test_attention_learns_where_to_look() -> None:
     model(images()).sum().backward()
     assert isinstance(model.head, AttentionHead)
     assert model.head.attention.weight.grad is not None and model.head.attention.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("name", "library"), [("test_vit", "timm"), ("resnet18", "torchvision")])
+def test_attention_on_frozen_maps_keeps_nothing_of_the_backbone_for_a_backward_pass(name: str, library: str) -> None:
+    def kept(patterns: list[str] | None) -> tuple[int, list[str]]:
+        sizes: list[int] = []
+        model = headed(name, library, kind="attention")
+        set_trainable(model, patterns)
+        training_mode(model, "eval")
+        with torch.autograd.graph.saved_tensors_hooks(lambda one: sizes.append(one.numel()) or one, lambda one: one):  # type: ignore[func-returns-value]
+            logits = model(images())
+        logits.sum().backward()
+        return sum(sizes), [name for name, value in model.named_parameters() if value.grad is not None]
+
+    (frozen, trained), (whole, every) = kept(["head"]), kept(None)
+    assert trained == ["head.attention.weight", "head.out.weight", "head.out.bias"] and len(every) > 50
+    assert 0 < frozen < whole / 20
 
 
 def test_metadata_changes_the_logits_and_what_is_missing_differs_from_what_is_zero() -> None:
