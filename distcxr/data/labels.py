@@ -31,7 +31,20 @@ CHEXPERT14: tuple[str, ...] = (
 CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five that CheXpert's competition scores."""
 
+_SYNONYMS = {
+    "pleural effusion": "Effusion", "pleural thickening": "Pleural_Thickening", "pulmonary fibrosis": "Fibrosis",
+    "pulmonary edema": "Edema", "infiltrates": "Infiltration", "hiatal hernia": "Hernia", "normal": NO_FINDING,
+    "airspace opacity": "Lung Opacity",
+}  # fmt: skip
+_COMMON = {name.lower(): name for name in (*CHEXPERT14, *NIH15)} | _SYNONYMS
+
 _SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": CHEXPERT5}
+
+
+def common_name(name: str) -> str:
+    """What several data sets call a finding that one of them calls `name`: NIH's name where NIH has it, or CheXpert's,
+    or `name` itself. Small and capital letters are alike, and only what means the same goes by one name."""
+    return _COMMON.get(name.lower(), name)
 
 
 def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:

@@ -167,7 +167,7 @@ def write_scores(
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
     full = full_report(
         split, scores.scored, sex=index.sex[rows], age=index.age[rows], view=index.view[rows],
-        macro_findings=wanted.macro_findings,
+        member=index.member_names(rows), macro_findings=wanted.macro_findings,
         unreadable=scores.report.unreadable, operating=operating, operating_from=operating_from,
         checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
     )  # fmt: skip
