@@ -204,8 +204,8 @@ def _parsed(table: Table, row: int) -> frozenset[str]:
 
 def _patients(table: Table, rows: Sequence[int]) -> NDArray[np.int64]:
     patients = table.cells("PatientID")
-    if wrong := next((row for row in rows if not patients[row]), None):
-        raise ValueError(f"{table.where(wrong)}, column PatientID: no patient")
+    for row in (row for row in rows if not patients[row]):
+        raise ValueError(f"{table.where(row)}, column PatientID: no patient")
     return patient_numbers([patients[row] for row in rows])
 
 

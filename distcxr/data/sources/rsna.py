@@ -25,7 +25,6 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,7 +106,9 @@ def _nih_images(root: Path, images: Iterable[str]) -> list[str]:
     if not (root / MAPPING).is_file():
         return []
     try:
-        entries: list[dict[str, Any]] = json.loads(read_regular(root / MAPPING)[0])
+        entries = json.loads(read_regular(root / MAPPING)[0])
+        if not isinstance(entries, list):
+            raise TypeError("no list")
         name_of = {str(entry["subset_img_id"]): str(entry["img_id"]) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
