@@ -7,42 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from laid_out import IMAGE_A, VINDR_TRAIN, vindr
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.read import read_index
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data
-
-FINDINGS = (
-    "Aortic enlargement,Atelectasis,Calcification,Cardiomegaly,Clavicle fracture,Consolidation,Edema,Emphysema,"
-    "Enlarged PA,ILD,Infiltration,Lung Opacity,Lung cavity,Lung cyst,Mediastinal shift,Nodule/Mass,Pleural effusion,"
-    "Pleural thickening,Pneumothorax,Pulmonary fibrosis,Rib fracture,Other lesion,COPD,Lung tumor,Pneumonia,"
-    "Tuberculosis,Other diseases,No finding"
-).split(",")
-A, B = "000434271f63a053c4128a0ba6352c7f", "00053190460d56c53cc3e57321387478"
-TRAIN = [
-    (A, "R6", {"Pleural effusion"}), (A, "R2", {"Pleural effusion", "Atelectasis"}), (A, "R3", {"No finding"}),
-    (B, "R1", {"No finding"}), (B, "R2", {"No finding"}), (B, "R9", {"No finding"}),
-]  # fmt: skip
-TEST = [("002a34c58c5b758217ed1f584ccbcfe9", {"Other diseases"}), ("004f33259ee4aef671c2b95d54e4be68", {"Edema"})]
-
-
-def vindr(root: Path, *, train: list[Any] = TRAIN, test: list[Any] = TEST, suffix: str = ".dicom") -> Path:
-    """A folder of VinDr-CXR; its files are empty."""
-    (root / "annotations").mkdir(parents=True, exist_ok=True)
-    lines = {
-        "train": [["image_id", "rad_id", *FINDINGS]]
-        + [[image, reader, *(str(int(name in shown)) for name in FINDINGS)] for image, reader, shown in train],
-        "test": [["image_id", *(name.replace("diseases", "disease") for name in FINDINGS)]]
-        + [[image, *(str(int(name in shown)) for name in FINDINGS)] for image, shown in test],
-    }
-    for split, rows in lines.items():
-        text = "".join(",".join(row) + "\n" for row in rows)
-        (root / f"annotations/image_labels_{split}.csv").write_text(text)
-        (root / split).mkdir(exist_ok=True)
-        for row in rows[1:]:
-            (root / split / f"{row[0]}{suffix}").touch()
-    return root
 
 
 def read(root: Path, **data: Any) -> SampleIndex:
@@ -60,7 +30,7 @@ def test_vindr(tmp_path: Path, radiologists: str, first: set[str]) -> None:
     assert len(index.findings) == 28 and {"Pleural_Thickening", "Fibrosis", "Nodule/Mass"} < set(index.findings)
     assert index.mask_NC.all() and set(index.view.tolist()) == {"PA"}
     assert index.split.tolist() == ["train", "train", "test", "test"] and len(set(index.patient_id.tolist())) == 4
-    assert all(Path(file).is_file() for file in index.files(range(4))) and index.file_name(0) == f"{A}.dicom"
+    assert all(Path(file).is_file() for file in index.files(range(4))) and index.file_name(0) == f"{IMAGE_A}.dicom"
     splits = whole_splits(Data(dataset="vindr"), index)
     assert [len(splits.train), len(splits.val), splits.test.tolist()] == [1, 1, [2, 3]]
 
@@ -68,7 +38,7 @@ def test_vindr(tmp_path: Path, radiologists: str, first: set[str]) -> None:
 def test_vindr_converted_to_png(tmp_path: Path) -> None:
     """Patients, and so the split, stay."""
     there = read(vindr(tmp_path / "png", suffix=".png"))
-    assert there.file_name(0) == f"{A}.png"
+    assert there.file_name(0) == f"{IMAGE_A}.png"
     assert there.patient_id.tolist() == read(vindr(tmp_path / "dicom")).patient_id.tolist()
 
 
@@ -76,8 +46,8 @@ def test_vindr_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"has no annotations/image_labels_train.csv.\nGet VinDr-CXR from"):
         read(tmp_path)
     cases: dict[str, dict[str, Any]] = {
-        rf"lists 1 images more than once: {A} read by R6": {"train": [TRAIN[0], TRAIN[0]]},
-        "image_labels_test.csv lists images of image_labels_train.csv: 0004": {"test": [(A, set())]},
+        rf"lists 1 images more than once: {IMAGE_A} read by R6": {"train": [VINDR_TRAIN[0], VINDR_TRAIN[0]]},
+        "image_labels_test.csv lists images of image_labels_train.csv: 0004": {"test": [(IMAGE_A, set())]},
         "column image_id: '../a' can't be": {"test": [("../a", set())]},
     }
     for number, (message, tables) in enumerate(cases.items()):
