@@ -56,7 +56,7 @@ def describe_members(index: SampleIndex, splits: Splits) -> list[str]:
         for name, rows in splits_of_member(index, splits, number).items():
             found = _split(index, rows)
             shares = [
-                f"{finding} {counts['num_positive'] / counts['num_known']:.1%}"
+                f"{finding} {100 * counts['num_positive'] / counts['num_known']:.1f} %"
                 for finding, counts in found["findings"].items()
                 if counts["num_known"]
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, RSNA_IMAGE
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
+from distcxr.engine.compatible import shared_patients
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Sampling
 
@@ -75,8 +77,8 @@ def test_labels_by_name_and_splits_as_alone(roots: Path, caplog: pytest.LogCaptu
     assert np.unique(index.patient_id[:400]).tolist() == list(range(1, 101))  # NIH's own
     assert not np.isin(index.patient_id[400:], index.patient_id[:400]).any()  # patient 1 of CheXpert is another person
     lines = "\n".join(both.describe())
-    assert "nih, test: 100 images of 25 patients; Edema 25.0%, Effusion 0.0%, Mass 25.0%" in lines
-    assert "chexpert, test: 1 images of 1 patients; Edema 0.0%, Effusion 0.0%; unknown: Mass" in lines
+    assert "nih, test: 100 images of 25 patients; Edema 25.0 %, Effusion 0.0 %, Mass 25.0 %" in lines
+    assert "chexpert, test: 1 images of 1 patients; Edema 0.0 %, Effusion 0.0 %; unknown: Mass" in lines
     assert "nih: labels: not a known NIH file" in lines and "chexpert: labels: of chexpert" in lines
     counts = both.cohort["members"]["chexpert"]["train"]["findings"]["Mass"]
     assert counts["num_known"] == 0 and both.cohort["splits"]["train"]["num_images"] == len(both.splits.train)
@@ -225,6 +227,19 @@ def test_moved_members_are_the_same_recipe_and_patients(roots: Path, tmp_path: P
     seen = there.patients_of(before.data, ("train", "val"))  # its roots are not looked at
     rows = np.concatenate([there.splits.train, there.splits.val])
     assert seen.tolist() == np.unique(there.index.patient_id[rows]).tolist()
+
+
+def test_a_run_on_all_has_seen_the_patients_of_one(roots: Path) -> None:
+    """The labels of a member are known by their hash, so that a test on it alone is held against the run's training."""
+    joint = open_dataset(recipe(members(roots, "nih", "chexpert")))
+    run = SimpleNamespace(meta={"hashes": joint.hashes}, recipe=recipe(members(roots, "nih", "chexpert")))
+    nih = {"root": roots / "nih", "findings": ["Mass"], "val_fraction": 0.25}
+    same = open_dataset(Recipe.model_validate({"data": nih}))
+    assert shared_patients(run, same, ("train", "val"), "test").tolist() == []  # type: ignore[arg-type, union-attr]
+    other = open_dataset(Recipe.model_validate({"data": nih | {"split": "by_patient"}}))
+    seen = shared_patients(run, other, ("train", "val"), "test")  # type: ignore[arg-type]
+    expected = other.index.patient_id[other.splits.test]
+    assert seen is not None and seen.tolist() == np.unique(expected[expected <= 75]).tolist() != []
 
 
 def test_three_members_and_no_patients_in_one(roots: Path, caplog: pytest.LogCaptureFixture) -> None:
