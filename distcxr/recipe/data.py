@@ -174,9 +174,6 @@ class Data(Section):
     one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file, `padchest`
     PadChest, `vindr` VinDr-CXR, `rsna` the RSNA Pneumonia challenge; `python` a table as of `csv` that your own
     `data.function` makes; `joint` several of them at once, `data.members` (docs/datasets.md)."""
-    members: list[Member] = []
-    """Of `data.dataset: joint`: the data sets that make it up. Findings are those of `data.findings`, by name; a
-    finding that a member does not label is unknown for its images."""
     function: FunctionName | None = None
     """Of `data.dataset: python`: `module:function`, which makes the table of images (docs/own_parts.md)."""
     root: Path | None = None
@@ -228,6 +225,9 @@ class Data(Section):
     """Share of the official training patients that validates instead; one patient at least."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
+    members: list[Member] = []
+    """Of `data.dataset: joint`: the data sets that make it up. Findings are those of `data.findings`, by name; a
+    finding that a member does not label is unknown for its images."""
     missing: Literal["error", "skip"] = "error"
     """Rows of the label file without an image file: stop, or leave them out and log how many."""
     quarantine: Path | None = None
