@@ -55,8 +55,8 @@ def test_vindr_refused(tmp_path: Path) -> None:
             read(vindr(tmp_path / str(number), **tables))
     table = vindr(tmp_path / "c") / "annotations/image_labels_test.csv"
     text = table.read_text()
-    table.write_text(text.replace("Edema", "Oedema"))
-    with pytest.raises(ValueError, match="have different findings: Edema, Oedema in one of them alone"):
+    table.write_text(text.replace("Edema", "Oedemas"))
+    with pytest.raises(ValueError, match="have different findings: Edema, Oedemas in one of them alone"):
         read(tmp_path / "c")
     table.write_text(text.replace(",1", ",2"))
     with pytest.raises(ValueError, match="line 3, column Edema: label '2' is not 0, 1 or empty"):
