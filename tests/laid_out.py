@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from dicoms import dicom
 
 from distcxr.data.labels import CHEXPERT14
+from distcxr.data.sources.padchest import BROKEN
 from distcxr.data.sources.rsna import MAPPING
 
 CHEXPERT_HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT14) + "\n"
@@ -118,4 +120,41 @@ def rsna(root: Path, *, mapped: bool = False, lists: bool = False, images: dict[
     if lists:
         (root / "train_val_list.txt").write_text("00000013_005.png\n00000013_026.png\n00000001_000.png\n")
         (root / "test_list.txt").write_text("00028173_002.png\n00000003_000.png\n")
+    return root
+
+
+PADCHEST_NAME = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
+PADCHEST_HEADER = [
+    "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
+    "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "Report", "MethodLabel", "Labels",
+]  # fmt: skip
+PADCHEST_CUT = sorted(BROKEN)[0]
+PADCHEST_ROWS = [  # ImageID, ImageDir, PatientID, birth, sex, projection, labels
+    ("1_a.png", "0", "839860488694292331637988235681460987", "1930.0", "F", "PA", "['pneumonia', 'air bronchogram']"),
+    ("1_b.png", "0", "839860488694292331637988235681460987", "1930.0", "F", "L", "['pneumonia']"),
+    ("2_a.png", "9", "2", "2052.0", "M", "AP_horizontal", "['subcutaneous emphysema', ' NSG tube', '']"),
+    ("3_a.png", "9", "3", "", "", "AP", '["normal"]'),
+    ("4_a.png", "9", "4", "1960.0", "M", "PA", ""),
+    ("5_a.png", "9", "5", "1960.0", "M", "PA", "['exclude', 'nodule']"),
+    ("6_a.png", "9", "6", "1960.0", "O", "COSTAL", "['rib fracture']"),
+    (PADCHEST_CUT, "9", "7", "1960.0", "M", "PA", "['normal']"),
+]
+
+
+def padchest(root: Path, rows: list[tuple[str, ...]] = PADCHEST_ROWS, layout: str = "{dir}/") -> Path:
+    """A folder of PadChest; its files are empty."""
+    root.mkdir(parents=True, exist_ok=True)
+    with (root / PADCHEST_NAME).open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(PADCHEST_HEADER)
+        for number, (image, folder, patient, birth, sex, projection, labels) in enumerate(rows):
+            report = 'sin hallazgos, "normal" .\nsegunda linea'
+            writer.writerow(
+                [number, image, folder, "20140915", "1", patient, birth, sex, "POSTEROANTERIOR", projection, "", "No",
+                 report, "Physician", labels]
+            )  # fmt: skip
+            file = root / layout.format(dir=folder) / image
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if image != PADCHEST_CUT:
+                file.touch()
     return root

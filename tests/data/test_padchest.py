@@ -2,54 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from laid_out import PADCHEST_ROWS, padchest
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.padchest import BROKEN, COMMON
+from distcxr.data.sources.padchest import COMMON
 from distcxr.data.sources.read import read_index
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data
-
-NAME = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
-HEADER = [
-    "", "ImageID", "ImageDir", "StudyDate_DICOM", "StudyID", "PatientID", "PatientBirth", "PatientSex_DICOM",
-    "ViewPosition_DICOM", "Projection", "MethodProjection", "Pediatric", "Report", "MethodLabel", "Labels",
-]  # fmt: skip
-CUT = sorted(BROKEN)[0]
-ROWS = [  # ImageID, ImageDir, PatientID, birth, sex, projection, labels
-    ("1_a.png", "0", "839860488694292331637988235681460987", "1930.0", "F", "PA", "['pneumonia', 'air bronchogram']"),
-    ("1_b.png", "0", "839860488694292331637988235681460987", "1930.0", "F", "L", "['pneumonia']"),
-    ("2_a.png", "9", "2", "2052.0", "M", "AP_horizontal", "['subcutaneous emphysema', ' NSG tube', '']"),
-    ("3_a.png", "9", "3", "", "", "AP", '["normal"]'),
-    ("4_a.png", "9", "4", "1960.0", "M", "PA", ""),
-    ("5_a.png", "9", "5", "1960.0", "M", "PA", "['exclude', 'nodule']"),
-    ("6_a.png", "9", "6", "1960.0", "O", "COSTAL", "['rib fracture']"),
-    (CUT, "9", "7", "1960.0", "M", "PA", "['normal']"),
-]
-
-
-def padchest(root: Path, rows: list[tuple[str, ...]] = ROWS, layout: str = "{dir}/") -> Path:
-    """A folder of PadChest; its files are empty."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / NAME).open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(HEADER)
-        for number, (image, folder, patient, birth, sex, projection, labels) in enumerate(rows):
-            report = 'sin hallazgos, "normal" .\nsegunda linea'
-            writer.writerow(
-                [number, image, folder, "20140915", "1", patient, birth, sex, "POSTEROANTERIOR", projection, "", "No",
-                 report, "Physician", labels]
-            )  # fmt: skip
-            file = root / layout.format(dir=folder) / image
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if image != CUT:
-                file.touch()
-    return root
 
 
 def read(root: Path, **data: Any) -> SampleIndex:
@@ -88,7 +52,7 @@ def test_padchest_refused(tmp_path: Path) -> None:
     (root / "9/3_a.png").unlink()
     with pytest.raises(MissingDataError, match=r"1 of 4 images in .*have no file in .*: 9/3_a.png"):
         read(root)
-    first = ROWS[0]
+    first = PADCHEST_ROWS[0]
     wrong: dict[str, tuple[str, ...]] = {
         r"line 3, column Labels: 'pneumonia' is not a list": (*first[:6], "pneumonia"),
         "line 3, column ImageID: image '../x.png'": ("../x.png", *first[1:]),
