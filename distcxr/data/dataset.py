@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.cohort import describe_cohort, describe_members
-from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
 from distcxr.data.sources.read import read_index, root_of
 from distcxr.data.splits import (
@@ -69,8 +70,9 @@ class Dataset:
         """sha256 by name: `labels`, each list file and each split."""
         return {"labels": self.index.label_hash, **self.splits.list_hashes}
 
-    def patients_of(self, other: Data, splits: Iterable[str]) -> NDArray[np.int64]:
-        """Patients of this index with images in `splits` of another recipe's `data` section over the same label file.
+    def patients_of(self, other: Data, splits: Iterable[str], member: JointMember | None = None) -> NDArray[np.int64]:
+        """Patients of this index with images in `splits` of another recipe's `data` section over the same label file,
+        or over that of one of this data set's members.
 
         Its `where` and `max_*_samples` apply: who was left out there was not trained on. Its caps do not: they change
         with every stage, and all stages together may have shown any image.
@@ -80,7 +82,9 @@ class Dataset:
         labels = self.labels
         # What is read of a joint data set or of PadChest depends on more keys, `where` for one.
         always = {"joint", "padchest"} & {other.dataset, self.data.dataset}
-        if always or any(getattr(other, key) != getattr(self.data, key) for key in _READING):
+        if member is not None:
+            labels = read_index(other.model_copy(update={"missing": self.data.missing, "source": "png"}), member.root)
+        elif always or any(getattr(other, key) != getattr(self.data, key) for key in _READING):
             assert self.data.root is not None
             ours = {key: getattr(self.data, key) for key in ("missing", "source", "pack")}
             roots = {member.title: member.root for member in self.data.members}
@@ -88,7 +92,10 @@ class Dataset:
             labels = read_index(other.model_copy(update=ours | {"members": members}), self.data.root)
         theirs = make_splits(other, labels, resolve_findings(other.findings, labels.findings))
         rows = np.concatenate([theirs.rows(name) for name in splits])
-        return np.unique(self.index.patient_id[np.isin(self.index.path, labels.path[rows])])
+        paths = labels.path[rows]
+        if member is not None:
+            paths = np.char.add(os.fsencode(f"{member.name}/"), paths)
+        return np.unique(self.index.patient_id[np.isin(self.index.path, paths)])
 
 
 def data_root(recipe: Recipe) -> Path:

@@ -246,17 +246,17 @@ def check_beginnings(weights: str, dataset: Dataset) -> None:
 def shared_patients(
     checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str
 ) -> NDArray[np.int64] | None:
-    """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others. Where it
-    was trained on a joint data set, the member with this data set's labels counts."""
-    hashes, data = checkpoint.meta["hashes"], checkpoint.recipe.data
-    if hashes["labels"] != dataset.index.label_hash:
-        labels = {member.title: hashes.get(f"{member.title}: labels") for member in data.members}
-        same = [member for member in data.members if labels[member.title] == dataset.index.label_hash]
-        if not same:
+    """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others. Where
+    either data set is a joint one, the member with the labels of the other counts."""
+    hashes, data, index = checkpoint.meta["hashes"], checkpoint.recipe.data, dataset.index
+    member = next((one for one in index.members if one.label_hash == hashes["labels"]), None)
+    if hashes["labels"] != index.label_hash and member is None:
+        of = [one for one in data.members if hashes.get(f"{one.title}: labels") == index.label_hash]
+        if not of:
             return None
-        data = data.of_member(same[0])
+        data = data.of_member(of[0])
     open_parts(checkpoint.recipe.own_functions(), checkpoint.recipe.sources, only="data.function")
-    patients = dataset.patients_of(data, theirs)
+    patients = dataset.patients_of(data, theirs, member)
     return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
 
 

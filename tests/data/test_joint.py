@@ -238,6 +238,10 @@ def test_a_run_on_all_has_seen_the_patients_of_one(roots: Path) -> None:
     assert shared_patients(run, same, ("train", "val"), "test").tolist() == []  # type: ignore[arg-type, union-attr]
     other = open_dataset(Recipe.model_validate({"data": nih | {"split": "by_patient"}}))
     seen = shared_patients(run, other, ("train", "val"), "test")  # type: ignore[arg-type]
+    alone = SimpleNamespace(meta={"hashes": other.hashes}, recipe=Recipe.model_validate({"data": other.data}))
+    both = shared_patients(alone, joint, ("train", "val"), "test")  # type: ignore[arg-type]
+    trained = other.index.patient_id[np.concatenate([other.splits.train, other.splits.val])]
+    assert both is not None and both.tolist() == np.unique(trained[trained > 75]).tolist() != []
     expected = other.index.patient_id[other.splits.test]
     assert seen is not None and seen.tolist() == np.unique(expected[expected <= 75]).tolist() != []
 
