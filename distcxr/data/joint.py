@@ -137,6 +137,8 @@ def _check_different(parts: Sequence[Part]) -> None:
                 "beside it, so that both have its official split; or leave one of them out"
             )
         nih, stranger = kinds.pop("nih"), next(iter(kinds.values()))
+        if stranger.data.dataset not in ("csv", "folders"):
+            continue
         names = {path.rsplit(b"/", 1)[-1] for path in nih.index.path.tolist()}
         shared = [path for path in stranger.index.path.tolist() if path.rsplit(b"/", 1)[-1] in names]
         shared = [path for path in shared if _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])]

@@ -41,5 +41,10 @@ def test_a_joint_run(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
         assert sum(one["num_samples"] for one in groups.values()) == metrics["num_samples"]
         assert not {"Nodule", "Hernia"} & set(groups["chexpert"]["macro"]["findings"] or ())  # CheXpert has neither
         assert "Several data sets at once" in metrics["warnings"][0]
+    page = json.loads((tmp_path / "run/report.json").read_text())
+    assert "nih: Labels of ChestX-ray14" in page["reference_standard"]
+    assert "chexpert: Labels of CheXpert" in page["reference_standard"]
+    of = {row["step"]: row["num_images"] for row in page["flow"]}
+    assert of["split train"] == of["split train, of nih"] + of["split train, of chexpert"]
     members_of = json.loads((tmp_path / "run/environment.json").read_text())["cohort"]["members"]
     assert members_of["chexpert"]["train"]["findings"]["Hernia"]["num_known"] == 0
