@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14, check_findings, common_name, resolve_findings
+from distcxr.data.people import people_of, same_images
 from distcxr.data.sources.image_paths import as_bytes, first_few
 from distcxr.data.sources.rsna import MAPPING
 from distcxr.data.splits import NAMES, Splits, whole_splits
@@ -52,10 +53,8 @@ class Part:
 
     @property
     def people(self) -> str:
-        """Whom its patients' numbers count: two members with the same share patients."""
-        if self.data.dataset == "rsna" and (self.index.root / MAPPING).is_file():
-            return "nih"
-        return f"{self.index.root}" if self.data.dataset in ("csv", "folders") else self.data.dataset
+        """`people_of` it: two members with the same share patients."""
+        return people_of(self.data.dataset, self.index.root)
 
 
 @contextmanager
@@ -128,16 +127,14 @@ def _check_different(parts: Sequence[Part]) -> None:
         if one.index.label_hash == other.index.label_hash:
             raise ValueError(f"{both} have the same label file: leave one of them out")
         kinds = {one.data.dataset: one, other.data.dataset: other}
-        if "nih" not in kinds or len(kinds) == 1:
-            continue
-        if "rsna" in kinds and kinds["rsna"].people != "nih":
+        if same_images(one.data.dataset, other.data.dataset) and one.people != other.people:
             raise ValueError(
                 f"{both} have the same images: RSNA's are NIH's, under other names. Put {MAPPING} (from RSNA) "
                 f"into {kinds['rsna'].index.root}, so that it is known which patients they are of, and NIH's two lists "
                 "beside it, so that both have its official split; or leave one of them out"
             )
-        nih, stranger = kinds.pop("nih"), next(iter(kinds.values()))
-        if stranger.data.dataset not in ("csv", "folders"):
+        nih, stranger = kinds.pop("nih", None), next(iter(kinds.values()), None)
+        if nih is None or stranger is None or stranger.data.dataset not in ("csv", "folders"):
             continue
         names = {path.rsplit(b"/", 1)[-1] for path in nih.index.path.tolist()}
         shared = [path for path in stranger.index.path.tolist() if path.rsplit(b"/", 1)[-1] in names]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset
+from distcxr.data.people import same_images
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
@@ -219,6 +220,13 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     seen = shared_patients(checkpoint, dataset, ("train", "val"), "test")
     if seen is None:
         logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
+        data = checkpoint.recipe.data
+        for trained in {data.dataset, *(member.dataset for member in data.members)}:
+            if same_images(trained, dataset.data.dataset):
+                logger.warning(
+                    f"the images of {dataset.data.dataset} and of {trained}, which it was trained on, are the same, "
+                    "NIH's: its figures are flattered, unless this split is NIH's official one in both"
+                )
     elif len(seen):
         raise ValueError(
             f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "

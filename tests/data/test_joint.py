@@ -15,7 +15,7 @@ from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, RSNA_IMAGE
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
-from distcxr.engine.compatible import shared_patients
+from distcxr.engine.compatible import check_unseen, shared_patients
 from distcxr.recipe import Recipe
 from distcxr.recipe.data import Sampling
 
@@ -251,3 +251,19 @@ def test_three_members_and_no_patients_in_one(roots: Path, caplog: pytest.LogCap
     assert len(index) == 400 + 43 + 4 and "if vindr does not name patients" in caplog.text
     assert set(index.member_names([0, 400, 446]).tolist()) == {"nih", "chexpert", "vindr"}  # type: ignore[union-attr]
     assert not index.mask_NC[443:, index.findings.index("Mass")].any()  # VinDr has Nodule/Mass, which is neither
+
+
+@pytest.mark.parametrize(("trained", "warns"), [("nih", True), ("joint", True), ("chexpert", False)])
+def test_images_under_other_names_are_warned_of(
+    roots: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, trained: str, warns: bool
+) -> None:
+    """RSNA's are NIH's, whatever their label files are."""
+    root, lists = rsna(tmp_path), {name: f"{name}.txt" for name in ("train", "val", "test")}
+    for name, image in zip(lists.values(), RSNA_IMAGES, strict=True):
+        (root / name).write_text(f"{image}.dcm")
+    data = {"dataset": "rsna", "root": root, "findings": "all", "split": "lists", "lists": lists}
+    joint = recipe(members(roots, "nih", "chexpert"))
+    of = joint if trained == "joint" else Recipe.model_validate({"data": {"dataset": trained}})
+    run = SimpleNamespace(meta={"hashes": {"labels": "of another file"}}, recipe=of, path=tmp_path)
+    check_unseen(run, open_dataset(Recipe.model_validate({"data": data})))  # type: ignore[arg-type]
+    assert ("of nih, which it was trained on, are the same, NIH's" in caplog.text) == warns
