@@ -35,6 +35,10 @@ def test_vindr(tmp_path: Path, radiologists: str, first: set[str]) -> None:
     assert [len(splits.train), len(splits.val), splits.test.tolist()] == [1, 1, [2, 3]]
 
 
+def test_half_of_the_radiologists_are_no_majority(tmp_path: Path) -> None:
+    assert shown(read(vindr(tmp_path, train=VINDR_TRAIN[1:])))[0] == set()  # two of three readers of an image
+
+
 def test_vindr_converted_to_png(tmp_path: Path) -> None:
     """Patients, and so the split, stay."""
     there = read(vindr(tmp_path / "png", suffix=".png"))
