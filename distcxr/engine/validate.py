@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from distcxr.engine.evaluate import Scores, evaluate
-from distcxr.engine.setup import Setup
 from distcxr.engine.shown import show_validation
 from distcxr.engine.state import Run
 from distcxr.metrics.summary import Summary, area_text, summarise
@@ -46,7 +45,7 @@ def validate(run: Run) -> bool:
         more.append(f"best {metric} so far {abs(state.best_score):.4f} at step {state.best_step}")
     logger.info(f"step {state.step}: validation{averaged} {', '.join([shown, *more])}")
     logger.info(f"lr {lr:g}; AUROC: {by_finding(scores.report)}")
-    members = by_member(run.setup, scores)
+    members = by_member(run, scores)
     if members:
         each = (f"{name} {area_text(one.macro_auroc)} ({len(one.macro_findings)})" for name, one in members.items())
         logger.info(f"macro AUROC of each member (of so many findings): {', '.join(each)}")
@@ -106,12 +105,13 @@ def best_so_far(run: Run) -> dict[str, float]:
     return {} if best is None else {f"val/{metric}/best": -best if metric == "loss" else best}
 
 
-def by_member(setup: Setup, scores: Scores) -> dict[str, Summary]:
+def by_member(run: Run, scores: Scores) -> dict[str, Summary]:
     """The figures of each member of a joint data set alone, by its name; none of any other data set.
 
     All members' images in one AUROC reward a network that knows from which of them an image is, where they differ in
     how common a finding is.
     """
+    setup = run.setup
     names = setup.index.member_names(scores.rows)
     if names is None:
         return {}
