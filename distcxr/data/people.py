@@ -1,4 +1,4 @@
-"""Whose X-rays a data set has: only of the same people do two data sets have patients, and their numbers, in common."""
+"""Patients of two data sets: only where both are of the same people do they, and their numbers, have any in common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NUMBERED_ANEW = ("csv", "folders", "python")
 
 
 def people_of(dataset: str, root: Path) -> str:
-    """Whose numbers the `patient_id` of a data set at `root` are: equal where those of two data sets compare."""
+    """A name for the people that a data set's `patient_id` numbers: equal where those of two data sets compare."""
     if dataset == "rsna" and (root / MAPPING).is_file():
         return "nih"
     return f"{root}" if dataset in _NUMBERED_ANEW else dataset
