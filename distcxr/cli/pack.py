@@ -36,6 +36,10 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
         )
     if recipe.data.source == "npz":
         raise ValueError(f"data.dataset: {recipe.data.dataset} is one file of decoded arrays: there is nothing to pack")
+    if recipe.data.dataset == "joint":
+        raise ValueError(
+            "data.dataset: joint: a pack holds one data set; `distcxr cache` makes one cache of all members"
+        )
     root = data_root(recipe)
     open_parts(recipe.own_functions(), recipe.sources, only="data.function")
     try:

@@ -24,10 +24,14 @@ def describe_cohort(index: SampleIndex, splits: Splits) -> dict[str, Any]:
     Returns `label_file`, `with_file` and each of `splits`: {num_images, num_patients}; a split also has `age`
     {median, q25, q75, num_unknown} in years and `sex` {F, M, unknown}, both of patients, `view` of images, and
     `findings` {name: num_known, num_positive, num_patients_known, num_patients_positive}. `notes`: what else left
-    images out, in words.
+    images out, in words. Of a joint data set also `members`: those splits by the name of each member.
     """
     num_listed = len(index) + len(index.skipped)
     num_patients = len(np.unique(index.patient_id))
+    splits_of = {
+        member.name: {name: _split(index, rows) for name, rows in splits_of_member(index, splits, number).items()}
+        for number, member in enumerate(index.members)
+    }
     return {
         "label_file": {
             "num_images": num_listed,
@@ -36,7 +40,32 @@ def describe_cohort(index: SampleIndex, splits: Splits) -> dict[str, Any]:
         "with_file": {"num_images": len(index), "num_patients": num_patients},
         "notes": list(splits.notes),
         "splits": {name: _split(index, splits.rows(name)) for name in NAMES},
-    }
+    } | ({"members": splits_of} if splits_of else {})
+
+
+def splits_of_member(index: SampleIndex, splits: Splits, number: int) -> dict[str, NDArray[np.int64]]:
+    """The rows of one of a joint data set's members by split; none for a split that it has no images in."""
+    rows = {name: splits.rows(name) for name in NAMES}
+    return {name: its for name, all_of in rows.items() if len(its := all_of[index.member_of(all_of) == number])}
+
+
+def describe_members(index: SampleIndex, splits: Splits) -> list[str]:
+    """Lines for the log: images, patients and prevalence of each split of each member of a joint data set."""
+    lines = []
+    for number, member in enumerate(index.members):
+        for name, rows in splits_of_member(index, splits, number).items():
+            found = _split(index, rows)
+            shares = [
+                f"{finding} {100 * counts['num_positive'] / counts['num_known']:.1f} %"
+                for finding, counts in found["findings"].items()
+                if counts["num_known"]
+            ]
+            unknown = [finding for finding, counts in found["findings"].items() if not counts["num_known"]]
+            lines.append(
+                f"{member.name}, {name}: {found['num_images']:,} images of {found['num_patients']:,} patients; "
+                + "; ".join([", ".join(shares), *([f"unknown: {', '.join(unknown)}"] if unknown else [])])
+            )
+    return lines
 
 
 def _split(index: SampleIndex, rows: NDArray[np.int64]) -> dict[str, Any]:

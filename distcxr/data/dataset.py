@@ -12,19 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.data.cohort import describe_cohort
-from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.cohort import describe_cohort, describe_members
+from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
-from distcxr.data.sources.read import read_index
+from distcxr.data.sources.read import read_index, root_of
 from distcxr.data.splits import (
     NAMES,
     Splits,
-    by_patient,
     describe_hashes,
     findings_without_positives,
-    from_index,
-    from_lists,
-    official,
+    whole_splits,
 )
 from distcxr.data.store.pack_format import pack_folder
 from distcxr.data.where import narrow
@@ -34,9 +31,7 @@ from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
-ROOT_VARIABLE = "DISTCXR_NIH_ROOT"
-
-_READING = ("dataset", "function", "columns", "patient_pattern", "uncertain")
+_READING = ("dataset", "function", "columns", "patient_pattern", "uncertain", "radiologists")
 """Keys of a recipe's `data` that change what is read from the label file: names of findings, labels or patients."""
 
 
@@ -51,7 +46,7 @@ class Dataset:
 
     def describe(self) -> list[str]:
         """Lines for the log: labels and lists by their hashes, images of each split, findings that can't be learnt."""
-        lines = describe_hashes(self.data, self.index, self.splits)
+        lines = describe_hashes(self.data, self.index, self.splits) + describe_members(self.index, self.splits)
         absent = findings_without_positives(self.index, self.splits.train)
         if absent:
             lines.append(f"no training image shows {', '.join(absent)}: the model can't learn them")
@@ -75,8 +70,9 @@ class Dataset:
         """sha256 by name: `labels`, each list file and each split."""
         return {"labels": self.index.label_hash, **self.splits.list_hashes}
 
-    def patients_of(self, other: Data, splits: Iterable[str]) -> NDArray[np.int64]:
-        """Patients of this index with images in `splits` of another recipe's `data` section over the same label file.
+    def patients_of(self, other: Data, splits: Iterable[str], member: JointMember | None = None) -> NDArray[np.int64]:
+        """Patients of this index with images in `splits` of another recipe's `data` section over the same label file,
+        or over that of one of this data set's members.
 
         Its `where` and `max_*_samples` apply: who was left out there was not trained on. Its caps do not: they change
         with every stage, and all stages together may have shown any image.
@@ -84,29 +80,27 @@ class Dataset:
         Returns int64, ascending: ids as this index has them.
         """
         labels = self.labels
-        if any(getattr(other, key) != getattr(self.data, key) for key in _READING):
+        # What is read of a joint data set or of PadChest depends on more keys, `where` for one.
+        always = {"joint", "padchest"} & {other.dataset, self.data.dataset}
+        if member is not None:
+            labels = read_index(other.model_copy(update={"missing": self.data.missing, "source": "png"}), member.root)
+        elif always or any(getattr(other, key) != getattr(self.data, key) for key in _READING):
             assert self.data.root is not None
             ours = {key: getattr(self.data, key) for key in ("missing", "source", "pack")}
-            labels = read_index(other.model_copy(update=ours), self.data.root)
+            roots = {member.title: member.root for member in self.data.members}
+            members = [one.model_copy(update={"root": roots.get(one.title, one.root)}) for one in other.members]
+            labels = read_index(other.model_copy(update=ours | {"members": members}), self.data.root)
         theirs = make_splits(other, labels, resolve_findings(other.findings, labels.findings))
         rows = np.concatenate([theirs.rows(name) for name in splits])
-        return np.unique(self.index.patient_id[np.isin(self.index.path, labels.path[rows])])
+        paths = labels.path[rows]
+        if member is not None:
+            paths = np.char.add(os.fsencode(f"{member.name}/"), paths)
+        return np.unique(self.index.patient_id[np.isin(self.index.path, paths)])
 
 
 def data_root(recipe: Recipe) -> Path:
-    """Folder of the dataset: the recipe's, or for NIH's the one in `DISTCXR_NIH_ROOT`."""
-    data = recipe.data
-    named = data.root or (os.environ.get(ROOT_VARIABLE) if data.dataset == "nih" else None)
-    if named:
-        return Path(named).expanduser()
-    if data.dataset == "nih":
-        raise ValueError(
-            f"the recipe has no data.root and {ROOT_VARIABLE} is not set: add data.root=PATH to the command, where "
-            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/"
-        )
-    raise ValueError(
-        f"the recipe has no data.root: add data.root=PATH to the command, where the {data.dataset} data is"
-    )
+    """`root_of` the recipe's dataset."""
+    return root_of(recipe.data)
 
 
 def open_dataset(recipe: Recipe) -> Dataset:
@@ -127,27 +121,18 @@ def open_dataset(recipe: Recipe) -> Dataset:
     strangers = [name for name in recipe.eval.macro_findings or () if name not in findings]
     if strangers:
         raise ValueError(f"eval.macro_findings names {', '.join(strangers)}; data.findings are {', '.join(findings)}")
-    if len(np.unique(labels.patient_id)) == len(labels):
-        logger.warning(
-            f"each of the {len(labels):,} images counts as a patient of its own: if {data.dataset} does not "
-            "name patients, images of one patient may be in two splits, which flatters results"
-        )
+    member = labels.member_of(range(len(labels)))
+    for number in np.unique(member).tolist():
+        patients = labels.patient_id[member == number]
+        if len(np.unique(patients)) == len(patients):
+            name = data.dataset if number < 0 else labels.members[number].name
+            logger.warning(
+                f"each of the {len(patients):,} images counts as a patient of its own: if {name} does not "
+                "name patients, images of one patient may be in two splits, which flatters results"
+            )
     return Dataset(data, labels.with_findings(findings), make_splits(data, labels, findings), labels)
 
 
 def make_splits(data: Data, labels: SampleIndex, findings: tuple[str, ...]) -> Splits:
     """The splits that a recipe's `data` section asks for; `labels` has every finding of the label file."""
-    return narrow(data, labels, _whole_splits(data, labels), findings)
-
-
-def _whole_splits(data: Data, index: SampleIndex) -> Splits:
-    fraction, seed = data.val_fraction, data.split_seed
-    if data.split == "official":
-        if data.dataset == "nih":
-            return official(index, val_fraction=fraction, seed=seed)
-        return from_index(index, val_fraction=fraction, seed=seed)
-    if data.split == "by_patient":
-        return by_patient(index, ratios=data.ratios, seed=seed)
-    assert data.lists is not None
-    lists = data.lists
-    return from_lists(index, train=lists.train, val=lists.val, test=lists.test, val_fraction=fraction, seed=seed)
+    return narrow(data, labels, whole_splits(data, labels), findings)

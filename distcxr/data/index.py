@@ -6,8 +6,9 @@ Shapes: N samples, C findings. A `sample_id` is a row number of the index.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,27 @@ class MissingDataError(ValueError):
     """The dataset, or images of it, are not where the recipe names; the message has how to get them."""
 
 
+@dataclass(frozen=True)
+class JointMember:
+    """A data set of a joint one; paths of its images begin with its name."""
+
+    name: str
+    dataset: str
+    root: Path  # absolute
+    weight: float  # of its training images, beside those of others
+    label_hash: str
+    list_hashes: Mapping[str, str]  # of the list files of its splits, by name
+
+
 @dataclass(frozen=True, eq=False)
 class SampleIndex:
-    """N samples in the order of the label file."""
+    """N samples in the order of the label file; of a joint data set, one member after the other."""
 
-    root: Path  # absolute path of the folder that holds the dataset
+    root: Path  # absolute path of the folder that holds the dataset, or all members of a joint one
     findings: tuple[str, ...]  # names of the C columns of `targets_NC`
     # [N], file paths relative to `root`, `/` between folders, in the file system's encoding: fixed-width bytes take a
-    # quarter of numpy's text and a third of Python strings.
+    # quarter of numpy's text and a third of Python strings. Of a joint data set, a member's name and the path relative
+    # to that member's root: `locate` finds the file.
     path: NDArray[np.bytes_]
     patient_id: NDArray[np.int64]  # [N]
     targets_NC: NDArray[np.uint8]  # 1 = the finding is present
@@ -39,6 +53,7 @@ class SampleIndex:
     skipped: NDArray[np.bytes_]  # names of images that are listed but have no file; lists of a split may name them
     num_listed_patients: int | None = None  # of the whole label file where some are `skipped`; None without these
     named_by_path: bool = False  # images are called by their `path`: the dataset uses a file name more than once
+    members: tuple[JointMember, ...] = ()  # of a joint data set
 
     def __post_init__(self) -> None:
         num = len(self.path)
@@ -54,9 +69,30 @@ class SampleIndex:
     def files(self, rows: Iterable[int] | NDArray[np.int64]) -> list[str]:
         """Absolute paths of the images of `rows`, in their order."""
         # One decoding for all: this runs once a batch, and pathlib would take 10 us a file. No path has a zero byte.
-        prefix = b"\0" + os.path.join(os.fsencode(self.root), b"")
-        joined = b"".join([prefix + path for path in self.path[_as_rows(rows)].tolist()])
+        joined = b"".join([b"\0" + self.locate(path) for path in self.path[_as_rows(rows)].tolist()])
         return os.fsdecode(joined).split("\0")[1:]
+
+    def locate(self, path: bytes) -> bytes:
+        """The absolute path of one of `path`, or of a folder of such a path."""
+        if self.members:
+            name, _, below = path.partition(b"/")
+            if name in self._folders:  # a store may have images of a data set that is no member any more
+                return self._folders[name] + below
+        return self._folders[b""] + path
+
+    @cached_property
+    def _folders(self) -> dict[bytes, bytes]:
+        """The root by an empty name, and that of each member by its name; they end in "/"."""
+        roots = {"": self.root} | {member.name: member.root for member in self.members}
+        return {os.fsencode(name): os.path.join(os.fsencode(root), b"") for name, root in roots.items()}
+
+    def member_of(self, rows: Iterable[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of `members` each of `rows` is of, int64 [B]; -1 for all where there is none."""
+        paths = self.path[_as_rows(rows)]
+        found = np.full(len(paths), -1, dtype=np.int64)
+        for number, member in enumerate(self.members):
+            found[np.char.startswith(paths, os.fsencode(f"{member.name}/"))] = number
+        return found
 
     def file_name(self, row: int) -> str:
         """Name of the image of `row`, without its folder where that suffices: as label files and lists name it."""
@@ -66,6 +102,10 @@ class SampleIndex:
         """`file_name` of many rows."""
         paths: list[bytes] = self.path[_as_rows(rows)].tolist()
         return [os.fsdecode(path if self.named_by_path else path.rsplit(b"/", 1)[-1]) for path in paths]
+
+    def member_names(self, rows: Iterable[int] | NDArray[np.int64]) -> NDArray[np.str_] | None:
+        """The name of the member that each of `rows` is of, str [B]; None where the data set is not a joint one."""
+        return np.array([member.name for member in self.members])[self.member_of(rows)] if self.members else None
 
     def take(self, rows: Iterable[int] | NDArray[np.int64]) -> SampleIndex:
         """The index of `rows` alone, in their order; sample ids count anew. Make splits before, not after."""
@@ -80,7 +120,7 @@ class SampleIndex:
         return replace(self, findings=tuple(names), targets_NC=targets_NC, mask_NC=mask_NC)
 
 
-_WHOLE = ("root", "findings", "label_hash", "skipped", "num_listed_patients", "named_by_path")
+_WHOLE = ("root", "findings", "label_hash", "skipped", "num_listed_patients", "named_by_path", "members")
 _PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE)
 
 

@@ -5,6 +5,7 @@ Shapes: N samples, C findings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 
@@ -31,7 +32,23 @@ CHEXPERT14: tuple[str, ...] = (
 CHEXPERT5: tuple[str, ...] = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 """The five that CheXpert's competition scores."""
 
+_SYNONYMS = {
+    "pleural effusion": "Effusion", "pulmonary edema": "Edema", "oedema": "Edema", "pulmonary oedema": "Edema",
+    "pulmonary fibrosis": "Fibrosis", "infiltrate": "Infiltration", "infiltrates": "Infiltration",
+    "hiatal hernia": "Hernia", "lung mass": "Mass", "pulmonary mass": "Mass", "lung nodule": "Nodule",
+    "pulmonary nodule": "Nodule", "pulmonary emphysema": "Emphysema", "airspace opacity": "Lung Opacity",
+    "no findings": NO_FINDING, "normal": NO_FINDING,
+}  # fmt: skip
+"""What means the same, neither more nor less: CheXpert's Lung Lesion, masses and nodules, is no synonym of either."""
+_COMMON = {name.lower().replace("_", " "): name for name in (*CHEXPERT14, *NIH15)} | _SYNONYMS
+
 _SETS = {"nih14": NIH14, "nih15": NIH15, "chexpert14": CHEXPERT14, "chexpert5": CHEXPERT5}
+
+
+def common_name(name: str) -> str:
+    """The name that data sets share for what one of them calls `name`: NIH's where NIH has the finding, or CheXpert's,
+    or `name` itself. Case, `_` and `-` make no difference."""
+    return _COMMON.get(" ".join(re.split(r"[\s_-]+", name.strip().lower())), name)
 
 
 def resolve_findings(spec: str | Sequence[str], available: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""Sampling of the training split: which images an epoch has, and how often, by caps per label and by weights.
+"""Sampling of the training split: which images an epoch has, and how often, by caps per label and by weights of labels
+and of the members of a joint data set.
 
 The labels of an image are the recipe's findings that it is known to show. Images that show none of them form a label
 of their own, `none of these`; with all of NIH's findings in the recipe that is No Finding.
@@ -7,6 +8,8 @@ Shapes: N training images, L labels.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +36,11 @@ def train_order(
 
     Raises ValueError: fewer images than a global batch, or a cap that leaves a label without images.
     """
-    if spec.cap_per_label is None and spec.balance == "none":
+    weighted = len({member.weight for member in index.members}) > 1
+    if spec.cap_per_label is None and spec.balance == "none" and not weighted:
         return TrainOrder(rows, seed, plan)
+    if weighted and spec.redraw == "epoch":
+        raise ValueError("data.sampling.redraw=epoch does not go with data.members of different weights")
     names, shown_NL = labels_of(index, rows)
     notes, rows_of = [], None
     if spec.cap_per_label is not None:
@@ -58,13 +64,24 @@ def train_order(
         again = ", drawn anew for every epoch" if rows_of else ""
         notes.append(f"{key}: {len(rows):,} of {num_before:,} training images{again}; {', '.join(changed)}")
     cumulative_N = None
-    if spec.balance != "none":
-        weight_N = label_weights(shown_NL, root=spec.balance == "sqrt")
+    if spec.balance != "none" or weighted:
+        balanced = spec.balance != "none"
+        weight_N = label_weights(shown_NL, root=spec.balance == "sqrt") if balanced else np.ones(len(rows))
+        if weighted:
+            member_N = index.member_of(rows)
+            weight_N = weight_N * np.array([member.weight for member in index.members])[member_N]
+            share_M = np.bincount(member_N, weight_N, len(index.members)) / weight_N.sum()
+            shares = _shares([member.name for member in index.members], share_M)
+            notes.append(f"data.members: weights: samples of an epoch, on average: {shares}")
         cumulative_N = np.cumsum(weight_N)
-        share_L = weight_N @ shown_NL / cumulative_N[-1]
-        shares = (f"{name} {100 * share:.1f} %" for name, share in zip(names, share_L, strict=True))
-        notes.append(f"data.sampling.balance={spec.balance}: samples that show it, on average: {', '.join(shares)}")
+        if balanced:
+            shares = _shares(names, weight_N @ shown_NL / cumulative_N[-1])
+            notes.append(f"data.sampling.balance={spec.balance}: samples that show it, on average: {shares}")
     return TrainOrder(rows, seed, plan, cumulative_N, rows_of, tuple(notes))
+
+
+def _shares(names: Sequence[str], shares: NDArray[np.float64]) -> str:
+    return ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(names, shares, strict=True))
 
 
 def _ranks(rows: NDArray[np.int64], seed: int, *words: int) -> NDArray[np.uint64]:

@@ -53,6 +53,30 @@ class Splits:
         return found
 
 
+def whole_splits(data: Data, index: SampleIndex) -> Splits:
+    """The splits of a recipe's `data` section, before anything leaves images out of them; errors as of each kind."""
+    fraction, seed = data.val_fraction, data.split_seed
+    if data.dataset == "joint":
+        return from_members(index)
+    if data.split == "official":
+        if data.dataset == "nih":
+            return official(index, val_fraction=fraction, seed=seed)
+        return from_index(index, val_fraction=fraction, seed=seed)
+    if data.split == "by_patient":
+        return by_patient(index, ratios=data.ratios, seed=seed)
+    assert data.lists is not None
+    lists = data.lists
+    return from_lists(index, train=lists.train, val=lists.val, test=lists.test, val_fraction=fraction, seed=seed)
+
+
+def from_members(index: SampleIndex) -> Splits:
+    """Those of the members of a joint data set, as they were read. Raises ValueError: none has images in a split."""
+    hint = "no member has images there: let one of data.members have it in its `splits`"
+    hashes = {f"{one.name}: {name}": digest for one in index.members for name, digest in one.list_hashes.items()}
+    labels = {f"{one.name}: labels": one.label_hash for one in index.members}
+    return _checked(index, {name: index.split == name for name in NAMES}, labels | hashes, dict.fromkeys(NAMES, hint))
+
+
 def official(index: SampleIndex, *, val_fraction: float, seed: int) -> Splits:
     """NIH's own lists, beside its label file; about `val_fraction` of the patients of `train_val_list.txt` become val.
     Raises MissingDataError where a list is not there, ValueError as `from_lists`."""
@@ -219,11 +243,12 @@ def findings_without_positives(index: SampleIndex, rows: NDArray[np.int64]) -> t
 def describe_hashes(data: Data, index: SampleIndex, splits: Splits) -> list[str]:
     """Lines for the log: labels, lists and images by count and hash; for NIH's, whether the hashes are known."""
     named = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
-    digests = {"labels": index.label_hash, **{f"list {name}": digest for name, digest in named.items()}}
-    if data.dataset == "nih":
-        lines = [_known(what, digest) for what, digest in digests.items()]
+    if index.members:
+        dataset_of = {member.name: member.dataset for member in index.members}
+        lines = [_of(dataset_of[name.partition(":")[0]], name, digest) for name, digest in named.items()]
     else:
-        lines = [f"{what}: of {data.dataset} ({digest[:8]}…)" for what, digest in digests.items()]
+        digests = {"labels": index.label_hash, **{f"list {name}": digest for name, digest in named.items()}}
+        lines = [_of(data.dataset, what, digest) for what, digest in digests.items()]
     if data.split == "by_patient":
         lines.append(f"list: none, split at random by patient: {NOT_COMPARABLE} on the official split")
     lines += splits.notes
@@ -265,7 +290,9 @@ def _row_hashes(index: SampleIndex, rows: dict[str, NDArray[np.int64]]) -> dict[
     return {name: hashlib.sha256(os.fsencode(joined[name])).hexdigest() for name in NAMES}
 
 
-def _known(what: str, digest: str) -> str:
+def _of(dataset: str, what: str, digest: str) -> str:
+    if dataset != "nih":
+        return f"{what}: of {dataset} ({digest[:8]}…)"
     if digest in KNOWN_HASHES:
         return f"{what}: {KNOWN_HASHES[digest]} ({digest[:8]}…)"
     return f"{what}: not a known NIH file ({digest[:8]}…): {NOT_COMPARABLE}"

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset
+from distcxr.data.people import same_images
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
@@ -139,7 +140,9 @@ def _differing(checkpoint: Checkpoint, recipe: Recipe) -> list[tuple[str, Any, A
     return [
         (key, theirs.get(key), ours.get(key))
         for key in ours | theirs
-        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(free)
+        if theirs.get(key) != ours.get(key)
+        and not f"{key}.".startswith(free)
+        and not re.fullmatch(r"data\.members\.\d+\.root", key)
     ]
 
 
@@ -217,6 +220,13 @@ def check_unseen(checkpoint: Checkpoint, dataset: Dataset) -> None:
     seen = shared_patients(checkpoint, dataset, ("train", "val"), "test")
     if seen is None:
         logger.warning("the checkpoint was trained with other labels: whether it saw these patients is not known")
+        data = checkpoint.recipe.data
+        for trained in {data.dataset, *(member.dataset for member in data.members)}:
+            if same_images(trained, dataset.data.dataset):
+                logger.warning(
+                    f"the images of {dataset.data.dataset} and of {trained}, which it was trained on, are the same, "
+                    "NIH's: its figures are flattered, unless this split is NIH's official one in both"
+                )
     elif len(seen):
         raise ValueError(
             f"{checkpoint.path} was trained or chosen on {len(seen):,} patients of this test split, such as "
@@ -244,11 +254,17 @@ def check_beginnings(weights: str, dataset: Dataset) -> None:
 def shared_patients(
     checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str
 ) -> NDArray[np.int64] | None:
-    """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others."""
-    if checkpoint.meta["hashes"]["labels"] != dataset.index.label_hash:
-        return None
+    """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others. Where
+    either data set is a joint one, the member with the labels of the other counts."""
+    hashes, data, index = checkpoint.meta["hashes"], checkpoint.recipe.data, dataset.index
+    member = next((one for one in index.members if one.label_hash == hashes["labels"]), None)
+    if hashes["labels"] != index.label_hash and member is None:
+        of = [one for one in data.members if hashes.get(f"{one.title}: labels") == index.label_hash]
+        if not of:
+            return None
+        data = data.of_member(of[0])
     open_parts(checkpoint.recipe.own_functions(), checkpoint.recipe.sources, only="data.function")
-    patients = dataset.patients_of(checkpoint.recipe.data, theirs)
+    patients = dataset.patients_of(data, theirs, member)
     return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
 
 

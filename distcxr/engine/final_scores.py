@@ -35,6 +35,10 @@ from distcxr.tracking.terminal import table_text
 logger = logging.getLogger(__name__)
 
 _ONE_NUMBER = "The two classes exclude each other: the AUROC of one is that of the other, and so is their average."
+_JOINT = (
+    "Several data sets at once: where they differ in how common a finding is, an AUROC over all of their images "
+    "rewards a network that knows which of them an image is of. Those of each data set alone are among the subgroups."
+)
 _AGAINST_OTHERS = "The classes exclude each other: every figure is of one class against all the others together."
 
 
@@ -164,10 +168,12 @@ def write_scores(
     if setup.recipe.loss.name == "cross_entropy":
         notes.append(_ONE_NUMBER if len(index.findings) == 2 else _AGAINST_OTHERS)
         entries["accuracy"] = scores.accuracy
+    if index.members:
+        notes.append(_JOINT)
     operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
     full = full_report(
         split, scores.scored, sex=index.sex[rows], age=index.age[rows], view=index.view[rows],
-        macro_findings=wanted.macro_findings,
+        member=index.member_names(rows), macro_findings=wanted.macro_findings,
         unreadable=scores.report.unreadable, operating=operating, operating_from=operating_from,
         checkpoint_from=weights.chosen_on, replicates=wanted.replicates, notes=notes,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import logging
 from distcxr.engine.evaluate import Scores, evaluate
 from distcxr.engine.shown import show_validation
 from distcxr.engine.state import Run
-from distcxr.metrics.summary import Summary, area_text
+from distcxr.metrics.summary import Summary, area_text, summarise
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import write_validations
 from distcxr.stall.signs import SIGNS
@@ -49,11 +49,16 @@ def take_in(run: Run, scores: Scores) -> bool:
         more.append(f"best {metric} so far {abs(state.best_score):.4f} at step {state.best_step}")
     logger.info(f"step {state.step}: validation{averaged} {', '.join([shown, *more])}")
     logger.info(f"lr {lr:g}; AUROC: {by_finding(scores.report)}")
+    members = by_member(run, scores)
+    if members:
+        each = (f"{name} {area_text(one.macro_auroc)} ({len(one.macro_findings)})" for name, one in members.items())
+        logger.info(f"macro AUROC of each member (of so many findings): {', '.join(each)}")
     _write(run, scores, lr, is_best=improved)
     if run.scheduled(run.horizon.eval_every):
         _log_what_follows(run)
     if run.tracker:
         tags = {"val/loss": scores.loss, "val/accuracy": scores.accuracy} | best_so_far(run)
+        tags |= {f"val/auroc_of_member/{name}": one.macro_auroc for name, one in members.items()}
         values = scores.report.scalars() | {tag: value for tag, value in tags.items() if value is not None}
         run.tracker.scalars(values, state.step)
         with SIGNS.validation(state.step):
@@ -108,6 +113,24 @@ def best_so_far(run: Run) -> dict[str, float]:
     """The best validation so far by its tag; empty where there is none."""
     best, metric = run.state.best_score, run.setup.recipe.eval.best_metric
     return {} if best is None else {f"val/{metric}/best": -best if metric == "loss" else best}
+
+
+def by_member(run: Run, scores: Scores) -> dict[str, Summary]:
+    """The figures of each member of a joint data set alone, by its name; none of any other data set.
+
+    All members' images in one AUROC reward a network that knows from which of them an image is, where they differ in
+    how common a finding is.
+    """
+    setup = run.setup
+    names = setup.index.member_names(scores.rows)
+    if names is None:
+        return {}
+    macro = setup.recipe.eval.macro_findings
+    return {
+        member.name: summarise("val", scores.scored.within(names == member.name), macro)
+        for member in setup.index.members
+        if (names == member.name).any()
+    }
 
 
 def by_finding(report: Summary) -> str:

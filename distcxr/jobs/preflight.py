@@ -5,6 +5,7 @@ recipe ──► labels, splits ──► every file decoded ──► plan of b
 
 from __future__ import annotations
 
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +19,10 @@ from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan, shuffled
-from distcxr.data.pixels.image_bytes import Locate
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.image_bytes import Locate, UnreadableImage, read_file
 from distcxr.data.pixels.own_reader import grey_reader
+from distcxr.data.pixels.remarks import remarks
 from distcxr.data.quarantine import find_unreadable, read_quarantine
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.torch_reader import SmallSharedMemory, check_shared_memory
@@ -38,6 +41,7 @@ Verdict = Literal["ok", "warning", "error"]
 SAMPLE = 1000
 """Images that are decoded where not all of them are."""
 
+_LOOKED_AT = 32
 _FEW_OPEN_FILES = 4096  # torch's workers hold one per batch that they hand over, and a process per GPU has several
 _RUN_S = 10.0  # of a rank: what starting, closing and scoring at the end take at least
 
@@ -95,6 +99,8 @@ class Preflight:
             self.listed = read_quarantine(self.recipe.data.quarantine, dataset.labels)
         yield from _data(dataset)
         yield self._files(dataset)
+        if self.recipe.data.source == "png" and self.recipe.data.reader is None:
+            yield from _looks(dataset, self.recipe.data.image_size)
         try:
             plan = BatchPlan(
                 global_batch_size=(total := self.recipe.train.global_batch_size),
@@ -216,6 +222,22 @@ def _data(dataset: Dataset) -> Iterator[Line]:
     for name in NAMES[1:]:
         if absent := findings_without_positives(dataset.index, dataset.splits.rows(name)):
             yield Line("labels", f"no {name} image shows {', '.join(absent)}: they have no AUROC there", "warning")
+
+
+def _looks(dataset: Dataset, size: int) -> Iterator[Line]:
+    """What is unusual of a few images, each kind of remark once: decoded they all are, and may be nearly black."""
+    rows = _in_splits(dataset)
+    few = rows[shuffled(np.arange(min(_LOOKED_AT, len(rows))), len(rows), seed=1, epoch=0)]
+    found: dict[str, list[str]] = {}
+    for file in dataset.index.files(few):
+        try:
+            data = read_file(file)[0]
+            for remark in remarks(data, decode_grey(data), size):
+                found.setdefault(re.sub(r"\d+", "0", remark), []).append(remark)
+        except UnreadableImage:  # those are counted where all are decoded
+            continue
+    for same in found.values():
+        yield Line("images", f"{len(same)} of {len(few)} looked at: {same[0]}", "warning")
 
 
 def _in_splits(dataset: Dataset) -> NDArray[np.int64]:

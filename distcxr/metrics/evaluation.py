@@ -101,6 +101,7 @@ def full_report(
     sex: NDArray[np.str_],
     age: NDArray[np.float32],
     view: NDArray[np.str_],
+    member: NDArray[np.str_] | None = None,
     macro_findings: Sequence[str] | None = None,
     unreadable: Iterable[tuple[str, str]] = (),
     operating: Operating | None = None,
@@ -114,6 +115,7 @@ def full_report(
 
     Args:
         sex, age, view: `[N]` as in the index, "" or NaN where unknown; an attribute unknown of all is left out.
+        member: `[N]`, of a joint data set: which of its members each sample is of.
         macro_findings, unreadable: as for `summarise`.
         operating: from `choose_operating`; without it there are no operating points and no temperatures.
         operating_from: the split they were chosen on, for example "val", or `FROM_ITSELF`.
@@ -135,6 +137,8 @@ def full_report(
         undefined = Estimate(None, None, None, summary.macro_reason)
         areas = replace(areas, macro_auroc=undefined, macro_auprc=undefined)
     groupings = [by_name("sex", sex), by_age(age), by_name("view", view), by_images_per_patient(scored.patient_N)]
+    if member is not None:
+        groupings.insert(0, by_name("data set", member))
     with_groups = [grouping for grouping in groupings if grouping.groups not in ((), (UNKNOWN,))]
     temperature_C = [fitted.value for fitted in operating.temperatures] if operating else [None] * len(scored.known)
     has_rule = operating is not None and GROUP_RULE in operating.thresholds

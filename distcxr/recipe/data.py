@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from distcxr.recipe.section import Fraction, FunctionName, NonNegative, Positive, PositiveInt, Section
+
+MAX_MEMBERS = 9
+"""Of a joint data set: so many fit into a patient's number."""
 
 
 class SplitLists(Section):
@@ -122,18 +125,60 @@ class Sampling(Section):
         return self
 
 
+class Member(Section):
+    """A data set of `data.dataset: joint`. What it has no key for, or null, is as in `data`."""
+
+    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "padchest", "vindr", "rsna"]
+    """As `data.dataset`."""
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
+    """What its images, its figures and its part of the log are called by; null takes `dataset`."""
+    root: Path | None = None
+    """As `data.root`."""
+    map: dict[str, str | None] = {}
+    """What a finding of this data set is called in the others: `{Lung Lesion: Mass}`; null leaves the finding out.
+    Several of the same name become one, which any of them shows. Names that mean the same need no entry: Pleural
+    Effusion is Effusion (docs/datasets.md)."""
+    weight: Positive = 1.0
+    """How often one of its training images is drawn, beside those of the other members. Equal weights take every image
+    once an epoch; others draw with replacement, as many as there are images."""
+    splits: list[Literal["train", "val", "test"]] = ["train", "val", "test"]
+    """Which of its splits take part."""
+    split: Literal["official", "by_patient", "lists"] | None = None
+    """As `data.split`."""
+    lists: SplitLists | None = None
+    """As `data.lists`."""
+    ratios: tuple[NonNegative, NonNegative, NonNegative] | None = None
+    """As `data.ratios`."""
+    val_fraction: Fraction | None = None
+    """As `data.val_fraction`."""
+    columns: Columns | None = None
+    """As `data.columns`."""
+    patient_pattern: str | None = None
+    """As `data.patient_pattern`."""
+    uncertain: Literal["mask", "zero", "one"] | None = None
+    """As `data.uncertain`."""
+
+    @property
+    def title(self) -> str:
+        """Its `name`, or what stands in for it."""
+        return self.name or self.dataset
+
+
 class Data(Section):
     """Which images, which labels, who may see them, and how they are read."""
 
-    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "chestmnist", "python"] = "nih"
+    dataset: Literal[
+        "nih", "csv", "folders", "chexpert", "mimic", "chestmnist", "padchest", "vindr", "rsna", "python", "joint"
+    ] = "nih"
     """Layout and label file: `nih` is ChestX-ray14 as NIH ships it, `csv` any table (see `data.columns`), `folders`
-    one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file; `python`
-    a table as of `csv` that your own `data.function` makes."""
+    one folder of images per class, `chexpert` CheXpert, `mimic` MIMIC-CXR-JPG, `chestmnist` a MedMNIST file, `padchest`
+    PadChest, `vindr` VinDr-CXR, `rsna` the RSNA Pneumonia challenge; `python` a table as of `csv` that your own
+    `data.function` makes; `joint` several of them at once, `data.members` (docs/datasets.md)."""
     function: FunctionName | None = None
     """Of `data.dataset: python`: `module:function`, which makes the table of images (docs/own_parts.md)."""
     root: Path | None = None
     """Folder that holds labels, lists and images (`chestmnist`: or the `.npz` file). `DISTCXR_NIH_ROOT` stands in for
-    it with `data.dataset: nih`."""
+    it with `data.dataset: nih`. Of `joint`, the folder for its cache: null takes the one above all members' roots."""
     source: Literal["png", "npz", "pack"] = "png"
     """What the pixels are read from: `png` the image files (PNG, JPEG or DICOM), `pack` the same images out of a few
     large files, lossless, which `distcxr pack` writes; `npz` the arrays of a `chestmnist` file (its default). Decoded
@@ -146,6 +191,10 @@ class Data(Section):
     """The columns of `data.dataset: csv`."""
     patient_pattern: str | None = None
     """For `data.dataset: folders`: a regular expression; its first group matches the patient in a file's name."""
+    radiologists: Literal["majority", "any"] = "majority"
+    """Of `data.dataset: vindr`, in which three radiologists read every training image: a finding counts where most of
+    them saw it, or where any did. `majority` is nearest to the test labels, which five agreed on; with `any`, what one
+    of three saw counts as much as what all did. No Finding takes all of them there."""
     uncertain: Literal["mask", "zero", "one"] = "mask"
     """What a label of -1 (CheXpert, MIMIC, csv) means: unknown, absent or present. CheXpert's and MIMIC's blanks, not
     mentioned in the report, count as absent; a csv's as unknown."""
@@ -165,8 +214,9 @@ class Data(Section):
     """At most this many test images."""
     split: Literal["official", "by_patient", "lists"] = "official"
     """`official` uses the dataset's own (NIH's two lists; a csv's `columns.split`; folders `train`, `val`, `test`;
-    CheXpert's valid.csv is the test split unless there is a test.csv); where it has no val, `val_fraction` of the
-    training patients. `by_patient` assigns patients at random, `lists` reads `data.lists`."""
+    CheXpert's valid.csv is the test split unless there is a test.csv; VinDr's two folders; each member's of `joint`);
+    where it has no val, `val_fraction` of the training patients. PadChest has none, nor RSNA without NIH's lists.
+    `by_patient` assigns patients at random, `lists` reads `data.lists`."""
     lists: SplitLists | None = None
     """The files of `data.split: lists`."""
     ratios: tuple[NonNegative, NonNegative, NonNegative] = (0.7, 0.1, 0.2)
@@ -175,6 +225,9 @@ class Data(Section):
     """Share of the official training patients that validates instead; one patient at least."""
     split_seed: int = Field(default=0, ge=0)
     """Seed of the random parts of the split; apart from `seed`, so that several seeds share one split."""
+    members: list[Member] = []
+    """Of `data.dataset: joint`: the data sets that make it up. Findings are those of `data.findings`, by name; a
+    finding that a member does not label is unknown for its images."""
     missing: Literal["error", "skip"] = "error"
     """Rows of the label file without an image file: stop, or leave them out and log how many."""
     quarantine: Path | None = None
@@ -218,6 +271,46 @@ class Data(Section):
             if not groups:
                 raise ValueError(f"data.patient_pattern {pattern!r} has no group: put the patient's part in brackets")
         return pattern
+
+    @model_validator(mode="after")
+    def _members(self) -> Data:
+        """What `joint` needs, and what does not go with it."""
+        if self.dataset != "joint":
+            if self.members:
+                raise ValueError("data.members belongs to data.dataset: joint")
+            return self
+        titles = [member.title for member in self.members]
+        if not 2 <= len(titles) <= MAX_MEMBERS:
+            raise ValueError(f"data.dataset: joint takes 2 to {MAX_MEMBERS} data.members, and there are {len(titles)}")
+        if repeated := [title for title in titles if titles.count(title) > 1]:
+            raise ValueError(f"data.members: two are called {repeated[0]}: give one of them another `name`")
+        if self.source == "pack":
+            raise ValueError(
+                "data.source: pack holds one data set, and data.dataset: joint has several: leave it out. `distcxr "
+                "cache` makes one cache of all members"
+            )
+        if self.split == "lists":
+            raise ValueError("data.split: lists is for one data set: give each of data.members its own split and lists")
+        if self.sampling.redraw == "epoch" and len({member.weight for member in self.members}) > 1:
+            raise ValueError("data.sampling.redraw=epoch does not go with data.members of different weights")
+        for member in self.members:
+            try:
+                self.of_member(member)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                raise ValueError(
+                    f"data.members, {member.title}: {problem.get('ctx', problem).get('error', problem)}"
+                ) from None
+        return self
+
+    def of_member(self, member: Member) -> Data:
+        """The section as if a member were all there is; its findings are all that it labels."""
+        own = {"split", "lists", "ratios", "val_fraction", "columns", "patient_pattern", "uncertain"}
+        given = {key: getattr(member, key) for key in own if getattr(member, key) is not None}
+        whole = {key: getattr(self, key) for key in type(self).model_fields}
+        findings = "nih15" if member.dataset == "nih" else "all"  # of NIH's, those that no image shows are known, too
+        alone: dict[str, Any] = {"members": [], "dataset": member.dataset, "root": member.root, "findings": findings}
+        return Data(**{**whole, **alone, **given})
 
     @model_validator(mode="after")
     def _consistent(self) -> Data:

@@ -44,6 +44,8 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
         found |= {f"data.gpu.{key}": _only("data.loader", {"gpu", "auto"}) for key in ("inflate", "wave")}
     if recipe.data.dataset != "python":
         found["data.function"] = _only("data.dataset", {"python"})
+    if "vindr" not in {recipe.data.dataset, *(member.dataset for member in recipe.data.members)}:
+        found["data.radiologists"] = _only("data.dataset", {"vindr"})
     if recipe.data.source != "pack":
         found["data.pack.path"] = _only("data.source", {"pack"})
     if recipe.train.on_nan == "stop":

@@ -185,6 +185,8 @@ class Recipe(Section):
         for key in IDENTITY_FREE:
             section, _, name = key.partition(".")
             (values[section] if name else values).pop(name or section)
+        for member in values["data"]["members"]:  # as data.root
+            member.pop("root")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -17,6 +17,12 @@ _REFERENCE = {
     "mimic": "Labels of MIMIC-CXR-JPG, which CheXpert's rule-based labeler mined from the radiologists' reports.",
     "chestmnist": "Labels of ChestX-ray14, which NIH mined from the radiologists' reports with natural language "
     "processing, on the reduced images of ChestMNIST.",
+    "padchest": "Labels of PadChest, 27 % of them set by physicians who read the radiologists' reports; a network "
+    "mined the others from reports.",
+    "vindr": "Labels of VinDr-CXR, set by radiologists who read the images: three for a training image, and five, who "
+    "had to agree, for a test image.",
+    "rsna": "Labels of the RSNA Pneumonia challenge, set by radiologists who read images of ChestX-ray14 and marked "
+    "opacities that made them think of pneumonia.",
     "csv": "Labels of a table of your own. How they were made is not known here: state who set them, and from what.",
     "folders": "The folder that an image lies in. How images came into it is not known here: state who chose, and from "
     "what.",
@@ -30,8 +36,17 @@ _VIEWS = {"LATERAL": "lateral", "unknown": "view unknown"}
 
 
 def reference_standard(recipe: Mapping[str, Any]) -> str:
-    """In words, by the recipe's dataset."""
+    """In words, by the recipe's dataset; of a joint one, by each member's."""
     data = recipe.get("data") or {}
+    if data.get("dataset") == "joint":
+        members = [
+            {**one, "uncertain": one.get("uncertain") or data.get("uncertain")} for one in data.get("members") or []
+        ]
+        return " ".join(
+            f"{one.get('name') or one.get('dataset')}: {reference_standard({'data': one})}"
+            for one in members
+            if one.get("dataset") != "joint"
+        )
     text = _REFERENCE.get(str(data.get("dataset")), _UNKNOWN)
     if data.get("dataset") in _OPEN_LABELS and data.get("uncertain") in _UNCERTAIN:
         text += f" Labels that are uncertain (-1) count {_UNCERTAIN[data['uncertain']]}."
@@ -54,7 +69,11 @@ def flow(environment: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dic
             {"step": "with a file", **there, "note": f"without a file: {absent:,}" if absent else ""},
             {"step": "in a split", **kept, "note": "; ".join(why)},
         ]
-    rows += [{"step": f"split {name}", **counts[name], "note": ""} for name in counts]
+    for name in counts:
+        rows.append({"step": f"split {name}", **counts[name], "note": ""})
+        for member, splits in (cohort.get("members") or {}).items():
+            sizes = {f"num_{of}": splits.get(name, {}).get(f"num_{of}", 0) for of in ("images", "patients")}
+            rows.append({"step": f"split {name}, of {member}", **sizes, "note": ""})
     for name in reversed(SPLITS):
         if found := metrics.get(name):
             bad = len(found.get("unreadable") or [])

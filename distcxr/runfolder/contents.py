@@ -207,6 +207,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     for name in ("data", "model", "optim", "eval"):
         if not isinstance(values.get(name, {}), dict):
             raise ValueError(f"{path}: {name} must hold keys and values, not {values[name]!r}")
+    members = values.get("data", {}).get("members") or []
+    if not isinstance(members, list) or not all(isinstance(member, dict) for member in members):
+        raise ValueError(f"{path}: data.members must be a list of data sets, not {members!r}")
     return values
 
 

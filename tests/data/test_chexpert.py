@@ -7,35 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, chexpert
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
-HEADER = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT14) + "\n"
-BLANK = "," * 13
-TRAIN = (
-    "CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg,Female,68,Frontal,AP,1.0" + BLANK + "\n"
-    "CheXpert-v1.0-small/train/patient00001/study1/view2_lateral.jpg,Female,68,Lateral,,,,1.0,-1.0" + "," * 10 + "\n"
-    "CheXpert-v1.0-small/train/patient00002/study3/view1_frontal.jpg,Unknown,0,Frontal,PA,,0.0,,1.0,,,,,,,,,,1.0\n"
-)
-VALID = (
-    "CheXpert-v1.0-small/valid/patient64541/study1/view1_frontal.jpg,Male,73,Frontal,AP,0.0,1.0" + ",0.0" * 12 + "\n"
-)
 OPACITY = CHEXPERT14.index("Lung Opacity")
-
-
-def chexpert(root: Path, **tables: str) -> Path:
-    """A folder of CheXpert with its images."""
-    for name, rows in tables.items():
-        root.mkdir(exist_ok=True)
-        (root / f"{name}.csv").write_text(HEADER + rows)
-        for row in rows.splitlines():
-            file = root / row.split(",")[0].removeprefix("CheXpert-v1.0-small/")
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
-    return root
 
 
 def read(root: Path, dataset: str = "chexpert", **data: Any) -> SampleIndex:
@@ -45,7 +24,7 @@ def read(root: Path, dataset: str = "chexpert", **data: Any) -> SampleIndex:
 @pytest.mark.parametrize("folder", ["", "CheXpert-v1.0-small"])
 def test_chexpert(tmp_path: Path, folder: str) -> None:
     """`root` may be the folder or the one above it."""
-    root = chexpert(tmp_path / folder, train=TRAIN, valid=VALID)
+    root = chexpert(tmp_path / folder, train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID)
     index = read(tmp_path)
     assert index.root == root and index.findings == CHEXPERT14
     assert index.file_name(1) == "train/patient00001/study1/view2_lateral.jpg"
@@ -60,13 +39,13 @@ def test_chexpert(tmp_path: Path, folder: str) -> None:
 
 @pytest.mark.parametrize(("uncertain", "target", "known"), [("mask", 0, 0), ("zero", 0, 1), ("one", 1, 1)])
 def test_uncertain_labels(tmp_path: Path, uncertain: str, target: int, known: int) -> None:
-    index = read(chexpert(tmp_path, train=TRAIN, valid=VALID), uncertain=uncertain)
+    index = read(chexpert(tmp_path, train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID), uncertain=uncertain)
     assert (index.targets_NC[1, OPACITY], index.mask_NC[1, OPACITY]) == (target, known)
 
 
 def test_with_a_test_table_the_valid_one_validates(tmp_path: Path) -> None:
-    test = VALID.replace("valid/patient64541", "test/patient64741")
-    index = read(chexpert(tmp_path, train=TRAIN, valid=VALID, test=test))
+    test = CHEXPERT_VALID.replace("valid/patient64541", "test/patient64741")
+    index = read(chexpert(tmp_path, train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID, test=test))
     assert index.split.tolist() == ["train"] * 3 + ["val", "test"]
 
 
@@ -74,22 +53,24 @@ def test_chexpert_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError, match=r"has no train.csv.\nGet CheXpert"):
         read(tmp_path)
     with pytest.raises(MissingDataError, match=r"has no valid.csv"):
-        read(chexpert(tmp_path / "a", train=TRAIN))
-    root = chexpert(tmp_path / "b", train=TRAIN, valid=VALID)
+        read(chexpert(tmp_path / "a", train=CHEXPERT_TRAIN))
+    root = chexpert(tmp_path / "b", train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID)
     wrong = {
-        "line 2, column No Finding: label '2' is not 0, 1, -1": TRAIN.replace("AP,1.0,", "AP,2,"),
-        "line 2, column Path: no patient in 'CheXpert-v1.0-small/train/p1/": TRAIN.replace("patient00001", "p1"),
-        r"line 2, column Path: image '\.\./": TRAIN.replace("CheXpert-v1.0-small/", "../"),
-        "list 1 images more than once": TRAIN + TRAIN.splitlines()[0] + "\n",
+        "line 2, column No Finding: label '2' is not 0, 1, -1": CHEXPERT_TRAIN.replace("AP,1.0,", "AP,2,"),
+        "line 2, column Path: no patient in 'CheXpert-v1.0-small/train/p1/": CHEXPERT_TRAIN.replace(
+            "patient00001", "p1"
+        ),
+        r"line 2, column Path: image '\.\./": CHEXPERT_TRAIN.replace("CheXpert-v1.0-small/", "../"),
+        "list 1 images more than once": CHEXPERT_TRAIN + CHEXPERT_TRAIN.splitlines()[0] + "\n",
     }
     for message, rows in wrong.items():
-        (root / "train.csv").write_text(HEADER + rows)
+        (root / "train.csv").write_text(CHEXPERT_HEADER + rows)
         with pytest.raises(ValueError, match=message):
             read(root)
-    (root / "train.csv").write_text(HEADER.replace("Edema", "Oedema") + TRAIN)
+    (root / "train.csv").write_text(CHEXPERT_HEADER.replace("Edema", "Oedema") + CHEXPERT_TRAIN)
     with pytest.raises(ValueError, match=r"no column 'Edema', did you mean 'Oedema'\?"):
         read(root)
-    (root / "train.csv").write_text(HEADER + TRAIN)
+    (root / "train.csv").write_text(CHEXPERT_HEADER + CHEXPERT_TRAIN)
     (root / "valid/patient64541/study1/view1_frontal.jpg").unlink()
     with pytest.raises(MissingDataError, match=r"1 of 4 images in .*train.csv have no file in .*: valid/patient64541"):
         read(root)
@@ -98,6 +79,6 @@ def test_chexpert_refused(tmp_path: Path) -> None:
 
 def test_two_sizes_of_chexpert_are_not_guessed_between(tmp_path: Path) -> None:
     for name in ("CheXpert-v1.0", "CheXpert-v1.0-small"):
-        chexpert(tmp_path / name, train=TRAIN, valid=VALID)
+        chexpert(tmp_path / name, train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID)
     with pytest.raises(ValueError, match=r"holds CheXpert-v1.0, CheXpert-v1.0-small: set data\.root"):
         read(tmp_path)

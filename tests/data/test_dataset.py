@@ -8,32 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from laid_out import NIH_IMAGES, write_nih
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.labels import NIH14, NIH15
 from distcxr.data.splits import NAMES
 from distcxr.recipe import Recipe
-
-FINDINGS = ("Mass", "Edema", "Hernia", "No Finding")
-NUM = 400
-
-
-def write_nih(root: Path, *, extra: dict[int, str] | None = None) -> Path:
-    """100 patients of 4 empty files each as NIH lays them out; `extra` replaces the labels of rows."""
-    (root / "images").mkdir(parents=True)
-    rows, names = [], []
-    for row in range(NUM):
-        patient, visit = divmod(row, 4)
-        names.append(f"{patient + 1:08d}_{visit:03d}.png")
-        label = (extra or {}).get(row, FINDINGS[(patient + visit) % 4])
-        view = "PA" if visit < 2 else "AP"
-        rows.append(f"{names[-1]},{label},{visit},{patient + 1},{20 + patient % 60},{'MF'[patient % 2]},{view}")
-        (root / "images" / names[-1]).touch()
-    header = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position"
-    (root / "Data_Entry_2017_v2020.csv").write_text("\n".join([header, *rows]))
-    (root / "train_val_list.txt").write_text("\n".join(names[: NUM * 3 // 4]))
-    (root / "test_list.txt").write_text("\n".join(names[NUM * 3 // 4 :]))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +54,7 @@ def test_a_label_that_is_empty_is_no_finding_even_where_all_are_taken(tmp_path: 
 def test_filters_and_limits_keep_the_rows_of_the_index(nih: Path) -> None:
     whole = opened(nih)
     part = opened(nih, where={"without": ["No Finding"], "view": ["PA"]}, max_train_samples=60)
-    assert len(part.index) == len(whole.index) == NUM  # so caches and sample ids stay
+    assert len(part.index) == len(whole.index) == NIH_IMAGES  # so caches and sample ids stay
     assert len(part.splits.train) == 60 and np.isin(part.splits.train, whole.splits.train).all()
     assert (part.index.view[part.splits.val] == "PA").all()
     assert part.hashes["train"] != whole.hashes["train"] and part.hashes["test"] != whole.hashes["test"]
@@ -111,7 +91,7 @@ def test_what_another_recipe_showed_the_network(nih: Path) -> None:
 def write_table(root: Path) -> Path:
     root.mkdir(exist_ok=True)
     lines = ["image,person,doctor,part,Mass,Edema"]
-    for row in range(NUM):
+    for row in range(NIH_IMAGES):
         (root / f"{row}.png").touch()
         part = "train" if row < 300 else "test"
         lines.append(f"{row}.png,p{row // 2},d{row % 100},{part},{-1 if row % 7 == 0 else row % 2},{row % 3 % 2}")
@@ -163,7 +143,7 @@ def test_a_dataset_needs_a_root_and_only_nih_has_one_in_the_environment(
     nih: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTCXR_NIH_ROOT", str(nih))
-    assert len(open_dataset(Recipe.model_validate({"data": {"findings": ["Mass"]}})).index) == NUM
+    assert len(open_dataset(Recipe.model_validate({"data": {"findings": ["Mass"]}})).index) == NIH_IMAGES
     with pytest.raises(ValueError, match=r"no data\.root: add data\.root=PATH .* the csv data is"):
         open_dataset(Recipe.model_validate({"data": {"dataset": "csv", "findings": "all"}}))
     monkeypatch.delenv("DISTCXR_NIH_ROOT")

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 import cohort
+import laid_out
 import numpy as np
 from fuzz.harness import Entry
 from fuzz.mutations import spoil_bytes, spoil_lines
@@ -147,6 +148,15 @@ MIMIC = Place(
 )
 
 
+def _others(folder: Path) -> None:
+    laid_out.padchest(folder / "padchest")
+    laid_out.vindr(folder / "vindr")
+    laid_out.rsna(folder / "rsna", mapped=True, lists=True)
+
+
+OTHERS = Place("others", _others)
+
+
 def asked(dataset: str, **keys: Any) -> Data:
     """The recipe's section that asks for a dataset, with what has no file left out."""
     return Data.model_validate({"dataset": dataset, "missing": "skip", **keys})
@@ -171,6 +181,12 @@ def run_chexpert(data: bytes) -> None:
 def run_mimic(data: bytes) -> None:
     with MIMIC.holding(data):
         inside(read_index(asked("mimic"), MIMIC.folder))
+
+
+def run_others(data: bytes) -> None:
+    with OTHERS.holding(data) as name:
+        dataset = name.partition("/")[0]
+        inside(read_index(asked(dataset, findings="all", split="by_patient"), OTHERS.folder / dataset))
 
 
 # Tables beside datasets
@@ -294,7 +310,8 @@ def _names(place: Place) -> Callable[[], str]:
 
 
 def _tables(place: Place) -> Callable[[], tuple[bytes, ...]]:
-    return lambda: place.inputs([name for name in place.files if name.endswith((".csv", ".csv.gz", ".txt"))])
+    tables = (".csv", ".csv.gz", ".txt", ".json")
+    return lambda: place.inputs([name for name in place.files if name.endswith(tables)])
 
 
 ENTRIES = (
@@ -303,6 +320,7 @@ ENTRIES = (
     Entry("any-csv", _tables(ANY), spoiling(_spoil), run_any, (ValueError,), _names(ANY)),
     Entry("chexpert", _tables(CHEXPERT), spoiling(_spoil), run_chexpert, (ValueError,), _names(CHEXPERT)),
     Entry("mimic", _tables(MIMIC), spoiling(_spoil), run_mimic, (ValueError,), _names(MIMIC)),
+    Entry("others", _tables(OTHERS), spoiling(_spoil), run_others, (ValueError,), _names(OTHERS)),
     Entry("tables", _tables(BESIDE), spoiling(_spoil), run_beside, (ValueError,)),
     Entry("chestmnist", lambda: MNIST.inputs(), spoiling(spoil_npz), run_npz, (ValueError,), _names(MNIST)),
 )

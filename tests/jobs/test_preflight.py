@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import tiny
 from accelerate.state import AcceleratorState
+from PIL import Image
 
 from distcxr.cli.checking import run as check_command
 from distcxr.data.dataset import open_dataset
@@ -42,11 +44,16 @@ def test_the_ranks_share_the_batch(tmp_path: Path) -> None:
     assert "network" not in refused
 
 
-def test_too_small_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny.phantom(tmp_path)
+def test_too_small_a_disk_and_images_that_are_nearly_black(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 bits in PNGs of 16, as some data sets have them: every image can be read, and shows 16 grey levels."""
+    dark = Image.fromarray(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+    for file in (tiny.phantom(tmp_path) / "images").iterdir():
+        dark.save(file)
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: SimpleNamespace(free=1_000_000))
-    disk = check(tmp_path)["disk"]
-    assert disk.verdict == "error" and "1.00 MB are free" in disk.message
+    found = check(tmp_path)
+    assert found["disk"].verdict == "error" and "1.00 MB are free" in found["disk"].message
+    assert found["files"].verdict == "ok" and found["images"].verdict == "warning"
+    assert found["images"].message.startswith("32 of 32 looked at: 12 bits of a 16-bit PNG are used")
 
 
 def test_too_little_shared_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -94,6 +94,17 @@ def check_unique(table: Table, images: Sequence[str]) -> None:
         if (first := row_of.setdefault(image, row)) != row
     ]
     raise ValueError(f"{table.path} lists {len(repeated):,} images more than once: {first_few(repeated)}")
+
+
+def file_of_stems(listing: Listing, folder: str, stems: Iterable[str], suffix: str) -> dict[str, str]:
+    """The file in a folder that holds the image of each stem: with an image's suffix, where there is one, whichever it
+    is (converted images have others than those that came), and otherwise with `suffix`."""
+    there: dict[str, str] = {}
+    for name in sorted(listing.names(folder), key=lambda name: not name.endswith(suffix)):
+        stem, dot, ending = name.rpartition(".")
+        if dot + ending.lower() in IMAGE_SUFFIXES:
+            there.setdefault(stem, name)
+    return {stem: there.get(stem, stem + suffix) for stem in stems}
 
 
 def with_files(index: SampleIndex, data: Data, lister: Lister, *, table: Path, layout: str) -> SampleIndex:

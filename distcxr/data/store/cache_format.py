@@ -109,9 +109,12 @@ def export_npy(folder: Path, image_size: int, file: Path) -> int:
 
 
 def cache_folder(data: Data, root: Path) -> Path:
-    """Where the cache of a recipe's `data` section is: `data.cache.path`, or a folder in the data root."""
-    path = data.cache.path
-    return path.expanduser() if path is not None else root / "distcxr-cache" / f"{data.image_size}px"
+    """Where the cache of a recipe's `data` section is: `data.cache.path`, or a folder in the data root, one for each
+    choice of members of a joint data set."""
+    if data.cache.path is not None:
+        return data.cache.path.expanduser()
+    name = "+".join([*(member.title for member in data.members), f"{data.image_size}px"])
+    return root / "distcxr-cache" / name
 
 
 def open_cache(folder: Path, index: SampleIndex, image_size: int) -> DecodedCache:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
@@ -33,7 +34,7 @@ class OpenedStore:
         settings: the content of its JSON file.
         entries: `Format.entry_type` [N].
         files: those with the images.
-        root: folder that the paths are relative to.
+        locate: the file of a path in `entries`, known once it is opened for an index.
         row_of: int64, the row of each sample of the index it was opened for.
     """
 
@@ -43,7 +44,8 @@ class OpenedStore:
         self._format, self.folder = format, folder
         self.settings = format.read_settings(folder)
         self.entries = format.read_entries(folder, self.settings)
-        self.root, self.row_of = Path(), np.arange(len(self.entries))
+        self.locate: Callable[[bytes], bytes] = bytes
+        self.row_of = np.arange(len(self.entries))
         self.files = [folder / name for name in format.content_files(self.settings)]
         self._fds = list[int]()
         try:
@@ -68,7 +70,7 @@ class OpenedStore:
         if foreign.any():
             shown = ", ".join(os.fsdecode(path) for path in index.path[foreign][:_SHOWN].tolist())
             raise self._refused(f"{foreign.sum():,} of {len(index):,} images are not in it, such as {shown}")
-        self.root, self.row_of = index.root, row_of
+        self.locate, self.row_of = index.locate, row_of
         return self
 
     def path(self, row: int) -> str:
@@ -87,10 +89,10 @@ class OpenedStore:
 
         Raises StoreError: some have changed.
         """
-        rows, prefix = np.unique(self.row_of), os.fsencode(self.root) + b"/"
+        rows = np.unique(self.row_of)
         if self._format.stands_alone:
             folders = {bytes(path).rpartition(b"/")[0] for path in self.entries["path"][rows].tolist()}
-            if not any(os.path.isdir(prefix + folder) for folder in folders):
+            if not any(os.path.isdir(self.locate(folder)) for folder in folders):
                 return
         with ThreadPoolExecutor(STAT_THREADS, thread_name_prefix="stat") as pool:
             changed = [row for part in pool.map(self._changed, np.array_split(rows, STAT_THREADS)) for row in part]
@@ -113,8 +115,10 @@ class OpenedStore:
             os.close(self._fds.pop())
 
     def _changed(self, rows: NDArray[np.int64]) -> list[int]:
-        entries, prefix = self.entries[rows], os.fsencode(self.root) + b"/"
+        entries = self.entries[rows]
         allowed = [GONE] if self._format.stands_alone else []
         known = zip(entries["path"].tolist(), entries["size"].tolist(), entries["mtime_ns"].tolist(), strict=True)
-        found = ((row, look(prefix + path), state) for row, (path, *state) in zip(rows.tolist(), known, strict=True))
+        found = (
+            (row, look(self.locate(path)), state) for row, (path, *state) in zip(rows.tolist(), known, strict=True)
+        )
         return [row for row, now, state in found if now != state and now not in allowed]

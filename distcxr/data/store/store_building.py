@@ -118,12 +118,8 @@ class StoreBuilder:
 
     def __init__(self, format: Format, index: SampleIndex, folder: Path, workers: int, report: Report) -> None:
         self._format, self._folder, self._workers, self._report = format, folder, workers, report
-        self._root = os.fsencode(index.root)
+        self.file = index.locate  # of a path that is relative to the root
         self._built = Built()
-
-    def file(self, path: bytes) -> bytes:
-        """The file of a path that is relative to the root."""
-        return os.path.join(self._root, path)
 
     def read(self, path: bytes) -> SourceImage:
         """Read and decode one source file; never raises for the file's own fault."""
