@@ -16,10 +16,10 @@ SAME_SCORE = "every image has the same score"
 AREA_METHODS = {
     "auroc": (
         "score interval (Wilson's form) with Obuchowski's variance between patients (1997), averaged with a binormal "
-        "model's, and Student's t of the effective number of patients"
+        "model's, and Student's t of the effective number of patients and the fourth moment"
     ),
-    "auprc": "linearised variance between patients on the logit scale, Student's t of the effective number of patients",
-    "macro": "variance between patients of the findings' mean on the logit scale, Student's t",
+    "auprc": "linearised variance between patients on the logit scale, Student's t of its fourth moment",
+    "macro": "variance between patients of the findings' mean on the logit scale, Student's t of its fourth moment",
 }
 
 

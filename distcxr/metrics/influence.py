@@ -11,7 +11,8 @@ findings, two groups or two models is the sum of their products.
 Of few patients two things go wrong. A patient's deviation from a mean that it helped to make is too small: it is
 divided by the root of 1 - its share (the "CR2" of sandwich estimators). And near 0 and 1 a variance is itself made by
 the one or two patients that are ranked wrong; without any it is 0. So the variance of a share is averaged with that of
-a model in `steady`, which decides alone where all is ranked right.
+a model in `steady`, which decides alone where all is ranked right. A variance that hangs on a few patients is also less
+certain than its number of patients says: it has the degrees of freedom of its fourth moment (`fourth_moment_df`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,16 @@ class _Class(NamedTuple):
         """Kish's number of patients: as many of equal share would vary as much, were all images of a patient alike."""
         return 1 / float((self.share_P**2).sum())
 
+    @property
+    def df(self) -> float:
+        """Degrees of freedom of the variance, were deviations normal."""
+        return self.effective - 1
+
+    @property
+    def tail_df(self) -> float:
+        """Those of deviations as they are."""
+        return min(self.df, fourth_moment_df(self.corrected_P[self.share_P > 0], self.effective))
+
     def model_factor(self, num: float) -> float:
         """What a sample's variance is multiplied by, of `num` samples that resemble others of their patient."""
         return _MODEL_CORRELATION / self.effective + (1 - _MODEL_CORRELATION) / num
@@ -93,7 +104,8 @@ def auroc_spread(known: Known, num_patients: int) -> Spread:
     positive, negative = classes
     influence_P = positive.corrected_P + negative.corrected_P
     variance = float((influence_P**2).sum())
-    df = welch(variance, [(one.variance, one.effective - 1) for one in classes])
+    # The mean of both: the tails alone are too wide of an AUROC above .95, which `steady` knows better.
+    df = welch(variance, [(one.variance, (one.df + one.tail_df) / 2) for one in classes])
     factor = positive.model_factor(num_positive) + negative.model_factor(num_negative)
     return steady(Spread(area, influence_P, variance, df), positive.effective, factor, of_ranks=True)
 
@@ -118,7 +130,7 @@ def auprc_spread(known: Known, num_patients: int) -> Spread:
     change_M = np.where(is_positive_M, (true_G / called_G)[group_M] - area + won_G[group_M], -lost_G[group_M]) / num
     positive_P = np.bincount(patient_M[is_positive_M], minlength=num_patients) / num
     changes = _Class(np.bincount(patient_M, weights=change_M, minlength=num_patients), positive_P)
-    return Spread(area, changes.corrected_P, changes.variance, changes.effective - 1)
+    return Spread(area, changes.corrected_P, changes.variance, changes.tail_df)
 
 
 def share_spread(part_P: Floats, whole_P: Floats) -> Spread:
@@ -126,7 +138,7 @@ def share_spread(part_P: Floats, whole_P: Floats) -> Spread:
     whole = float(whole_P.sum())
     value = float(part_P.sum()) / whole
     one = _Class((part_P - value * whole_P) / whole, whole_P / whole)
-    spread = Spread(value, one.corrected_P, one.variance, one.effective - 1)
+    spread = Spread(value, one.corrected_P, one.variance, one.df)
     return steady(spread, one.effective, one.model_factor(whole), of_ranks=False)
 
 
@@ -160,7 +172,7 @@ def average_spread(spreads: list[Spread]) -> Spread:
     # What a model added to each variance is added here, too: no covariance is known for it.
     added = sum(one.variance - float((one.influence_P**2).sum()) for one in spreads)
     variance = float((influence_P**2).sum()) + max(added, 0.0) / len(spreads) ** 2
-    df = welch(sum(one.variance for one in spreads), [(one.variance, one.df) for one in spreads])
+    df = fourth_moment_df(influence_P, float(np.count_nonzero(influence_P)))
     return Spread(math.fsum(one.value for one in spreads) / len(spreads), influence_P, variance, df)
 
 
@@ -192,8 +204,16 @@ def mean_interval(sum_P: Floats, count_P: Floats) -> tuple[float, float]:
     num = float(count_P.sum())
     mean = float(sum_P.sum()) / num
     one = _Class((sum_P - mean * count_P) / num, count_P / num)
-    reach = quantile(LEVEL, max(one.effective - 1, 1.0)) * math.sqrt(one.variance)
+    reach = quantile(LEVEL, max(one.df, 1.0)) * math.sqrt(one.variance)
     return mean - reach, mean + reach
+
+
+def fourth_moment_df(deviation_P: Floats, num: float) -> float:
+    """Degrees of freedom of a sum of squares of `num` patients: twice its square by its own variance; at least 1."""
+    square_P = deviation_P**2
+    variance = float(square_P.sum())
+    uncertain = float((square_P**2).sum()) - variance**2 / num if num else 0.0
+    return max(2 * variance**2 / uncertain, 1.0) if uncertain > 0 else max(float(num) - 1, 1.0)
 
 
 def welch(variance: float, parts: list[tuple[float, float]]) -> float:
