@@ -17,6 +17,7 @@ from torchvision.ops import sigmoid_focal_loss
 from distcxr.data.batch import Batch
 from distcxr.engine.fit import updates
 from distcxr.engine.step import train_step
+from distcxr.engine.whole_batch import scored_first
 from distcxr.loss_building import build_loss
 from distcxr.recipe.loss import Loss
 
@@ -148,16 +149,23 @@ def test_lr_follows_the_step_not_the_ranks(tmp_path: Path) -> None:
     assert all(later < earlier for earlier, later in pairwise(seen[1:]))
 
 
-def test_warm_up_leaves_no_trace(tmp_path: Path) -> None:
+def test_warm_up_and_scores_before_training_leave_no_trace(tmp_path: Path) -> None:
+    """The scores are those that training then computes, dropout and BatchNorm included."""
     tiny.phantom(tmp_path)
     from distcxr.models.factory import build_model
 
-    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.per_device_batch_size=8", "model.drop_rate=0.5")
+    numbered = list(enumerate(next(updates(run))))
+    first = scored_first(run.setup, run.training, 0, numbered)
     torch.manual_seed(run.setup.recipe.seed)
     fresh = build_model("test_resnet", library="timm", num_classes=14, in_chans=1, weights="none")
     for name, value in run.setup.module.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name
     assert all(parameter.grad is None for parameter in run.setup.module.parameters())
+    for (number, batch), logits in zip(numbered, first, strict=True):
+        run.setup.runtime.seed_step(run.setup.recipe.seed, 0, number)
+        again = run.setup.logits(run.training.model, batch, transform=run.training.transform)
+        assert again.requires_grad and torch.equal(again, logits) and logits.std() > 0
 
 
 @tiny.worlds(2)
