@@ -255,7 +255,9 @@ def test_a_step_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str) -> None:
     """Loss and gradient norm of a finite step, with dropout, from its own weights: as the run had them."""
     images(tmp_path)
-    run = (*QUIET, f"loss={loss}", "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=8")
+    run = (
+        *QUIET, f"loss={loss}", "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=8",
+    )  # fmt: skip
     with spoiled([samples_of(tmp_path, 2)[0]], layer="bn1"), pytest.raises(ValueError, match="at step 2"):
         tiny.train(tmp_path, *run, f"output={tmp_path / 'run'}", "checkpoint.every=1st", "logging.every=1st")
     content = read_diverged(tmp_path / "run" / "diverged-step-2.json")
