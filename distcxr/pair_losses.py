@@ -72,7 +72,8 @@ def partial_auc(
     # Of each positive: the negatives above its s - m, their weights' sum, and the sums of s and s^2 by these weights.
     limit = scores - margin
     num_above = torch.searchsorted(ranked.values, -limit.detach()).expand(3, -1, -1)
-    sums = _prefix_sums(torch.stack([weight, weight * highest, weight * highest**2])).gather(2, num_above)
+    powers = torch.stack([weight, weight * highest, weight * highest**2])
+    sums = F.pad(powers.cumsum(dim=2), (1, 0)).gather(2, num_above)
     each = sums[2] - 2 * limit * sums[1] + limit**2 * sums[0]
     each_C = _sum(each.T, positive_BC) / num_positive_C.clamp(min=1)
     return torch.where((num_positive_C > 0) & (num_negative_C > 0), each_C, 0.0)
@@ -91,13 +92,3 @@ def _count(where_BC: Tensor) -> Tensor:
 
 def _sum(values_BC: Tensor, where_BC: Tensor) -> Tensor:
     return torch.where(where_BC, values_BC, 0.0).sum(dim=0)
-
-
-def _prefix_sums(values: Tensor) -> Tensor:
-    """Sums of the first 0, 1, ... and all values along the last dimension, by doubling: `cumsum` has no deterministic
-    kernel on GPUs."""
-    sums, distance = values, 1
-    while distance < values.shape[-1]:
-        sums = torch.cat([sums[..., :distance], sums[..., distance:] + sums[..., :-distance]], dim=-1)
-        distance *= 2
-    return F.pad(sums, (1, 0))
