@@ -27,7 +27,7 @@ from distcxr.determinism import log_deterministic
 from distcxr.engine.checkpoint import Checkpoint, load_weights
 from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
-from distcxr.losses import build_loss, check_exclusive
+from distcxr.loss_building import build_loss, check_exclusive
 from distcxr.models.adapters import add_adapters
 from distcxr.models.factory import build_model
 from distcxr.models.foundation import trained_statistics, warn_of_statistics

@@ -16,7 +16,7 @@ from torch import nn
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan, TrainOrder
 from distcxr.data.sampling import train_order
-from distcxr.losses import check_weights
+from distcxr.loss_building import check_weights
 from distcxr.models.adapters import has_adapters
 from distcxr.models.freeze import trainable_names
 from distcxr.recipe import Recipe

@@ -30,8 +30,7 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
             found["optim.lr"] = "each of train.stages sets its own, as train.stages.0.lr"
         if all(stage.trainable is not None for stage in stages):
             found["train.trainable"] = "each of train.stages sets its own, as train.stages.0.trainable"
-    losses = [recipe.loss, *(stage.loss for stage in stages if stage.loss is not None)]
-    used = {key for loss in losses for key in loss.in_use()}
+    used = {key for loss in recipe.losses().values() for key in loss.in_use()}
     unused = [key for key in recipe.loss.model_dump() if key not in used]
     found |= {f"loss.{key}": f"loss.name={recipe.loss.name} does not look at it" for key in unused}
     schedules = {recipe.schedule.name, *(stage.schedule.name for stage in stages if stage.schedule is not None)}

@@ -161,7 +161,18 @@ class Recipe(Section):
                     f"train.stages: loss.name of stage {number} makes {' and '.join(sorted(names))} of one run, but "
                     "only with cross_entropy do findings exclude each other: use it in all stages or in none"
                 )
+        for key, loss in self.losses().items():
+            if loss.of_pairs and self.train.global_batch_size < 2:
+                raise ValueError(
+                    f"train.global_batch_size=1 with {key}.name={loss.name}: it ranks the images of a batch, so there "
+                    "have to be two or, better, a hundred"
+                )
         return self
+
+    def losses(self) -> dict[str, Loss]:
+        """All losses by their keys: `loss`, and that of each stage with one of its own."""
+        own = {f"train.stages.{number}.loss": stage.loss for number, stage in enumerate(self.train.stages)}
+        return {"loss": self.loss} | {key: loss for key, loss in own.items() if loss is not None}
 
     def own_functions(self) -> dict[str, str]:
         """`module:function` of users' own parts by the key that names each, `loss.function` for example."""
