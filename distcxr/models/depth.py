@@ -18,8 +18,8 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     """Depth of each parameter by name: the head has 0, the block below it 1, and so on to the first layers.
 
     timm's networks define their blocks (`group_matcher`), and what is in none of them counts as head, such as the
-    normalisation before ConvNeXt's last layer: depths are those of timm's `param_groups_layer_decay`. In torchvision's a
-    block is a member of a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or
+    normalisation before ConvNeXt's last layer: depths are those of timm's `param_groups_layer_decay`. In torchvision's
+    a block is a member of a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or
     `encoder.layers.encoder_layer_7`; a normalisation layer between blocks goes with the one before it.
     """
     below = _groups(module.backbone, BACKBONE) if isinstance(module, Headed) else _groups(module)
@@ -27,6 +27,24 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     head = dict.fromkeys(head_parameter_names(module), 0) | {name: 0 for name, at in below.items() if at == beside}
     ranks = {group: rank for rank, group in enumerate(sorted({below[name] for name in below if name not in head}))}
     return {name: len(ranks) - ranks[group] for name, group in below.items() if name not in head} | head
+
+
+def block_names(module: nn.Module) -> list[str]:
+    """Names of the modules that are blocks: the largest ones with layers within that are of one depth, the head not
+    among them. None overlap."""
+    depths = layer_depths(module)
+    found: list[str] = []
+
+    def look(within: nn.Module, prefix: str) -> None:
+        for name, part in within.named_children():
+            below = {depths[f"{prefix}{name}.{own}"] for own, _ in part.named_parameters()}
+            if len(below) > 1:
+                look(part, f"{prefix}{name}.")
+            elif below - {0} and any(True for _ in part.children()):
+                found.append(f"{prefix}{name}")
+
+    look(module, "")
+    return found
 
 
 def _groups(module: Any, prefix: str = "") -> dict[str, int]:
