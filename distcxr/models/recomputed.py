@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 from distcxr.models.depth import block_names
 
@@ -29,9 +29,9 @@ class Recomputed(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(*args, **kwargs)
         args = tuple(list(one) if isinstance(one, list) else one for one in args)  # DenseNet's list of maps grows
-        # A compiled backward pass takes from the forward pass what it needs, and makes no averages.
-        contexts = noop_context_fn if torch.compiler.is_compiling() else self._contexts
-        return checkpoint(super().forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+        if torch.compiler.is_compiling():  # a compiled backward pass computes what it needs, and that is no average
+            return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
+        return checkpoint(super().forward, *args, use_reentrant=False, context_fn=self._contexts, **kwargs)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _without_averaging(self)

@@ -21,18 +21,20 @@ def small_densenet() -> nn.Module:
     return model
 
 
-NETWORKS: dict[str, tuple[Any, int, float]] = {  # how it is built, pixels, share of the bytes that it may keep
-    "DenseNet": (small_densenet, 64, 0.5),
-    "ResNet": (lambda: networks.build("test_resnet", "timm", drop_path=0.3), 64, 0.6),
-    "EfficientNet": (lambda: networks.build("test_efficientnet", "timm", drop_path=0.3, drop_rate=0.3), 64, 0.5),
-    "ViT": (lambda: networks.build("test_vit", "timm", drop_path=0.3), 160, 0.3),
-}
+# How it is built, pixels, the share of the bytes that it may keep, precision.
+NETWORKS: dict[str, tuple[Any, int, float, str]] = {
+    "DenseNet": (small_densenet, 64, 0.5, "bfloat16"),
+    "ResNet": (lambda: networks.build("test_resnet", "timm", drop_path=0.3), 64, 0.6, "float32"),
+    "EfficientNet": (
+        lambda: networks.build("test_efficientnet", "timm", drop_path=0.3, drop_rate=0.3), 64, 0.5, "bfloat16",
+    ),
+    "ViT": (lambda: networks.build("test_vit", "timm", drop_path=0.3), 160, 0.3, "float32"),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("bits", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gradients_averages_and_random_numbers_stay(name: str, bits: str) -> None:
-    build, side, _ = NETWORKS[name]
+def test_gradients_averages_and_random_numbers_stay(name: str) -> None:
+    build, side, _, bits = NETWORKS[name]
     images = networks.grey(side).expand(-1, 3, -1, -1)
 
     def after_a_pass(model: nn.Module) -> dict[str, Tensor]:
@@ -53,10 +55,10 @@ def test_gradients_averages_and_random_numbers_stay(name: str, bits: str) -> Non
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_less_is_kept(name: str) -> None:
-    build, side, share = NETWORKS[name]
+    build, side, share, _ = NETWORKS[name]
     plain, recomputed = build(), build()
     recompute_blocks(recomputed, name)
-    images = torch.zeros(8, 3, side, side)
+    images = torch.zeros(4, 3, side, side)
     assert kept_bytes(recomputed, images) < share * kept_bytes(plain, images)
 
 
