@@ -72,6 +72,8 @@ def _show(found: Found, own: float, optimizer: str, batch_size: int) -> None:
     ]
     print(table_text(rows, width=None))
     print(f"the loss {'diverged' if found.diverged else 'did not diverge'} up to lr {found.lrs[-1]:.2g}")
+    if not found.diverged and found.smoothed[-1] == min(found.smoothed):
+        print("it was still falling at the last update: raise --to")
     if found.steepest is None or found.tenth is None:
         print("it never fell: begin lower with --from, or take more --steps")
         return

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count, islice, takewhile
 
 import numpy as np
 
@@ -109,13 +109,8 @@ def rising(lowest: float, highest: float, num: int) -> list[float]:
 
 def has_diverged(losses: Sequence[float]) -> bool:
     """Whether the newest loss is not finite, or the mean of the newest losses is four times its lowest."""
-    if not math.isfinite(losses[-1]):
-        return True
-    means, total, weight = [], 0.0, 0.0
-    for loss in losses:
-        total, weight = _MEMORY * total + (1 - _MEMORY) * loss, _MEMORY * weight + 1 - _MEMORY
-        means.append(total / weight)
-    return means[-1] > _DIVERGED * min(means)
+    means = _running_means(losses)
+    return len(means) < len(losses) or means[-1] > _DIVERGED * min(means)
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Found:
@@ -125,8 +120,8 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Found:
     side than to the other, at the ends, nothing is read off.
     """
     reach = max(1, len(losses) // _NEIGHBOURS)
-    finite = np.array(losses)[np.isfinite(losses)]
-    bound = _DIVERGED * finite.min() if len(finite) else 1.0
+    means = _running_means(losses)
+    bound = max(losses[0], _DIVERGED * min(means)) if means else 1.0
     cut = np.minimum(np.nan_to_num(losses, nan=bound, posinf=bound), bound)
     smoothed = np.array([cut[max(0, at - reach) : at + reach + 1].mean() for at in range(len(cut))])
     steepest = tenth = None
@@ -140,6 +135,15 @@ def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Found:
         lrs=tuple(lrs), losses=tuple(losses), smoothed=tuple(smoothed.tolist()), diverged=has_diverged(losses),
         steepest=steepest, tenth=tenth,
     )  # fmt: skip
+
+
+def _running_means(losses: Sequence[float]) -> list[float]:
+    """Of the losses so far, the newer ones counting more, after each; up to the first that is not finite."""
+    means, total, weight = [], 0.0, 0.0
+    for loss in takewhile(math.isfinite, losses):
+        total, weight = _MEMORY * total + (1 - _MEMORY) * loss, _MEMORY * weight + 1 - _MEMORY
+        means.append(total / weight)
+    return means
 
 
 def _global_batches(search: _Search) -> Generator[list[Batch]]:

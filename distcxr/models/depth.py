@@ -40,7 +40,7 @@ def block_names(module: nn.Module) -> list[str]:
             below = {depths[f"{prefix}{name}.{own}"] for own, _ in part.named_parameters()}
             if len(below) > 1:
                 look(part, f"{prefix}{name}.")
-            elif below - {0} and any(True for _ in part.children()):
+            elif below - {0} and any(True for child in part.children() for _ in child.parameters()):
                 found.append(f"{prefix}{name}")
 
     look(module, "")

@@ -52,6 +52,9 @@ def test_suggestions_of_a_known_curve() -> None:
     assert found.steepest is not None and math.log10(found.steepest) == pytest.approx(-3, abs=0.3)
     assert found.tenth is not None and math.log10(found.tenth) == pytest.approx(-2, abs=0.5)
     assert not found.diverged
+    single = losses.copy()
+    single[90] = 0.05  # a batch without findings: no bound for the others
+    assert suggest(lrs, single).smoothed[0] == pytest.approx(losses[0], rel=1e-3)
     risen = suggest(lrs, [*losses[:-2], 50.0, math.inf])  # what is cut does not reach back
     assert risen.diverged and risen.tenth == pytest.approx(found.tenth, rel=0.5) and max(risen.smoothed) < 1
 
