@@ -87,7 +87,7 @@ def find_lr(
     check_functions(recipe, dataset)
     stages = plan_stages(recipe, dataset.index, dataset.splits.train, plan)
     losses: list[float] = []
-    with closing(build_setup(recipe, None, runtime, dataset, plan)) as setup:
+    with closing(build_setup(recipe, None, runtime, dataset, plan, trains=True)) as setup:
         stage = name_parameters(stages, setup.module)[(recipe.train.stage or 1) - 1]
         search = _Search(setup, Training(setup, stage), rates)
         warm_up(setup, search.training)

@@ -112,7 +112,8 @@ def build_setup(
 
     Args:
         plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
-        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged.
+        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged; and whether its
+            blocks are recomputed, where the recipe asks for it.
     """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     import_module("numba")  # in the block ranks go one after the other
@@ -156,7 +157,7 @@ def build_setup(
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
     open_parts(recipe.own_functions(), recipe.sources, only="loss.")
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
-    if recipe.train.gradient_checkpointing:
+    if trains and recipe.train.gradient_checkpointing:
         recompute_blocks(module, recipe.model.name)
     return Setup(
         recipe=recipe, runtime=runtime, index=index, splits=dataset.splits, hashes=dataset.hashes,
