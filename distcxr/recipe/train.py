@@ -140,8 +140,8 @@ class Train(Section):
     compress_gradients: Literal["none", "bf16"] = "none"
     """Exchange gradients as bfloat16: half the bytes, for slow networks. Their sum then has 8 bits of precision."""
     gradient_checkpointing: bool = False
-    """Keep each block's input alone for the backward pass, which computes the rest of the block anew: the same
-    numbers, bit for bit, with much less memory, in about a quarter more time. May differ on resume."""
+    """Keep each block's input alone for the backward pass, which computes the rest of the block anew: the same numbers
+    (on CPUs bit for bit) with much less memory, in about a quarter more time. May differ on resume."""
     channels_last: bool = True
     """Memory layout that convolutions prefer."""
     compile: bool | Literal["graphs"] = False
