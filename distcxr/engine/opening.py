@@ -31,6 +31,7 @@ from distcxr.loss_building import build_loss, check_exclusive
 from distcxr.models.adapters import add_adapters
 from distcxr.models.factory import build_model
 from distcxr.models.foundation import trained_statistics, warn_of_statistics
+from distcxr.models.recomputed import recompute_blocks
 from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.augmentation import Statistics
@@ -91,7 +92,8 @@ def build_network(recipe: Recipe, findings: Sequence[str], weights: str = "none"
     return build_model(
         model.name, library=model.library, num_classes=len(findings), in_chans=model.in_chans,
         image_size=input_side(recipe.data.image_size, recipe.augment), weights=weights, drop_rate=model.drop_rate,
-        head=model.head, num_metadata=metadata_width(model.head.metadata), new_head=model.new_head, findings=findings,
+        drop_path=model.drop_path, head=model.head, num_metadata=metadata_width(model.head.metadata),
+        new_head=model.new_head, findings=findings,
     )  # fmt: skip
 
 
@@ -110,7 +112,8 @@ def build_setup(
 
     Args:
         plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
-        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged.
+        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged; and whether its
+            blocks are recomputed, where the recipe asks for it.
     """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     import_module("numba")  # in the block ranks go one after the other
@@ -154,6 +157,8 @@ def build_setup(
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
     open_parts(recipe.own_functions(), recipe.sources, only="loss.")
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
+    if trains and recipe.train.gradient_checkpointing:
+        recompute_blocks(module, recipe.model.name)
     return Setup(
         recipe=recipe, runtime=runtime, index=index, splits=dataset.splits, hashes=dataset.hashes,
         reader=reader, plan=plan, loss=loss.to(runtime.device),

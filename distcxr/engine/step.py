@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from distcxr.data.metadata import metadata_width
 from distcxr.engine.bn_averages import GlobalAverages
 from distcxr.engine.kept_buffers import KeptBuffers
 from distcxr.engine.setup import Setup
-from distcxr.engine.state import Run
+from distcxr.engine.state import TrainState
 from distcxr.engine.training import Training
 from distcxr.engine.whole_batch import WholeBatch, scored_first
+from distcxr.models.ema import Ema
 from distcxr.optim import clipped, left_out, set_lr, total_norm
 
 
@@ -35,7 +36,22 @@ class Outcome(NamedTuple):
     skipped: Tensor | None
 
 
-def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
+class Updated(Protocol):
+    """What an update needs of a run, or of what trains without one."""
+
+    @property
+    def setup(self) -> Setup: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def ema(self) -> Ema | None: ...
+    @property
+    def state(self) -> TrainState: ...
+    @property
+    def lr(self) -> float: ...
+
+
+def train_step(run: Updated, micro_batches: Sequence[Batch]) -> Outcome:
     """Forward, backward and update for this rank's part of one global batch. Nothing here waits for the device.
 
     The loss of every micro-batch is divided by the known labels of the whole global batch: all ranks, accumulation

@@ -83,7 +83,7 @@ class Logging(Section):
 IDENTITY_FREE = (
     "sources",
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
-    "train.stall_s", "train.deterministic", "train.on_nan", "train.max_skips",
+    "train.stall_s", "train.gradient_checkpointing", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
     "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.tta",
     "eval.replicates", "eval.pictures", "eval.localise",
