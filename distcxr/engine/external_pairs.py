@@ -2,26 +2,67 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NO_FINDING
+from distcxr.data.metadata import check_metadata
 from distcxr.data.shared_findings import shared_findings, with_columns
-from distcxr.engine.checkpoint import Checkpoint
+from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.engine.compatible import shared_patients
 from distcxr.engine.folder import folder_for
 from distcxr.engine.validated import Validated, scored_folder
 from distcxr.losses import check_exclusive
 from distcxr.own_parts import open_parts
 
+logger = logging.getLogger(__name__)
+
 _IDS_OF_ITS_OWN = ("csv", "folders", "python")
 """Kinds of data set in which two with other label files are other data sets: their patients are numbered anew."""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """A checkpoint by the data that it was trained on: a run's own, or that of an earlier run which it began with."""
+
+    checkpoint: Checkpoint
+
+    @cached_property
+    def files(self) -> tuple[set[str], set[str]] | None:
+        """All image files of its data set, and those of train and val; None where these are not to be had."""
+        recipe = self.checkpoint.recipe
+        try:
+            open_parts(recipe.own_functions(), recipe.sources, only="data.")
+            own = open_dataset(recipe)
+        except (ValueError, OSError):
+            return None
+        seen = np.concatenate([own.splits.train, own.splits.val])
+        files = _files(own.index)
+        return set(files), {files[row] for row in seen.tolist()}
+
+    def met(self, dataset: Dataset, split: str) -> tuple[bool, NDArray[np.int64] | None]:
+        """Whether it was trained on this data set, in whichever split; and the patients of `split` that it was trained
+        or chosen on, None where that is not known."""
+        index = dataset.index
+        if self.checkpoint.meta["hashes"]["labels"] == index.label_hash:
+            return True, shared_patients(self.checkpoint, dataset, ("train", "val"), split)
+        if self.files is None:
+            kind = self.checkpoint.recipe.data.dataset
+            is_another = kind != dataset.data.dataset or kind in _IDS_OF_ITS_OWN
+            return False, np.empty(0, dtype=np.int64) if is_another else None
+        whole, seen = self.files
+        files = _files(index)
+        was_seen = np.array([file in seen for file in files], dtype=np.bool_)
+        patients = np.intersect1d(index.patient_id[was_seen], index.patient_id[dataset.splits.rows(split)])
+        return not whole.isdisjoint(files), patients
 
 
 @dataclass(frozen=True)
@@ -48,18 +89,18 @@ class Tested:
         return data.dataset if root is None else f"{data.dataset} {root.name}"
 
     @cached_property
-    def own_files(self) -> tuple[set[str], set[str]] | None:
-        """All image files of the data set that it was trained on, and those of train and val; None where these are
-        not to be had."""
-        recipe = self.checkpoint.recipe
-        try:
-            open_parts(recipe.own_functions(), recipe.sources, only="data.")
-            own = open_dataset(recipe)
-        except (ValueError, OSError):
-            return None
-        seen = np.concatenate([own.splits.train, own.splits.val])
-        files = _files(own.index)
-        return set(files), {files[row] for row in seen.tolist()}
+    def ancestors(self) -> list[Ancestor]:
+        """Its own checkpoint, that of the run it began with, and so on, as far as they are there and whole."""
+        found: list[Ancestor] = []
+        checkpoint: Checkpoint | None = self.checkpoint
+        while checkpoint is not None and checkpoint.path not in [one.checkpoint.path for one in found]:
+            found.append(Ancestor(checkpoint))
+            try:
+                checkpoint = begun_from(checkpoint.meta["recipe"]["model"]["weights"])
+            except CheckpointError as error:
+                logger.warning(f"whether {self.name} began with weights that saw these patients is not known: {error}")
+                break
+        return found
 
 
 @dataclass
@@ -85,44 +126,41 @@ class Pair:
 
 def pair_of(run: Tested, name: str, dataset: Dataset, split: str) -> Pair:
     """What of a run can be scored on a data set; rank 0 alone asks."""
-    checkpoint, theirs = run.checkpoint, run.checkpoint.recipe
-    ours, rows = checkpoint.meta["findings"], dataset.splits.rows(split)
-    shared = shared_findings(ours, dataset.index.findings)
-    same_labels = checkpoint.meta["hashes"]["labels"] == dataset.index.label_hash
-    own = None if same_labels else run.own_files
-    is_own = same_labels or (own is not None and not own[0].isdisjoint(_files(dataset.index)))
-    pair = Pair(shared, is_own, None)
-    if not shared:
-        pair.reason = (
-            f"they have no finding in common: the run has {', '.join(ours)}; {name} has "
-            f"{', '.join(dataset.index.findings)}"
+    shared = shared_findings(run.checkpoint.meta["findings"], dataset.index.findings)
+    met = [ancestor.met(dataset, split) for ancestor in run.ancestors]
+    pair = Pair(shared, any(is_own for is_own, _ in met), _why_not(run.checkpoint, name, dataset, split, shared))
+    if any(seen is None for _, seen in met):
+        pair.notes.append(
+            f"The run was trained on {dataset.data.dataset} with another label file, which is not there any more: "
+            "whether it saw these patients is not known, and the figures may be flattered."
         )
-    elif theirs.data.reader and dataset.data.source != "png":
-        source = dataset.data.source
-        pair.reason = f"the run reads image files with its own data.reader, and {name} is data.source={source}"
-    elif theirs.loss.name == "cross_entropy":
-        aligned = with_columns(dataset.index, ours, shared)
-        try:
-            check_exclusive(split, ours, aligned.targets_NC[rows], aligned.mask_NC[rows], aligned.file_names(rows))
-        except ValueError as error:
-            pair.reason = str(error)
-    if same_labels:
-        seen = shared_patients(checkpoint, dataset, ("train", "val"), split)
-    elif own is not None:
-        was_seen = np.array([file in own[1] for file in _files(dataset.index)], dtype=np.bool_)
-        seen = np.intersect1d(dataset.index.patient_id[was_seen], dataset.index.patient_id[rows])
-    else:
-        seen = None
-        if theirs.data.dataset == dataset.data.dataset and theirs.data.dataset not in _IDS_OF_ITS_OWN:
-            pair.notes.append(
-                f"The run was trained on {theirs.data.dataset} with another label file, which is not there any more: "
-                "whether it saw these patients is not known, and the figures may be flattered."
-            )
-    if pair.reason is None and seen is not None and len(seen):
+    seen = np.unique(np.concatenate([found for _, found in met if found is not None] or [np.empty(0, np.int64)]))
+    if pair.reason is None and len(seen):
+        who = "the run" if len(met) == 1 else "the run, or one that it began with,"
         pair.reason = (
-            f"leak: the run was trained or chosen on {len(seen):,} patients of this {split} split, such as {seen[0]}"
+            f"leak: {who} was trained or chosen on {len(seen):,} patients of this {split} split, such as {seen[0]}"
         )
     return pair
+
+
+def _why_not(checkpoint: Checkpoint, name: str, dataset: Dataset, split: str, shared: dict[str, str]) -> str | None:
+    """Why a checkpoint can't be asked about a data set, a sentence; None where it can."""
+    ours, theirs, source = checkpoint.meta["findings"], checkpoint.recipe, dataset.data.source
+    if not shared:
+        has = ", ".join(dataset.index.findings)
+        return f"they have no finding in common: the run has {', '.join(ours)}; {name} has {has}"
+    if theirs.data.reader and source != "png":
+        return f"the run reads image files with its own data.reader, and {name} is data.source={source}"
+    try:
+        check_metadata(dataset.index, dataset.splits.train, theirs.model.head.metadata)
+        if theirs.loss.name == "cross_entropy":
+            aligned = with_columns(dataset.index, ours, shared)
+            for one in ("train", "val", "test"):
+                rows = dataset.splits.rows(one)
+                check_exclusive(one, ours, aligned.targets_NC[rows], aligned.mask_NC[rows], aligned.file_names(rows))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _files(index: SampleIndex) -> list[str]:

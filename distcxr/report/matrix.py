@@ -16,7 +16,7 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.whole import write_whole
 from distcxr.tracking.terminal import table_text
 
-_OWN = "in-distribution: the data set that the run was trained on"
+_OWN = "in-distribution: the run, or one that it began with, was trained on this data set"
 _ABOUT = (
     "Macro AUROC over the findings that both have, with its patient-level 95 % interval; below, how many findings and "
     "patients it is of. Cells of one row, and of one column, may be of other findings: compare them only where these "

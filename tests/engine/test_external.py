@@ -12,9 +12,14 @@ import pytest
 import tiny
 
 from distcxr.cli import main
-from distcxr.engine import external
+from distcxr.data.dataset import open_dataset
+from distcxr.engine import external, external_pairs
+from distcxr.engine.checkpoint import open_checkpoint
+from distcxr.engine.validated import validated
 from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe, load_recipe
+from distcxr.runfolder.layout import best_folder
+from distcxr.runfolder.manifest import read_meta, write_meta
 from distcxr.runfolder.predictions import read_predictions
 
 
@@ -131,6 +136,24 @@ def test_what_can_not_be_scored(finished: Path, run: Path, chexpert: Path, tmp_p
     table.write_text("\n".join(["image,patient,split,Mass", *(row[:-1] if "test" in row else row for row in rows)]))
     with pytest.raises(ValueError, match=r"mine: none of the .* images of its test split has a known label of Mass"):
         score([run], {"mine": csv_recipe})
+
+
+def test_what_a_run_began_with_counts(finished: Path, run: Path) -> None:
+    """A run on other data, not there any more, from weights that saw these patients."""
+    best = best_folder(run)
+    meta = read_meta(best)
+    meta["recipe"]["model"]["weights"], meta["recipe"]["data"]["root"] = str(finished), str(run / "gone")
+    write_meta(best, meta | {"hashes": meta["hashes"] | {"labels": "0"}})
+    mixed = own(finished, "data.split=by_patient", "data.split_seed=3")
+    with pytest.raises(
+        ValueError, match=r"run on mixed: leak: the run, or one that it began with, was trained or .* on 3"
+    ):
+        score([run], {"mixed": mixed})
+    meta["recipe"]["model"]["weights"] = "none"
+    write_meta(best, meta | {"hashes": meta["hashes"] | {"labels": "0"}})
+    tested = external_pairs.Tested(open_checkpoint(run), validated(open_checkpoint(run)), "run")
+    pair = external_pairs.pair_of(tested, "mixed", open_dataset(mixed), "test")
+    assert pair.reason is None and "whether it saw these patients is not known" in pair.notes[0]
 
 
 def own_csv(folder: Path) -> Path:

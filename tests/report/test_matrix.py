@@ -32,7 +32,10 @@ def test_two_runs_on_two_data_sets(tmp_path: Path) -> None:
     lines = shown.splitlines()
     assert lines[2].split() == ["nih", "0.8123", "[1]", "0.7000"]
     assert "0.7000-0.9000" in shown and "2 findings, 1,234 patients" in shown
-    assert lines[-2:] == ["[1] in-distribution: the data set that the run was trained on", "[2] leak: 5 patients"]
+    assert lines[-2:] == [
+        "[1] in-distribution: the run, or one that it began with, was trained on this data set",
+        "[2] leak: 5 patients",
+    ]
     assert "– [2]" in shown and "0.7500 [1]" in shown
     rows = list(csv.DictReader((tmp_path / "matrix.csv").read_text().splitlines()))
     assert [(row["trained_on"], row["data"], row["auroc"]) for row in rows] == [
