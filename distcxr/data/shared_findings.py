@@ -12,29 +12,14 @@ from dataclasses import replace
 import numpy as np
 
 from distcxr.data.index import SampleIndex
-
-_SYNONYMS = (
-    ("effusion", "pleural effusion"),
-    ("edema", "oedema", "pulmonary edema", "pulmonary oedema"),
-    ("fibrosis", "pulmonary fibrosis"),
-    ("infiltration", "infiltrate", "infiltrates"),
-    ("mass", "lung mass", "pulmonary mass"),
-    ("nodule", "lung nodule", "pulmonary nodule"),
-    ("emphysema", "pulmonary emphysema"),
-    ("lung opacity", "airspace opacity"),
-    ("no finding", "no findings", "normal"),
-)
-"""One finding under the names of ChestX-ray14, CheXpert and MIMIC, PadChest and VinDr-CXR. A name that covers more or
-less than another (CheXpert's Lung Lesion: masses and nodules) is none of its synonyms."""
-
-_FIRST_NAME = {name: names[0] for names in _SYNONYMS for name in names}
+from distcxr.data.labels import common_name
 
 
 def shared_findings(ours: Sequence[str], theirs: Sequence[str]) -> dict[str, str]:
     """Those of `ours` that `theirs` has, with their name there, in our order.
 
-    Case, spaces, `_` and `-` make no difference, nor do synonyms. An equal name comes first, and a finding that has
-    several counterparts left is not shared: which of them is meant is not known.
+    Case, spaces, `_` and `-` make no difference, nor do synonyms (`common_name`). An equal name comes first, and a
+    finding that has several counterparts left is not shared: which of them is meant is not known.
     """
     found = {name: name for name in ours if name in theirs}
     ours_left, theirs_left = (
@@ -63,5 +48,4 @@ def with_columns(index: SampleIndex, findings: Sequence[str], named: Mapping[str
 
 
 def _key(name: str) -> str:
-    plain = " ".join(re.split(r"[\s_-]+", name.strip().lower()))
-    return _FIRST_NAME.get(plain, plain)
+    return " ".join(re.split(r"[\s_-]+", common_name(name).strip().lower()))

@@ -15,6 +15,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NO_FINDING
 from distcxr.data.metadata import check_metadata
+from distcxr.data.people import people_of, same_images
 from distcxr.data.shared_findings import shared_findings, with_columns
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.engine.compatible import shared_patients
@@ -22,11 +23,12 @@ from distcxr.engine.folder import folder_for
 from distcxr.engine.validated import Validated, scored_folder
 from distcxr.losses import check_exclusive
 from distcxr.own_parts import open_parts
+from distcxr.recipe.data import Data
 
 logger = logging.getLogger(__name__)
 
-_IDS_OF_ITS_OWN = ("csv", "folders", "python")
-"""Kinds of data set in which two with other label files are other data sets: their patients are numbered anew."""
+_NUMBERED_ANEW = ("csv", "folders", "python")
+"""Kinds of data set with patients that compare with no other's, nor with those of another label file."""
 
 
 @dataclass(frozen=True)
@@ -36,33 +38,53 @@ class Ancestor:
     checkpoint: Checkpoint
 
     @cached_property
-    def files(self) -> tuple[set[str], set[str]] | None:
-        """All image files of its data set, and those of train and val; None where these are not to be had."""
+    def own(self) -> Dataset | None:
+        """The data set; None where it is not to be had any more."""
         recipe = self.checkpoint.recipe
         try:
             open_parts(recipe.own_functions(), recipe.sources, only="data.")
-            own = open_dataset(recipe)
+            return open_dataset(recipe)
         except (ValueError, OSError):
             return None
-        seen = np.concatenate([own.splits.train, own.splits.val])
-        files = _files(own.index)
-        return set(files), {files[row] for row in seen.tolist()}
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The image files of `own`."""
+        return [] if self.own is None else _files(self.own.index)
 
     def met(self, dataset: Dataset, split: str) -> tuple[bool, NDArray[np.int64] | None]:
         """Whether it was trained on this data set, in whichever split; and the patients of `split` that it was trained
-        or chosen on, None where that is not known."""
-        index = dataset.index
-        if self.checkpoint.meta["hashes"]["labels"] == index.label_hash:
-            return True, shared_patients(self.checkpoint, dataset, ("train", "val"), split)
-        if self.files is None:
-            kind = self.checkpoint.recipe.data.dataset
-            is_another = kind != dataset.data.dataset or kind in _IDS_OF_ITS_OWN
-            return False, np.empty(0, dtype=np.int64) if is_another else None
-        whole, seen = self.files
-        files = _files(index)
-        was_seen = np.array([file in seen for file in files], dtype=np.bool_)
-        patients = np.intersect1d(index.patient_id[was_seen], index.patient_id[dataset.splits.rows(split)])
-        return not whole.isdisjoint(files), patients
+        or chosen on, None where that is not known.
+
+        They go by the label file where that is the same, else by patients' numbers where these compare, and by files.
+        """
+        index, own = dataset.index, self.own
+        seen = shared_patients(self.checkpoint, dataset, ("train", "val"), split)
+        if seen is not None:
+            return True, seen
+        if own is None:
+            return False, None if _may_share(self.checkpoint.recipe.data, dataset) else np.empty(0, dtype=np.int64)
+        rows, files = np.concatenate([own.splits.train, own.splits.val]), _files(index)
+        seen_files = {self.files[row] for row in rows.tolist()}
+        was_seen = np.array([file in seen_files for file in files], dtype=np.bool_)
+        one, other = own.data.dataset, dataset.data.dataset
+        numbered_alike = not {one, other} & {*_NUMBERED_ANEW, "joint"}
+        same_people = numbered_alike and people_of(one, own.index.root) == people_of(other, index.root)
+        if same_people:
+            was_seen |= np.isin(index.patient_id, own.index.patient_id[rows])
+        is_own = same_people or not set(self.files).isdisjoint(files)
+        if not is_own and _may_share(own.data, dataset):
+            return False, None
+        return is_own, np.intersect1d(index.patient_id[was_seen], index.patient_id[dataset.splits.rows(split)])
+
+
+def _may_share(data: Data, dataset: Dataset) -> bool:
+    """Whether images of both may be the same by what the two data sets, or their members, are called."""
+    theirs, ours = (
+        [one.dataset for one in section.members] if section.members else [section.dataset]
+        for section in (data, dataset.data)
+    )
+    return any(same_images(a, b) or (a == b and a not in _NUMBERED_ANEW) for a in theirs for b in ours)
 
 
 @dataclass(frozen=True)
@@ -85,7 +107,9 @@ class Tested:
     def trained_on(self) -> str:
         """What to call the data it was trained on: where anybody makes such, with their folder's name."""
         data = self.checkpoint.recipe.data
-        root = data.root if data.dataset in _IDS_OF_ITS_OWN else None
+        if data.members:
+            return " + ".join(member.title for member in data.members)
+        root = data.root if data.dataset in _NUMBERED_ANEW else None
         return data.dataset if root is None else f"{data.dataset} {root.name}"
 
     @cached_property
@@ -131,8 +155,8 @@ def pair_of(run: Tested, name: str, dataset: Dataset, split: str) -> Pair:
     pair = Pair(shared, any(is_own for is_own, _ in met), _why_not(run.checkpoint, name, dataset, split, shared))
     if any(seen is None for _, seen in met):
         pair.notes.append(
-            f"The run was trained on {dataset.data.dataset} with another label file, which is not there any more: "
-            "whether it saw these patients is not known, and the figures may be flattered."
+            f"The run, or one that it began with, was trained on images that may be those of {name}, with another "
+            "label file: whether it saw these patients is not known, and the figures may be flattered."
         )
     seen = np.unique(np.concatenate([found for _, found in met if found is not None] or [np.empty(0, np.int64)]))
     if pair.reason is None and len(seen):
