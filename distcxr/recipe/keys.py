@@ -144,6 +144,8 @@ class Recipe(Section):
                 "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "
                 "pixels of two loaders may be a grey level apart. Set data.loader to torch, dali, cache or gpu"
             )
+        if not self.train.stages:
+            _check_mixed("", self.loss, self.augment)
         for number, stage in enumerate(self.train.stages, start=1):
             changed = [
                 key
@@ -155,6 +157,7 @@ class Recipe(Section):
                     f"train.stages.{number - 1}.augment.{changed[0]} differs from augment.{changed[0]}: a stage can't "
                     "change the input's size or normalisation, or validation would not fit what is trained"
                 )
+            _check_mixed(f"train.stages.{number - 1}.", stage.loss or self.loss, stage.augment or self.augment)
             names = {self.loss.name, stage.loss.name if stage.loss else self.loss.name}
             if len(names) == 2 and "cross_entropy" in names:
                 raise ValueError(
@@ -186,6 +189,15 @@ class Recipe(Section):
             section, _, name = key.partition(".")
             (values[section] if name else values).pop(name or section)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_mixed(above: str, loss: Loss, augment: Augment) -> None:
+    if augment.mixes and loss.name not in ("bce", "focal", "asymmetric", "python"):
+        raise ValueError(
+            f"{above}augment.{augment.mixes}={getattr(augment, augment.mixes):g} does not go with {above}loss.name="
+            f"{loss.name}: labels of mixed images lie between 0 and 1, and an image that is two has no one class. "
+            f"Set {above}augment.{augment.mixes}=0, or loss.name to bce, focal or asymmetric"
+        )
 
 
 def _with_whole_stages(values: Any) -> Any:
