@@ -21,7 +21,7 @@ from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.engine.compatible import shared_patients
 from distcxr.engine.folder import folder_for
 from distcxr.engine.validated import Validated, scored_folder
-from distcxr.losses import check_exclusive
+from distcxr.loss_building import check_exclusive
 from distcxr.own_parts import open_parts
 from distcxr.recipe.data import Data
 

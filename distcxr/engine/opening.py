@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from distcxr.data.augment import DeviceTransform, channel_statistics, input_side, without_augmentation
+from distcxr.data.augment import DeviceTransform, input_side, without_augmentation
+from distcxr.data.augment.grey_levels import channel_statistics
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.loader import PixelReader
 from distcxr.data.metadata import check_metadata, metadata_width

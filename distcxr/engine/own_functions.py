@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distcxr.data.augment import check_own_augment, input_side
+from distcxr.data.augment import input_side
+from distcxr.data.augment.own_change import check_own_augment
 from distcxr.data.dataset import Dataset
 from distcxr.data.pixels.own_reader import check_own_reader
 from distcxr.loss_building import check_own_loss

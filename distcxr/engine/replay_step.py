@@ -112,7 +112,11 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
             load_trained_weights(checkpoint, setup.module)
         stages = name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, setup.plan), setup.module)
         training = Training(setup, stages[content["stage"] - 1])
-        return _replay(content, checkpoint, setup, training, list(_batches(content, rows, setup)))
+        batches = [
+            (rank, micro_step, training.transform.with_mixed_labels(batch))
+            for rank, micro_step, batch in _batches(content, rows, setup)
+        ]
+        return _replay(content, checkpoint, setup, training, batches)
 
 
 def _replay(

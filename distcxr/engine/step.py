@@ -66,6 +66,7 @@ def train_step(run: Updated, micro_batches: Sequence[Batch]) -> Outcome:
     """
     setup, training = run.setup, run.training
     runtime = setup.runtime
+    micro_batches = [training.transform.with_mixed_labels(batch) for batch in micro_batches]
     # Summed over the ranks while the forward pass runs.
     known = runtime.begin_sum(torch.stack([training.loss.count(batch.mask) for batch in micro_batches]).sum())
     share = torch.zeros((), device=runtime.device)

@@ -37,6 +37,13 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
     for section, owners, chosen in (("schedule", _OF_SCHEDULE, schedules), ("optim", _OF_OPTIM, {recipe.optim.name})):
         others = {key: names for key, names in owners.items() if not names & chosen}
         found |= {f"{section}.{key}": _only(f"{section}.name", names) for key, names in others.items()}
+    augments = [recipe.augment, *(stage.augment for stage in stages if stage.augment is not None)]
+    if not any(augment.erase for augment in augments):
+        found["augment.erase_area"] = "augment.erase=0, so nothing is erased"
+    if not any(augment.mixes for augment in augments):
+        found["augment.mix_prob"] = "augment.mixup and augment.cutmix are 0, so nothing is mixed"
+    if not any(augment.mixup and augment.cutmix for augment in augments):
+        found["augment.mix_switch"] = "it chooses between augment.mixup and augment.cutmix, and not both are above 0"
     if recipe.model.head.kind != "mlp":
         found |= {f"model.head.{key}": _only("model.head.kind", {"mlp"}) for key in _OF_MLP}
     if recipe.data.loader not in ("gpu", "auto"):

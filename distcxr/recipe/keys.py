@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distcxr.recipe.augmentation import Augment
 from distcxr.recipe.data import Data
-from distcxr.recipe.loss import Loss
+from distcxr.recipe.loss import Loss, check_whole_labels
 from distcxr.recipe.model import Model
 from distcxr.recipe.section import Duration, PositiveInt, Section
 from distcxr.recipe.train import Optim, Schedule, Train
@@ -144,6 +144,8 @@ class Recipe(Section):
                 "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "
                 "pixels of two loaders may be a grey level apart. Set data.loader to torch, dali, cache or gpu"
             )
+        if not self.train.stages:
+            _check_mixed("", self.loss, self.augment)
         for number, stage in enumerate(self.train.stages, start=1):
             changed = [
                 key
@@ -155,6 +157,7 @@ class Recipe(Section):
                     f"train.stages.{number - 1}.augment.{changed[0]} differs from augment.{changed[0]}: a stage can't "
                     "change the input's size or normalisation, or validation would not fit what is trained"
                 )
+            _check_mixed(f"train.stages.{number - 1}.", stage.loss or self.loss, stage.augment or self.augment)
             names = {self.loss.name, stage.loss.name if stage.loss else self.loss.name}
             if len(names) == 2 and "cross_entropy" in names:
                 raise ValueError(
@@ -199,6 +202,19 @@ class Recipe(Section):
         for member in values["data"]["members"]:  # as data.root
             member.pop("root")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_mixed(above: str, loss: Loss, augment: Augment) -> None:
+    if not augment.mixes:
+        return
+    key = f"{above}augment.{augment.mixes}"
+    check_whole_labels(loss, f"{above}loss", key)
+    if loss.name == "cross_entropy":
+        raise ValueError(
+            f"{key}={getattr(augment, augment.mixes):g} does not go with {above}loss.name={loss.name}: labels of mixed "
+            f"images lie between 0 and 1, and an image that is two has no one class. Set {key}=0, or loss.name to bce, "
+            "focal or asymmetric"
+        )
 
 
 def _with_whole_stages(values: Any) -> Any:
