@@ -1,58 +1,52 @@
-"""Train a recipe:  accelerate launch launch.py RECIPE [key=value ...] [--print] [--test CHECKPOINT ...]
+"""Train a recipe:  accelerate launch launch.py RECIPE [key=value ...] [--print] [--test CHECKPOINT ...] [--on ...]
 
 Without the repository `accelerate launch -m distcxr.launch densenet121 ...` is the same, with a recipe by its name.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from distcxr.error_file import is_full_memory, leave_full_memory, write_error_file
 from distcxr.interrupt import without_traceback
 from distcxr.processes import collector_paused, end_with_launcher
 from distcxr.recipe import RecipeError, load_recipe
+from distcxr.recipe.command import read_command
 from distcxr.recipe.idle import idle_overrides
 from distcxr.recipe.load import to_yaml
-from distcxr.recipe.shipped import recipe_first
+from distcxr.recipe.several import load_several
 from distcxr.stall.watch import watching
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Load the recipe of the command `words` and hand over to the engine; 2 is the exit code of a user's mistake."""
     end_with_launcher()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("recipe", type=Path, help="YAML file, or a name: recipes/densenet121.yaml, densenet121")
-    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="for example train.epochs=3")
-    parser.add_argument("--print", action="store_true", help="show the resolved recipe and stop")
-    more = "score the test split with these weights; several are averaged"
-    parser.add_argument("--test", nargs="+", default=[], metavar="CHECKPOINT", help=more)
-    args = parser.parse_intermixed_args(recipe_first(sys.argv[1:] if words is None else words))
-    late = [word for word in args.test if "=" in word and not Path(word).exists()]  # overrides, too
-    overrides, is_main = [*args.overrides, *late], os.environ.get("RANK", "0") == "0"
+    command = read_command(sys.argv[1:] if words is None else words, __doc__ or "")
+    overrides, is_main = command.overrides, os.environ.get("RANK", "0") == "0"
     try:
-        recipe = load_recipe(args.recipe, overrides)
+        recipe = load_recipe(command.recipe, overrides)
+        on = load_several(command.on)
     except RecipeError as error:
         write_error_file(str(error))  # `distcxr train` has loaded the recipe before: no rank fails here under it
-        parser.exit(2, f"error: {error}\n" if is_main else None)
+        command.refuse(f"error: {error}\n" if is_main else None)
     for line in idle_overrides(recipe, overrides) if is_main else ():
         print(f"warning: {line}", file=sys.stderr)
-    if args.print:
+    if command.print:
         print(to_yaml(recipe), end="")
         return 0
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
     try:
-        with watching(None if args.test else recipe.train.stall_s):
+        with watching(None if command.test else recipe.train.stall_s):
             if is_main and sys.stderr.isatty():  # somebody waits
                 print("loading PyTorch ...", file=sys.stderr, flush=True)
             with collector_paused():
                 from distcxr.engine.main import run  # imports torch: seconds that a typing error does not need
             gc.freeze()  # what was imported stays, no collection needs to look at it
-            return run(recipe, args.recipe.stem, [Path(word) for word in args.test if word not in late])
+            elsewhere = [(on, command.split)] if on else []
+            return run(recipe, command.recipe.stem, command.test, *elsewhere)
     except (MemoryError, OSError, ImportError) as error:  # before the engine, which sees to its own
         if not is_full_memory(error):
             raise

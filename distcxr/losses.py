@@ -8,27 +8,23 @@ is .061 in a measured skewed case.
     model ──► logits_BC ──► LossFunction ──► sum          count(mask_BC): what the sum is divided by
                   └──────► binary_logits ──► metrics, thresholds, files: sigmoid of them is the probability
 
-Shapes: B batch, C findings, N images of a split.
+A loss of pairs (`LossFunction.of_pairs`) can't be summed over parts of a batch: it is called with the whole global
+batch (`engine.whole_batch`) and returns its value times the count, so that what comes after is the same.
+
+Shapes: B batch, C findings.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from distcxr.own_parts import broken, part
-from distcxr.recipe.loss import Loss
-
-logger = logging.getLogger(__name__)
-
-_NUM_NAMED = 5
+from distcxr.own_parts import part
+from distcxr.pair_losses import auc_margin, partial_auc, share_of_pairs
+from distcxr.recipe.loss import Loss, LossKeys
 
 
 @dataclass(frozen=True)
@@ -45,14 +41,25 @@ class LossFunction:
       code holds them constant by default).
     - `cross_entropy`: -sum over classes of w t log p with p the softmax; of samples with all labels known.
     - `python`: what the user's function makes of logits and t; at unknown labels it sees 0 and 0.
+    - `auc_margin`, `partial_auc`: the number of known labels times the mean over findings of w times what `pair_losses`
+      makes of p, of the images that it is called with; a target between 0 and 1 is in no pair.
+    - `combined`: the sum of its parts, each times its share.
 
     Attributes:
         spec: the recipe's keys.
-        weights_C: float32, of positive labels (`cross_entropy`: of classes); None weighs all with 1.
+        weights_C: float32, of positive labels (`cross_entropy`: of classes; of pairs: of findings); None weighs all
+            with 1.
+        parts: of `combined`, each with its share.
     """
 
-    spec: Loss
+    spec: LossKeys
     weights_C: Tensor | None = None
+    parts: tuple[tuple[float, LossFunction], ...] = ()
+
+    @property
+    def of_pairs(self) -> bool:
+        """Whether it has to be called with the whole global batch."""
+        return self.spec.of_pairs
 
     def __call__(self, logits_BC: Tensor, targets_BC: Tensor, mask_BC: Tensor) -> Tensor:
         """Sum of the losses of what is known.
@@ -67,6 +74,8 @@ class LossFunction:
         """
         shapes = (logits_BC.shape, targets_BC.shape, mask_BC.shape)
         assert shapes[0] == shapes[1] == shapes[2], shapes  # broadcasting would count labels more than once
+        if self.parts:
+            return torch.stack([share * one(logits_BC, targets_BC, mask_BC) for share, one in self.parts]).sum()
         known_BC = mask_BC != 0
         if self.spec.name == "cross_entropy":
             known_BC = known_BC.all(dim=1, keepdim=True).expand_as(known_BC)
@@ -77,6 +86,8 @@ class LossFunction:
         if smoothing := self.spec.label_smoothing:
             middle = 1 / logits_BC.shape[1] if self.spec.name == "cross_entropy" else 0.5
             targets_BC = targets_BC * (1 - smoothing) + smoothing * middle
+        if self.of_pairs:
+            return (self.count(mask_BC) * self._of_findings(logits_BC, targets_BC, known_BC).mean()).to(precision)
         return torch.where(known_BC, self._each(logits_BC, targets_BC), 0.0).sum()
 
     def count(self, mask_BC: Tensor) -> Tensor:
@@ -86,7 +97,22 @@ class LossFunction:
 
     def to(self, device: torch.device) -> LossFunction:
         """The same with its weights on a device."""
-        return self if self.weights_C is None else replace(self, weights_C=self.weights_C.to(device))
+        weights_C = None if self.weights_C is None else self.weights_C.to(device)
+        return replace(self, weights_C=weights_C, parts=tuple((share, one.to(device)) for share, one in self.parts))
+
+    def _of_findings(self, logits_BC: Tensor, targets_BC: Tensor, known_BC: Tensor) -> Tensor:
+        """Weighted losses of pairs, float64 [C]."""
+        spec, scores_BC = self.spec, torch.sigmoid(logits_BC.double())
+        positive_BC, negative_BC = known_BC & (targets_BC == 1), known_BC & (targets_BC == 0)
+        if spec.name == "auc_margin":
+            each_C = auc_margin(scores_BC, positive_BC, negative_BC, spec.margin)
+        else:
+            each_C = partial_auc(scores_BC, positive_BC, negative_BC, spec.margin, spec.beta)
+        if spec.weights == "balanced":
+            each_C = each_C * share_of_pairs(positive_BC, negative_BC)
+        if self.weights_C is not None:
+            each_C = each_C * self.weights_C
+        return each_C + 0.0 * logits_BC.double().sum()  # what is not finite has to be seen, in a pair or not
 
     def _each(self, logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
         """Losses [B, C] of finite logits and smoothed targets."""
@@ -94,7 +120,7 @@ class LossFunction:
         if spec.name == "bce":
             return F.binary_cross_entropy_with_logits(logits_BC, targets_BC, pos_weight=weights_C, reduction="none")
         if spec.name == "python":
-            assert spec.function is not None
+            assert isinstance(spec, Loss) and spec.function is not None
             each_BC: Tensor = part(spec.function)(logits_BC, targets_BC)
             return each_BC
         if spec.name == "cross_entropy":
@@ -111,77 +137,6 @@ class LossFunction:
         if weights_C is not None:
             positive_BC = positive_BC * weights_C
         return targets_BC * positive_BC + (1 - targets_BC) * negative_BC
-
-
-def build_loss(
-    spec: Loss, targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], findings: Sequence[str]
-) -> LossFunction:
-    """The recipe's loss, with weights from the training split's labels where it asks for them.
-
-    A finding without positive or without negative labels there can't be balanced: its weight is 1, with a warning.
-    Raises ValueError: as `check_weights`.
-    """
-    check_weights(spec, findings)
-    if spec.weights == "none":
-        return LossFunction(spec)
-    if spec.weights == "balanced":
-        return LossFunction(spec, _balanced(spec.name, findings, targets_NC, mask_NC))
-    return LossFunction(spec, torch.tensor(spec.weights, dtype=torch.float32))
-
-
-def check_weights(spec: Loss, findings: Sequence[str]) -> None:
-    """Raise ValueError where the recipe's weights are not one for each finding: before a stage comes to need them."""
-    if not isinstance(spec.weights, str) and len(spec.weights) != len(findings):
-        raise ValueError(
-            f"loss.weights holds {len(spec.weights)} numbers, but there are {len(findings)} findings "
-            f"({', '.join(findings)}): give one each, in this order"
-        )
-
-
-def check_own_loss(key: str, name: str, num_classes: int) -> None:
-    """Try a user's function on two images.
-
-    Raises PartError: it returns other than a finite loss for each label, or that of an image depends on the other: it
-    would depend on how images are shared out among ranks.
-    """
-    logits_BC = torch.linspace(-2, 2, 2 * num_classes).view(2, num_classes).requires_grad_()
-    targets_BC = torch.arange(2 * num_classes).remainder(2).float().view(2, num_classes)
-    with torch.enable_grad():
-        each_BC = part(name)(logits_BC.clone(), targets_BC)
-    if not isinstance(each_BC, Tensor):
-        raise broken(key, name, f"returned {type(each_BC).__name__}")
-    if each_BC.shape != logits_BC.shape or not each_BC.is_floating_point():
-        raise broken(key, name, f"returned {each_BC.dtype} {list(each_BC.shape)} for logits {list(logits_BC.shape)}")
-    if not each_BC.requires_grad:
-        raise broken(key, name, "returned losses without a gradient: compute them of the logits, in torch")
-    if not bool(each_BC.isfinite().all()):
-        raise broken(key, name, "returned losses that are not finite for logits of -2 to 2")
-    for image, other in ((0, 1), (1, 0)):
-        (gradient_BC,) = torch.autograd.grad(each_BC[image].sum(), logits_BC, retain_graph=True)
-        if bool(gradient_BC[other].any()):
-            raise broken(key, name, "returned losses of an image that depend on other images of the batch")
-
-
-def check_exclusive(
-    split: str, findings: Sequence[str], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8], files: Sequence[str]
-) -> None:
-    """Refuse a split with labels that `cross_entropy` can't learn or score, and name some of its N `files`.
-
-    Raises ValueError: one finding alone, or images with all labels known that show none of the findings or several.
-    """
-    if len(findings) < 2:
-        raise ValueError(f"loss.name=cross_entropy needs two findings or more, not {findings[0]} alone: use bce")
-    whole_N = (mask_NC != 0).all(axis=1)
-    positives_N = (targets_NC != 0).sum(axis=1)
-    wrong = np.flatnonzero(whole_N & (positives_N != 1))
-    if len(wrong):
-        named = [files[row] for row in wrong[:_NUM_NAMED].tolist()]
-        raise ValueError(
-            f"loss.name=cross_entropy takes findings for classes that exclude each other, but of {len(targets_NC):,} "
-            f"images of {split} {np.count_nonzero(positives_N[wrong] == 0):,} show none of {', '.join(findings)} and "
-            f"{np.count_nonzero(positives_N[wrong] > 1):,} show several, such as {', '.join(named)}: leave them out "
-            "with data.where, or use bce"
-        )
 
 
 def binary_logits(name: str, logits_BC: Tensor) -> Tensor:
@@ -218,19 +173,3 @@ def _shifted(logits_BC: Tensor, gamma: float, clip: float) -> Tensor:
     counts_BC = above_BC > 0
     shifted_BC = torch.where(counts_BC, above_BC, 0.5)  # at 0 the gradient of a power below 1 is infinite
     return torch.where(counts_BC, -(shifted_BC**gamma) * torch.log1p(-shifted_BC), 0.0)
-
-
-def _balanced(name: str, findings: Sequence[str], targets_NC: NDArray[np.uint8], mask_NC: NDArray[np.uint8]) -> Tensor:
-    known_NC = mask_NC != 0
-    if name == "cross_entropy":
-        known_NC = known_NC & known_NC.all(axis=1, keepdims=True)
-    num_C, positives_C = known_NC.sum(axis=0), (known_NC & (targets_NC != 0)).sum(axis=0)
-    fixed_C = (positives_C == 0) | (positives_C == num_C)
-    others_C = num_C - positives_C if name != "cross_entropy" else num_C / len(findings)
-    weights_C = np.where(fixed_C, 1.0, others_C / np.maximum(positives_C, 1))
-    for column in np.flatnonzero(fixed_C).tolist():
-        lacking = "positive" if positives_C[column] == 0 else "negative"
-        logger.warning(f"loss.weights=balanced: {findings[column]} has no {lacking} training label, its weight is 1")
-    shown = ", ".join(f"{finding} {weight:.3g}" for finding, weight in zip(findings, weights_C, strict=True))
-    logger.info(f"loss weights: {shown}")
-    return torch.from_numpy(weights_C.astype(np.float32))

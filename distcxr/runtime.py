@@ -12,7 +12,7 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -65,6 +65,10 @@ class Runtime:
         """Where the network's layers run in `compute_dtype`: what `accelerator.autocast` does for the recipe."""
         full = self.compute_dtype == torch.float32
         return nullcontext() if full else torch.autocast(self.device.type, self.compute_dtype)
+
+    def with_precision(self, precision: str) -> Runtime:
+        """The same processes, for a network of another `train.precision`."""
+        return replace(self, compute_dtype=_DTYPES[precision])
 
     @property
     def is_main(self) -> bool:

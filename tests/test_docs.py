@@ -64,7 +64,7 @@ MADE = {
     "docs/verbs.md": REFERENCE.verbs(),
     "docs/run_folder.md": REFERENCE.run_folder(),
 }
-KEYS = {"train.stages", "data.members", *re.findall(r"\{ #([\w.]+) \}", MADE["docs/keys.md"])}
+KEYS = {"train.stages", "data.members", "loss.parts", *re.findall(r"\{ #([\w.]+) \}", MADE["docs/keys.md"])}
 
 
 def blocks(text: str, *languages: str) -> list[str]:

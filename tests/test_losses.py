@@ -3,12 +3,14 @@
 import logging
 from typing import Any
 
+import loss_references
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from distcxr.losses import LossFunction, binary_logits, build_loss, check_exclusive, loss_logits
+from distcxr.loss_building import build_loss, check_exclusive
+from distcxr.losses import LossFunction, binary_logits, loss_logits
 from distcxr.recipe.loss import Loss
 
 WEIGHTS = [0.5, 2.0, 7.5, 1.0, 3.0]
@@ -48,43 +50,11 @@ def _batch(name: str = "bce", rows: int = 8) -> tuple[Tensor, Tensor, Tensor]:
     return logits_BC, targets_BC, mask_BC
 
 
-def _reference(name: str, logits_BC: Tensor, targets_BC: Tensor, mask_BC: Tensor) -> Tensor:
-    """The formulas of the papers as they stand there, label by label in float64."""
-    spec, targets_BC = Loss(**SPECS[name]), targets_BC.double()
-    total = torch.zeros((), dtype=torch.float64)
-    weights = SPECS[name].get("weights", [1.0] * 5)
-    for row in range(len(logits_BC)):
-        if spec.name == "cross_entropy":
-            if mask_BC[row].all():
-                probs = logits_BC[row].exp() / logits_BC[row].exp().sum()
-                for column in range(5):
-                    t = targets_BC[row, column] * (1 - spec.label_smoothing) + spec.label_smoothing / 5
-                    total = total - weights[column] * t * probs[column].log()
-            continue
-        for column in range(5):
-            if not mask_BC[row, column]:
-                continue
-            p = 1 / (1 + (-logits_BC[row, column]).exp())
-            t = targets_BC[row, column] * (1 - spec.label_smoothing) + spec.label_smoothing / 2
-            if spec.name == "bce":
-                positive, negative = -p.log(), -(1 - p).log()
-            elif spec.name == "focal":
-                positive, negative = -((1 - p) ** spec.gamma) * p.log(), -(p**spec.gamma) * (1 - p).log()
-                if spec.alpha is not None:
-                    positive, negative = spec.alpha * positive, (1 - spec.alpha) * negative
-            else:
-                shifted = torch.clamp(p - spec.clip, min=1e-300)
-                positive = -((1 - p) ** spec.gamma_pos) * p.log()
-                negative = -(shifted**spec.gamma_neg) * (1 - shifted).log()
-            total = total + t * weights[column] * positive + (1 - t) * negative
-    return total
-
-
 @pytest.mark.parametrize("name", SPECS)
 def test_it_is_the_float64_formula_with_its_gradient(name: str) -> None:
     loss, (logits_BC, targets_BC, mask_BC) = _loss(name), _batch(name)
     exact = logits_BC.double().requires_grad_()
-    reference = _reference(name, exact, targets_BC, mask_BC)
+    reference = loss_references.of_labels(Loss(**SPECS[name]), exact, targets_BC, mask_BC)
     (expected_BC,) = torch.autograd.grad(reference, exact)
 
     found = loss(exact, targets_BC, mask_BC)
@@ -195,7 +165,9 @@ def test_parts_over_the_global_count_give_the_gradient_of_the_whole(name: str, p
     known = mask_BC.all(dim=1).sum() if loss.spec.name == "cross_entropy" else mask_BC.sum()
 
     reference = weight.double().requires_grad_()
-    (_reference(name, images.double() @ reference, targets_BC, mask_BC) / known).backward()
+    (
+        loss_references.of_labels(Loss(**SPECS[name]), images.double() @ reference, targets_BC, mask_BC) / known
+    ).backward()
 
     split = weight.clone().requires_grad_()
     chunks = zip(images.chunk(parts), targets_BC.chunk(parts), mask_BC.chunk(parts), strict=True)

@@ -14,6 +14,7 @@ from distcxr.cli import (
     env,
     explain,
     export,
+    find_lr,
     import_weights,
     list_models,
     pack,
@@ -42,8 +43,9 @@ app = typer.Typer(
 )  # fmt: skip
 for _name, _verb in {
     "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
-    "explain": explain, "export": export, "import": import_weights, "models": list_models, "pack": pack,
-    "phantom": phantom, "predict": predict, "probe": probe, "replay": replay, "report": report, "schema": schema,
+    "explain": explain, "export": export, "find-lr": find_lr, "import": import_weights, "models": list_models,
+    "pack": pack, "phantom": phantom, "predict": predict, "probe": probe, "replay": replay, "report": report,
+    "schema": schema,
     "score": score, "status": status, "ui": ui,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)

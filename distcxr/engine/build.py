@@ -77,7 +77,9 @@ def build_run(recipe: Recipe, recipe_name: str, runtime: Runtime, console: Conso
     mode = choose_mode(setup, stages[state.stage - 1], folder, earlier)
     set_mode(setup.module, mode)
     setup = replace(setup, mode=mode)
-    ema = None if recipe.train.ema is None else Ema(setup.module, recipe.train.ema)  # begins with evaluated weights
+    ema = None
+    if recipe.train.ema is not None:  # begins with evaluated weights
+        ema = Ema(setup.module, recipe.train.ema, warmup=recipe.train.ema_warmup)
     if checkpoint is not None:
         checkpoints.load_trained_weights(checkpoint, setup.module)
     if not best.is_there:

@@ -185,13 +185,30 @@ def score_predicted(setup: Setup, split: str, predicted: Outputs) -> Scores:
     scored = Scored.of(setup.index.findings, logits_NC, targets, mask, setup.index.patient_id[rows])
     unreadable = [(setup.index.file_name(row), reason) for row, reason in predicted.unreadable]
     report = summarise(split, scored, setup.recipe.eval.macro_findings, unreadable)
+    right = accuracy(logits_NC, targets, mask) if setup.loss.spec.name == "cross_entropy" else None
+    return Scores(rows, logits_NC, _mean_loss(setup, rows, logits_NC)[0], report, scored, right)
+
+
+def _mean_loss(setup: Setup, rows: NDArray[np.int64], logits_NC: NDArray[np.float32]) -> tuple[float | None, int]:
+    """The loss as `Scores.loss`, and of how many known labels (`cross_entropy`: samples)."""
     logits = loss_logits(setup.loss.spec.name, torch.from_numpy(logits_NC).double())
     loss = setup.loss.to(logits.device)  # float64 is slow on GPUs, and unknown to some
-    known = int(loss.count(torch.from_numpy(mask)))
-    summed = loss(logits, torch.from_numpy(targets), torch.from_numpy(mask)).item()
-    mean = summed / known if known else math.nan
-    right = accuracy(logits_NC, targets, mask) if setup.loss.spec.name == "cross_entropy" else None
-    return Scores(rows, logits_NC, mean if math.isfinite(mean) else None, report, scored, right)
+    targets, mask = (torch.from_numpy(labels[rows]) for labels in (setup.index.targets_NC, setup.index.mask_NC))
+    known = int(loss.count(mask))
+    mean = loss(logits, targets, mask).item() / known if known else math.nan
+    return mean if math.isfinite(mean) else None, known
+
+
+def batch_losses(setup: Setup, scores: Scores, step: int) -> list[dict[str, float | None]]:
+    """The loss of one batch after the other, of `train.global_batch_size` readable images in the split's order: the
+    same on any number of ranks, which share batches out otherwise."""
+    size, found = setup.recipe.train.global_batch_size, []
+    for number, start in enumerate(range(0, len(scores.rows), size)):
+        part = slice(start, start + size)
+        loss, known = _mean_loss(setup, scores.rows[part], scores.logits_NC[part])
+        images = len(scores.rows[part])
+        found.append({"step": step, "batch": number, "num_images": images, "num_known": known, "loss": loss})
+    return found
 
 
 def average(members: Sequence[Outputs], loss_name: str) -> Outputs:

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from rich.console import Console
 from distcxr.data.readers.torch_reader import ReaderDied, StalledWorkers
 from distcxr.determinism import without_kernel
 from distcxr.engine.build import build_run
+from distcxr.engine.external import score_elsewhere
 from distcxr.engine.fit import UnreadableTrainingFile, fit
 from distcxr.engine.preempt import Preempted, savable, signals_noted
 from distcxr.engine.testing import score_test_split
@@ -33,8 +34,13 @@ from distcxr.tracking.tracker import tensorboard_command
 logger = logging.getLogger(__name__)
 
 
-def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
+def run(
+    recipe: Recipe, recipe_name: str, test: Sequence[Path], on: tuple[Mapping[str, Recipe], str] | None = None
+) -> int:
     """Join the other processes, then train, or test the checkpoints `test` where there are any.
+
+    Args:
+        on: other data sets to test each of them on, recipes by name, and the split.
 
     Returns:
         0, or one of `exit_codes`: a user's mistake and a disk's failure are logged without a traceback. A single
@@ -45,7 +51,9 @@ def run(recipe: Recipe, recipe_name: str, test: Sequence[Path]) -> int:
     start_logging(console)
     try:
         runtime = start_runtime(recipe)
-        if test:
+        if on is not None:
+            score_elsewhere(recipe, test, *on, runtime)
+        elif test:
             score_test_split(recipe, test, runtime)
         else:
             train(recipe, recipe_name, runtime, console)

@@ -16,7 +16,8 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from distcxr.data.augment import DeviceTransform, channel_statistics, input_side, without_augmentation
+from distcxr.data.augment import DeviceTransform, input_side, without_augmentation
+from distcxr.data.augment.grey_levels import channel_statistics
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.loader import PixelReader
 from distcxr.data.metadata import check_metadata, metadata_width
@@ -27,10 +28,11 @@ from distcxr.determinism import log_deterministic
 from distcxr.engine.checkpoint import Checkpoint, load_weights
 from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
-from distcxr.losses import build_loss, check_exclusive
+from distcxr.loss_building import build_loss, check_exclusive
 from distcxr.models.adapters import add_adapters
 from distcxr.models.factory import build_model
 from distcxr.models.foundation import trained_statistics, warn_of_statistics
+from distcxr.models.recomputed import recompute_blocks
 from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.augmentation import Statistics
@@ -91,7 +93,8 @@ def build_network(recipe: Recipe, findings: Sequence[str], weights: str = "none"
     return build_model(
         model.name, library=model.library, num_classes=len(findings), in_chans=model.in_chans,
         image_size=input_side(recipe.data.image_size, recipe.augment), weights=weights, drop_rate=model.drop_rate,
-        head=model.head, num_metadata=metadata_width(model.head.metadata), new_head=model.new_head, findings=findings,
+        drop_path=model.drop_path, head=model.head, num_metadata=metadata_width(model.head.metadata),
+        new_head=model.new_head, findings=findings,
     )  # fmt: skip
 
 
@@ -110,7 +113,8 @@ def build_setup(
 
     Args:
         plan: `batch_plan` where it trains, `evaluation_plan` elsewhere.
-        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged.
+        trains: whether the network has the adapters of `model.lora`, or what they have learnt merged; and whether its
+            blocks are recomputed, where the recipe asks for it.
     """
     check_metadata(dataset.index, dataset.splits.train, recipe.model.head.metadata)
     import_module("numba")  # in the block ranks go one after the other
@@ -154,6 +158,8 @@ def build_setup(
             check_exclusive(split, index.findings, index.targets_NC[rows], index.mask_NC[rows], index.file_names(rows))
     open_parts(recipe.own_functions(), recipe.sources, only="loss.")
     loss = build_loss(recipe.loss, index.targets_NC[train], index.mask_NC[train], index.findings)
+    if trains and recipe.train.gradient_checkpointing:
+        recompute_blocks(module, recipe.model.name)
     return Setup(
         recipe=recipe, runtime=runtime, index=index, splits=dataset.splits, hashes=dataset.hashes,
         reader=reader, plan=plan, loss=loss.to(runtime.device),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from distcxr.data.augment import check_own_augment, input_side
+from distcxr.data.augment import input_side
+from distcxr.data.augment.own_change import check_own_augment
 from distcxr.data.dataset import Dataset
 from distcxr.data.pixels.own_reader import check_own_reader
-from distcxr.losses import check_own_loss
+from distcxr.loss_building import check_own_loss
 from distcxr.models.own_network import build_own
 from distcxr.own_parts import PartError, open_parts
 from distcxr.recipe import Recipe

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distcxr.data.augment import WARPED, center_crop, identity_parameters, warp
+from distcxr.data.augment import WARPED, identity_parameters
+from distcxr.data.augment.geometry import center_crop, warp
 from distcxr.data.metadata import metadata_width
 from distcxr.engine.inference import Member
 from distcxr.engine.setup import VIEWS

@@ -28,10 +28,13 @@ from distcxr.engine.own_functions import with_sources
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.engine.training import Training
+from distcxr.engine.whole_batch import WholeBatch, scored_first
+from distcxr.losses import LossFunction
 from distcxr.models.freeze import evaluation_mode
 from distcxr.own_parts import check_recorded
 from distcxr.recipe import Recipe
 from distcxr.recipe.load import with_overrides
+from distcxr.recipe.loss import Loss
 from distcxr.runfolder.layout import checkpoints_of
 from distcxr.runtime import start_runtime
 
@@ -45,7 +48,7 @@ class Sample:
     Attributes:
         rank: the one that trained on it.
         loss: mean over its known labels, in its batch; NaN in one image reaches all through BatchNorm. None where no
-            label is known.
+            label is known. With a loss of pairs, of which an image has none, its binary cross-entropy.
         alone: the same with BatchNorm's averages and without dropout, as evaluation computes it: of this image alone.
         problem: why its file can't be read; empty otherwise.
     """
@@ -109,7 +112,11 @@ def replay(content: dict[str, Any], run_folder: Path, recipe: Recipe) -> Replay:
             load_trained_weights(checkpoint, setup.module)
         stages = name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, setup.plan), setup.module)
         training = Training(setup, stages[content["stage"] - 1])
-        return _replay(content, checkpoint, setup, training, list(_batches(content, rows, setup)))
+        batches = [
+            (rank, micro_step, training.transform.with_mixed_labels(batch))
+            for rank, micro_step, batch in _batches(content, rows, setup)
+        ]
+        return _replay(content, checkpoint, setup, training, batches)
 
 
 def _replay(
@@ -125,15 +132,23 @@ def _replay(
     total = 0.0
     # First: a pass in training mode may leave averages in BatchNorm that are not finite.
     alone = [_alone(setup, training, batch) for _, _, batch in batches]
+    numbered = [(rank * content["accumulation"] + micro_step, batch) for rank, micro_step, batch in batches]
+    whole = None
+    if training.loss.of_pairs:
+        logits_first = scored_first(setup, training, content["step"] - 1, numbered)
+        whole = WholeBatch(setup.runtime, logits_first, [batch for _, batch in numbered])
     with _first_not_finite(setup.module) as layers:
-        for (rank, micro_step, batch), alone_BC in zip(batches, alone, strict=True):
-            number = rank * content["accumulation"] + micro_step
+        for place, ((number, batch), alone_BC) in enumerate(zip(numbered, alone, strict=True)):
             setup.runtime.seed_step(setup.recipe.seed, content["step"] - 1, number)
             logits = setup.logits(training.model, batch, transform=training.transform)
-            loss = training.loss(logits, batch.targets, batch.mask) / known
+            if whole is None:
+                loss = training.loss(logits, batch.targets, batch.mask) / known
+                total += loss.item()
+            else:
+                loss = training.loss(*whole.around(logits, place)) / known
+                total = loss.item()
             (loss * grad_scale).backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-            samples += _samples(rank, batch, logits.detach(), alone_BC, setup, training)
+            samples += _samples(batches[place][0], batch, logits.detach(), alone_BC, setup, training)
     gradients = {name: one.grad for name, one in setup.module.named_parameters() if one.grad is not None}
     norm = torch.nn.utils.get_total_norm(list(gradients.values())).item() / grad_scale
     broken = [name for name, gradient in gradients.items() if not gradient.isfinite().all()]
@@ -205,11 +220,12 @@ def _samples(
     rank: int, batch: Batch, logits_BC: Tensor, alone_BC: Tensor, setup: Setup, training: Training
 ) -> Iterator[Sample]:
     problems = dict(batch.unreadable)
+    loss = LossFunction(Loss()) if training.loss.of_pairs else training.loss
     for at, sample_id in enumerate(batch.sample_id.tolist()):
         one = slice(at, at + 1)
-        num = int(training.loss.count(batch.mask[one]))
+        num = int(loss.count(batch.mask[one]))
         losses = [
-            training.loss(logits[one], batch.targets[one], batch.mask[one]).item() / num if num else None
+            loss(logits[one], batch.targets[one], batch.mask[one]).item() / num if num else None
             for logits in (logits_BC, alone_BC)
         ]
         yield Sample(setup.index.file_name(sample_id), rank, losses[0], losses[1], problems.get(sample_id, ""))

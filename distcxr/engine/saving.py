@@ -10,6 +10,7 @@ With CUDA the copy goes to pinned memory beside the device's work, and not even 
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ from distcxr.runfolder.layout import (
 from distcxr.runfolder.manifest import MODEL, TRAINED, TRAINING
 from distcxr.runfolder.storage import StorageError, free_bytes, in_units
 from distcxr.stall.signs import SIGNS
+
+logger = logging.getLogger(__name__)
 
 _BESIDE_TENSORS = 1 << 16  # bytes of a checkpoint that are no tensors: names, headers, checkpoint.json
 _PER_TENSOR = 512
@@ -128,6 +131,8 @@ def _begin(run: Run, targets: Sequence[Path]) -> None:
     def write() -> None:
         for target in targets:
             _write(snapshot, folder, target, advice=lambda: remedies(run))
+            if target == best_folder(folder):
+                logger.info(f"saved best, of step {snapshot.meta['state']['step']}: {target}")
         for old in last_folders(folder)[keep:]:
             shutil.rmtree(old, ignore_errors=True)
 

@@ -74,9 +74,13 @@ def show_training_images(run: Run, batch: Batch) -> None:
     assert run.tracker is not None
     index = run.setup.index
     num = min(run.setup.recipe.logging.images, len(batch))
-    images = run.training.transform(batch.pixels[:num].cpu(), batch.augment[:num])[:, 0].numpy()
+    end = min(num + num % 2, len(batch))  # mixed images need their partners
+    transform = run.training.transform
+    images = transform(batch.pixels[:end].cpu(), batch.augment[:end])[:num, 0].numpy()
     tiles = [overlay(image, side_px=_TRAIN_PX) for image in images]
-    captions = [", ".join(_present(index, row)) or "none" for row in batch.sample_id[:num].tolist()]
+    mixed = transform.with_mixed_labels(batch)
+    shares_BC = (mixed.targets * mixed.mask)[:num].tolist()
+    captions = [_of_training(index, shares) or "none" for shares in shares_BC]
     sheet = contact_sheet(tiles, captions)
     run.tracker.image("train/images", sheet, run.state.step)
     path = run.folder / filenames.AUGMENTED
@@ -84,6 +88,15 @@ def show_training_images(run: Run, batch: Batch) -> None:
         save_sheet(path, sheet)
     except OSError as error:  # no reason to end a run
         logger.warning(f"{path} can't be written ({error.strerror or error}): tried again in the next epoch")
+
+
+def _of_training(index: SampleIndex, shares: list[float]) -> str:
+    """The findings of a training image that are known to be there; of a mixed one with what there is of each."""
+    return ", ".join(
+        _plain(name) + (f"\N{NO-BREAK SPACE}{share:.2f}" if share < 1 else "")
+        for name, share in zip(index.findings, shares, strict=True)
+        if share
+    )
 
 
 def show_validation(run: Run, scores: Scores) -> None:

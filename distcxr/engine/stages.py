@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from distcxr.data.augment.mixing import check_pairs
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan, TrainOrder
 from distcxr.data.sampling import train_order
-from distcxr.losses import check_weights
+from distcxr.loss_building import check_weights
 from distcxr.models.adapters import has_adapters
 from distcxr.models.freeze import trainable_names
 from distcxr.recipe import Recipe
@@ -107,8 +108,8 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
     """Every stage of the recipe over the training split `rows`, or the one stage of a recipe without.
 
     Raises:
-        ValueError: too few images for a batch, a schedule that does not fit, or another number of loss weights than of
-            findings; names the stage.
+        ValueError: too few images for a batch, an odd number of them where they are mixed in pairs, a schedule that
+            does not fit, or another number of loss weights than of findings; names the stage.
     """
     train = recipe.train
     alone = recipe_train.Stage(epochs=train.epochs)
@@ -136,6 +137,7 @@ def plan_stages(recipe: Recipe, index: SampleIndex, rows: NDArray[np.int64], pla
             )
             stage.lr_at(0, ())
             check_weights(stage.loss, index.findings)
+            check_pairs(stage.augment, plan)
         except ValueError as error:
             raise ValueError(f"{title}: {error}" if title else str(error)) from None
         planned.append(stage)

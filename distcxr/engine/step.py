@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distcxr.data.augment import identity_parameters, input_side
 from distcxr.data.batch import Batch
 from distcxr.data.metadata import metadata_width
 from distcxr.engine.bn_averages import GlobalAverages
+from distcxr.engine.kept_buffers import KeptBuffers
 from distcxr.engine.setup import Setup
-from distcxr.engine.state import Run
+from distcxr.engine.state import TrainState
 from distcxr.engine.training import Training
+from distcxr.engine.whole_batch import WholeBatch, scored_first
+from distcxr.models.ema import Ema
 from distcxr.optim import clipped, left_out, set_lr, total_norm
 
 
@@ -33,11 +36,27 @@ class Outcome(NamedTuple):
     skipped: Tensor | None
 
 
-def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
+class Updated(Protocol):
+    """What an update needs of a run, or of what trains without one."""
+
+    @property
+    def setup(self) -> Setup: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def ema(self) -> Ema | None: ...
+    @property
+    def state(self) -> TrainState: ...
+    @property
+    def lr(self) -> float: ...
+
+
+def train_step(run: Updated, micro_batches: Sequence[Batch]) -> Outcome:
     """Forward, backward and update for this rank's part of one global batch. Nothing here waits for the device.
 
     The loss of every micro-batch is divided by the known labels of the whole global batch: all ranks, accumulation
-    included. So the gradient is that of one large batch, whatever the number of ranks.
+    included. So the gradient is that of one large batch, whatever the number of ranks. A loss of pairs is of the pairs
+    of the global batch, too: with accumulation every image is then shown to the network twice.
 
     With `train.on_nan=skip` an update that is not finite on any rank leaves weights, moments and buffers as they were,
     on all ranks; the average of `train.ema` takes these in once more.
@@ -47,6 +66,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
     """
     setup, training = run.setup, run.training
     runtime = setup.runtime
+    micro_batches = [training.transform.with_mixed_labels(batch) for batch in micro_batches]
     # Summed over the ranks while the forward pass runs.
     known = runtime.begin_sum(torch.stack([training.loss.count(batch.mask) for batch in micro_batches]).sum())
     share = torch.zeros((), device=runtime.device)
@@ -55,14 +75,23 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> Outcome:
     is_bad = None
     averages = GlobalAverages(setup.module) if setup.recipe.train.bn_averages == "global" else None
     set_lr(training.optimizer, run.lr)
+    whole = None
+    if training.loss.of_pairs and len(micro_batches) > 1:
+        numbered = [(setup.plan.micro_batch(micro_step), batch) for micro_step, batch in enumerate(micro_batches)]
+        whole = WholeBatch(runtime, scored_first(setup, training, run.state.step, numbered), micro_batches)
     for micro_step, batch in enumerate(micro_batches):
         runtime.seed_step(setup.recipe.seed, run.state.step, setup.plan.micro_batch(micro_step))
         last = micro_step == len(micro_batches) - 1
         with nullcontext() if last else runtime.accelerator.no_sync(training.model):
             with training.batch_counts.together():
                 logits = setup.logits(training.model, batch, transform=training.transform)
-            loss = training.loss(logits, batch.targets, batch.mask) / known().clamp(min=1)
-            share += loss.detach()
+            if training.loss.of_pairs:
+                whole = whole or WholeBatch(runtime, [logits.detach()], micro_batches)
+                loss = training.loss(*whole.around(logits, micro_step)) / known().clamp(min=1)
+                share += loss.detach() / (len(micro_batches) * runtime.world_size)  # every one of them has it whole
+            else:
+                loss = training.loss(logits, batch.targets, batch.mask) / known().clamp(min=1)
+                share += loss.detach()
             if last and skips:  # over the ranks while the backward pass runs
                 is_bad = runtime.begin_sum((~share.isfinite()).float())
             # DDP averages the ranks' gradients where their sum is meant.
@@ -119,32 +148,6 @@ def _spoil(optimizer: Any, where: Tensor) -> None:
     smallest.add_(torch.where(where, torch.nan, 0.0))
 
 
-class KeptBuffers:
-    """A network's buffers before a forward pass that may spoil them: BatchNorm averages what it sees into them.
-
-    Small beside the weights: of DenseNet-121 0.3 MB. Copied together, in a few kernels.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        self._groups: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in module.buffers():
-            if buffer.numel():
-                self._groups.setdefault(buffer.dtype, []).append(buffer)
-        self._kept = {dtype: _joined(buffers) for dtype, buffers in self._groups.items()}
-
-    @torch.no_grad()
-    def restore(self, where: Tensor) -> None:
-        """Have the buffers as they were where `where`, a scalar on the device, is true; leave them alone elsewhere."""
-        for dtype, buffers in self._groups.items():
-            chosen = torch.where(where, self._kept[dtype], _joined(buffers))
-            parts = torch.split(chosen, [buffer.numel() for buffer in buffers])
-            torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(parts, buffers, strict=True)])
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors])
-
-
 def warm_up(setup: Setup, training: Training) -> None:
     """Two forwards and backwards that leave no trace, on a batch of the real shape; at the start of every stage.
 
@@ -168,12 +171,13 @@ def warm_up(setup: Setup, training: Training) -> None:
 
 
 def made_up_batch(setup: Setup) -> Batch:
-    """A micro-batch of the real shape, on the device, with every label known."""
+    """A micro-batch of the real shape, on the device, with every label known; every second image shows all findings."""
     size, side, device = setup.plan.per_device_batch_size, setup.recipe.data.image_size, setup.runtime.device
     known = torch.ones(size, len(setup.index.findings), dtype=torch.uint8, device=device)
+    positive = torch.arange(1, size + 1, device=device).remainder(2).byte()[:, None]
     return Batch(
         pixels=torch.arange(size * side * side, device=device).view(size, 1, side, side).remainder(251).byte(),
-        targets=known, mask=known, sample_id=torch.arange(size, device=device),
+        targets=known * positive, mask=known, sample_id=torch.arange(size, device=device),
         augment=identity_parameters(size).to(device),
         metadata=torch.zeros(size, metadata_width(setup.recipe.model.head.metadata), device=device),
     )  # fmt: skip

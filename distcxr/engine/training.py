@@ -13,7 +13,8 @@ from distcxr.data.augment import DeviceTransform, draw_parameters
 from distcxr.data.loader import Loader
 from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Stage
-from distcxr.losses import LossFunction, build_loss
+from distcxr.loss_building import build_loss
+from distcxr.losses import LossFunction
 from distcxr.models.depth import layer_depths
 from distcxr.models.fewer_kernels import BatchCounts
 from distcxr.models.freeze import set_trainable, training_mode

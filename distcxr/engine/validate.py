@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from distcxr.engine.evaluate import Scores, evaluate
+from distcxr.engine.evaluate import Scores, batch_losses, evaluate
 from distcxr.engine.shown import show_validation
 from distcxr.engine.state import Run
 from distcxr.metrics.summary import Summary, area_text, summarise
@@ -90,7 +90,7 @@ def _write(run: Run, scores: Scores, lr: float, *, is_best: bool) -> None:
     state.validated = [*(old for old in state.validated if old["step"] != state.step), row]
     if run.setup.runtime.is_main:
         try:
-            write_validations(run.folder, state.validated)
+            write_validations(run.folder, state.validated, batch_losses(run.setup, scores, state.step))
         except OSError as error:  # the next validation writes it whole
             path = run.folder / filenames.VALIDATIONS
             logger.warning(f"{path} can't be written ({error.strerror or error}): tried again after the next one")

@@ -113,10 +113,12 @@ class Preflight:
             return
         num_steps = sum(stage.horizon.total_steps for stage in stages)
         num_steps = min(num_steps, self.recipe.train.max_steps or num_steps)
+        rates = ", then ".join(dict.fromkeys(f"{stage.base_lr:g}" for stage in stages))
         yield Line(
             "batches",
             f"{plan.global_batch_size} images an update = {plan.per_device_batch_size} per device x "
-            f"{plan.accumulation} accumulation x {plan.world_size} ranks; {num_steps:,} updates",
+            f"{plan.accumulation} accumulation x {plan.world_size} ranks; {num_steps:,} updates, "
+            f"{self.recipe.optim.name} with lr {rates}",
         )
         try:
             measured = self._rehearsed(dataset, stages, plan)

@@ -11,8 +11,8 @@ findings, two groups or two models is the sum of their products.
 Of few patients two things go wrong. A patient's deviation from a mean that it helped to make is too small: it is
 divided by the root of 1 - its share (the "CR2" of sandwich estimators). And near 0 and 1 a variance is itself made by
 the one or two patients that are ranked wrong; without any it is 0. So the variance of a share is averaged with that of
-a model in `steady`, which decides alone where all is ranked right. A variance that hangs on a few patients is also less
-certain than its number of patients says: it has the degrees of freedom of its fourth moment (`fourth_moment_df`).
+a model in `steady`, which decides alone where all is ranked right. And a variance that hangs on a few of many patients
+is less certain than their number tells: it has the degrees of freedom of its fourth moment (`fourth_moment_df`).
 """
 
 from __future__ import annotations

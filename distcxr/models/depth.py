@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
 
 from distcxr.models.heads import BACKBONE, Headed, head_parameter_names
 
+_BESIDE_THE_HEAD = "-"
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def layer_depths(module: nn.Module) -> dict[str, int]:
     """Depth of each parameter by name: the head has 0, the block below it 1, and so on to the first layers.
 
-    timm's networks define their blocks (`group_matcher`). In torchvision's a block is a member
-    of a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or `encoder.layers.encoder_layer_7`;
-    a normalisation layer between blocks goes with the one before it.
+    timm's networks define their blocks (`group_matcher`), and what is in none of them counts as head, such as the
+    normalisation before ConvNeXt's last layer: depths are those of timm's `param_groups_layer_decay`. In torchvision's
+    a block is a member of a list of layers, such as `layer3.2`, `features.denseblock1.denselayer4` or
+    `encoder.layers.encoder_layer_7`; a normalisation layer between blocks goes with the one before it.
     """
-    if isinstance(module, Headed):
-        below = {f"{BACKBONE}{name}": group for name, group in _groups(module.backbone).items()}
-    else:
-        below = _groups(module)
-    head = dict.fromkeys(head_parameter_names(module), 0)
+    below = _groups(module.backbone, BACKBONE) if isinstance(module, Headed) else _groups(module)
+    beside = below.pop(_BESIDE_THE_HEAD, None)
+    head = dict.fromkeys(head_parameter_names(module), 0) | {name: 0 for name, at in below.items() if at == beside}
     ranks = {group: rank for rank, group in enumerate(sorted({below[name] for name in below if name not in head}))}
     return {name: len(ranks) - ranks[group] for name, group in below.items() if name not in head} | head
 
 
-def _groups(module: Any) -> dict[str, int]:
-    """Number of each parameter's block, from the first layer."""
+def block_names(module: nn.Module) -> list[str]:
+    """Names of the modules that are blocks: the largest ones with layers within that are of one depth, the head not
+    among them. None overlap."""
+    depths = layer_depths(module)
+    found: list[str] = []
+
+    def look(within: nn.Module, prefix: str) -> None:
+        for name, part in within.named_children():
+            below = {depths[f"{prefix}{name}.{own}"] for own, _ in part.named_parameters()}
+            if len(below) > 1:
+                look(part, f"{prefix}{name}.")
+            elif below - {0} and any(True for child in part.children() for _ in child.parameters()):
+                found.append(f"{prefix}{name}")
+
+    look(module, "")
+    return found
+
+
+def _groups(module: Any, prefix: str = "") -> dict[str, int]:
+    """Number of each parameter's block, from the first layer; of timm's networks that of what is in none, too."""
     if not hasattr(module, "group_matcher"):
-        return _listed_groups(module)
+        return {f"{prefix}{name}": number for name, number in _listed_groups(module).items()}
     from timm.models import group_parameters
 
-    found: dict[str, int] = group_parameters(module, module.group_matcher(coarse=False), reverse=True)
-    return found
+    named = [*module.named_parameters(), (_BESIDE_THE_HEAD, None)]  # a name that no pattern knows
+    whole: Any = SimpleNamespace(named_parameters=lambda: named)
+    found: dict[str, int] = group_parameters(whole, module.group_matcher(coarse=False), reverse=True)
+    return {name if name == _BESIDE_THE_HEAD else f"{prefix}{name}": number for name, number in found.items()}
 
 
 def _listed_groups(module: nn.Module) -> dict[str, int]:

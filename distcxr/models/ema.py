@@ -13,13 +13,13 @@ class Ema:
 
     After update n (counted from 0 over the whole run) the average is d times itself plus 1 - d times the weights, with
     d = min(decay, (1 + n) / (10 + n)), so the initial weights do not dominate it for the first 1 / (1 - decay)
-    updates. Integer buffers (BatchNorm's count of batches) are copied.
+    updates; without `warmup` d is the decay. Integer buffers (BatchNorm's count of batches) are copied.
 
     It costs one copy of the network's memory, and a pass over it an update.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, module: nn.Module, decay: float, *, warmup: bool = True) -> None:
+        self.decay, self.warmup = decay, warmup
         self._holders = _holders(module)
         theirs = self._theirs()
         self._ours = [tensor.clone() for tensor in theirs]
@@ -29,7 +29,9 @@ class Ema:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after update `step` (from 0). Nothing waits for the device."""
-        theirs, decay = self._theirs(), min(self.decay, (1 + step) / (10 + step))
+        theirs, decay = self._theirs(), self.decay
+        if self.warmup:
+            decay = min(decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([self._ours[i] for i in self._averaged], [theirs[i] for i in self._averaged], 1 - decay)
         if self._copied:
             torch._foreach_copy_([self._ours[i] for i in self._copied], [theirs[i] for i in self._copied])

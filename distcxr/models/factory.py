@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from distcxr.models.drop_path import set_stochastic_depth, without_stochastic_depth
 from distcxr.models.foundation import FOUNDATIONS, check_fits, described, find_file, near
 from distcxr.models.heads import (
     Headed,
@@ -55,6 +56,7 @@ def build_model(
     image_size: int | None = None,
     weights: str = "none",
     drop_rate: float | None = None,
+    drop_path: float | None = None,
     head: Head | None = None,
     num_metadata: int = 0,
     new_head: bool = False,
@@ -76,13 +78,15 @@ def build_model(
         weights: `none`; `imagenet`, the library's default for this name; a name of `foundation.FOUNDATIONS`; or a path
             (`importers.read_weights`). The last two must have all of the backbone.
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
+        drop_path: stochastic depth of the last block, the blocks before it have less; None keeps the network's own.
         head: the recipe's `model.head`; None is the network's own last layer.
         num_metadata: columns M of the metadata that the head takes beside the image; 0 for none.
         new_head: whatever head a local file has, take a new one.
         findings: the logits' findings, compared with those that a checkpoint was trained for.
 
     Raises:
-        ValueError: an unknown name, a size the network can't take, or weights that don't fit.
+        ValueError: an unknown name, a size the network can't take, weights that don't fit, or stochastic depth for a
+            network that has none.
         WeightsUnavailable: `imagenet` or a name, and they are neither on this machine nor can be downloaded.
     """
     if weights in FOUNDATIONS:
@@ -92,7 +96,7 @@ def build_model(
         model = build_own(name, num_classes=num_classes, in_chans=in_chans, image_size=image_size or _USUAL_SIDE)
     else:
         build = _build_torchvision if library == "torchvision" else _build_timm
-        model = build(name, num_classes, in_chans, image_size, drop_rate, imagenet=weights == "imagenet")
+        model = build(name, num_classes, in_chans, image_size, drop_rate, drop_path, imagenet=weights == "imagenet")
     file = None if weights in ("imagenet", "none") else _read(weights)
     side = image_size or _USUAL_SIDE
 
@@ -196,7 +200,13 @@ def _check_timm_name(name: str) -> None:
 
 
 def _build_torchvision(
-    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    image_size: int | None,
+    drop_rate: float | None,
+    drop_path: float | None,
+    imagenet: bool,
 ) -> nn.Module:
     _check_torchvision_name(name)
     import torchvision
@@ -213,6 +223,8 @@ def _build_torchvision(
     replace_head(model, num_classes)
     if drop_rate is not None:
         set_head_dropout(model, drop_rate)
+    if drop_path is not None:
+        set_stochastic_depth(model, name, drop_path)
     if in_chans == 1:
         make_first_conv_grey(model)
     if imagenet:
@@ -223,7 +235,13 @@ def _build_torchvision(
 
 
 def _build_timm(
-    name: str, num_classes: int, in_chans: int, image_size: int | None, drop_rate: float | None, imagenet: bool
+    name: str,
+    num_classes: int,
+    in_chans: int,
+    image_size: int | None,
+    drop_rate: float | None,
+    drop_path: float | None,
+    imagenet: bool,
 ) -> nn.Module:
     _check_timm_name(name)
     import timm
@@ -234,6 +252,8 @@ def _build_timm(
             f"model.weights=imagenet: there are none for {name}: take weights by name (docs/foundation.md)"
         )
     shape: dict[str, Any] = more | {"in_chans": in_chans} | ({} if drop_rate is None else {"drop_rate": drop_rate})
+    if drop_path is not None:
+        shape["drop_path_rate"] = drop_path
     cfg = timm.get_pretrained_cfg(known)
     side = image_size if getattr(cfg, "fixed_input_size", False) else None
     if side:
@@ -247,6 +267,10 @@ def _build_timm(
             model.reset_classifier(num_classes)
         else:
             model = timm.create_model(known, pretrained=False, num_classes=num_classes, **shape)
+    except TypeError as error:
+        if drop_path is None or "drop_path_rate" not in str(error):
+            raise
+        raise without_stochastic_depth(name, "timm") from error
     except AssertionError as error:
         raise _wrong_size(name, side or _USUAL_SIDE, error) from error
     except RuntimeError as error:

@@ -15,11 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.densenet import _DenseBlock
 
+from distcxr.models.recomputed import Recomputed
+
 
 class JoinedDenseBlock(_DenseBlock):  # type: ignore[misc]
-    """A block of dense layers; [B, C, H, W] to [B, C + layers x growth, H, W]."""
+    """A block of dense layers; [B, C, H, W] to [B, C + layers x growth, H, W].
+
+    Layers that are recomputed join the maps themselves, as torchvision's do: kept are the maps, each once.
+    """
 
     def forward(self, maps: Tensor) -> Tensor:
+        if isinstance(self.denselayer1, Recomputed):
+            return super().forward(maps)  # type: ignore[no-any-return]
         for layer in self.values():
             new = layer.conv1(layer.relu1(layer.norm1(maps)))
             new = layer.conv2(layer.relu2(layer.norm2(new)))

@@ -30,14 +30,20 @@ def _reasons(recipe: Recipe) -> dict[str, str]:
             found["optim.lr"] = "each of train.stages sets its own, as train.stages.0.lr"
         if all(stage.trainable is not None for stage in stages):
             found["train.trainable"] = "each of train.stages sets its own, as train.stages.0.trainable"
-    losses = [recipe.loss, *(stage.loss for stage in stages if stage.loss is not None)]
-    used = {key for loss in losses for key in loss.in_use()}
+    used = {key for loss in recipe.losses().values() for key in loss.in_use()}
     unused = [key for key in recipe.loss.model_dump() if key not in used]
     found |= {f"loss.{key}": f"loss.name={recipe.loss.name} does not look at it" for key in unused}
     schedules = {recipe.schedule.name, *(stage.schedule.name for stage in stages if stage.schedule is not None)}
     for section, owners, chosen in (("schedule", _OF_SCHEDULE, schedules), ("optim", _OF_OPTIM, {recipe.optim.name})):
         others = {key: names for key, names in owners.items() if not names & chosen}
         found |= {f"{section}.{key}": _only(f"{section}.name", names) for key, names in others.items()}
+    augments = [recipe.augment, *(stage.augment for stage in stages if stage.augment is not None)]
+    if not any(augment.erase for augment in augments):
+        found["augment.erase_area"] = "augment.erase=0, so nothing is erased"
+    if not any(augment.mixes for augment in augments):
+        found["augment.mix_prob"] = "augment.mixup and augment.cutmix are 0, so nothing is mixed"
+    if not any(augment.mixup and augment.cutmix for augment in augments):
+        found["augment.mix_switch"] = "it chooses between augment.mixup and augment.cutmix, and not both are above 0"
     if recipe.model.head.kind != "mlp":
         found |= {f"model.head.{key}": _only("model.head.kind", {"mlp"}) for key in _OF_MLP}
     if recipe.data.loader not in ("gpu", "auto"):

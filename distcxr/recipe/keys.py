@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from distcxr.recipe.augmentation import Augment
 from distcxr.recipe.data import Data
-from distcxr.recipe.loss import Loss
+from distcxr.recipe.loss import Loss, check_whole_labels
 from distcxr.recipe.model import Model
 from distcxr.recipe.section import Duration, PositiveInt, Section
 from distcxr.recipe.train import Optim, Schedule, Train
@@ -83,7 +83,7 @@ class Logging(Section):
 IDENTITY_FREE = (
     "sources",
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
-    "train.stall_s", "train.deterministic", "train.on_nan", "train.max_skips",
+    "train.stall_s", "train.gradient_checkpointing", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
     "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.tta",
     "eval.replicates", "eval.pictures", "eval.localise",
@@ -144,6 +144,8 @@ class Recipe(Section):
                 "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "
                 "pixels of two loaders may be a grey level apart. Set data.loader to torch, dali, cache or gpu"
             )
+        if not self.train.stages:
+            _check_mixed("", self.loss, self.augment)
         for number, stage in enumerate(self.train.stages, start=1):
             changed = [
                 key
@@ -155,13 +157,25 @@ class Recipe(Section):
                     f"train.stages.{number - 1}.augment.{changed[0]} differs from augment.{changed[0]}: a stage can't "
                     "change the input's size or normalisation, or validation would not fit what is trained"
                 )
+            _check_mixed(f"train.stages.{number - 1}.", stage.loss or self.loss, stage.augment or self.augment)
             names = {self.loss.name, stage.loss.name if stage.loss else self.loss.name}
             if len(names) == 2 and "cross_entropy" in names:
                 raise ValueError(
                     f"train.stages: loss.name of stage {number} makes {' and '.join(sorted(names))} of one run, but "
                     "only with cross_entropy do findings exclude each other: use it in all stages or in none"
                 )
+        for key, loss in self.losses().items():
+            if loss.of_pairs and self.train.global_batch_size < 2:
+                raise ValueError(
+                    f"train.global_batch_size=1 with {key}.name={loss.name}: it ranks the images of a batch, so there "
+                    "have to be two or, better, a hundred"
+                )
         return self
+
+    def losses(self) -> dict[str, Loss]:
+        """All losses by their keys: `loss`, and that of each stage with one of its own."""
+        own = {f"train.stages.{number}.loss": stage.loss for number, stage in enumerate(self.train.stages)}
+        return {"loss": self.loss} | {key: loss for key, loss in own.items() if loss is not None}
 
     def own_functions(self) -> dict[str, str]:
         """`module:function` of users' own parts by the key that names each, `loss.function` for example."""
@@ -188,6 +202,19 @@ class Recipe(Section):
         for member in values["data"]["members"]:  # as data.root
             member.pop("root")
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_mixed(above: str, loss: Loss, augment: Augment) -> None:
+    if not augment.mixes:
+        return
+    key = f"{above}augment.{augment.mixes}"
+    check_whole_labels(loss, f"{above}loss", key)
+    if loss.name == "cross_entropy":
+        raise ValueError(
+            f"{key}={getattr(augment, augment.mixes):g} does not go with {above}loss.name={loss.name}: labels of mixed "
+            f"images lie between 0 and 1, and an image that is two has no one class. Set {key}=0, or loss.name to bce, "
+            "focal or asymmetric"
+        )
 
 
 def _with_whole_stages(values: Any) -> Any:

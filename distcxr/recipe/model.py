@@ -76,6 +76,10 @@ class Model(Section):
     """Input channels; with 3 the grey image is repeated on the device."""
     drop_rate: BelowOne | None = None
     """Dropout before the head, whichever it is; null keeps what the network comes with."""
+    drop_path: BelowOne | None = None
+    """Stochastic depth: in training each block is left out of an image's way with a probability that rises from the
+    first block to this at the last (timm's `drop_path_rate`, torchvision's `stochastic_depth_prob`); null keeps what
+    the network comes with."""
     head: Head = Head()
     """What makes logits of the backbone's features."""
     lora: Lora | None = None
@@ -101,10 +105,10 @@ class Model(Section):
                 f"model.weights=imagenet: there are none for your own network, {self.name}: load them in the function "
                 "and take model.weights=none, or name a file"
             )
-        if self.head != Head() or self.drop_rate is not None:
+        if self.head != Head() or self.drop_rate is not None or self.drop_path is not None:
             raise ValueError(
-                "model.head and model.drop_rate change networks of torchvision and timm: with model.library=python the "
-                "network makes its logits itself, so leave them out"
+                "model.head, model.drop_rate and model.drop_path change networks of torchvision and timm: with "
+                "model.library=python the network makes its logits itself, so leave them out"
             )
         if self.lora is not None:
             raise ValueError(

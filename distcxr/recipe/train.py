@@ -103,8 +103,10 @@ class Train(Section):
     frozen_bn: Literal["eval", "train"] = "eval"
     """Whether BatchNorm layers with all parameters frozen keep their statistics, or continue to update them."""
     ema: BelowOne | None = None
-    """Decay of a moving average of the weights, for example 0.999; validation and test then evaluate the average. It
-    begins lower: (1 + n) / (10 + n) in update n."""
+    """Decay of a moving average of the weights, for example 0.999; validation and test then evaluate the average."""
+    ema_warmup: bool = True
+    """Begin with a lower decay, (1 + n) / (10 + n) in update n, so that the first weights do not stay in the average
+    for long; false has the decay from the first update on."""
     early_stop: EarlyStop = EarlyStop()
     """When training ends because it no longer helps."""
     max_steps: PositiveInt | None = None
@@ -137,6 +139,9 @@ class Train(Section):
     bucket holds 1; at any other value the first is as large as the rest."""
     compress_gradients: Literal["none", "bf16"] = "none"
     """Exchange gradients as bfloat16: half the bytes, for slow networks. Their sum then has 8 bits of precision."""
+    gradient_checkpointing: bool = False
+    """Keep each block's input alone for the backward pass, which computes the rest of the block anew: the same numbers
+    (on CPUs bit for bit) with much less memory, in about a quarter more time. May differ on resume."""
     channels_last: bool = True
     """Memory layout that convolutions prefer."""
     compile: bool | Literal["graphs"] = False

@@ -144,12 +144,18 @@ def trained_with(content: Content, split: str) -> str:
 
 
 def _loss_and_sampling(part: dict[str, Any]) -> str:
-    loss, sampling = part.get("loss") or {}, part.get("sampling") or {}
-    changed = {key: value for key, value in loss.items() if key != "name" and value not in (None, "none")}
-    keys = [f"{key.replace('_', ' ')} {value}" for key, value in changed.items() if (key, value) != _UNSMOOTHED]
-    named = f"{loss.get('name')} ({', '.join(keys)})" if keys else str(loss.get("name"))
+    sampling = part.get("sampling") or {}
+    named = _loss_in_words(part.get("loss") or {})
     if sampling.get("cap_per_label"):
         named += f", at most {sampling['cap_per_label']:,} images per label"
     if sampling.get("balance", "none") != "none":
         named += f", images drawn by {sampling['balance']}"
     return named
+
+
+def _loss_in_words(loss: dict[str, Any]) -> str:
+    if parts := loss.get("parts"):
+        return " + ".join(f"{part.get('share')} x {_loss_in_words(part)}" for part in parts)
+    shown = {key: value for key, value in loss.items() if key not in ("name", "share") and value not in (None, "none")}
+    keys = [f"{key.replace('_', ' ')} {value}" for key, value in shown.items() if (key, value) != _UNSMOOTHED]
+    return f"{loss.get('name')} ({', '.join(keys)})" if keys else str(loss.get("name"))

@@ -98,6 +98,7 @@ def check_files(folder: Path) -> dict[str, str | None]:
         filenames.STEPS: read_columns,
         filenames.HISTORY: read_columns,
         filenames.VALIDATIONS: read_columns,
+        filenames.VALIDATION_BATCHES: read_columns,
         filenames.OPERATING: lambda path: read_operating(path.parent),
         filenames.AUTOTUNE: lambda path: read_autotune(path.parent),
         f"{filenames.PICTURES}/{filenames.PICTURES_LIST}": _pictures,

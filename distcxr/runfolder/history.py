@@ -148,9 +148,18 @@ def write_history(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def write_validations(run_folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write `validations.csv`, all of a run's as `TrainState.validated` has them; None becomes an empty cell."""
-    with being_written(run_folder / filenames.VALIDATIONS) as part, part.open("w", newline="") as file:
+def write_validations(
+    run_folder: Path, rows: Sequence[Mapping[str, Any]], batches: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write `validations.csv`, all of a run's as `TrainState.validated` has them, and `validation_batches.csv`, those
+    of the newest, if any, as `batch_losses` has them; None becomes an empty cell."""
+    for name, table in ((filenames.VALIDATIONS, rows), (filenames.VALIDATION_BATCHES, batches)):
+        if table:
+            _write(run_folder / name, table)
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with being_written(path) as part, part.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)

@@ -12,18 +12,13 @@ from torch.nn import functional
 from distcxr.data.augment import (
     COLUMNS,
     DeviceTransform,
-    adjust,
-    center_crop,
-    channel_statistics,
-    crop,
     draw_parameters,
-    flip,
     identity_parameters,
     input_side,
-    normalize,
-    warp,
     without_augmentation,
 )
+from distcxr.data.augment.geometry import center_crop, crop, flip, warp
+from distcxr.data.augment.grey_levels import adjust, channel_statistics, normalize
 from distcxr.recipe.augmentation import Augment, Statistics
 
 FULL = Augment(

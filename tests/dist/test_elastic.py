@@ -22,7 +22,8 @@ RUN = (
 )  # fmt: skip
 NO_BATCH_NORM = ("model.name=test_convnext",)
 MICRO_BATCHES = (  # of one size on any number of ranks
-    "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=4", "train.bn_averages=global",
+    "model.name=test_efficientnet", "model.drop_rate=0.3", "model.drop_path=0.3", "train.per_device_batch_size=4",
+    "train.bn_averages=global", "train.gradient_checkpointing=true",
 )  # fmt: skip
 STOP, STEPS = 2, 5
 

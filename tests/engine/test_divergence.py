@@ -176,6 +176,8 @@ def test_a_limit_of_skips_and_a_resumed_count(tmp_path: Path) -> None:
 class OddLoss:
     """A loss that is infinite at step 5, with the gradient of the one it wraps; and with a very large one at step 1."""
 
+    of_pairs = False
+
     def __init__(self, run: tiny.Run, factor: float) -> None:
         self._run, self._loss, self._factor = run, run.training.loss, factor
 
@@ -249,10 +251,13 @@ def test_a_step_is_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert json.loads((tmp_path / "found.json").read_text())["samples"][0]["alone"] == "nan"
 
 
-def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("loss", ["{name: bce}", "{name: combined, parts: [{name: bce}, {name: auc_margin}]}"])
+def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: str) -> None:
     """Loss and gradient norm of a finite step, with dropout, from its own weights: as the run had them."""
     images(tmp_path)
-    run = (*QUIET, "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=8")
+    run = (
+        *QUIET, f"loss={loss}", "model.name=test_efficientnet", "model.drop_rate=0.3", "train.per_device_batch_size=8",
+    )  # fmt: skip
     with spoiled([samples_of(tmp_path, 2)[0]], layer="bn1"), pytest.raises(ValueError, match="at step 2"):
         tiny.train(tmp_path, *run, f"output={tmp_path / 'run'}", "checkpoint.every=1st", "logging.every=1st")
     content = read_diverged(tmp_path / "run" / "diverged-step-2.json")
@@ -261,6 +266,9 @@ def test_a_replayed_step_is_the_step(tmp_path: Path, capsys: pytest.CaptureFixtu
     tiny.train(tmp_path, *run, f"output={tmp_path / 'well'}", "train.max_steps=2", "logging.every=1st")
     expected = float(tiny.rows(tmp_path / "well" / "steps.csv")[1]["loss"])
     assert found.loss == pytest.approx(expected, rel=1e-5) and found.layer is None and found.parameter is None
+    assert all(one.alone is not None and one.alone > 0 for one in found.samples)
+    if "combined" in loss:
+        return
     assert command("replay", str(tmp_path / "run" / "diverged-step-2.json")) == 0
     assert "everything is finite with these weights, which are those of the step" in capsys.readouterr().out
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 
-from distcxr.engine.evaluate import evaluate
+from distcxr.engine.evaluate import batch_losses, evaluate
 
 
 @tiny.worlds(2, 4)
@@ -18,7 +18,7 @@ def test_one_image_scores_the_same_on_every_rank(tmp_path: Path, world_size: int
     if tiny.on_main(world_size):
         tiny.phantom(tmp_path)
     torch.distributed.barrier()
-    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}")
+    run = tiny.build(tmp_path, f"output={tmp_path / 'run'}", "train.global_batch_size=8", "loss.weights=balanced")
     rank = torch.distributed.get_rank()
     with torch.no_grad():
         for buffer in run.setup.module.buffers():
@@ -28,6 +28,10 @@ def test_one_image_scores_the_same_on_every_rank(tmp_path: Path, world_size: int
     everyone = [torch.empty(scores.logits_NC.shape) for _ in range(world_size)]
     torch.distributed.all_gather(everyone, torch.from_numpy(scores.logits_NC))
     assert all(torch.equal(logits, everyone[0]) for logits in everyone)
+    batches = batch_losses(run.setup, scores, 7)  # of eight images, however many ranks share them
+    assert [row["num_images"] for row in batches] == [8, 7] and len({row["loss"] for row in batches}) == 2
+    losses, known = zip(*((row["loss"], row["num_known"]) for row in batches), strict=True)
+    assert np.average(losses, weights=known) == pytest.approx(scores.loss, rel=1e-12)
 
     image = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     run.setup.module.eval()

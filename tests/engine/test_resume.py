@@ -1,6 +1,7 @@
 """A run that was stopped and went on ends where an undisturbed one does, bit for bit.
 
-One of the two draws pictures of its validations, and the other none: they change nothing either.
+One of the two draws pictures of its validations, and the other none; one keeps what the backward pass needs, and the
+other computes it anew: they change nothing either.
 """
 
 from __future__ import annotations
@@ -28,12 +29,19 @@ def steps_in_tensorboard(run_folder: Path, tag: str) -> list[int]:
     return [event.step for event in (events.Images if tag.startswith("val_images") else events.Scalars)(tag)]
 
 
+RECOMPUTED = "train.gradient_checkpointing=true"
 PICTURES = ("logging.val_images=2", "logging.val_images_every=1")
 
 MODELS = {
     "batchnorm": ("model.name=test_resnet",),
-    # Dropout in the head, BatchNorm in the trunk.
-    "dropout": ("model.name=test_efficientnet", "model.drop_rate=0.3"),
+    # Dropout in the head, BatchNorm and stochastic depth in the trunk.
+    "dropout": (
+        "model.name=test_efficientnet",
+        "model.drop_rate=0.3",
+        "model.drop_path=0.3",
+        "train.ema=0.9",
+        "train.ema_warmup=false",
+    ),
 }
 
 
@@ -46,8 +54,8 @@ def test_resumed_equals_straight(tmp_path: Path, world_size: int, model: str) ->
     common = (*MODELS[model], "train.per_device_batch_size=2", "train.precision=bf16", "eval.splits=[val]")
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"
     tiny.train(tmp_path, *common, f"output={straight}", "train.max_steps=5", *PICTURES)
-    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=2")
-    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=5")
+    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=2", RECOMPUTED)
+    tiny.train(tmp_path, *common, f"output={stopped}", "train.max_steps=5", RECOMPUTED)
 
     if tiny.on_main(world_size):
         assert newest_checkpoint(stopped) is not None and newest_checkpoint(stopped).step == 5  # type: ignore[union-attr]

@@ -85,6 +85,13 @@ def test_a_row_a_validation_with_every_finding(finished: Path) -> None:
     for name, entry in metrics["findings"].items():
         written = best[f"auroc_{name}"]
         assert (None if written == "" else pytest.approx(float(written))) == entry["auroc"], name
+    batches = tiny.rows(finished / "validation_batches.csv")  # the newest validation's, of 16 images each
+    num = json.loads((finished / "metrics_val.json").read_text())["num_samples"]
+    assert [int(row["num_images"]) for row in batches] == [16] * (num // 16) + [num % 16] * (num % 16 > 0)
+    assert {row["step"] for row in batches} == {rows[-1]["step"]}
+    known, losses = ([float(row[name]) for row in batches] for name in ("num_known", "loss"))
+    assert np.average(losses, weights=known) == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-12)
+    assert f"saved best, of step {best['step']}: " in (finished / "log.txt").read_text()
 
 
 def test_best_is_the_best_of_history(finished: Path) -> None:

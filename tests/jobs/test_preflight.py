@@ -30,6 +30,7 @@ def test_a_recipe_that_would_run(tmp_path: Path) -> None:
     assert {line.verdict for line in found.values()} <= {"ok", "warning"}
     assert found["files"].message == "all 96 images decoded"
     assert found["batches"].message.startswith("16 images an update = 16 per device x 1 accumulation x 1 ranks; 5 ")
+    assert found["batches"].message.endswith(" updates, adamw with lr 0.001")
     assert found["network"].message.startswith("test_resnet, 0.4 million parameters")
     assert {"memory", "speed", "duration", "disk", "open files"} <= found.keys()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import timm
+import torch
 import torchvision
+from timm.optim import param_groups_layer_decay
 from torch import nn
 
 from distcxr.models.depth import layer_depths
@@ -35,14 +37,15 @@ from distcxr.recipe.model import Head
         ("convnext_tiny", {"classifier.2": 0, "features.7.2": 1, "features.0": 22}),
         ("efficientnet_b0", {"classifier": 0, "features.8": 1, "features.7.0": 2, "features.0": 18}),
         ("timm:resnet18", {"fc": 0, "layer4.1": 1, "layer1.0": 8, "conv1": 9, "bn1": 9}),
-        ("timm:convnext_atto", {"head.fc": 0, "head.norm": 1, "stages.3.blocks.1": 2, "stem": 14}),
+        ("timm:convnext_atto", {"head.fc": 0, "head.norm": 0, "stages.3.blocks.1": 1, "stem": 13}),
         ("timm:vit_tiny_patch16_224", {"head": 0, "norm": 1, "blocks.11": 1, "blocks.0": 12, "pos_embed": 13}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
 def test_depths(network: str, depth_of: dict[str, int]) -> None:
     library, _, name = network.rpartition(":")
-    built = timm.create_model(name) if library else torchvision.models.get_model(name, weights=None)
+    with torch.device("meta"):
+        built = timm.create_model(name) if library else torchvision.models.get_model(name, weights=None)
     depths = layer_depths(built)
     assert set(depths) == {name for name, _ in built.named_parameters()}
     assert set(depths.values()) == set(range(max(depths.values()) + 1))
@@ -50,15 +53,34 @@ def test_depths(network: str, depth_of: dict[str, int]) -> None:
         assert {found for name, found in depths.items() if f"{name}.".startswith(f"{begin}.")} == {depth}, begin
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto", "convnext_tiny.dinov3_lvd1689m",
+        "vit_small_patch16_dinov3", "eva02_tiny_patch14_224", "densenet121",
+    ],
+)  # fmt: skip
+def test_depths_are_those_of_timm(name: str) -> None:
+    """Also of what lies between the last block and the last layer, with which all below would move by one."""
+    with torch.device("meta"):
+        built = timm.create_model(name, num_classes=14)
+    groups = param_groups_layer_decay(built, layer_decay=0.5)
+    theirs = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
+    ours = layer_depths(built)
+    assert {name: 0.5 ** ours[name] for name, _ in built.named_parameters()} == {
+        name: theirs[id(parameter)] for name, parameter in built.named_parameters()
+    }
+
+
 def test_every_part_of_another_head_has_depth_0() -> None:
-    own = layer_depths(build_model("test_resnet", library="timm", num_classes=3, in_chans=1))
+    own = layer_depths(build_model("test_convnext", library="timm", num_classes=3, in_chans=1))
     head = Head(kind="mlp", hidden=[8])
     depths = layer_depths(
-        build_model("test_resnet", library="timm", num_classes=3, in_chans=1, head=head, num_metadata=2)
+        build_model("test_convnext", library="timm", num_classes=3, in_chans=1, head=head, num_metadata=2)
     )
     assert {depth for name, depth in depths.items() if name.startswith("head.")} == {0}
     below = {name.removeprefix("backbone."): depth for name, depth in depths.items() if name.startswith("backbone.")}
-    assert below == {name: depth for name, depth in own.items() if not name.startswith("fc.")}
+    assert below == {name: depth for name, depth in own.items() if not name.startswith("head.fc.")}
 
 
 def test_blocks_deepen_towards_the_first_layer() -> None:

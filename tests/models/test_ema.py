@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -17,9 +18,10 @@ def state(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in module.state_dict().items()}
 
 
-def test_it_is_the_average_of_all_weights_so_far() -> None:
+@pytest.mark.parametrize("warmup", [True, False])
+def test_it_is_the_average_of_all_weights_so_far(warmup: bool) -> None:
     module = network()
-    ema = Ema(module, decay=0.7)
+    ema = Ema(module, decay=0.7, warmup=warmup)
     expected = {name: value.double() for name, value in state(module).items()}
     for step in range(40):
         module(torch.randn(4, 1, 8, 8))  # BatchNorm's buffers move
@@ -27,7 +29,7 @@ def test_it_is_the_average_of_all_weights_so_far() -> None:
             for parameter in module.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
         ema.update(step)
-        decay = min(0.7, (1 + step) / (10 + step))
+        decay = min(0.7, (1 + step) / (10 + step)) if warmup else 0.7
         for name, value in state(module).items():
             averaged = value.is_floating_point()
             expected[name] = decay * expected[name] + (1 - decay) * value.double() if averaged else value.double()

@@ -5,6 +5,7 @@ from typing import Any
 import networks
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from distcxr.models.factory import sync_batchnorm
@@ -25,6 +26,36 @@ SIDE = {"test_convnext": 160, "test_vit": 160}
 
 def _same(a: dict[str, Tensor], b: dict[str, Tensor], *, but: tuple[str, ...] = ()) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a if key not in but)
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "kind"),
+    [
+        ("convnext_tiny", "torchvision", "StochasticDepth"), ("efficientnet_b0", "torchvision", "StochasticDepth"),
+        ("swin_t", "torchvision", "StochasticDepth"), ("test_convnext", "timm", "DropPath"),
+    ],
+)  # fmt: skip
+def test_drop_path_rises_to_its_rate(name: str, library: str, kind: str) -> None:
+    """As torchvision's constructors that take a rate have it."""
+    with torch.device("meta"):
+        layers: list[Any] = [
+            layer for layer in networks.build(name, library, drop_path=0.4).modules() if type(layer).__name__ == kind
+        ]
+        rates = [layer.p if library == "torchvision" else layer.drop_prob for layer in layers]
+        if name in ("convnext_tiny", "efficientnet_b0"):
+            theirs = torchvision.models.get_model(name, weights=None, stochastic_depth_prob=0.4)
+            assert rates == pytest.approx([layer.p for layer in theirs.modules() if type(layer).__name__ == kind])
+    assert rates == sorted(rates) and rates[0] < 0.2
+    assert rates[-1] == pytest.approx(0.4 * 15 / 16 if name == "efficientnet_b0" else 0.4)
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+def test_drop_path_of_a_family_without_it(library: str) -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(ValueError, match=r"drop_path: .*densenet121 has no stochastic"),
+    ):
+        networks.build("densenet121", library, drop_path=0.1)
 
 
 @pytest.mark.parametrize(("name", "library", "head"), CHEAP)

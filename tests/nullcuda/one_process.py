@@ -44,6 +44,12 @@ def step_skipping_fp16(folder: Path) -> dict[str, int]:
     return figures(step_counts(build(folder, SKIP, "train.precision=fp16", "optim.name=sgd")))
 
 
+def step_of_pairs(folder: Path) -> dict[str, int]:
+    """With losses that compare the images of both micro-batches."""
+    parts = "[{name: bce}, {name: auc_margin, weights: balanced}, {name: partial_auc}]"
+    return figures(step_counts(build(folder, f"loss={{name: combined, parts: {parts}}}", *ACCUMULATING)))
+
+
 def step_with_carried_moments(folder: Path) -> dict[str, dict[str, int]]:
     """Beside that of the stage before it, which is the same network with moments of its own."""
     run = build(folder, STAGES, tiny.BF16)
@@ -155,7 +161,8 @@ def _differing(run: tiny.Run, stored: dict[str, torch.Tensor]) -> list[str]:
 
 
 PARTS = (
-    step_bf16, step_fp16, step_fp32, step_skipping, step_skipping_fp16, step_with_carried_moments,
+    step_bf16, step_fp16, step_fp32, step_skipping, step_skipping_fp16, step_of_pairs,
+    step_with_carried_moments,
     planted_sync, fit_and_resume, evaluated, readers,
     planted_reuse, calls,
 )  # fmt: skip

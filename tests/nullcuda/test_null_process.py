@@ -6,7 +6,7 @@ import pytest
 from nullcuda.parts import READERS
 from nullcuda.scenario import Found
 
-STEPS = ("step_bf16", "step_fp16", "step_fp32", "step_skipping", "step_skipping_fp16")
+STEPS = ("step_bf16", "step_fp16", "step_fp32", "step_skipping", "step_skipping_fp16", "step_of_pairs")
 
 
 @pytest.fixture(scope="module")

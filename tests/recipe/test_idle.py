@@ -41,6 +41,9 @@ def test_stages_decide(tmp_path: Path, last: str, override: str, reason: str | N
     [
         ("loss.gamma=3", "loss.name=focal"),
         ("loss.clip=0.1", "loss.name=asymmetric"),
+        ("loss.margin=0.5", "loss.name=auc_margin"),
+        ("loss.margin=0.5", "loss.name=partial_auc"),
+        ("loss.parts=[{name: bce}]", "loss.name=combined"),
         ("schedule.every=1ep", "schedule.name=step"),
         ("schedule.patience=3", "schedule.name=plateau"),
         ("optim.momentum=0.8", "optim.name=sgd"),

@@ -94,6 +94,39 @@ def test_base_errors(tmp_path: Path) -> None:
         ("", ["data.split=lists"], ["data.lists and data.split: lists belong together"]),
         ("", ["data.ratios=[0.5, 0.1, 0.1]"], ["data.ratios must sum to 1"]),
         ("", ["augment.crop=300"], ["augment.crop=300 is larger than the 224 px image"]),
+        ("", ["loss={name: partial_auc, beta: 0}"], ["loss.beta = 0", "greater than 0"]),
+        ("", ["loss={name: partial_auc, beta: 1.5}"], ["loss.beta = 1.5", "less than or equal to 1"]),
+        (
+            "",
+            ["loss={name: auc_margin, label_smoothing: 0.1}"],
+            ["loss.label_smoothing=0.1 does not go with loss.name=auc_margin", "Set loss.label_smoothing=0"],
+        ),
+        (
+            "loss: {weights: prior}",
+            [],
+            ["loss.weights=prior is of auc_margin and partial_auc, not of bce: use balanced"],
+        ),
+        ("loss: {name: combined}", [], ["loss.name=combined needs loss.parts: [{name: bce}, {name: asymmetric}]"]),
+        (
+            "loss: {name: combined, weights: balanced, parts: [{name: bce}]}",
+            [],
+            ["do not go with loss.name=combined: each of loss.parts has its own"],
+        ),
+        (
+            "loss: {name: combined, parts: [{name: cross_entropy}]}",
+            [],
+            ["loss.parts.0.name = 'cross_entropy'", "'auc_margin' or 'partial_auc'"],
+        ),
+        (
+            "train: {stages: [{epochs: 1, loss: {name: auc_margin}}], global_batch_size: 1}",
+            [],
+            ["train.global_batch_size=1 with train.stages.0.loss.name=auc_margin: it ranks the images of a batch"],
+        ),
+        (
+            "loss: {name: auc_margin}\ntrain: {stages: [{epochs: 1, loss: {name: cross_entropy}}]}",
+            [],
+            ["makes auc_margin and cross_entropy of one run"],
+        ),
         ("", ["nonsense"], ["'nonsense' must read key=value"]),
         ("seed: 1\nseed: 2", [], ["the key 'seed' is there twice"]),
         ("a: [1", [], ["is not valid YAML"]),
@@ -121,7 +154,10 @@ def float_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> list[str]
     return found
 
 
-@pytest.mark.parametrize("key", [key for key in float_keys() if not key.startswith(("train.stages.", "data.members."))])
+IN_LISTS = ("train.stages.", "data.members.", "loss.parts.")
+
+
+@pytest.mark.parametrize("key", [key for key in float_keys() if not key.startswith(IN_LISTS)])
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, key: str) -> None:
     """Infinite clip norms, a standard deviation that is NaN, and every other key with a float."""
     for value in ("nan", "inf", "-inf", "1e999"):

@@ -194,6 +194,7 @@ def test_convnext_lowers_its_rate_and_ends_when_validation_no_longer_gains(
 def test_convnext_minimises_focal_loss_with_alpha(tmp_path: Path, nih: Path) -> None:
     run = watched.build("convnext_base", tmp_path / "run", nih, *BRIEF, "model.name=test_convnext")
     run.setup.close()
+    assert run.stages[0].horizon.total_steps == 30 * len(run.stages[0].order)
     logits, targets = torch.randn(5, 14), (torch.rand(5, 14) < 0.3).byte()
     known = torch.ones_like(targets)
     p = torch.where(targets > 0, logits.sigmoid(), 1 - logits.sigmoid())
@@ -235,6 +236,7 @@ def test_two_classes_split_7_1_2(tmp_path: Path, heart: Path) -> None:
     run.setup.close()
     shares = np.array([len(run.setup.splits.rows(split)) for split in ("train", "val", "test")]) / len(run.setup.index)
     assert np.abs(shares - (0.7, 0.1, 0.2)).max() < 0.1  # drawn for each patient, so they are met on average
+    assert run.stages[0].horizon.total_steps == 50 * len(run.stages[0].order)
 
 
 @pytest.mark.parametrize("logits", [1, 2])

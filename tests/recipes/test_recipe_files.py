@@ -81,6 +81,14 @@ def test_a_published_recipe_names_what_was_claimed_and_what_to_expect(path: Path
         assert any(f"# {word}" in header for header in headers), word
 
 
+def test_the_documentation_has_every_figure_that_was_claimed() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    for path in PUBLISHED:
+        claimed = " ".join(re.findall(r"# Claimed(?:.*\n#   )*.*", path.read_text()))
+        figures = re.findall(r"\.\d{2,5}\b|\d+ %", claimed)
+        assert [figure for figure in figures if figure not in page] == [], path
+
+
 def test_the_documentation_lists_every_recipe() -> None:
     page = (ROOT / "docs" / "recipes.md").read_text()
     missing = [name_of(path) for path in ALL if path.stem != "base" and f"`{name_of(path)}`" not in page]

@@ -29,7 +29,10 @@ from distcxr.report.page import write_report
 def test_the_page_says_what_the_weights_were_trained_with(folder: Path) -> None:
     focal = {"loss": Loss(name="focal").in_use(), "sampling": Sampling(cap_per_label=10_000).model_dump()}
     bce = {"loss": Loss(weights="balanced", label_smoothing=0.1).in_use(), "sampling": Sampling().model_dump()}
+    parts = [{"name": "bce", "weights": "balanced", "share": 0.5}, {"name": "auc_margin"}]
+    combined = {"loss": Loss.model_validate({"name": "combined", "parts": parts}).in_use()}
     for trained_with, shown in (
+        (combined, "0.5 x bce (weights balanced) + 1.0 x auc_margin (margin 1.0)"),
         (focal, "focal (gamma 2.0), at most 10,000 images per label"),
         ({"stages": [focal, focal]}, "focal (gamma 2.0), at most 10,000 images per label"),
         (

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distcxr.data.augment import COLUMNS, center_crop, crop, identity_parameters
+from distcxr.data.augment import COLUMNS, identity_parameters
+from distcxr.data.augment.geometry import center_crop, crop
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, check_findings
 from distcxr.recipe.augmentation import Augment
