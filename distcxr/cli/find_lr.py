@@ -31,8 +31,8 @@ def run(
     """Find a learning rate for a recipe, by training briefly with rates that rise from update to update.
 
     The data, augmentation, batches and precision are the recipe's; the network begins as a run would, and is thrown
-    away. The test ends where the loss is four times its lowest. On several GPUs: accelerate launch -m distcxr.cli
-    find-lr ...
+    away. The test ends where the loss is above its first and four times its lowest. On several GPUs: accelerate launch
+    -m distcxr.cli find-lr ...
     """
     if not 0 < lowest < highest:
         raise ValueError(f"--from {lowest:g} --to {highest:g}: give two rates above 0, the lower one first")

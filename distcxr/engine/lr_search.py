@@ -108,9 +108,10 @@ def rising(lowest: float, highest: float, num: int) -> list[float]:
 
 
 def has_diverged(losses: Sequence[float]) -> bool:
-    """Whether the newest loss is not finite, or the mean of the newest losses is four times its lowest."""
+    """Whether the newest loss is not finite, or the mean of the newest losses is above the first one and four times
+    the lowest such mean."""
     means = _running_means(losses)
-    return len(means) < len(losses) or means[-1] > _DIVERGED * min(means)
+    return len(means) < len(losses) or means[-1] > max(losses[0], _DIVERGED * min(means))
 
 
 def suggest(lrs: Sequence[float], losses: Sequence[float]) -> Found:

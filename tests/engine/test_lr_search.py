@@ -70,6 +70,8 @@ def test_divergence_is_four_times_the_lowest_mean() -> None:
     assert not has_diverged([*losses, 3.0])  # a single high loss weighs a tenth or so
     assert has_diverged([*losses, *[3.0] * 12])
     assert has_diverged([*losses, math.nan])
+    assert not has_diverged([0.3, *[0.01] * 30, *[0.1] * 30])  # where it began is not diverged
+    assert not has_diverged([-0.1, -0.2, -0.1])  # a loss of one's own may be negative
 
 
 @pytest.mark.parametrize("words", [("--from", "1", "--to", "0.1"), ("--out", "lr.png")])
