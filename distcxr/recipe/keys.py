@@ -36,7 +36,7 @@ class Eval(Section):
     macro_findings: list[str] | None = None
     """Findings that the macro average names; null takes all but No Finding."""
     ensemble: list[str] = []
-    """Runs or checkpoints: a recipe that names any trains nothing, and tests their mean, as `--test` does with several."""
+    """Runs or checkpoints: a recipe that names any trains nothing and tests their mean, as `--test` with several."""
     tta: list[Literal["flip", "zoom", "rotate_left", "rotate_right"]] = []
     """Test-time augmentation of the scores at the end, not of the validations while training: views beside the image
     as it is, mirrored, enlarged by 1.1 or turned by 5 degrees. The mean of all views' logits is scored."""
@@ -87,8 +87,8 @@ IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
     "train.stall_s", "train.gradient_checkpointing", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
-    "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.ensemble", "eval.tta",
-    "eval.replicates", "eval.pictures", "eval.localise",
+    "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
+    "eval.ensemble", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image
 (`train.on_nan` decides what becomes of a run that would have ended)."""

@@ -78,7 +78,7 @@ def test_convnext_trains_at_224_px_first_and_is_validated_at_512(tmp_path: Path,
     run = watched.build(
         "best/convnext_base_512", tmp_path / "run", nih, *tiny_of("test_convnext", 64),
         "train.stages.0.augment.train_size=32", "train.stages.0.epochs=1", "train.stages.1.epochs=1",
-        "train.global_batch_size=51", "eval.every=1ep",
+        "train.global_batch_size=51", "train.max_steps=null", "eval.every=1ep",
     )  # fmt: skip
     seen: list[tuple[bool, int]] = []
     run.setup.module.register_forward_pre_hook(lambda module, given: seen.append((module.training, given[0].shape[-1])))
