@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from distcxr.error_file import is_full_memory, leave_full_memory, write_error_file
 from distcxr.interrupt import without_traceback
@@ -37,16 +38,17 @@ def main(words: Sequence[str] | None = None) -> int:
     if command.print:
         print(to_yaml(recipe), end="")
         return 0
+    test = command.test or [Path(run) for run in recipe.eval.ensemble]
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
     try:
-        with watching(None if command.test else recipe.train.stall_s):
+        with watching(None if test else recipe.train.stall_s):
             if is_main and sys.stderr.isatty():  # somebody waits
                 print("loading PyTorch ...", file=sys.stderr, flush=True)
             with collector_paused():
                 from distcxr.engine.main import run  # imports torch: seconds that a typing error does not need
             gc.freeze()  # what was imported stays, no collection needs to look at it
             elsewhere = [(on, command.split)] if on else []
-            return run(recipe, command.recipe.stem, command.test, *elsewhere)
+            return run(recipe, command.recipe.stem, test, *elsewhere)
     except (MemoryError, OSError, ImportError) as error:  # before the engine, which sees to its own
         if not is_full_memory(error):
             raise

@@ -100,6 +100,8 @@ def test_the_recipe_may_follow_the_checkpoints(monkeypatch: pytest.MonkeyPatch) 
             monkeypatch.setattr("sys.argv", ["launch.py", *words])
             assert launch.main() == 0
     assert heard == [(3, "quickstart", [Path("A"), Path("B")])] * 4
+    monkeypatch.setattr("sys.argv", ["launch.py", recipe, "eval.ensemble=[C, D]", "seed=3"])
+    assert launch.main() == 0 and heard[-1] == (3, "quickstart", [Path("C"), Path("D")])
 
 
 def test_a_full_memory_before_the_run_is_a_sentence(

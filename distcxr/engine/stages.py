@@ -20,6 +20,7 @@ from distcxr.data.sampling import train_order
 from distcxr.loss_building import check_weights
 from distcxr.models.adapters import has_adapters
 from distcxr.models.freeze import trainable_names
+from distcxr.models.maps import takes_any_size
 from distcxr.recipe import Recipe
 from distcxr.recipe import train as recipe_train
 from distcxr.recipe.augmentation import Augment
@@ -151,11 +152,18 @@ def name_parameters(stages: Sequence[Stage], module: nn.Module) -> tuple[Stage, 
         module: as built, see `trainable_names`.
 
     Raises:
-        ValueError: a stage that trains nothing, or a pattern that names no parameter; names the stage.
+        ValueError: a stage that trains nothing, a pattern that names no parameter, or images of another size than the
+            network takes; names the stage.
     """
     named, adapters = [], has_adapters(name for name, _ in module.named_parameters())
     for stage in stages:
         key = f"trainable of {stage.title}" if stage.title else "train.trainable"
+        if stage.augment.train_size is not None and not takes_any_size(module):
+            where = f" of {stage.title}" if stage.title else ""
+            raise ValueError(
+                f"augment.train_size={stage.augment.train_size}{where}: this network takes images of one size only. "
+                "Train it at each size in a run of its own, the second with model.weights=RUN of the first"
+            )
         try:
             names = trainable_names(module, stage.patterns)
         except ValueError as error:

@@ -23,6 +23,13 @@ TORCHVISION_PARTS = {
 """Class to the parts that an image passes, in order, before pooling."""
 
 
+def takes_any_size(network: Any) -> bool:
+    """Whether images may have another size than the network was built for: not with position embeddings or windows."""
+    bare = getattr(network, "backbone", network)
+    known = getattr(bare, "pretrained_cfg", None) or {}
+    return not (known.get("fixed_input_size") or type(bare).__name__ in ("VisionTransformer", "MaxVit"))
+
+
 def feature_map(network: Any, images: Tensor) -> Tensor:
     """The last map [B, N, K], row by row, without class and register tokens.
 

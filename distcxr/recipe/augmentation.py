@@ -48,6 +48,10 @@ class Augment(Section):
     """Share of the side kept around the centre, in training and evaluation."""
     crop: PositiveInt | None = None
     """Side of a crop in pixels: at a random position in training, at the centre in evaluation."""
+    train_size: PositiveInt | None = None
+    """Side in pixels that training images are made smaller to, on the device and after crops; validation and test see
+    the whole size. Of a stage: training at 224 px first, then at `data.image_size`, is faster than all of it there. For
+    networks that take images of any size."""
     brightness: Fraction = 0.0
     """Added to pixels in [0, 1], drawn from plus or minus this."""
     contrast: Fraction = 0.0

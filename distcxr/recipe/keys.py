@@ -35,6 +35,8 @@ class Eval(Section):
     """Which weights are scored at the end."""
     macro_findings: list[str] | None = None
     """Findings that the macro average names; null takes all but No Finding."""
+    ensemble: list[str] = []
+    """Runs or checkpoints: a recipe that names any trains nothing and tests their mean, as `--test` with several."""
     tta: list[Literal["flip", "zoom", "rotate_left", "rotate_right"]] = []
     """Test-time augmentation of the scores at the end, not of the validations while training: views beside the image
     as it is, mirrored, enlarged by 1.1 or turned by 5 degrees. The mean of all views' logits is scored."""
@@ -85,8 +87,8 @@ IDENTITY_FREE = (
     "output", "train.max_steps", "train.resume", "train.stage", "train.per_device_batch_size", "train.bucket_mb",
     "train.stall_s", "train.gradient_checkpointing", "train.deterministic", "train.on_nan", "train.max_skips",
     "data.root", "data.source", "data.pack", "data.loader", "data.cache", "data.gpu", "data.num_workers",
-    "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights", "eval.tta",
-    "eval.replicates", "eval.pictures", "eval.localise",
+    "data.prefetch", "data.max_errors", "checkpoint", "logging", "eval.splits", "eval.weights",
+    "eval.ensemble", "eval.tta", "eval.replicates", "eval.pictures", "eval.localise",
 )  # fmt: skip
 """Keys that may change between a run and its resumption: none of them changes what is learnt from which image
 (`train.on_nan` decides what becomes of a run that would have ended)."""
@@ -139,6 +141,14 @@ class Recipe(Section):
         side = round(self.data.image_size * self.augment.center_crop)
         if self.augment.crop is not None and self.augment.crop > side:
             raise ValueError(f"augment.crop={self.augment.crop} is larger than the {side} px image it is cut from")
+        augments = {"": self.augment}
+        augments |= {f"train.stages.{n}.": one.augment for n, one in enumerate(self.train.stages) if one.augment}
+        for above, augment in augments.items():
+            if augment.train_size is not None and augment.train_size > (self.augment.crop or side):
+                raise ValueError(
+                    f"{above}augment.train_size={augment.train_size} is larger than the {self.augment.crop or side} px "
+                    "that validation sees: raise data.image_size, or leave it out"
+                )
         if self.train.deterministic and self.data.loader == "auto" and self.data.source != "npz":
             raise ValueError(
                 "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "

@@ -64,6 +64,15 @@ def test_bits_do_not_depend_on_the_batch(batch_size: int) -> None:
     assert torch.equal(torch.cat(parts), whole)
 
 
+def test_training_sees_smaller_images_and_evaluation_does_not() -> None:
+    pixels, spec = images(4, 64), Augment(train_size=16, normalize="half")
+    smaller = DeviceTransform(spec, (0.0,), (1 / 255,))(pixels, identity_parameters(4))
+    expected = [Image.fromarray(one[0].numpy()).resize((16, 16), Image.Resampling.BILINEAR) for one in pixels]
+    assert np.abs(smaller[:, 0].numpy() - np.stack([np.asarray(one) for one in expected])).max() <= 1
+    whole = DeviceTransform(without_augmentation(spec), (0.0,), (1 / 255,))(pixels, identity_parameters(4))
+    assert torch.equal(whole, pixels.float())
+
+
 def test_evaluation_of_a_full_recipe_is_a_centre_crop_to_the_bit() -> None:
     pixels, spec = images(4), without_augmentation(FULL)
     assert (spec.crop, spec.normalize, spec.flip, spec.scale) == (24, "half", 0.0, (1.0, 1.0))

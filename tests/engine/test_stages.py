@@ -288,6 +288,10 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
         (("train.stages.0.schedule={warmup: 99st}",), r"stage 1 of 3: schedule.warmup is 99 steps, of \d+ in all"),
         (("train.stages.0.schedule={min_lr: 1}",), r"stage 1 of 3: schedule.min_lr=1"),
         (("train.stages.1.loss={weights: [1, 2]}",), r"stage 2 of 3 .top.: loss.weights holds 2 .*are 14"),
+        (
+            ("model.name=test_vit", "train.stages=[{epochs: 1, augment: {train_size: 32}}]"),
+            r"train_size=32 of stage 1 of 1: this network takes images of one size only",
+        ),
         (("train.stages.1.sampling={cap_per_label: 1}",), r"stage 2 of 3 .*cap_per_label=1 leaves 9 of 59 "),
     ],
 )  # fmt: skip
@@ -312,6 +316,7 @@ def test_stages_that_can_not_be_are_refused_at_the_start(
             "train.stages.1.augment.normalize=imagenet",
             "train.stages.1.augment.normalize differs from augment.normalize",
         ),
+        ("train.stages.1.augment.train_size=999", "train.stages.1.augment.train_size=999 is larger than the"),
         ("train.stages.1.epoch=3", "unknown key 'train.stages.1.epoch'"),
         ("train.stages.3.lr=1", "train.stages has no entry 3; its entries are 0 to 2"),
     ],

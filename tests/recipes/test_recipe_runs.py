@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 HEART = r"data.patient_pattern='^(\d+)_'"
 CHAINS = {"transfer/heart_from_nothing_nih", "transfer/heart_from_imagenet_nih"}
 ALL = {str(path.relative_to(watched.RECIPES).with_suffix("")) for path in watched.RECIPES.rglob("*.yaml")} - {"base"}
-ALL = {recipe for recipe in ALL if not recipe.startswith("launch/")}  # Accelerate's files
+ALL = {
+    recipe for recipe in ALL if not recipe.startswith(("launch/", "best/"))
+}  # Accelerate's files; test_best_claims.py
 # Networks that another recipe trains already, or that are too large: a small one through the same recipe.
 TINY = {
     recipe: ("model.library=timm", "model.name=test_resnet")

@@ -58,6 +58,11 @@ def crop(image: Tensor, crop_x: Tensor, crop_y: Tensor, side: int) -> Tensor:
     return image[batch, 0, rows[:, :, None], columns[:, None, :]].unsqueeze(1)
 
 
+def smaller(image: Tensor, side: int) -> Tensor:
+    """The images [B, 1, S, S] at `side` pixels, each the weighted mean of those that it covers (antialiased)."""
+    return functional.interpolate(image, size=(side, side), mode="bilinear", antialias=True)
+
+
 def rectangle(edges: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Which rows, bool [B, S, 1], and which columns, bool [B, 1, S], have their centre within a sample's rectangle.
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distcxr.data.augment.erasing import draw_erased, erase, erased_columns
-from distcxr.data.augment.geometry import center_crop, crop, flip, warp
+from distcxr.data.augment.geometry import center_crop, crop, flip, smaller, warp
 from distcxr.data.augment.grey_levels import WHITE, adjust, normalize
 from distcxr.data.augment.mixing import draw_mixed, mix_images, mixed_columns, with_mixed_labels
 from distcxr.data.augment.operations import change
@@ -152,6 +152,8 @@ class DeviceTransform:
             grey = center_crop(grey, round(grey.shape[-1] * spec.center_crop))
         if spec.crop is not None:
             grey = crop(grey, column["crop_x"], column["crop_y"], spec.crop)
+        if spec.train_size is not None:
+            grey = smaller(grey, spec.train_size)
         if "rand_augment" in parts:
             grey = change(grey, parts["rand_augment"], fill=round(WHITE * sum(self.mean) / len(self.mean)))
         if spec.brightness or spec.contrast:
@@ -172,9 +174,11 @@ class DeviceTransform:
         parts = parts_of(self.spec, batch.augment)
         if "mix" not in parts:
             return batch
-        return with_mixed_labels(batch, parts["mix"], input_side(batch.pixels.shape[-1], self.spec))
+        return with_mixed_labels(
+            batch, parts["mix"], self.spec.train_size or input_side(batch.pixels.shape[-1], self.spec)
+        )
 
 
 def input_side(image_size: int, spec: Augment) -> int:
-    """Side of what the model sees, in pixels."""
+    """Side of what the model sees, in pixels; in training, where `train_size` is given, it is that."""
     return spec.crop if spec.crop is not None else round(image_size * spec.center_crop)
