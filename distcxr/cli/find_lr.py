@@ -43,8 +43,9 @@ def run(
     from rich.console import Console
 
     from distcxr.engine.lr_search import find_lr, rising
+    from distcxr.logs import start_logging
     from distcxr.recipe import load_recipe
-    from distcxr.runtime import start_logging, start_runtime
+    from distcxr.runtime import start_runtime
 
     recipe = load_recipe(recipe_path, overrides or ())
     start_logging(Console(stderr=True))

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -129,24 +128,13 @@ def write_weights(checkpoint: Checkpoint, out: Path, *, plain: bool) -> dict[str
 
 def chosen_by_validation(known: Validated) -> dict[str, Any]:
     """Temperatures, thresholds of the calibrated probabilities and of the logits, by finding; null where unknown."""
-
-    def calibrated(logit: float | None, column: int) -> float | None:
-        return None if logit is None else float(known.calibrated(np.array(logit), column))
-
-    logits = {
-        rule: {finding: known.logit_threshold(rule, at) for at, finding in enumerate(known.findings)}
-        for rule in known.rules
-    }
+    findings = list(enumerate(known.findings))
     return {
-        "temperatures": {
-            finding: known.operating and known.operating.temperatures[at].value
-            for at, finding in enumerate(known.findings)
+        "temperatures": {name: known.operating and known.operating.temperatures[at].value for at, name in findings},
+        "thresholds": {rule: {name: known.threshold(rule, at) for at, name in findings} for rule in known.rules},
+        "logit_thresholds": {
+            rule: {name: known.logit_threshold(rule, at) for at, name in findings} for rule in known.rules
         },
-        "thresholds": {
-            rule: {finding: calibrated(found[finding], at) for at, finding in enumerate(known.findings)}
-            for rule, found in logits.items()
-        },
-        "logit_thresholds": logits,
     }
 
 

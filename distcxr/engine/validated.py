@@ -55,6 +55,11 @@ class Validated:
         """A finding is called positive at this logit or above; None where there is no threshold."""
         return None if self.operating is None else self.operating.threshold(rule, column, "logit")
 
+    def threshold(self, rule: str, column: int) -> float | None:
+        """The same threshold of the calibrated probability."""
+        logit = self.logit_threshold(rule, column)
+        return None if logit is None else float(self.calibrated(np.array(logit), column))
+
     def calibrated(self, logits_N: NDArray[np.floating[Any]], column: int) -> NDArray[np.float64]:
         """Probabilities of a finding's logits, by its temperature where it has one."""
         temperature = None if self.operating is None else self.operating.temperatures[column].value
