@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from distcxr.cli.options import Checkpoint, Force
+from distcxr.cli.options import Checkpoint, Force, check_writable
 
 Format = Literal["torchvision", "safetensors", "onnx", "torch-export"]
 
@@ -50,12 +50,11 @@ def run(
     """
     format_ = format_ or _ENDINGS.get(out.suffix.lower(), "torchvision")
     beside, card = out.with_suffix(".json"), out.with_suffix(".md")
-    if out in (beside, card) or out.is_dir():
+    check_writable(out)
+    if out in (beside, card):
         raise ValueError(
             f"{out}: name a file for the model, such as model.onnx or model.pth; JSON and card are written beside it"
         )
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out} can't be written: the folder {out.parent} is not there")
     if not force and (there := [str(file) for file in (out, beside, card) if file.exists()]):
         raise ValueError(f"{', '.join(there)} there already: name another file, or add --force to replace")
 

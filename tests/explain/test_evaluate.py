@@ -176,7 +176,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     entries = [[name, "Infiltrate", "100.5", "200", "300", "400"] for name in tested[:5]]
     with (data / "BBox_List_2017.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *entries, ["elsewhere.png", "Mass", "1", "2", "3", "4"]])
-    arguments = ["distcxr", "explain", str(tmp_path / "tiny.yaml"), str(tmp_path / "run/checkpoints/best")]
+    arguments = ["distcxr", "explain", str(tmp_path / "run/checkpoints/best"), str(tmp_path / "tiny.yaml")]
     options = ["--map", "plain", "--json", str(tmp_path / "found.json"),
                "--pictures", str(tmp_path / "pictures")]  # fmt: skip
     monkeypatch.setattr("distcxr.engine.opening.start_logging", lambda console: None)  # it would take pytest's handlers
