@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from distcxr.data.augment import identity_parameters
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.sources.image_files import ImageFiles, find_images
-from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
-from distcxr.engine.compatible import check_together
+from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.evaluate import average
 from distcxr.engine.inference import Member, devices_of, heat_of_image, member_heat, member_logits, open_member
 from distcxr.engine.prediction_table import prediction_table
-from distcxr.engine.validated import Validated, validated, validated_together
+from distcxr.engine.validated import Validated, opened_together
 from distcxr.explain.overlay import overlay
 
 if TYPE_CHECKING:
@@ -261,13 +260,7 @@ def open_runs(runs: Sequence[ImagePath], device: str | None = None) -> Predictor
     if not runs:
         raise ValueError("name a run folder, for example runs/densenet121/TIME")
     devices = devices_of(device)
-    checkpoints = [open_checkpoint(Path(run).expanduser()) for run in runs]
-    first = checkpoints[0]
-    known = [validated(checkpoint) for checkpoint in checkpoints]
-    together = known[0]
-    if len(checkpoints) > 1:
-        check_together(checkpoints, first.recipe, first.meta["findings"])
-        together = validated_together(known, [str(run) for run in runs], first.recipe.loss.name)
+    checkpoints, known, together = opened_together([Path(run).expanduser() for run in runs])
     members = [
         open_member(checkpoint, devices[0], one.tta, one.precision)
         for checkpoint, one in zip(checkpoints, known, strict=True)
