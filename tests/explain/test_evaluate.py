@@ -161,7 +161,7 @@ def test_images_of_one_patient_count_as_one_patient() -> None:
     drawn = boxes({(10 + place, 0): spot for place, spot in enumerate(SPOTS)})
     mass = look(drawn, patient_id=np.array([0] * 12 + [1, 1])).findings["Mass"]
     assert (mass.num, mass.num_patients, mass.pointing_low) == (4, 2, None)
-    assert mass.reason == "2 patients: too few for an interval, which takes 10"
+    assert mass.reason == "fewer than 10 patients, too few for an interval"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
