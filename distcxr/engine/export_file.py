@@ -62,8 +62,10 @@ def write_network(
         "output": f"probabilities, float32 [N, {num}], in the order of findings, {calibrated}; logits, float32 "
         f"[N, {num}], before that",
         "load": _use(format_, out.name, size, len(columns)),
-        "notes": [], **begun_with(recipe.model.weights),
+        "notes": [],
     }  # fmt: skip
+    begun = [text for one in checkpoints for text in begun_with(one.recipe.model.weights).values()]
+    about |= {"begun_with": "; ".join(dict.fromkeys(begun))} if begun else {}
     texts = {"findings": json.dumps(findings), "distcxr": json.dumps(about | chosen_by_validation(known))}
     with being_written(out) as part:
         if format_ == "onnx":
