@@ -114,6 +114,7 @@ USES: tuple[dict[str, Use], ...] = (  # those of a group need what the groups be
         ),
         "cache": Use(RECIPE, "64 images of 32 x 32 pixels"),
         "pack": Use(RECIPE, "64 images in 1 shard"),
+        "find-lr": Use(f"{RECIPE} --steps 10 --out rates.csv", "written: rates.csv", "rates.svg"),
         "probe": Use(f"{RECIPE} output=probe --l2 1e-3", "run folder: probe", "probe/metrics_val.json"),
         "submit": Use(f"{RECIPE} --gpus 2 --dry-run", "it would start now"),
     },

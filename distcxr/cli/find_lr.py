@@ -36,9 +36,7 @@ def run(
     """
     if not 0 < lowest < highest:
         raise ValueError(f"--from {lowest:g} --to {highest:g}: give two rates above 0, the lower one first")
-    if out is not None and out.suffix != ".csv":
-        raise ValueError(f"--out {out}: name a .csv file; the chart is written beside it")
-    check_writable(out)
+    check_writable(out, ".csv")
 
     from rich.console import Console
 
