@@ -30,12 +30,13 @@ from rich.console import Console
 from step_bench.ours import host_clock, update
 
 from distcxr.data.batch import Batch
+from distcxr.device import device_name
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.state import Run
 from distcxr.engine.step_writing import write_steps
 from distcxr.recipe import load_recipe
-from distcxr.runtime import device_name, start_runtime
+from distcxr.runtime import start_runtime
 
 Row = dict[str, Any]
 EPOCHS, NIH_TRAIN_IMAGES = 10, 77_766  # of the official split, val_fraction 0.1 and split_seed 0

@@ -117,12 +117,15 @@ def main() -> int:
     parser.add_argument("run", type=Path, help="a run's or a sweep's folder, with its page")
     parser.add_argument("out", type=Path, help="a .png for the top of the page, or a folder for all of it")
     parser.add_argument("--browser", default="chromium", help="a Chromium (default: chromium)")
+    parser.add_argument("--dark", action="store_true", help="as for somebody who prefers dark pages")
     chosen = parser.parse_args()
     page = next((chosen.run / name for name in ("report.html", "sweep.html") if (chosen.run / name).exists()), None)
     if page is None:
         sys.exit(f"{chosen.run} has no report.html: distcxr report {chosen.run} makes one")
     browser, fits = Browser(chosen.browser), True
     try:
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if chosen.dark else "light"}
+        browser.call("Emulation.setEmulatedMedia", features=[scheme])
         if chosen.out.suffix == ".png":
             browser.open(page, *TOP)
             browser.shoot(chosen.out, TOP[0], 0, TOP[1])

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from distcxr.data.readers.budget import thread_budget
-    from distcxr.runtime import device_name
+    from distcxr.device import device_name
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts: Row = {

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from distcxr.data.augment import identity_parameters
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.sources.image_files import ImageFiles, find_images
-from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
-from distcxr.engine.compatible import check_together
+from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.evaluate import average
 from distcxr.engine.inference import Member, devices_of, heat_of_image, member_heat, member_logits, open_member
-from distcxr.engine.validated import Validated, validated, validated_together
+from distcxr.engine.prediction_table import prediction_table
+from distcxr.engine.validated import Validated, opened_together
 from distcxr.explain.overlay import overlay
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Predictor:
         """
         import pandas as pd
 
-        columns = {rule: [self._threshold(rule, at) for at in range(len(self.findings))] for rule in self.rules}
+        columns = {rule: [self._known.threshold(rule, at) for at in range(len(self.findings))] for rule in self.rules}
         return pd.DataFrame(columns, index=pd.Index(self.findings, name="finding"), dtype="float64")
 
     @property
@@ -187,9 +187,7 @@ class Predictor:
         for row in range(len(images)) if taken else ():
             if unknown := sorted(name for name in taken if not images.about[name][row]):
                 remarks.setdefault(row, []).append(f"{', '.join(unknown)} unknown, which the network takes beside it")
-        for row, reason in mean.unreadable:
-            remarks[row] = [f"left out: {reason}"]
-        return self._table(images, rule, mean.rows, mean.values_NK, remarks)
+        return prediction_table(images, self._known, rule, mean, remarks)
 
     def explain(
         self, paths: ImagePath | Iterable[ImagePath], findings: Sequence[str] | None = None, *, rule: str = RULE
@@ -256,62 +254,13 @@ class Predictor:
         if self.rules and rule not in self.rules:
             raise ValueError(f"no threshold rule {rule!r} here; there are {', '.join(self.rules)}")
 
-    def _threshold(self, rule: str, column: int) -> float | None:
-        logit = self._known.logit_threshold(rule, column)
-        return None if logit is None else float(self._known.calibrated(np.array(logit), column))
-
-    def _table(
-        self, images: ImageFiles, rule: str, rows: NDArray[np.int64], logits_NC: NDArray[np.float32],
-        remarks: dict[int, list[str]],
-    ) -> pd.DataFrame:  # fmt: skip
-        """`predict`'s table of logits [N, C] of the images `rows`."""
-        import pandas as pd
-
-        shape = (len(images), len(self.findings))
-        numbers = {name: np.full(shape, np.nan) for name in ("probability", "threshold", *_ABOVE)}
-        logit_NC, positive_NC = np.full(shape, np.nan, dtype=np.float32), np.full(shape, None, dtype=object)
-        logit_NC[rows] = logits_NC
-        for at in range(len(self.findings)):
-            logits_N = logits_NC[:, at]
-            numbers["probability"][rows, at] = self._known.calibrated(logits_N, at)
-            for target, name in enumerate(_ABOVE):
-                scores = self._known.scores(at, target)
-                if len(scores):
-                    numbers[name][rows, at] = np.searchsorted(scores, logits_N) / len(scores)
-            logit = self._known.logit_threshold(rule, at)
-            if logit is not None:
-                positive_NC[rows, at] = logits_N >= np.float32(logit)
-                numbers["threshold"][rows, at] = self._threshold(rule, at)
-        notes = ["; ".join(remarks.get(row, ())) for row in range(len(images))]
-        return pd.DataFrame(
-            {
-                "file": np.repeat(np.array(images.names, dtype=object), shape[1]),
-                "finding": list(self.findings) * shape[0],
-                "probability": numbers["probability"].ravel(),
-                "positive": pd.array(positive_NC.ravel(), dtype="boolean"),
-                "threshold": numbers["threshold"].ravel(),
-                **{name: numbers[name].ravel() for name in _ABOVE},
-                "logit": logit_NC.ravel(),
-                "note": np.repeat(np.array(notes, dtype=object), shape[1]),
-            }
-        )
-
-
-_ABOVE = ("above_negatives", "above_positives")
-
 
 def open_runs(runs: Sequence[ImagePath], device: str | None = None) -> Predictor:
     """`distcxr.load`, silent about what is not known: that is in `Predictor.problems`."""
     if not runs:
         raise ValueError("name a run folder, for example runs/densenet121/TIME")
     devices = devices_of(device)
-    checkpoints = [open_checkpoint(Path(run).expanduser()) for run in runs]
-    first = checkpoints[0]
-    known = [validated(checkpoint) for checkpoint in checkpoints]
-    together = known[0]
-    if len(checkpoints) > 1:
-        check_together(checkpoints, first.recipe, first.meta["findings"])
-        together = validated_together(known, [str(run) for run in runs], first.recipe.loss.name)
+    checkpoints, known, together = opened_together([Path(run).expanduser() for run in runs])
     members = [
         open_member(checkpoint, devices[0], one.tta, one.precision)
         for checkpoint, one in zip(checkpoints, known, strict=True)

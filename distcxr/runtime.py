@@ -1,33 +1,27 @@
-"""The processes of a run: Accelerate set-up, who is which rank, seeding, logging.
+"""The processes of a run: Accelerate set-up, who is which rank, seeding.
 
 Only this module, `process_group` and `metrics.gather` ask for rank and world size; all others take them as arguments.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import platform
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DDPCommunicationHookType, DistributedDataParallelKwargs
-from rich.console import Console
-from rich.logging import RichHandler
 from torch import Tensor, nn
 
 from distcxr import process_group
 from distcxr.data.order import hash64
 from distcxr.data.readers.budget import thread_budget
 from distcxr.determinism import set_deterministic
-from distcxr.error_file import is_reported_by_launcher
+from distcxr.device import check_device, keep_freed_memory, use_arithmetic
 from distcxr.launcher_flags import check_asked, overrule, too_many_for_cores
 from distcxr.processes import end_with_launcher
 from distcxr.recipe import Recipe
@@ -172,7 +166,7 @@ def start_runtime(recipe: Recipe) -> Runtime:
     set_deterministic(recipe.train.deterministic)
     use_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1")
     device = torch.device("cpu") if use_cpu else process_group.own_device()
-    _check_device(recipe, device)
+    check_device(recipe, device)
     process_group.join(device, process_group.collective_timeout(recipe.train.stall_s))
     use_flight_recorder(process_group.write_flight_record)
     check_asked()
@@ -193,12 +187,12 @@ def start_runtime(recipe: Recipe) -> Runtime:
             "each would train alone. On a machine without GPUs use "
             "`accelerate launch --multi_gpu --num_processes N launch.py ...` (`--cpu` starts one process)."
         )
-    _use_arithmetic(recipe)
+    use_arithmetic(recipe)
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if use_cpu:
         # The launcher gives every process one thread; the cores are shared out among the ranks instead.
         torch.set_num_threads(thread_budget(local_world_size))
-        _keep_freed_memory()
+        keep_freed_memory()
         if shared := too_many_for_cores(local_world_size, len(os.sched_getaffinity(0))):
             logger.warning(shared)
     return Runtime(
@@ -221,31 +215,6 @@ def alone(device: torch.device, precision: str) -> Runtime:
     )  # fmt: skip
 
 
-@contextmanager
-def arithmetic_of(recipe: Recipe) -> Iterator[None]:
-    """What `start_runtime` sets for the whole process, for the time of the block: float32 products as the recipe has
-    them, and cuDNN's trials."""
-    cudnn = torch.backends.cudnn
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through PyTorch's newer names, which can't be read back through this one: left alone
-        yield
-        return
-    before = cudnn.allow_tf32, cudnn.benchmark
-    _use_arithmetic(recipe)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        cudnn.allow_tf32, cudnn.benchmark = before
-
-
-def _use_arithmetic(recipe: Recipe) -> None:
-    torch.set_float32_matmul_precision("high" if recipe.train.tf32 else "highest")
-    torch.backends.cudnn.allow_tf32 = recipe.train.tf32
-    torch.backends.cudnn.benchmark = not recipe.train.deterministic
-
-
 def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:
     """How DDP exchanges gradients; Accelerate hands on only what differs from PyTorch's defaults.
 
@@ -258,77 +227,3 @@ def _exchange(recipe: Recipe) -> DistributedDataParallelKwargs:
         broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=recipe.train.bucket_mb,
         comm_hook=hooks[recipe.train.compress_gradients],
     )  # fmt: skip
-
-
-def _keep_freed_memory() -> None:
-    """Have the C library keep memory that tensors free, for the next ones.
-
-    It returns large blocks to the kernel at once, and gets every page of them anew, zeroed: 17,500 page faults a step
-    of DenseNet-121 with 16 images, a tenth of its time. Where there is no glibc nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_threshold, 2**30)
-
-
-def _check_device(recipe: Recipe, device: torch.device) -> None:
-    precision = recipe.train.precision
-    if device.type == "cpu":
-        if precision == "fp16":
-            raise ValueError("train.precision=fp16 needs a GPU; on a CPU use bf16 or no")
-        return
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-    if capability < (7, 5) and (torch.version.cuda or "").startswith("13"):
-        raise ValueError(
-            f"{name} (compute capability {capability[0]}.{capability[1]}) has no kernels in CUDA 13 builds of "
-            "PyTorch: install the CUDA 12 ones with `pip install -r requirements/cuda12.txt`"
-        )
-    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ValueError(f"{name} has no bfloat16; use train.precision=fp16")
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's or CPU's product name."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def start_logging(console: Console) -> None:
-    """Log to the terminal: everything from rank 0, errors from the others, with their rank.
-
-    All ranks read the same labels and lists, so rank 0's warnings stand for all. Lines about one node alone are logged
-    with `extra={"from_any_rank": True}`.
-    """
-    rank = int(os.environ.get("RANK", "0"))
-    handler: logging.Handler
-    if sys.stderr.isatty():
-        handler = RichHandler(console=console, show_path=False, show_level=False, log_time_format="%H:%M:%S")
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_formatter(rank))
-    if rank > 0:
-        handler.addFilter(lambda record: record.levelno >= logging.ERROR or hasattr(record, "from_any_rank"))
-    if is_reported_by_launcher():
-        handler.addFilter(lambda record: not hasattr(record, "is_in_error_file"))
-    handler.setLevel(logging.INFO)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)
-    logging.getLogger("distcxr").setLevel(logging.INFO)
-
-
-def log_to_file(path: Path) -> None:
-    """Append rank 0's log to `path`."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_formatter(0))
-    logging.getLogger().addHandler(handler)
-
-
-def _formatter(rank: int) -> logging.Formatter:
-    who = f"[rank {rank}] " if rank else ""
-    return logging.Formatter(f"%(asctime)s {who}%(message)s", datefmt="%H:%M:%S")

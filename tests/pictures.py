@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from pydicom.uid import RLELossless
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.loader import Pixels, Request
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.remarks import remarks
 
 _ids: dict[str, int] = {}
 
@@ -54,6 +57,12 @@ def assert_is(pixels: Pixels, files: list[str], size: int) -> None:
     expected = torch.stack([by_pillow(file, size) for file in files])
     assert (pixels.pixels[:, 0].int() - expected.int()).abs().max() <= 1
     assert pixels.unreadable == ()
+
+
+def assert_remark(data: bytes, expected: str | None) -> None:
+    """That a file's only remark, where one is expected, matches this; for a network of 32 pixels."""
+    found = remarks(data, decode_grey(data), 32)
+    assert len(found) == (expected is not None) and re.search(expected or "", "".join(found)), found
 
 
 def saved(mode: str, array: np.ndarray, kind: str = "PNG", **options: object) -> bytes:

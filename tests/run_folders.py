@@ -188,7 +188,7 @@ def localisation() -> dict[str, Any]:
         }
         if 0 < number < 8:
             findings[name] |= {"pointing_low": 0.35, "pointing_high": 0.85, "iou_low": 0.15, "iou_high": 0.3}
-    findings[NIH14[0]]["reason"] = "9 patients: too few for an interval, which takes 10"
+    findings[NIH14[0]]["reason"] = "fewer than 10 patients, too few for an interval"
     return {
         "method": "Grad-CAM less its mean", "map": "relative", "intervals": INTERVALS, "iou_threshold": 0.5,
         "tolerance_px": 0.0, "input_px": 224, "findings": findings,

@@ -39,13 +39,13 @@ ALLOWED = {
     "tracking": {"recipe", "runfolder"},
     "determinism": set(),
     "launcher_flags": {"recipe", "processes"},
-    "runtime": {
-        "recipe", "data", "process_group", "error_file", "processes", "stall", "determinism", "launcher_flags",
-    },
+    "device": {"recipe"},
+    "logs": {"error_file"},
+    "runtime": {"recipe", "data", "process_group", "processes", "stall", "determinism", "launcher_flags", "device"},
     "engine": {
         "recipe", "data", "models", "losses", "loss_building", "optim", "schedule", "metrics", "tracking", "runtime",
         "explain", "report", "runfolder", "error_file", "exit_codes", "interrupt", "stall", "process_group", "version",
-        "determinism", "processes", "own_parts",
+        "determinism", "processes", "own_parts", "device", "logs",
     },
     "api": {"data", "engine", "explain"},
     "ui": {"api", "data", "engine", "explain", "report", "runfolder"},
@@ -58,7 +58,7 @@ ALLOWED = {
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "jobs", "phantom", "exit_codes", "api", "own_parts", "ui",
+        "runtime", "logs", "jobs", "phantom", "exit_codes", "api", "own_parts", "ui",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt", "processes", "stall"},
 }  # fmt: skip

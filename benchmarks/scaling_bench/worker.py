@@ -26,12 +26,13 @@ from rich.console import Console
 from torch import Tensor
 
 from distcxr.data.batch import Batch
+from distcxr.device import device_name
 from distcxr.engine.build import build_run
 from distcxr.engine.fit import updates
 from distcxr.engine.state import Run
 from distcxr.engine.step import train_step
 from distcxr.recipe import load_recipe
-from distcxr.runtime import device_name, start_runtime
+from distcxr.runtime import start_runtime
 from scaling_bench.table import PROGRESS
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from distcxr.cli.building import Bar, images, num_workers, report_made, report_unreadable
-from distcxr.cli.options import Overrides, Recipe, Workers
+from distcxr.cli.options import Overrides, Recipe, Workers, check_writable
 
 _Npy = Annotated[
     Path | None,
@@ -35,8 +35,7 @@ def run(
     from distcxr.data.store.store_files import shown_size
     from distcxr.recipe import load_recipe
 
-    if export and (export.suffix != ".npy" or not export.absolute().parent.is_dir()):
-        raise ValueError(f"--export-npy {export}: name an .npy file in a folder that is there")
+    check_writable(export, ".npy")
     recipe = load_recipe(recipe_path, overrides or ())
     threads = num_workers(workers)
     if recipe.data.source == "npz":

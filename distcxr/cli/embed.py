@@ -7,15 +7,8 @@ from typing import Annotated
 
 import typer
 
-from distcxr.cli.options import Checkpoint, Split, recipe_of
+from distcxr.cli.options import Checkpoint, CheckpointsRecipe, Split, check_writable, recipe_of
 
-_Words = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="RECIPE|key=value", show_default=False,
-        help="a YAML file that names the images (default: those of the checkpoint's run), and keys that differ",
-    ),
-]  # fmt: skip
 _Out = Annotated[Path, typer.Option(metavar="FILE.npz", show_default=False, help="the file to write")]
 _Splits = Annotated[
     list[Split] | None,
@@ -29,15 +22,16 @@ _Maps = Annotated[
 ]  # fmt: skip
 
 
-def run(path: Checkpoint, out: _Out, words: _Words = None, splits: _Splits = None, maps: _Maps = False) -> int:
+def run(
+    path: Checkpoint, out: _Out, words: CheckpointsRecipe = None, splits: _Splits = None, maps: _Maps = False
+) -> int:
     """Write a checkpoint's pooled features of images.
 
     Writes what the network makes of every image before its head: one row each, with file, patient, split and labels,
     for numpy.load. On several GPUs: accelerate launch -m distcxr.cli embed ...
     """
     splits = splits or list(Split)
-    if out.suffix != ".npz" or not out.absolute().parent.is_dir():
-        raise ValueError(f"--out {out}: name an .npz file in a folder that is there")
+    check_writable(out, ".npz")
 
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""`distcxr explain RECIPE CHECKPOINT`: a checkpoint's heat maps against NIH's boxes."""
+"""`distcxr explain CHECKPOINT [RECIPE]`: a checkpoint's heat maps against NIH's boxes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from distcxr.cli.options import Checkpoint, Json, Overrides, Recipe, Split, check_writable
+from distcxr.cli.options import Checkpoint, CheckpointsRecipe, Json, Split, check_writable, recipe_of
 
 
 class HeatMap(StrEnum):
@@ -39,17 +39,16 @@ _Pictures = Annotated[
 
 
 def run(
-    recipe_path: Recipe,
     path: Checkpoint,
-    overrides: Overrides = None,
+    words: CheckpointsRecipe = None,
+    json: Json = None,
+    pictures: _Pictures = None,
     boxes_file: _Boxes = None,
     split: _Split = Split.TEST,
     layer: _Layer = None,
     map: _Map = HeatMap.RELATIVE,
     threshold: _Threshold = 0.5,
     tolerance: _Tolerance = 0.0,
-    json: Json = None,
-    pictures: _Pictures = None,
 ) -> int:
     """Compare a checkpoint's Grad-CAM heat maps with NIH's boxes.
 
@@ -74,8 +73,8 @@ def run(
     check_writable(json)
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
-    recipe = load_recipe(recipe_path, overrides or ())
     checkpoint = open_checkpoint(path)
+    recipe = load_recipe(*recipe_of(checkpoint.path, words or []))
     with opened(recipe, checkpoint, partial(as_tested, split=split)) as setup:
         index = setup.index
         boxes = place_boxes(read_boxes(boxes_file or index.root), index, recipe.data.image_size, recipe.augment)

@@ -1,16 +1,28 @@
-"""`distcxr export CHECKPOINT OUT`: a network for others to run, with its card and what they need to know beside it."""
+"""`distcxr export RUN ... OUT`: a network for others to run, with its card and what they need to know beside it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from distcxr.cli.options import Checkpoint, Force
+from distcxr.cli.options import Force, check_writable
+
+if TYPE_CHECKING:
+    from distcxr.engine.checkpoint import Checkpoint
+    from distcxr.runfolder.contents import RunFiles
 
 Format = Literal["torchvision", "safetensors", "onnx", "torch-export"]
 
+_Runs = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="RUN...", show_default=False,
+        help="run folders or checkpoints; several are averaged, as predict does, for onnx and torch-export",
+    ),
+]  # fmt: skip
 _Out = Annotated[
     Path,
     typer.Argument(
@@ -40,7 +52,7 @@ _HUB_CARD = "README.md"
 
 
 def run(
-    path: Checkpoint, out: _Out, format_: _Format = None, push: _Push = None, force: Force = False
+    runs: _Runs, out: _Out, format_: _Format = None, push: _Push = None, force: Force = False
 ) -> int:  # fmt: skip
     """Write a checkpoint's network for others to run.
 
@@ -50,54 +62,70 @@ def run(
     """
     format_ = format_ or _ENDINGS.get(out.suffix.lower(), "torchvision")
     beside, card = out.with_suffix(".json"), out.with_suffix(".md")
-    if out in (beside, card) or out.is_dir():
+    check_writable(out)
+    if out in (beside, card):
         raise ValueError(
             f"{out}: name a file for the model, such as model.onnx or model.pth; JSON and card are written beside it"
         )
-    if not out.absolute().parent.is_dir():
-        raise ValueError(f"{out} can't be written: the folder {out.parent} is not there")
     if not force and (there := [str(file) for file in (out, beside, card) if file.exists()]):
         raise ValueError(f"{', '.join(there)} there already: name another file, or add --force to replace")
 
     from distcxr.api import NOT_CLINICAL
-    from distcxr.engine.checkpoint import open_checkpoint
-    from distcxr.engine.export_file import chosen_by_validation, write_network, write_weights
-    from distcxr.engine.validated import scored_folder, validated
+    from distcxr.engine.export_file import chosen_by_validation, origin, write_network, write_weights
+    from distcxr.engine.validated import opened_together
     from distcxr.models.hub import open_repository, upload
     from distcxr.models.serialized import check_onnx_installed
-    from distcxr.recipe.load import to_yaml
-    from distcxr.report.card import CardFacts, card_files, model_card
-    from distcxr.runfolder.layout import run_folder_of
+    from distcxr.report.card import CardFacts, model_card
     from distcxr.runfolder.whole import write_json, write_whole
 
+    if len(runs) > 1 and format_ not in ("onnx", "torch-export"):
+        raise ValueError(
+            f"--format {format_} holds the weights of one run, not of {len(runs)}: onnx and torch-export hold the mean"
+        )
     if format_ == "onnx":
         check_onnx_installed()
-    checkpoint = open_checkpoint(path)
-    known, recipe = validated(checkpoint), checkpoint.recipe
-    files = card_files(
-        run_folder_of(checkpoint.path), scored_folder(checkpoint.path), checkpoint.step,
-        recipe.model_dump(mode="json"), to_yaml(recipe), checkpoint.meta["hashes"],
-    )  # fmt: skip
+    checkpoints, each, known = opened_together(runs)
+    files = _card_files(checkpoints)
     hub = open_repository(push, [out.name, beside.name, _HUB_CARD], force=force) if push else None
     if format_ == "onnx" or format_ == "torch-export":
-        about, reason = write_network(checkpoint, known, out, format_)
+        about, reason = write_network(checkpoints, each, known, out, format_)
         if reason:
             print(f"note: the run's images are not at hand: {reason}")
         _print_check(about["check"])
     else:
-        about = write_weights(checkpoint, out, plain=format_ == "torchvision")
-    about = {"file": out.name, "format": format_, **about, "step": checkpoint.step, "hashes": checkpoint.meta["hashes"]}
+        about = write_weights(checkpoints[0], out, plain=format_ == "torchvision")
+    about = {"file": out.name, "format": format_, **about, **origin(checkpoints)}
     about |= chosen_by_validation(known)
     facts = CardFacts(about, "\n".join(about["load"]), NOT_CLINICAL)
     write_json(beside, about)
     write_whole(card, model_card(files, facts), errors="replace")
-    print(f"{out}: {about['model']}, step {checkpoint.step}; how to use it is in {beside} and {card}")
+    weights = ", ".join(f"step {checkpoint.step}" for checkpoint in checkpoints)
+    print(f"{out}: {about['model']}, {weights}; how to use it is in {beside} and {card}")
     for note in (*about["notes"], *known.problems):
         print(f"note: {note}")
     if hub is not None:
         named = {out.name: out, beside.name: beside, _HUB_CARD: card}
-        print(f"uploaded: {upload(*hub, named, f'{out.name}, step {checkpoint.step}')}")
+        print(f"uploaded: {upload(*hub, named, f'{out.name}, {weights}')}")
     return 0
+
+
+def _card_files(checkpoints: Sequence[Checkpoint]) -> RunFiles:
+    """What the runs have for the card; the figures of one are not those of the mean."""
+    import yaml
+
+    from distcxr.engine.export_file import origin
+    from distcxr.engine.validated import scored_folder
+    from distcxr.recipe.load import to_yaml
+    from distcxr.report.card import card_files
+    from distcxr.runfolder.layout import run_folder_of
+
+    first = checkpoints[0]
+    values, hashes = first.recipe.model_dump(mode="json"), origin(checkpoints)["hashes"]
+    if len(checkpoints) == 1:
+        folders = run_folder_of(first.path), scored_folder(first.path)
+        return card_files(*folders, first.step, values, to_yaml(first.recipe), hashes)
+    recipes = {f"run {number}": yaml.safe_load(to_yaml(one.recipe)) for number, one in enumerate(checkpoints, start=1)}
+    return card_files(None, None, first.step, values, yaml.safe_dump(recipes, sort_keys=False), hashes)
 
 
 def _print_check(check: dict[str, Any]) -> None:

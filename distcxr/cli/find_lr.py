@@ -36,15 +36,14 @@ def run(
     """
     if not 0 < lowest < highest:
         raise ValueError(f"--from {lowest:g} --to {highest:g}: give two rates above 0, the lower one first")
-    if out is not None and out.suffix != ".csv":
-        raise ValueError(f"--out {out}: name a .csv file; the chart is written beside it")
-    check_writable(out)
+    check_writable(out, ".csv")
 
     from rich.console import Console
 
     from distcxr.engine.lr_search import find_lr, rising
+    from distcxr.logs import start_logging
     from distcxr.recipe import load_recipe
-    from distcxr.runtime import start_logging, start_runtime
+    from distcxr.runtime import start_runtime
 
     recipe = load_recipe(recipe_path, overrides or ())
     start_logging(Console(stderr=True))

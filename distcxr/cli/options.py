@@ -44,6 +44,13 @@ Checkpoint = Annotated[
         metavar="CHECKPOINT", show_default=False, help="folder, for example runs/NAME/checkpoints/best, or a run folder"
     ),
 ]
+CheckpointsRecipe = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="RECIPE|key=value", show_default=False, autocompletion=complete_recipe,
+        help="a recipe that names the images (default: that of the checkpoint's run), and keys that differ",
+    ),
+]  # fmt: skip
 Workers = Annotated[int | None, typer.Option(help="threads or processes (default: one per core)", show_default=False)]
 Processes = Annotated[
     int | None,
@@ -77,9 +84,19 @@ def repeat_options(args: list[str], names: set[Any]) -> list[str]:
     return written if option is None or args[-1] != option else [*written, option]
 
 
-def check_writable(path: Path | None) -> None:
-    """Whether the file could be written later; ValueError now, not after the work."""
-    if path and not path.absolute().parent.is_dir():
+def check_writable(path: Path | None, *endings: str) -> None:
+    """Whether the file could be written later, and its name has one of the endings; ValueError now, not after the work.
+
+    A file that a user names is replaced by the new one once that is whole. Only `export`, which writes files beside the
+    one that is named, asks for --force.
+    """
+    if path is None:
+        return
+    if endings and path.suffix not in endings:
+        raise ValueError(f"{path}: name a file that ends in {' or '.join(endings)}")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give the name of a file")
+    if not path.absolute().parent.is_dir():
         raise ValueError(f"{path} can't be written: the folder {path.parent} is not there")
 
 

@@ -57,9 +57,7 @@ def run(
     Reports for every finding its probability, calibrated on validation; whether it reaches the threshold that
     validation chose; and how many of validation's negatives and positives score lower.
     """
-    check_writable(out)
-    if out is not None and out.suffix not in (".csv", ".json"):
-        raise ValueError(f"--out {out}: the file is a .csv or a .json")
+    check_writable(out, ".csv", ".json")
     runs, paths = _sorted_out(words)
 
     import torch

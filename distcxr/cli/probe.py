@@ -43,10 +43,11 @@ def run(network: _Network, overrides: _Overrides = None, l2: _Penalties = None) 
     from rich.console import Console
 
     from distcxr.engine.linear_probe import PENALTIES, as_probe, probe
+    from distcxr.logs import start_logging
     from distcxr.recipe import load_recipe
     from distcxr.recipe.shipped import is_recipe
     from distcxr.runfolder.layout import find_checkpoint, run_folder_of
-    from distcxr.runtime import start_logging, start_runtime
+    from distcxr.runtime import start_runtime
 
     path, name, given = network, f"{network.stem}-probe", list(overrides or ())
     if network.exists() and not is_recipe(str(network)):

@@ -32,9 +32,9 @@ def run(path: _File, overrides: Overrides = None, json: Json = None) -> int:
     from rich.console import Console
 
     from distcxr.engine.replay_step import recipe_to_replay, replay
+    from distcxr.logs import start_logging
     from distcxr.runfolder.diverged import find_diverged, in_json, read_diverged
     from distcxr.runfolder.whole import write_json
-    from distcxr.runtime import start_logging
     from distcxr.tracking.terminal import table_text
 
     start_logging(Console(stderr=True))

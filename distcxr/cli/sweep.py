@@ -31,7 +31,8 @@ _Words = Annotated[
     typer.Argument(
         metavar="RECIPE|key=a,b", show_default=False, autocompletion=complete_recipe,
         help="YAML files or names of recipes, and keys with one value or several: optim.lr=1e-4,3e-4 seed=0,1,2; "
-        "'nih_*:data.root=/data/nih' for the recipes with such a name alone",
+        "'nih_*:data.root=/data/nih' for the recipes with such a name alone; output=FOLDER for all runs (default: "
+        "runs/sweeps/<recipe>-<hash>)",
     ),
 ]  # fmt: skip
 _Parallel = Annotated[
@@ -41,9 +42,6 @@ _Parallel = Annotated[
         help="N runs at once (without N: one per GPU), with one GPU and a share of the cores each",
     ),
 ]  # fmt: skip
-_Output = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", show_default=False, help="default: runs/sweeps/<recipe>-<hash>")
-]
 _PER_GPU = "per-gpu"
 
 
@@ -71,7 +69,6 @@ def run(
     words: _Words,
     parallel: _Parallel = None,
     processes: Processes = None,
-    output: _Output = None,
     dry_run: DryRun = False,
 ) -> int:
     """Run a grid of recipes and values, and compare the results.
@@ -83,7 +80,7 @@ def run(
     from rich.console import Console
 
     from distcxr.jobs.check import check_runs
-    from distcxr.jobs.grid import default_folder, plan
+    from distcxr.jobs.grid import folder_of, plan
     from distcxr.jobs.runs_json import write_listing
     from distcxr.jobs.sweep_runner import Job, Sweep, is_finished
     from distcxr.report.compare import Entry, write_comparison
@@ -94,7 +91,7 @@ def run(
     assignments = [word for word in words if Path(word) not in recipes]
     if not recipes:
         raise ValueError("name at least one recipe, for example recipes/densenet121.yaml")
-    folder = output or default_folder(recipes, assignments)
+    folder, assignments = folder_of(recipes, assignments)
     planned = plan(recipes, assignments, folder)
     slots = _slots(parallel, processes)
     num_parameters = check_runs(planned)

@@ -8,7 +8,7 @@ Shapes: N images, S side of the loaded image, C findings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import read_file
 from distcxr.data.pixels.resize import resize_grey
 from distcxr.data.sources.image_files import ImageFiles
+from distcxr.engine.evaluate import Outputs, average
 from distcxr.engine.inference import Member, member_logits, open_member
 from distcxr.engine.portable import IMAGE, METADATA, temperatures_of
 from distcxr.engine.validated import Validated
@@ -97,28 +98,31 @@ def _synthetic(folder: Path, size: int, findings: tuple[str, ...], *, reason: st
     return CheckImages(images.files, images.index(findings), "synthetic", reason)
 
 
-def compare(member: Member, known: Validated, run: Runner, images: CheckImages) -> dict[str, Any]:
+def compare(
+    members: Sequence[Member], known: Validated, run: Runner, images: CheckImages, precisions: Sequence[str | None]
+) -> dict[str, Any]:
     """The largest differences between a written network and the run in float32, as JSON has them.
 
     Beside them: how far the run's own precision is from its float32 (null where that is the same or not to be had
     here), and how far Pillow's resizing moves the file's probabilities (null where no image had to be resized).
 
     Args:
-        member: on the CPU, in float32.
+        members: on the CPU, in float32.
         run: the file's outputs by its inputs.
+        precisions: of each run; None takes its recipe's.
 
     Raises:
         ValueError: a difference is above the tolerance, or no image can be read.
     """
-    outputs, _ = member_logits(member, images.index, images.files, [_CPU], member.batch_size, lambda _: None)
+    outputs, recipe = _mean(members, images), members[0].recipe
     if not len(outputs.rows):
         raise ValueError(f"nothing to compare with: none of {len(images.files)} images can be read")
     logits_NC = outputs.values_NK
     probs_NC = _calibrated(known, logits_NC)
     greys = [decode_grey(read_file(images.files[row])[0]) for row in outputs.rows.tolist()]
-    size = member.recipe.data.image_size
+    size = recipe.data.image_size
     inputs = {IMAGE: np.stack([resize_grey(grey_HW, size) for grey_HW in greys])[:, None]}
-    if names := member.recipe.model.head.metadata:
+    if names := recipe.model.head.metadata:
         inputs[METADATA] = metadata_of(images.index, outputs.rows, names).numpy()
     theirs_probs_NC, theirs_logits_NC = _in_two_sizes(run, inputs)
     differences = {
@@ -135,7 +139,7 @@ def compare(member: Member, known: Validated, run: Runner, images: CheckImages) 
         )
     return {
         "images": len(greys), "source": images.source, "tolerance_logit": allowed, "largest_difference": differences,
-        "own_precision": _own_precision(member, known, images, logits_NC),
+        "own_precision": _own_precision(members, precisions, known, images, logits_NC),
         "pillow_resize": _with_pillow(run, inputs, greys, theirs_probs_NC),
     }  # fmt: skip
 
@@ -153,17 +157,32 @@ def _in_two_sizes(run: Runner, inputs: dict[str, NDArray[Any]]) -> tuple[NDArray
     return probs_NC, logits_NC
 
 
+def _mean(members: Sequence[Member], images: CheckImages) -> Outputs:
+    each = [
+        member_logits(member, images.index, images.files, [_CPU], member.batch_size, lambda _: None)[0]
+        for member in members
+    ]
+    return average(each, members[0].recipe.loss.name)
+
+
 def _own_precision(
-    member: Member, known: Validated, images: CheckImages, logits_NC: NDArray[np.float32]
+    members: Sequence[Member],
+    precisions: Sequence[str | None],
+    known: Validated,
+    images: CheckImages,
+    logits_NC: NDArray[np.float32],
 ) -> dict[str, Any] | None:
-    precision = known.precision or member.checkpoint.recipe.train.precision
-    own = open_member(member.checkpoint, _CPU, member.recipe.eval.tta, precision)
-    if own.recipe.train.precision == "no":
+    own = [
+        open_member(member.checkpoint, _CPU, member.recipe.eval.tta, precision)
+        for member, precision in zip(members, precisions, strict=True)
+    ]
+    names = dict.fromkeys(member.recipe.train.precision for member in own)
+    if list(names) == ["no"]:
         return None
-    outputs, _ = member_logits(own, images.index, images.files, [_CPU], own.batch_size, lambda _: None)
+    outputs = _mean(own, images)
     probs_NC, theirs_NC = _calibrated(known, logits_NC), _calibrated(known, outputs.values_NK)
     return {
-        "precision": precision, "logit": _largest(outputs.values_NK, logits_NC),
+        "precision": ", ".join(names), "logit": _largest(outputs.values_NK, logits_NC),
         "probability": _largest(theirs_NC, probs_NC),
     }  # fmt: skip
 

@@ -27,6 +27,7 @@ from distcxr.engine.state import Run, StepLog, TrainState
 from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
 from distcxr.engine.tuning import check_mode, choose_mode, set_mode
+from distcxr.logs import log_to_file
 from distcxr.models.ema import Ema
 from distcxr.models.factory import check_named, sync_batchnorm
 from distcxr.recipe import Recipe
@@ -34,7 +35,7 @@ from distcxr.recipe.load import to_yaml
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import check_steps, rewind_steps, write_history, write_validations
 from distcxr.runfolder.layout import run_folder_of, stage_folder
-from distcxr.runtime import Runtime, log_to_file
+from distcxr.runtime import Runtime
 from distcxr.stall.watch import use_run_folder
 from distcxr.tracking.terminal import Progress
 from distcxr.tracking.tracker import Tracker

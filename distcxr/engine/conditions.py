@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from distcxr.data.readers.make import PackReader
+from distcxr.device import device_name
 from distcxr.engine.setup import Setup
-from distcxr.runtime import device_name
 
 logger = logging.getLogger(__name__)
 

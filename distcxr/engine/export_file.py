@@ -7,11 +7,11 @@ A description is what the JSON beside the file holds: `model`, `library`, `findi
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 
@@ -21,7 +21,7 @@ from distcxr.engine.agreement import check_images, compare
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.inference import open_member
 from distcxr.engine.opening import load_network
-from distcxr.engine.portable import METADATA, OUTPUTS, Portable, example_inputs, temperatures_of
+from distcxr.engine.portable import METADATA, OUTPUTS, example_inputs, portable, temperatures_of
 from distcxr.engine.validated import Validated
 from distcxr.models import serialized
 from distcxr.models.exported import export_weights
@@ -29,29 +29,43 @@ from distcxr.models.foundation import begun_with
 from distcxr.recipe import Recipe
 from distcxr.runfolder.whole import being_written
 
+Format = Literal["onnx", "torch-export"]
+
 
 def write_network(
-    checkpoint: Checkpoint, known: Validated, out: Path, format_: Literal["onnx", "torch-export"]
+    checkpoints: Sequence[Checkpoint], each: Sequence[Validated], known: Validated, out: Path, format_: Format
 ) -> tuple[dict[str, Any], str | None]:
-    """Write what makes calibrated probabilities of pixels, after comparing the file with the run.
+    """Write what makes calibrated probabilities of pixels, after comparing the file with the run, or with the mean of
+    several.
+
+    Args:
+        each: what the runs kept of validation.
+        known: what that makes of their mean; of a single run the same.
 
     Returns its description, and why it was compared on synthetic images, None where it was not.
-    Raises ValueError: the format can't express it, or it differs too much; then no file is left.
+    Raises ValueError: the format can't express it, or it differs too much; then no file is left. Or several runs take
+    different inputs.
     """
-    member = open_member(checkpoint, torch.device("cpu"), known.tta, "no")
-    network, inputs = Portable(member, temperatures_of(known)).eval(), example_inputs(member)
-    recipe, findings, num = checkpoint.recipe, list(known.findings), len(known.findings)
+    members = [
+        open_member(checkpoint, torch.device("cpu"), one.tta, "no")
+        for checkpoint, one in zip(checkpoints, each, strict=True)
+    ]
+    network, inputs = portable(members, temperatures_of(known)).eval(), example_inputs(members[0])
+    recipe, findings, num = checkpoints[0].recipe, list(known.findings), len(known.findings)
+    names, libraries = (dict.fromkeys(names) for names in zip(*map(_named, checkpoints), strict=True))
     size, columns = recipe.data.image_size, metadata_columns(recipe.model.head.metadata)
     also = f"; {METADATA}, float32 [N, {len(columns)}]: {', '.join(columns)}; 0 where unknown" if columns else ""
     calibrated = "calibrated by validation's temperatures" if known.operating else "not calibrated"
     about: dict[str, Any] = {
-        "model": recipe.model.name, "library": recipe.model.library, "findings": findings, "image_size": size,
+        "model": " + ".join(names), "library": ", ".join(libraries), "findings": findings, "image_size": size,
         "input": f"image, uint8 [N, 1, {size}, {size}]: the image in grey, resized to {size} x {size}{also}",
         "output": f"probabilities, float32 [N, {num}], in the order of findings, {calibrated}; logits, float32 "
         f"[N, {num}], before that",
         "load": _use(format_, out.name, size, len(columns)),
-        "notes": [], **begun_with(recipe.model.weights),
+        "notes": [],
     }  # fmt: skip
+    begun = [text for one in checkpoints for text in begun_with(one.recipe.model.weights).values()]
+    about |= {"begun_with": "; ".join(dict.fromkeys(begun))} if begun else {}
     texts = {"findings": json.dumps(findings), "distcxr": json.dumps(about | chosen_by_validation(known))}
     with being_written(out) as part:
         if format_ == "onnx":
@@ -61,13 +75,31 @@ def write_network(
             serialized.write_torch_export(network, inputs, texts["distcxr"], part)
             runner, runtime = serialized.run_torch_export(part), f"torch.export.load of PyTorch {torch.__version__}"
         with check_images(recipe, known.findings) as images:
-            check = compare(member, known, runner, images) | {"runtime": runtime}
+            precisions = [one.precision for one in each]
+            check = compare(members, known, runner, images, precisions) | {"runtime": runtime}
     if images.reason:
         about["notes"].append("compared on synthetic images, as the run's own were not at hand")
     return about | {"check": check}, images.reason
 
 
-def _use(format_: Literal["onnx", "torch-export"], name: str, size: int, num_columns: int) -> list[str]:
+def _named(checkpoint: Checkpoint) -> tuple[str, str]:
+    return checkpoint.recipe.model.name, checkpoint.recipe.model.library
+
+
+def origin(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """Step and hashes of the weights; of several runs those of each, under `members`, and what hashes they share."""
+    if len(checkpoints) == 1:
+        return {"step": checkpoints[0].step, "hashes": checkpoints[0].meta["hashes"]}
+    hashes = [one.meta["hashes"] for one in checkpoints]
+    shared = {key: value for key, value in hashes[0].items() if all(one.get(key) == value for one in hashes)}
+    members = [
+        dict(zip(("model", "library"), _named(one), strict=True)) | {"step": one.step, "hashes": one.meta["hashes"]}
+        for one in checkpoints
+    ]
+    return {"members": members, "hashes": shared}
+
+
+def _use(format_: Format, name: str, size: int, num_columns: int) -> list[str]:
     """Lines of Python that need neither distcxr nor, for ONNX, PyTorch."""
     image = f'image = Image.open("chest.png").convert("L").resize(({size}, {size}), Image.Resampling.BILINEAR)'
     beside = f"np.zeros((1, {num_columns}), np.float32)" if num_columns else ""
@@ -129,24 +161,13 @@ def write_weights(checkpoint: Checkpoint, out: Path, *, plain: bool) -> dict[str
 
 def chosen_by_validation(known: Validated) -> dict[str, Any]:
     """Temperatures, thresholds of the calibrated probabilities and of the logits, by finding; null where unknown."""
-
-    def calibrated(logit: float | None, column: int) -> float | None:
-        return None if logit is None else float(known.calibrated(np.array(logit), column))
-
-    logits = {
-        rule: {finding: known.logit_threshold(rule, at) for at, finding in enumerate(known.findings)}
-        for rule in known.rules
-    }
+    findings = list(enumerate(known.findings))
     return {
-        "temperatures": {
-            finding: known.operating and known.operating.temperatures[at].value
-            for at, finding in enumerate(known.findings)
+        "temperatures": {name: known.operating and known.operating.temperatures[at].value for at, name in findings},
+        "thresholds": {rule: {name: known.threshold(rule, at) for at, name in findings} for rule in known.rules},
+        "logit_thresholds": {
+            rule: {name: known.logit_threshold(rule, at) for at, name in findings} for rule in known.rules
         },
-        "thresholds": {
-            rule: {finding: calibrated(found[finding], at) for at, finding in enumerate(known.findings)}
-            for rule, found in logits.items()
-        },
-        "logit_thresholds": logits,
     }
 
 

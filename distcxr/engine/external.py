@@ -18,6 +18,7 @@ from typing import Any
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.shared_findings import with_columns
+from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.external_pairs import Pair, Tested, pair_of
@@ -34,7 +35,7 @@ from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_environment
 from distcxr.runfolder.layout import is_best
 from distcxr.runfolder.lock import make_writable
-from distcxr.runtime import Runtime, arithmetic_of
+from distcxr.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 

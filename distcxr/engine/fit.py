@@ -27,6 +27,7 @@ from distcxr.models.adapters import merge_adapters
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import mend_steps, write_history
 from distcxr.runfolder.layout import best_folder, checkpoints_of
+from distcxr.runfolder.whole import not_fatal
 from distcxr.stall.signs import SIGNS
 from distcxr.tracking.terminal import table_text
 
@@ -182,11 +183,8 @@ def close_epoch(run: Run) -> None:
     if whole:
         state.begin_epoch()
     if run.setup.runtime.is_main:
-        try:
+        with not_fatal(run.folder / filenames.HISTORY, "written whole after the next epoch"):
             write_history(run.folder, state.history)
-        except OSError as error:  # the next epoch writes it whole
-            path = run.folder / filenames.HISTORY
-            logger.warning(f"{path} can't be written ({error.strerror or error}): tried again after the next epoch")
         draw_curves(run.folder)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from distcxr.data.dataset import Dataset
+from distcxr.device import device_name
 from distcxr.engine.checkpoint import Checkpoint, OtherFormat, newest_checkpoint, open_checkpoint
 from distcxr.engine.compatible import check_recipe
 from distcxr.recipe import Recipe
@@ -34,7 +35,7 @@ from distcxr.runfolder.layout import (
 from distcxr.runfolder.lock import claim, is_claimed_elsewhere, make_writable
 from distcxr.runfolder.rank_files import forget_earlier
 from distcxr.runfolder.whole import remove_parts, write_json, write_whole
-from distcxr.runtime import Runtime, device_name
+from distcxr.runtime import Runtime
 from distcxr.version import __version__
 
 logger = logging.getLogger(__name__)

@@ -33,6 +33,7 @@ from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.file_reader import FileReader
 from distcxr.data.sources.nih_boxes import evaluation_window
 from distcxr.data.splits import Splits
+from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import Checkpoint
 from distcxr.engine.evaluate import Outputs, compute_alone, logits_of
 from distcxr.engine.opening import load_network
@@ -41,7 +42,7 @@ from distcxr.explain.gradcam import gradcam
 from distcxr.losses import LossFunction, binary_logits
 from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
-from distcxr.runtime import alone, arithmetic_of
+from distcxr.runtime import alone
 
 _NO_ROWS = np.empty(0, dtype=np.int64)
 _EXPLAINED_AT_ONCE = 16

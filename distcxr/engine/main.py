@@ -22,12 +22,13 @@ from distcxr.engine.testing import score_test_split
 from distcxr.error_file import FULL_MEMORY, is_full_memory, is_left_by_first_rank, write_error_file
 from distcxr.exit_codes import ENVIRONMENT, LOST_RANK, STALLED, UNEXPECTED, USER
 from distcxr.interrupt import end_by_interrupt
+from distcxr.logs import start_logging
 from distcxr.own_parts import blamed
 from distcxr.process_group import is_lost_peer
 from distcxr.processes import collector_paused
 from distcxr.recipe import Recipe
 from distcxr.runfolder.storage import of_the_disk
-from distcxr.runtime import Runtime, start_logging, start_runtime
+from distcxr.runtime import Runtime, start_runtime
 from distcxr.stall.watch import account_of_stall_elsewhere, give_up_stalled
 from distcxr.tracking.tracker import tensorboard_command
 

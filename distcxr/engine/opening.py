@@ -28,6 +28,7 @@ from distcxr.determinism import log_deterministic
 from distcxr.engine.checkpoint import Checkpoint, load_weights
 from distcxr.engine.compatible import check_findings
 from distcxr.engine.setup import Setup, memory_format
+from distcxr.logs import start_logging
 from distcxr.loss_building import build_loss, check_exclusive
 from distcxr.models.adapters import add_adapters
 from distcxr.models.factory import build_model
@@ -36,7 +37,7 @@ from distcxr.models.recomputed import recompute_blocks
 from distcxr.own_parts import open_parts
 from distcxr.recipe import Recipe
 from distcxr.recipe.augmentation import Statistics
-from distcxr.runtime import Runtime, start_logging, start_runtime
+from distcxr.runtime import Runtime, start_runtime
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from distcxr.data.metadata import metadata_width
 from distcxr.engine.inference import Member
 from distcxr.engine.setup import VIEWS
 from distcxr.engine.validated import Validated
-from distcxr.losses import binary_logits
+from distcxr.losses import binary_logits, loss_logits
 
 IMAGE, METADATA = "image", "metadata"
 OUTPUTS = ("probabilities", "logits")
@@ -74,6 +74,37 @@ class Portable(nn.Module):
             start = min((free + 1) // 2, free)
             grey = grey[..., start : start + spec.crop, start : start + spec.crop]
         return torch.addcmul(self.shift, grey, self.factor)
+
+
+class Averaged(nn.Module):
+    """Several runs' `Portable` on the same input, which gives the mean that `evaluate.average` makes of them."""
+
+    def __init__(self, parts: Sequence[Portable], temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.parts, self.loss_name = nn.ModuleList(parts), parts[0].loss_name
+        self.temperatures = nn.Buffer(torch.tensor(temperatures, dtype=torch.float32))
+
+    def forward(self, image: Tensor, metadata: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Probabilities and logits, see `Portable`."""
+        each = [loss_logits(self.loss_name, part(image, metadata)[1]) for part in self.parts]
+        logits = binary_logits(self.loss_name, torch.stack(each).mean(dim=0))
+        return torch.sigmoid(logits / self.temperatures), logits
+
+
+def portable(members: Sequence[Member], temperatures: Sequence[float]) -> Portable | Averaged:
+    """The network of a run, or the mean of several.
+
+    Raises:
+        ValueError: they take images of different sizes, or other metadata beside them.
+    """
+    takes = [(member.recipe.data.image_size, list(member.recipe.model.head.metadata)) for member in members]
+    if other := next((one for one in takes if one != takes[0]), None):
+        raise ValueError(
+            f"data.image_size and model.head.metadata are {takes[0]} and {other}: one file has one input. Export these "
+            "runs apart"
+        )
+    parts = [Portable(member, temperatures) for member in members]
+    return parts[0] if len(parts) == 1 else Averaged(parts, temperatures)
 
 
 def example_inputs(member: Member) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from distcxr.explain.overlay import overlay
 from distcxr.losses import binary_logits
 from distcxr.metrics.calibration import probabilities
 from distcxr.runfolder import filenames
+from distcxr.runfolder.whole import not_fatal
 from distcxr.tracking.images import contact_sheet, save_sheet
 
 logger = logging.getLogger(__name__)
@@ -84,10 +85,8 @@ def show_training_images(run: Run, batch: Batch) -> None:
     sheet = contact_sheet(tiles, captions)
     run.tracker.image("train/images", sheet, run.state.step)
     path = run.folder / filenames.AUGMENTED
-    try:
+    with not_fatal(path, "tried again in the next epoch"):
         save_sheet(path, sheet)
-    except OSError as error:  # no reason to end a run
-        logger.warning(f"{path} can't be written ({error.strerror or error}): tried again in the next epoch")
 
 
 def _of_training(index: SampleIndex, shares: list[float]) -> str:

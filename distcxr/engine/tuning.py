@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from distcxr.data.batch import Batch
+from distcxr.device import device_name
 from distcxr.engine.setup import Mode, Setup
 from distcxr.engine.stages import Stage
 from distcxr.engine.step import made_up_batch
@@ -25,7 +26,6 @@ from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.runfolder import filenames
 from distcxr.runfolder.contents import read_autotune
 from distcxr.runfolder.whole import write_json
-from distcxr.runtime import device_name
 
 logger = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from distcxr.engine.state import Run
 from distcxr.metrics.summary import Summary, area_text, summarise
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import write_validations
+from distcxr.runfolder.whole import not_fatal
 from distcxr.stall.signs import SIGNS
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,8 @@ def _write(run: Run, scores: Scores, lr: float, *, is_best: bool) -> None:
     } | {f"auroc_{name}": score.auroc for name, score in scores.report.findings.items()}
     state.validated = [*(old for old in state.validated if old["step"] != state.step), row]
     if run.setup.runtime.is_main:
-        try:
+        with not_fatal(run.folder / filenames.VALIDATIONS, "written whole after the next validation"):
             write_validations(run.folder, state.validated, batch_losses(run.setup, scores, state.step))
-        except OSError as error:  # the next validation writes it whole
-            path = run.folder / filenames.VALIDATIONS
-            logger.warning(f"{path} can't be written ({error.strerror or error}): tried again after the next one")
 
 
 def _log_what_follows(run: Run) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distcxr.engine.checkpoint import Checkpoint
+from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
+from distcxr.engine.compatible import check_together
 from distcxr.engine.evaluate import Outputs, average
 from distcxr.metrics.calibration import probabilities
 from distcxr.metrics.operating import Operating, choose_operating
@@ -54,6 +55,11 @@ class Validated:
     def logit_threshold(self, rule: str, column: int) -> float | None:
         """A finding is called positive at this logit or above; None where there is no threshold."""
         return None if self.operating is None else self.operating.threshold(rule, column, "logit")
+
+    def threshold(self, rule: str, column: int) -> float | None:
+        """The same threshold of the calibrated probability."""
+        logit = self.logit_threshold(rule, column)
+        return None if logit is None else float(self.calibrated(np.array(logit), column))
 
     def calibrated(self, logits_N: NDArray[np.floating[Any]], column: int) -> NDArray[np.float64]:
         """Probabilities of a finding's logits, by its temperature where it has one."""
@@ -114,6 +120,20 @@ def validated(checkpoint: Checkpoint) -> Validated:
             "is not known"
         )
     return Validated(findings, operating, kept, tta, precision, tuple(problems))
+
+
+def opened_together(runs: Sequence[Path]) -> tuple[list[Checkpoint], list[Validated], Validated]:
+    """Checkpoints, what each run kept of validation, and what that makes of their mean.
+
+    Raises:
+        ValueError: no whole checkpoint there, or several that can't be averaged.
+    """
+    checkpoints = [open_checkpoint(run) for run in runs]
+    known, first = [validated(checkpoint) for checkpoint in checkpoints], checkpoints[0]
+    if len(checkpoints) == 1:
+        return checkpoints, known, known[0]
+    check_together(checkpoints, first.recipe, first.meta["findings"])
+    return checkpoints, known, validated_together(known, [str(run) for run in runs], first.recipe.loss.name)
 
 
 def validated_together(members: Sequence[Validated], names: Sequence[str], loss_name: str) -> Validated:

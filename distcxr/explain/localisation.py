@@ -225,7 +225,7 @@ def _means(finding: str, rows: list[tuple[int, MapScore]]) -> FindingLocalisatio
     score_NK = np.array([score for _, score in rows], dtype=np.float64)
     pointing, iou, coverage, chance, share = score_NK.mean(axis=0)[:5].tolist()
     num_empty, num_patients = sum(score.is_empty for _, score in rows), len(np.unique(patient_N))
-    few = f"{num_patients} patients: too few for an interval, which takes {MIN_PATIENTS}"
+    few = f"fewer than {MIN_PATIENTS} patients, too few for an interval"
     (pointing_low, pointing_high), (iou_low, iou_high) = (
         patient_interval(score_NK[:, column], patient_N) or (None, None) for column in (0, 1)
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
@@ -68,18 +70,20 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
 def _num_parameters(recipe: Recipe, dataset: Dataset | None) -> int:
     """Of the recipe's network, which all of its stages fit."""
     findings = ("unknown",) if dataset is None else dataset.index.findings
-    try:
-        if recipe.model.library == "python":  # may read files, and is tried
-            raise NotImplementedError
-        with torch.device("meta"):
-            module = build_network(recipe, findings)
-    except NotImplementedError:  # torchvision's RegNets work their widths out with tensors
-        module = build_network(recipe, findings)
+    module = _network(recipe, findings)
     if dataset is not None:
         size = recipe.train.global_batch_size  # on how many ranks makes no difference to a stage's steps
         plan = BatchPlan(global_batch_size=size, per_device_batch_size=size)
         name_parameters(plan_stages(recipe, dataset.index, dataset.splits.train, plan), module)
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _network(recipe: Recipe, findings: tuple[str, ...]) -> nn.Module:
+    """Without its weights' numbers, where that can be."""
+    if recipe.model.library != "python":  # a user's own may read files, and is tried
+        with suppress(NotImplementedError), torch.device("meta"):  # torchvision's RegNets compute widths with tensors
+            return build_network(recipe, findings)
+    return build_network(recipe, findings)
 
 
 def _check_weights(run: Planned) -> None:

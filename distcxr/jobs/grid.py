@@ -62,11 +62,18 @@ class Planned:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def default_folder(recipes: Sequence[Path], assignments: Sequence[str]) -> Path:
-    """`runs/sweeps/<recipe>-<hash of the command>`: the same command finds the same folder again."""
+def folder_of(recipes: Sequence[Path], assignments: Sequence[str]) -> tuple[Path, list[str]]:
+    """Where the runs go, and the assignments without `output=FOLDER`, which may name that place.
+
+    Else it is `runs/sweeps/<recipe>-<hash of the command>`: the same command finds the same folder again.
+    """
+    given = [one for one in assignments if one.startswith("output=")]
+    _refuse_twice("key", ["output"] * len(given))
+    if given:
+        return Path(given[0].removeprefix("output=")), [one for one in assignments if one not in given]
     command = json.dumps([[str(path.resolve()) for path in recipes], list(assignments)])
     more = f"+{len(recipes) - 1}" if len(recipes) > 1 else ""
-    return SWEEPS / f"{recipes[0].stem}{more}-{hashlib.sha256(command.encode()).hexdigest()[:6]}"
+    return SWEEPS / f"{recipes[0].stem}{more}-{hashlib.sha256(command.encode()).hexdigest()[:6]}", list(assignments)
 
 
 def plan(recipes: Sequence[Path], assignments: Sequence[str], folder: Path) -> list[Planned]:
@@ -172,7 +179,9 @@ def _parse_assignments(assignments: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not key:
             raise ValueError(f"{assignment!r} must read key=value, or key=a,b for several")
         if key == "output":
-            raise ValueError("every run of a sweep has a folder of its own: say where they all go with --output FOLDER")
+            raise ValueError(
+                "every run of a sweep has a folder of its own: output=FOLDER, for all recipes, holds them all"
+            )
         if key in keys:
             raise ValueError(f"{key} is given twice: write {key}=a,b for several values")
         keys[key] = split_values(text)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distcxr.data.order import BatchPlan
-from distcxr.jobs.grid import Planned, default_folder, plan
+from distcxr.jobs.grid import Planned, folder_of, plan
 from distcxr.recipe import load_recipe
 from distcxr.recipe.shipped import shipped
 from distcxr.runfolder import filenames
@@ -133,8 +133,8 @@ def plan_submission(
     if at_once is not None and (at_once < 1 or not grid):
         raise ValueError(f"--at-once {at_once}: how many runs of an --array at a time, at least 1")
     if grid:
-        folder = default_folder([recipe_path], [*overrides, *grid])
-        runs = tuple(plan([recipe_path], [*overrides, *grid], folder))
+        folder, words = folder_of([recipe_path], [*overrides, *grid])
+        runs = tuple(plan([recipe_path], words, folder))
     else:
         recipe = load_recipe(recipe_path, overrides)
         folder = filenames.RUNS / recipe_path.stem

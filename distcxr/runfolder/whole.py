@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -36,6 +39,15 @@ def being_written(path: Path) -> Iterator[Path]:
             part.unlink()
         raise
     flush(path.parent)
+
+
+@contextmanager
+def not_fatal(path: Path, then: str) -> Iterator[None]:
+    """Log that a file can't be written and what follows from it, in place of an OSError that would end the run."""
+    try:
+        yield
+    except OSError as error:
+        logger.warning(f"{path} can't be written ({error.strerror or error}): {then}")
 
 
 def remove_parts(folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_images_with_other_findings_go_through_the_backbone_alone(place: Path, m
 
 def test_mistakes(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, place, "--out", place / "x.csv") == 2
-    assert "name an .npz file" in capsys.readouterr().err
+    assert "name a file that ends in .npz" in capsys.readouterr().err
     assert call(monkeypatch, place, "a.yaml", "b.yaml", "--out", place / "x.npz") == 2
     assert "one recipe at a time" in capsys.readouterr().err
 

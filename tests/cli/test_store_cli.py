@@ -63,7 +63,7 @@ def test_build_again_and_repair(
     ("verb", "arguments", "problem"),
     [
         ("cache", ("--workers", "0"), "--workers 0: at least 1"),
-        ("cache", ("--export-npy", "images.npz"), "--export-npy images.npz: name an .npy file"),
+        ("cache", ("--export-npy", "images.npz"), "images.npz: name a file that ends in .npy"),
         ("cache", ("data.cache.path=/proc/nowhere",), "the cache can't be written"),
         ("cache", ("data.imagesize=3",), "imagesize"),
         ("cache", ("data.source=pack",), "a cache is decoded from the image files; add data.source=png"),

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import saved
+from pictures import assert_remark, saved
 from PIL import Image
 
-from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.pixels.remarks import remarks
 from distcxr.data.readers.file_reader import FileReader
 from distcxr.data.sources.image_files import find_images
 
@@ -44,12 +41,7 @@ def animated() -> bytes:
     ],
 )
 def test_remarks(data: bytes, expected: str | None) -> None:
-    found = remarks(data, decode_grey(data), 32)
-    if expected is None:
-        assert found == []
-    else:
-        (one,) = found
-        assert re.search(expected, one)
+    assert_remark(data, expected)
 
 
 def test_files_folders_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 import tiny
 from rich.console import Console
 
-from distcxr.runtime import start_logging
+from distcxr.logs import start_logging
 
 
 @tiny.worlds(1, 2)

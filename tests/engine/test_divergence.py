@@ -297,5 +297,5 @@ def command(*words: str) -> int:
     AcceleratorState._reset_state(reset_partial_state=False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["distcxr", *words])
-        patch.setattr("distcxr.runtime.start_logging", lambda console: None)  # it would take pytest's handlers
+        patch.setattr("distcxr.logs.start_logging", lambda console: None)  # it would take pytest's handlers
         return main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +22,15 @@ from PIL import Image
 import distcxr
 from distcxr.cli import main
 from distcxr.data.augment import identity_parameters
+from distcxr.data.pixels.decode import decode_grey
+from distcxr.data.pixels.resize import resize_grey
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.inference import open_member
-from distcxr.engine.portable import Portable
+from distcxr.engine.portable import Portable, portable
 from distcxr.engine.saving import save_best
 from distcxr.losses import binary_logits
 from distcxr.models import serialized
+from distcxr.runfolder.layout import last_folders, step_of
 from distcxr.runfolder.predictions import read_predictions
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +83,51 @@ def test_onnx_gives_what_the_run_gives_and_the_page_of_the_docs_runs(
     assert about["hashes"]["test"] in text and "not for clinical use" in text and "Not measured" not in text
     assert str(finished.parent) not in card and name not in card
     assert b"portable.py" not in out.read_bytes()
+
+
+def test_the_mean_of_runs_is_one_file(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other run has older weights, and validation's scores with them."""
+    other, out = tmp_path / "other", tmp_path / "mean.pt2"
+    best = open_checkpoint(finished).step
+    older = next(folder for folder in last_folders(finished) if step_of(folder) != best)
+    shutil.copytree(finished, other, ignore=shutil.ignore_patterns("checkpoints", "operating.json", "tensorboard"))
+    shutil.copytree(older, other / "checkpoints" / "best")
+    figures = json.loads((other / "metrics_val.json").read_text())
+    (other / "metrics_val.json").write_text(json.dumps(figures | {"step": step_of(older)}))
+    assert export(monkeypatch, finished, other, out) == 0
+    assert "the mean" not in capsys.readouterr().err
+    about, card = json.loads(out.with_suffix(".json").read_text()), out.with_suffix(".md").read_text()
+    assert [member["step"] for member in about["members"]] == [best, step_of(older)] and "step" not in about
+    assert f"weights of step {best}\n- `test_resnet` (timm), weights of step {step_of(older)}" in card
+    assert "run 1:" in card and "run 2:" in card and "Not measured" in card
+
+    images = sorted((finished.parent / "phantom" / "images").iterdir())[:4]
+    with pytest.warns(UserWarning, match="no temperature"):
+        predictor = distcxr.load(finished, other, device="cpu")
+    table = predictor.predict(images)
+    grey_N1SS = np.stack([resize_grey(decode_grey(image.read_bytes()), about["image_size"]) for image in images])[
+        :, None
+    ]
+    probs_NC, logits_NC = serialized.run_torch_export(out)({"image": grey_N1SS})
+    np.testing.assert_allclose(logits_NC.ravel(), table["logit"], atol=0.02)  # bfloat16
+    np.testing.assert_allclose(probs_NC.ravel(), table["probability"], atol=0.02)
+    assert len(set(about["temperatures"].values())) > 1, "those of the mean are inside"
+    assert about["check"]["largest_difference"]["probability"] < 1e-5
+    thresholds = predictor.thresholds["youden"].dropna()
+    assert {name: about["thresholds"]["youden"][name] for name in thresholds.index} == thresholds.to_dict()
+
+    for words, problem in (
+        ((finished, out), "named twice"),
+        ((other, tmp_path / "w.pth"), "weights of one run, not of 2"),
+    ):
+        assert export(monkeypatch, finished, *words, "--force") == 2
+        assert problem in capsys.readouterr().err
+    member = open_member(open_checkpoint(finished), torch.device("cpu"), [], "no")
+    larger = member.recipe.model_copy(update={"data": member.recipe.data.model_copy(update={"image_size": 64})})
+    with pytest.raises(ValueError, match=r"are \(32, \[\]\) and \(64, \[\]\): one file has one input"):
+        portable([member, replace(member, recipe=larger)], [1.0])
 
 
 def test_views_crops_metadata_and_attention_are_inside(

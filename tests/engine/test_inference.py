@@ -314,7 +314,7 @@ def test_dicoms_are_images_like_others(
         (["{run}", "{run}x", "{image}"], "runx does not exist: name run folders, then images"),
         (["{run}", "{image}", "--rule", "half"], "no threshold rule 'half' here; there are youden, max_f1"),
         (["{run}", "{image}x.png"], "no image can be read; .*x.png: the file can't be read"),
-        (["{run}", "{image}", "--out", "out.txt"], "the file is a .csv or a .json"),
+        (["{run}", "{image}", "--out", "out.txt"], "name a file that ends in .csv or .json"),
         (["{run}", "{image}", "--out", "none/out.csv"], "the folder none is not there"),
     ],
 )

@@ -19,7 +19,7 @@ from distcxr.runfolder.verify import check_run
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr("distcxr.runtime.start_runtime", tiny.runtime)
-    monkeypatch.setattr("distcxr.runtime.start_logging", lambda console: None)  # it would take pytest's handlers
+    monkeypatch.setattr("distcxr.logs.start_logging", lambda console: None)  # it would take pytest's handlers
     monkeypatch.setattr("sys.argv", ["distcxr", "probe", *map(str, words)])
     return main()
 

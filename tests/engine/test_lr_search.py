@@ -30,7 +30,7 @@ def test_the_verb_shows_and_writes_and_leaves_runs_alone(
     before = files()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("distcxr.runtime.start_runtime", tiny.runtime)
-    monkeypatch.setattr("distcxr.runtime.start_logging", lambda console: None)  # it would take pytest's handlers
+    monkeypatch.setattr("distcxr.logs.start_logging", lambda console: None)  # it would take pytest's handlers
     words = ["find-lr", str(finished / "recipe.yaml"), "--from", "1e-5", "--to", "1e4", "--steps", "30"]
     monkeypatch.setattr("sys.argv", ["distcxr", *words, "--out", "lr.csv"])
     assert main() == 0

@@ -161,7 +161,7 @@ def test_images_of_one_patient_count_as_one_patient() -> None:
     drawn = boxes({(10 + place, 0): spot for place, spot in enumerate(SPOTS)})
     mass = look(drawn, patient_id=np.array([0] * 12 + [1, 1])).findings["Mass"]
     assert (mass.num, mass.num_patients, mass.pointing_low) == (4, 2, None)
-    assert mass.reason == "2 patients: too few for an interval, which takes 10"
+    assert mass.reason == "fewer than 10 patients, too few for an interval"
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +176,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     entries = [[name, "Infiltrate", "100.5", "200", "300", "400"] for name in tested[:5]]
     with (data / "BBox_List_2017.csv").open("w", newline="") as file:
         csv.writer(file).writerows([header, *entries, ["elsewhere.png", "Mass", "1", "2", "3", "4"]])
-    arguments = ["distcxr", "explain", str(tmp_path / "tiny.yaml"), str(tmp_path / "run/checkpoints/best")]
+    arguments = ["distcxr", "explain", str(tmp_path / "run/checkpoints/best"), str(tmp_path / "tiny.yaml")]
     options = ["--map", "plain", "--json", str(tmp_path / "found.json"),
                "--pictures", str(tmp_path / "pictures")]  # fmt: skip
     monkeypatch.setattr("distcxr.engine.opening.start_logging", lambda console: None)  # it would take pytest's handlers

@@ -152,7 +152,7 @@ def test_figures_by_finding() -> None:
     assert list(found) == ["Mass", "Nodule", "Hernia"]
     nodule = found["Nodule"]
     assert (nodule.num, nodule.num_patients, nodule.num_empty) == (2, 1, 0)
-    assert nodule.reason == "1 patients: too few for an interval, which takes 10"
+    assert nodule.reason == "fewer than 10 patients, too few for an interval"
     means = (nodule.pointing, nodule.iou, nodule.coverage, nodule.pointing_chance, nodule.box_share)
     assert means == pytest.approx((0.75, 0.4, 0.4, 0.2, 0.15))
     assert (found["Mass"].pointing, found["Mass"].num, found["Mass"].num_empty) == (0.0, 1, 1)

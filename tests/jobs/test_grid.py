@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from distcxr.jobs.check import check_runs
-from distcxr.jobs.grid import Planned, default_folder, plan, split_values
+from distcxr.jobs.grid import Planned, folder_of, plan, split_values
 from distcxr.recipe import load_recipe
 
 
@@ -60,9 +60,12 @@ def test_names_are_safe_and_stay_apart(tmp_path: Path) -> None:
 
 def test_the_same_command_finds_the_same_folder(tmp_path: Path) -> None:
     recipe = write(tmp_path, "a")
-    folder = default_folder([recipe], ["seed=0,1"])
-    assert folder == default_folder([recipe], ["seed=0,1"]) and folder.parent == Path("runs/sweeps")
-    assert folder != default_folder([recipe], ["seed=0,2"])
+    folder, words = folder_of([recipe], ["seed=0,1"])
+    assert words == ["seed=0,1"] and folder.parent == Path("runs/sweeps")
+    assert folder_of([recipe], words)[0] == folder != folder_of([recipe], ["seed=0,2"])[0]
+    assert folder_of([recipe], ["output=here", *words]) == (Path("here"), words)
+    with pytest.raises(ValueError, match="the key output is named twice"):
+        folder_of([recipe], ["output=here", "output=there"])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_the_same_command_finds_the_same_folder(tmp_path: Path) -> None:
         (["seed=0,0"], "the value of seed 0 is named twice"),
         (["seed=0", "seed=1"], "seed is given twice: write seed=a,b"),
         (["seed=0,,1"], "a value between commas is missing"),
-        (["output=x"], "--output FOLDER"),
+        (["a:output=x"], "output=FOLDER, for all recipes"),
         (["seed"], "must read key=value"),
     ],
 )

@@ -202,7 +202,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     tiny.recipe(tmp_path)
     words = [
         "sweep", "tiny.yaml", "data.root=phantom", "optim.lr=1e-3,1e30", "train.epochs=1", "eval.pictures=0",
-        "--parallel", "2", "--output", "out",
+        "--parallel", "2", "output=out",
     ]  # fmt: skip
     monkeypatch.setattr("sys.argv", ["distcxr", *words])
     assert main() == 1

@@ -124,7 +124,7 @@ def test_what_is_undefined_is_a_dash_with_its_reason(folder: Path) -> None:
     begin = next(number for number, row in enumerate(page.rows) if "AUROC" in row)  # below prevalence
     row = next(row for row in page.rows[begin:] if row[0] == "Mass")
     assert row[4] == "–" and row[5][0] == "–"
-    assert f"{row[5][1:]} no positives among 300 known labels" in page.words
+    assert f"{row[5][1:]}\xa0no positives among 300 known labels" in page.words
     assert not re.search(r"\bnan\b", markdown, re.IGNORECASE) and "None" not in markdown.split("## Origin")[0]
 
 
