@@ -294,7 +294,8 @@ def test_depth_freezing_and_heat_maps(network: Callable[[], Any], side: int) -> 
 def test_the_page_has_what_is_known_of_each() -> None:
     page = (Path(__file__).parents[2] / "docs" / "foundation.md").read_text().splitlines()
     begin = page.index("What they are, and what they may be used for:")
-    tables = (page[:begin], page[begin : page.index("## What is done with a file")])  # two, as one of both fits no screen
+    end = page.index("## What is done with a file")
+    tables = (page[:begin], page[begin:end])  # two, as one of both fits no screen
     networks, origins = ({line.split("`")[1]: line for line in part if line.startswith("| `")} for part in tables)
     assert list(networks) == list(origins) == ["model.weights", *FOUNDATIONS]
     for name, one in FOUNDATIONS.items():
