@@ -77,7 +77,7 @@ def run(
         )
     show_table(predictor, table, len(images))
     if explain is not None:
-        print(f"{write_heat_maps(predictor, images, table, explain):,} heat maps: {explain}")
+        print(f"heat maps: {write_heat_maps(predictor, images, table, explain):,} in {explain}")
     if out is not None:
         write_table(out, predictor, rule, table)
         print(f"written: {out}")
