@@ -47,7 +47,7 @@ class Variant(NamedTuple):
 
     title: str
     overrides: tuple[str, ...] = ()
-    pretraining: tuple[str, ...] = ()  # overrides of a run whose weights it begins with; {work} is the folder
+    pretraining: tuple[str, ...] = ()  # overrides of the run before, which it begins from; {work} is the folder
 
 
 _MARGIN = ("loss.name=combined", "loss.parts=[{name: bce}, {name: auc_margin}]")
