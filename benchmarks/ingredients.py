@@ -21,7 +21,6 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,7 +98,7 @@ def main() -> None:
         with ThreadPoolExecutor(args.jobs) as runs:
             for row in runs.map(lambda one: trained(work, *one), wanted):
                 rows.append(row)
-                print(f"{row['variant']}, seed {row['seed']}: {row['auroc']:.4f}, {row['seconds']} s", flush=True)
+                print(f"{row['variant']}, seed {row['seed']}: {row['auroc']:.4f}", flush=True)
                 if args.json:
                     args.json.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n")
     print(table(rows))
@@ -137,7 +136,6 @@ def write_pretext(phantom: Path, folder: Path) -> None:
 def trained(work: Path, name: str, seed: int) -> Row:
     """The row of a run, which is trained if it has no metrics yet; an interrupted one resumes."""
     variant, folder = VARIANTS[name], work / "runs" / f"{name}-{seed}"
-    started_s = time.perf_counter()
     overrides = [*BASE, f"data.root={work / 'phantom'}", f"seed={seed}", *variant.overrides]
     if variant.pretraining:
         before = work / "runs" / f"{name}-{seed}-pretraining"
@@ -146,7 +144,7 @@ def trained(work: Path, name: str, seed: int) -> Row:
     _run(folder, overrides)
     return {
         "variant": name, "seed": seed, "auroc": auroc_of(folder), "overrides": overrides,
-        "seconds": round(time.perf_counter() - started_s), "commit": _commit(),
+        "commit": commit_of(folder),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/ingredients.py", *sys.argv[1:]]),
     }  # fmt: skip
@@ -167,9 +165,10 @@ def auroc_of(folder: Path) -> float:
     return float(json.loads((folder / "metrics_test.json").read_text())["macro"]["auroc"])
 
 
-def _commit() -> str:
-    asked = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return asked.stdout.strip() or "unknown"
+def commit_of(folder: Path) -> str | None:
+    """Of the code that trained a run, which may be older than the code that reads it."""
+    commit: str | None = json.loads((folder / "environment.json").read_text())["commit"]
+    return commit
 
 
 def compared(ours: Mapping[int, float], base: Mapping[int, float]) -> Row:

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from ingredients import BASE, NONE_SEEN, VARIANTS, auroc_of, compared, table, write_pretext
+from ingredients import BASE, NONE_SEEN, VARIANTS, auroc_of, commit_of, compared, table, write_pretext
 
 from distcxr.recipe import load_recipe
 
@@ -70,6 +70,8 @@ def test_the_pretext_names_no_finding_and_no_test_image(tmp_path: Path) -> None:
         ]
 
 
-def test_a_run_is_read_from_its_metrics(tmp_path: Path) -> None:
+def test_a_run_is_read_from_its_files(tmp_path: Path) -> None:
     (tmp_path / "metrics_test.json").write_text('{"macro": {"auroc": 0.75}}')
     assert auroc_of(tmp_path) == 0.75
+    (tmp_path / "environment.json").write_text('{"commit": "9277956f"}')
+    assert commit_of(tmp_path) == "9277956f"
