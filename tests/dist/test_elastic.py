@@ -20,7 +20,7 @@ RUN = (
     "data.sampling={balance: sqrt}", "eval.splits=[]", "eval.every=9st", "checkpoint.every=9st", "checkpoint.keep=9",
     "logging.every=1st",
 )  # fmt: skip
-NO_BATCH_NORM = ("model.name=test_convnext",)
+NO_BATCH_NORM = ("model.name=test_convnext", "augment.rand_augment=m6-mstd0.5-inc1", "augment.mixup=0.4")
 MICRO_BATCHES = (  # of one size on any number of ranks
     "model.name=test_efficientnet", "model.drop_rate=0.3", "model.drop_path=0.3", "train.per_device_batch_size=4",
     "train.bn_averages=global", "train.gradient_checkpointing=true",

@@ -34,13 +34,17 @@ PICTURES = ("logging.val_images=2", "logging.val_images_every=1")
 
 MODELS = {
     "batchnorm": ("model.name=test_resnet",),
-    # Dropout in the head, BatchNorm and stochastic depth in the trunk.
+    # Dropout in the head, BatchNorm and stochastic depth in the trunk, and what augmentation has numbers of its own.
     "dropout": (
         "model.name=test_efficientnet",
         "model.drop_rate=0.3",
         "model.drop_path=0.3",
         "train.ema=0.9",
         "train.ema_warmup=false",
+        "augment.rand_augment=m6-mstd0.5-inc1",
+        "augment.erase=0.5",
+        "augment.mixup=0.4",
+        "augment.cutmix=1",
     ),
 }
 

@@ -98,4 +98,4 @@ def with_mixed_labels(batch: Batch, parameters: Tensor, side: int) -> Batch:
 
 def _swapped(values: Tensor) -> Tensor:
     """Every row [B, ...] in its partner's place."""
-    return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)
+    return values.reshape(len(values) // 2, 2, *values.shape[1:]).flip(1).reshape(values.shape)
