@@ -5,11 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distcxr.cli.options import Checkpoint, CheckpointsRecipe, Json, Split, check_writable, recipe_of
+
+if TYPE_CHECKING:
+    from distcxr.data.sources.nih_boxes import BoxList
+    from distcxr.recipe import Recipe
 
 
 class HeatMap(StrEnum):
@@ -59,7 +63,7 @@ def run(
     import numpy as np
     from PIL import Image
 
-    from distcxr.data.sources.nih_boxes import place_boxes, read_boxes
+    from distcxr.data.sources.nih_boxes import place_boxes
     from distcxr.engine.checkpoint import open_checkpoint
     from distcxr.engine.compatible import as_tested
     from distcxr.engine.opening import opened
@@ -71,13 +75,14 @@ def run(
     from distcxr.tracking.terminal import table_text
 
     check_writable(json)
-    if pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
     checkpoint = open_checkpoint(path)
     recipe = load_recipe(*recipe_of(checkpoint.path, words or []))
+    listed = _listed_boxes(boxes_file, recipe, path)
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
     with opened(recipe, checkpoint, partial(as_tested, split=split)) as setup:
         index = setup.index
-        boxes = place_boxes(read_boxes(boxes_file or index.root), index, recipe.data.image_size, recipe.augment)
+        boxes = place_boxes(listed, index, recipe.data.image_size, recipe.augment)
         rows = np.intersect1d(setup.splits.rows(split), boxes.rows)
         if not len(rows):
             raise ValueError(f"no image of the {split} split has a box of {', '.join(index.findings)}")
@@ -100,3 +105,16 @@ def run(
         write_json(json, found.to_json(), indent=2)
         print(f"written: {json}")
     return 0
+
+
+def _listed_boxes(file: Path | None, recipe: Recipe, run: Path) -> BoxList:
+    """Before data and network are loaded. Raises ValueError: there is no such file, or as `read_boxes`."""
+    from distcxr.data.dataset import data_root
+    from distcxr.data.index import MissingDataError
+    from distcxr.data.sources.nih_boxes import FILE_NAME, read_boxes
+
+    try:
+        return read_boxes(file or data_root(recipe) / FILE_NAME)
+    except MissingDataError as error:
+        other = f"distcxr predict {run} IMAGE ... --explain FOLDER"
+        raise ValueError(f"{error}. To see heat maps over images that have no boxes: {other}") from None

@@ -195,3 +195,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr("sys.argv", [*arguments, f"data.root={data}", "--split", "val"])
     assert main() == 2
     assert "no image of the val split has a box" in capsys.readouterr().err
+
+    (data / "BBox_List_2017.csv").unlink()
+    monkeypatch.setattr("distcxr.engine.opening.opened", lambda *_: pytest.fail("loaded before the boxes were read"))
+    assert main() == 2
+    error = capsys.readouterr().err
+    assert "BBox_List_2017.csv does not exist" in error
+    assert f"distcxr predict {tmp_path / 'run/checkpoints/best'} IMAGE ... --explain FOLDER" in error
