@@ -1,14 +1,19 @@
-"""What the verbs that build something from all images of a recipe have in common: `cache` and `pack`."""
+"""What verbs that take a while have in common: how many threads, what was made, how far they are."""
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from distcxr.data.store.store_building import Built
 
 _SHOWN = 5
+_LOG_EVERY_S = 30.0
 
 
 def num_workers(asked: int | None) -> int:
@@ -51,16 +56,19 @@ def images(num: int) -> str:
 
 
 class Bar:
-    """A progress bar with img/s and the time left; nothing where stderr is not a terminal."""
+    """Progress on stderr: on a terminal a bar with the speed and the time left; elsewhere a line of each half a minute,
+    so that a log shows that something happens, and nothing of what takes less."""
 
     def __enter__(self) -> Bar:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._tasks: dict[str, int] = {}
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._logged_s = time.monotonic()
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=Console(stderr=True),
+            TextColumn("{task.fields[figures]}"), TimeRemainingColumn(), console=Console(stderr=True),
         )  # fmt: skip
         if self._bar.console.is_terminal:
             self._bar.start()
@@ -70,11 +78,20 @@ class Bar:
         if self._bar.console.is_terminal:
             self._bar.stop()
 
-    def show(self, what: str, done: int, total: int) -> None:
-        from rich.progress import TaskID
+    def show(self, what: str, done: int, total: int, figures: str | None = None) -> None:
+        """`what` is at `done` of `total`; `figures` stand in place of images per second."""
+        from distcxr.tracking.terminal import clock
 
-        if what not in self._tasks:
-            self._tasks[what] = self._bar.add_task(what, total=total, rate="")
-        task = self._bar.tasks[self._bar.task_ids.index(TaskID(self._tasks[what]))]
-        rate = f"{done / task.elapsed:,.0f} img/s" if task.elapsed else ""
-        self._bar.update(task.id, completed=done, total=total, rate=rate)
+        now_s = time.monotonic()
+        begun_s, begun = self._begun.setdefault(what, (now_s, done))
+        per_s = (done - begun) / (now_s - begun_s) if now_s > begun_s else 0.0
+        if figures is None:
+            figures = f"{per_s:,.0f} img/s" if per_s else ""
+        if self._bar.console.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(what, figures="")
+            self._bar.update(self._tasks[what], completed=done, total=total, figures=figures)
+        elif now_s - self._logged_s >= _LOG_EVERY_S:
+            self._logged_s = now_s
+            at, left = time.strftime("%H:%M:%S"), f"  ETA {clock((total - done) / per_s)}" if per_s else ""
+            print(f"{at} {what} {done:,}/{total:,}  {figures}{left}", file=sys.stderr, flush=True)

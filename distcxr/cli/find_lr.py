@@ -48,10 +48,14 @@ def run(
     recipe = load_recipe(recipe_path, overrides or ())
     start_logging(Console(stderr=True))
     runtime = start_runtime(recipe)
+    rates = rising(lowest, highest, steps)
     with Bar() as bar:
-        found = find_lr(
-            recipe, runtime, rising(lowest, highest, steps), lambda done, total: bar.show("updates", done, total)
-        )
+
+        def report(done: int, loss: float) -> None:
+            if runtime.is_main:
+                bar.show("updates", done, steps, f"lr {rates[done - 1]:.2e}  loss {loss:.4f}")
+
+        found = find_lr(recipe, runtime, rates, report)
     if runtime.is_main:
         _show(found, recipe.optim.lr, recipe.optim.name, recipe.train.global_batch_size)
         if out is not None:

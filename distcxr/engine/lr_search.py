@@ -68,8 +68,9 @@ class _Search:
 
 
 def find_lr(
-    recipe: Recipe, runtime: Runtime, rates: Sequence[float], report: Callable[[int, int], None] = lambda done, of: None
-) -> Found:
+    recipe: Recipe, runtime: Runtime, rates: Sequence[float],
+    report: Callable[[int, float], None] = lambda done, loss: None,
+) -> Found:  # fmt: skip
     """Train with these rates, one an update, until the loss diverges; on data, augmentation, batches and precision of
     the recipe's first stage, or of `train.stage`. Nothing is written, and every rank finds the same.
 
@@ -77,7 +78,7 @@ def find_lr(
 
     Args:
         rates: rising; of the head, where `optim.layer_decay` gives layers their own.
-        report: called with the updates made and all that may be.
+        report: called by every rank with the updates made and the loss of the newest.
 
     Raises:
         ValueError: what a run would stop at before its first step.
@@ -96,7 +97,7 @@ def find_lr(
                 share = train_step(search, micro_batches).share
                 losses.append(runtime.sum_over_ranks(share).item())
                 search.state.step += 1
-                report(len(losses), len(rates))
+                report(len(losses), losses[-1])
                 if has_diverged(losses):
                     break
     return suggest(rates[: len(losses)], losses)

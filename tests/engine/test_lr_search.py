@@ -33,8 +33,10 @@ def test_the_verb_shows_and_writes_and_leaves_runs_alone(
     monkeypatch.setattr("distcxr.logs.start_logging", lambda console: None)  # it would take pytest's handlers
     words = ["find-lr", str(finished / "recipe.yaml"), "--from", "1e-5", "--to", "1e4", "--steps", "30"]
     monkeypatch.setattr("sys.argv", ["distcxr", *words, "--out", "lr.csv"])
+    monkeypatch.setattr("distcxr.cli.building._LOG_EVERY_S", 0.0, raising=False)  # in a log: half a minute
     assert main() == 0
-    shown = capsys.readouterr().out
+    shown, logged = capsys.readouterr()
+    assert " updates 1/30  lr 1.00e-05  loss 0." in logged and " updates 2/30  " in logged and "  ETA 0:0" in logged
     assert "the loss diverged up to lr" in shown and "optim.lr=" in shown and "the recipe has 0.001" in shown
     rows = tiny.rows(tmp_path / "lr.csv")
     assert [float(row["lr"]) for row in rows] == pytest.approx(rising(1e-5, 1e4, 30)[: len(rows)]) and len(rows) < 30
