@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -58,15 +59,16 @@ def run(
 
     As ONNX or by torch.export: with normalisation and validation's temperatures inside, compared with the run on
     images before it is kept. Or its weights alone, with the names that torchvision or timm give them. Beside the file
-    a JSON (findings in order, thresholds, input, the lines of Python that use it) and a model card.
+    a JSON (findings in order, thresholds, input, the lines of Python that use it) and a model card: model.json and
+    model.md, or model.onnx.json and model.onnx.md where model.json is about another file.
     """
     format_ = format_ or _ENDINGS.get(out.suffix.lower(), "torchvision")
-    beside, card = out.with_suffix(".json"), out.with_suffix(".md")
     check_writable(out)
-    if out in (beside, card):
+    if out.suffix in (".json", ".md"):
         raise ValueError(
             f"{out}: name a file for the model, such as model.onnx or model.pth; JSON and card are written beside it"
         )
+    beside, card = _beside(out)
     if not force and (there := [str(file) for file in (out, beside, card) if file.exists()]):
         raise ValueError(f"{', '.join(there)} there already: name another file, or add --force to replace")
 
@@ -107,6 +109,18 @@ def run(
         named = {out.name: out, beside.name: beside, _HUB_CARD: card}
         print(f"uploaded: {upload(*hub, named, f'{out.name}, {weights}')}")
     return 0
+
+
+def _beside(out: Path) -> tuple[Path, Path]:
+    """JSON and card of a file; those of another export of its name stay as they are."""
+    beside, longer = out.with_suffix(".json"), out.with_name(f"{out.name}.json")
+    try:
+        about = json.loads(beside.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or not of an export
+        about = None
+    if longer.exists() or (isinstance(about, dict) and about.get("file", out.name) != out.name):
+        beside = longer
+    return beside, beside.with_suffix(".md")
 
 
 def _card_files(checkpoints: Sequence[Checkpoint]) -> RunFiles:

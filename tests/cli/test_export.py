@@ -85,14 +85,17 @@ def test_the_lines_beside_it_load_it(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str, overrides: list[str]
 ) -> None:
     folder, ours = train(place, name, *overrides)
-    for out, flags in ((f"{name}.pth", ()), (f"{name}.safetensors", ("--force",))):  # the ending is the format
-        assert export(monkeypatch, folder, place / out, *flags) == 0
-        about = json.loads((place / out).with_suffix(".json").read_text())
+    for out, beside in ((f"{name}.pth", f"{name}.json"), (f"{name}.safetensors", f"{name}.safetensors.json")):
+        assert export(monkeypatch, folder, place / out) == 0  # the ending is the format
+        about = json.loads((place / beside).read_text())
+        assert about["file"] == out and (place / beside).with_suffix(".md").exists()
         theirs = load_as_written(about, place, monkeypatch)
         channels = about["in_chans"]
         expected = ours(image(channels))
         assert (expected < 0).any()
         torch.testing.assert_close(theirs(image(channels)), expected, rtol=1e-5, atol=1e-5)
+    assert json.loads((place / f"{name}.json").read_text())["file"] == f"{name}.pth"  # still
+    assert export(monkeypatch, folder, place / f"{name}.safetensors") == 2
 
 
 def test_another_head_is_refused_as_plain_and_written_with_our_names(
