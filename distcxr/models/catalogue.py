@@ -6,10 +6,19 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
+
+from torch.overrides import TorchFunctionMode
 
 from distcxr.models.factory import REFUSED, Library
 from distcxr.models.foundation import FOUNDATIONS, find_foundations
 from distcxr.models.variants import VARIANTS, of_timm
+
+_DRAWN = {
+    "constant_", "kaiming_normal_", "kaiming_uniform_", "normal_", "ones_", "trunc_normal_", "uniform_",
+    "xavier_normal_", "xavier_uniform_", "zeros_", "add_", "clamp_", "div_", "erfinv_", "fill_", "mul_", "zero_",
+}  # fmt: skip
+"""What fills new tensors with their first numbers, in place."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,8 @@ def find_networks(pattern: str = "*", *, most_counted: int = 0) -> list[Network]
 
     Args:
         pattern: with `*`, `?` or `[...]` for the whole name, of a network or of X-ray weights; without, a part of it.
-        most_counted: timm's networks have their parameters counted where no more than so many are found: that takes a
-            third of a second each, and torchvision's are known.
+        most_counted: timm's networks have their parameters counted where no more than so many are found: each takes
+            some hundredths of a second, and torchvision's are known.
 
     Raises ValueError: no name is like it; with the nearest.
     """
@@ -79,7 +88,7 @@ def _of_timm(names: list[str], *, counted: bool) -> Iterator[Network]:
         cfg, num = timm.get_pretrained_cfg(known), None
         if counted:
             try:
-                with torch.device("meta"):
+                with torch.device("meta"), _WithoutNumbers():
                     num = sum(one.numel() for one in timm.create_model(known, **more).parameters())
             except (NotImplementedError, RuntimeError):  # works its widths out with tensors
                 pass
@@ -87,3 +96,13 @@ def _of_timm(names: list[str], *, counted: bool) -> Iterator[Network]:
         imagenet = (cfg.tag or "yes") if has_weights else ""
         side = cfg.input_size[-1] if cfg is not None else None
         yield Network("timm", name, num, side, imagenet, tuple(find_foundations("timm", name)))
+
+
+class _WithoutNumbers(TorchFunctionMode):
+    """Leaves tensors as they are made: on the meta device they have no numbers, and to draw them takes more than half
+    of a network's making."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _DRAWN:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

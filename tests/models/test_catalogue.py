@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from distcxr.cli import main
 from distcxr.models.catalogue import find_networks
@@ -22,6 +25,24 @@ def test_what_is_listed_can_be_built_and_has_as_many_parameters() -> None:
     assert find_networks("resnet18")[-1].num_parameters is None  # many, or not asked for
     assert {one.library for one in find_networks("*inception_v3") if one.name == "inception_v3"} == {"timm"}  # refused
     assert {name for one in find_networks() for name in one.xray} == set(FOUNDATIONS)
+
+
+class Calls(TorchFunctionMode):
+    """Notes what is called of PyTorch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_drawn_to_count_parameters() -> None:
+    with Calls() as calls:
+        find_networks("test_vit", most_counted=20)
+    assert "empty" in calls.names and not {"uniform_", "normal_", "kaiming_uniform_", "zero_"} & calls.names
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
