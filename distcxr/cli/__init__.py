@@ -42,13 +42,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )  # fmt: skip
 for _name, _verb in {
-    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed, "env": env,
+    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed,
     "explain": explain, "export": export, "find-lr": find_lr, "import": import_weights, "models": list_models,
     "pack": pack, "phantom": phantom, "predict": predict, "probe": probe, "replay": replay, "report": report,
     "schema": schema,
     "score": score, "status": status, "ui": ui,
 }.items():  # fmt: skip
     app.command(_name, cls=SeveralWords)(_verb.run)
+app.command("env", cls=env.FileMayBeLeftOut)(env.run)
 app.command("submit", cls=SeveralWords)(submit.run)
 app.command("sweep", cls=sweep.NumberMayBeLeftOut)(sweep.run)
 

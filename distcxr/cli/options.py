@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -82,6 +83,14 @@ def repeat_options(args: list[str], names: set[Any]) -> list[str]:
                 continue
         written += [option, word] if option else [word]
     return written if option is None or args[-1] != option else [*written, option]
+
+
+def fill_in(args: list[str], option: str, left_out: str, is_value: Callable[[str], bool]) -> list[str]:
+    """The words of a command, with `left_out` for an option's value where the word that follows it is none."""
+    return [
+        f"{word}={left_out}" if word == option and not is_value(following) else word
+        for word, following in zip(args, [*args, ""][1:], strict=True)
+    ]
 
 
 def check_writable(path: Path | None, *endings: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from distcxr.cli.options import DryRun, Processes, complete_recipe
+from distcxr.cli.options import DryRun, Processes, complete_recipe, fill_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,11 +50,7 @@ class NumberMayBeLeftOut(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Write out the value that is left out."""
-        written = []
-        for word, following in zip(args, [*args, ""][1:], strict=True):
-            is_bare = word == "--parallel" and not following.isdigit()
-            written.append(f"{word}={_PER_GPU}" if is_bare else word)
-        return super().parse_args(ctx, written)
+        return super().parse_args(ctx, fill_in(args, "--parallel", _PER_GPU, str.isdigit))
 
 
 def _count(word: str) -> int | None:

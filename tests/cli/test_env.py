@@ -35,7 +35,8 @@ def test_it_names_versions_and_settings_and_no_secret(
     assert sections["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert sections["environment"]["NCCL_DEBUG"] == "INFO"
     assert "`distcxr train` does not read it" in sections["environment"][str(config)]
-    text = shown(monkeypatch, capsys)
+    text = shown(monkeypatch, capsys, "--json", str(tmp_path / "env.json"))  # as other verbs' --json FILE
+    assert json.loads((tmp_path / "env.json").read_text())["packages"] == sections["packages"]
     assert "hidden-token" not in text and f"{machine.__file__.removesuffix('/jobs/machine.py')}\n" in text
 
 
