@@ -11,10 +11,12 @@ from torch import nn
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
+from distcxr.data.readers import make as readers
 from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.engine.stages import name_parameters, plan_stages
 from distcxr.jobs.grid import Planned
+from distcxr.models.adapters import check_peft_installed
 from distcxr.models.factory import check_named
 from distcxr.models.foundation import FOUNDATIONS
 from distcxr.own_parts import PartError, blamed
@@ -30,7 +32,7 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
 
     Raises:
         ValueError: labels or lists that can't be read, an unknown network, stages or `train.trainable` that can't be, a
-            tracker or a file of weights that is not there. All of them are named.
+            package or a file of weights that is not there. All of them are named.
     """
     mistakes: list[str] = []
     datasets: dict[str, Dataset | None] = {}
@@ -57,7 +59,7 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
             if dataset:
                 check_functions(recipe, dataset)
             _check_weights(run)
-            check_installed(recipe.logging.trackers)
+            check_packages(recipe)
         except ValueError as error:
             if blamed(error):
                 raise
@@ -65,6 +67,14 @@ def check_runs(planned: Sequence[Planned]) -> dict[str, int]:
     if mistakes:
         raise ValueError("\n  - ".join(["nothing was started:", *mistakes]))
     return num_parameters
+
+
+def check_packages(recipe: Recipe) -> None:
+    """Those that not everybody needs, without starting them. Raises ValueError: as a run would."""
+    if recipe.model.lora is not None:
+        check_peft_installed()
+    readers.check_packages(recipe.data)
+    check_installed(recipe.logging.trackers)
 
 
 def _num_parameters(recipe: Recipe, dataset: Dataset | None) -> int:

@@ -33,6 +33,7 @@ from distcxr.engine.own_functions import check_functions, with_sources
 from distcxr.engine.rehearsal import Rehearsal, rehearse
 from distcxr.engine.saving import most_at_once
 from distcxr.engine.stages import Stage, plan_stages
+from distcxr.jobs.check import check_packages
 from distcxr.own_parts import PartError, blamed
 from distcxr.recipe import Recipe
 from distcxr.runtime import start_runtime
@@ -81,6 +82,11 @@ class Preflight:
             self.recipe = with_sources(self.recipe)
         except PartError as error:
             yield Line("own parts", str(error), "error")
+            return
+        try:
+            check_packages(self.recipe)
+        except ValueError as error:
+            yield Line("packages", str(error), "error")
             return
         for key, name in self.recipe.own_functions().items():
             yield Line("own parts", f"{key}={name}, SHA-256 {self.recipe.sources[key]}")

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from types import ModuleType
 
 import torch
@@ -28,6 +29,7 @@ from distcxr.models.heads import head_name, head_parameter_names, pooled_feature
 from distcxr.recipe.model import Lora
 
 _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
+_NO_PEFT = "model.lora needs peft: pip install 'distcxr[lora]'"
 _NUM_NAMED = 6
 _IMAGES = 5  # divides no number of positions in a window of 7 or 8, for which Swin V2 calls layers, too
 
@@ -99,11 +101,17 @@ def merge_adapters(module: nn.Module, scale: float) -> None:
     module.load_state_dict(state)
 
 
+def check_peft_installed() -> None:
+    """Without its import, which takes seconds. Raises ValueError."""
+    if find_spec("peft") is None:
+        raise ValueError(_NO_PEFT)
+
+
 def _peft() -> ModuleType:
     try:
         import peft
     except ImportError as error:
-        raise ValueError(f"model.lora needs peft: pip install 'distcxr[lora]' ({error})") from error
+        raise ValueError(f"{_NO_PEFT} ({error})") from error
     return peft
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -185,22 +186,32 @@ def test_stages_are_looked_at_before_the_first_run(tmp_path: Path) -> None:
 def test_data_networks_weights_and_trackers_are_looked_at_before_the_first_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distcxr.tracking.services.find_spec", lambda name: None)
+    for package in ("wandb", "peft", "nvidia.dali", "imagecodecs", "cuda.bindings"):
+        monkeypatch.setitem(sys.modules, package, None)
+    network = "model: {name: resnet18, weights: none"
     recipes = [
         write(tmp_path, "typo", "model: {name: resnet19, weights: none}\n"),
         write(tmp_path, "lost", "model: {name: resnet18, weights: nowhere.safetensors}\n"),
         write(tmp_path, "other", "model: {name: resnet18, weights: rad_dino}\n"),
-        write(tmp_path, "told", "model: {name: resnet18, weights: none}\nlogging: {trackers: [wandb]}\n"),
+        write(tmp_path, "told", f"{network}}}\nlogging: {{trackers: [wandb]}}\n"),
+        write(tmp_path, "lora", f"{network}, lora: {{}}}}\n"),
+        write(tmp_path, "dali", f"{network}}}\ndata: {{loader: dali}}\n"),
+        write(tmp_path, "cuda", f"{network}}}\ndata: {{loader: gpu}}\n"),
+        write(tmp_path, "pack", f"{network}}}\ndata: {{source: pack}}\n"),
     ]
     with pytest.raises(ValueError) as caught:
         check_runs(plan(recipes, [f"data.root={tmp_path / 'none'}"], tmp_path))
     said = str(caught.value)
-    assert said.count("none is not a folder") == 1  # one dataset, one complaint
+    assert said.count("none is not a folder") == 4  # one `data` section, one complaint
     for part in (
         "typo: model.name=resnet19",
         "resnet18",
         "lost: model.weights=nowhere",
         "told: logging.trackers",
+        "lora: model.lora needs peft: pip install 'distcxr[lora]'",
+        "dali: DALI does not work here (No module named 'nvidia.dali')",
+        "cuda: the CUDA kernels can't be compiled",
+        "pack: a pack needs imagecodecs",
         "other: model.weights=rad_dino is of",
     ):
         assert part in said

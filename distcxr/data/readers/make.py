@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -32,6 +33,33 @@ Kind = Literal["torch", "dali", "gpu", "gpu_filters", "cache", "arrays"]
 """`gpu_filters` is the gpu loader where the CPU inflates."""
 WAVES: dict[Kind, int] = {"gpu": 256, "gpu_filters": 64}
 """Images that a GPU decodes at once, by the kinds of reader that have it decode."""
+
+
+def check_packages(data: Data) -> None:
+    """Whether the packages that `data.source` and `data.loader` take are installed, without starting them.
+    Raises ValueError: as a run would."""
+    if data.source == "pack":
+        check_available()
+    if data.loader == "dali" and not _is_installed("nvidia.dali"):
+        raise _no_dali(ImportError("No module named 'nvidia.dali'"))
+    if data.loader == "gpu":
+        from distcxr.data.pixels.cuda.module import find_compiler
+
+        find_compiler()
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # nor what it is in
+        return False
+
+
+def _no_dali(error: Exception) -> ValueError:
+    return ValueError(
+        f"DALI does not work here ({error}); install it with `pip install nvidia-dali-cuda130` (CUDA 13) or "
+        "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,10 +144,7 @@ class Rank:
                 prefetch=self.data.prefetch,
             )
         except (ImportError, OSError, RuntimeError) as error:  # not there, a library of its own missing, or no driver
-            raise ValueError(
-                f"DALI does not work here ({error}); install it with `pip install nvidia-dali-cuda130` (CUDA 13) or "
-                "`pip install nvidia-dali-cuda120` (CUDA 12), or use data.loader=torch"
-            ) from error
+            raise _no_dali(error) from error
 
     def gpu_reader(self, decoder: PngDecoder, wave: int) -> PixelReader:
         """Decodes `wave` images at once with `decoder`, which is for this rank's image size and device."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +101,20 @@ class Compiled(NamedTuple):
     log: str  # the compiler's messages, most often none
 
 
+def find_compiler() -> tuple[ModuleType, list[int]]:
+    """NVRTC's bindings, and the compute capabilities it compiles for; no GPU is needed.
+    Raises ValueError: they are missing; names what to install."""
+    try:
+        from cuda.bindings import nvrtc
+
+        return nvrtc, [int(number) for number in _checked(nvrtc.nvrtcGetSupportedArchs())]
+    except (ImportError, RuntimeError) as error:  # the latter when its shared library is not there
+        raise ValueError(
+            f"the CUDA kernels can't be compiled: {error}. Install torch's CUDA build (its wheels bring NVRTC and "
+            "cuda-bindings), or take a loader that decodes on the CPU"
+        ) from error
+
+
 @functools.cache
 def compile_for(capability: int) -> Compiled:
     """Compile kernels.cu for a compute capability, 90 for 9.0.
@@ -109,15 +124,7 @@ def compile_for(capability: int) -> Compiled:
 
     Raises ValueError: NVRTC is missing, fails, or knows no GPU as old as this one.
     """
-    try:
-        from cuda.bindings import nvrtc
-
-        known = [int(number) for number in _checked(nvrtc.nvrtcGetSupportedArchs())]
-    except (ImportError, RuntimeError) as error:  # the latter when its shared library is not there
-        raise ValueError(
-            f"the CUDA kernels can't be compiled: {error}. Install torch's CUDA build (its wheels bring NVRTC and "
-            "cuda-bindings), or take a loader that decodes on the CPU"
-        ) from error
+    nvrtc, known = find_compiler()
     if capability < min(known):
         raise ValueError(
             f"this CUDA has no compiler for GPUs of capability {capability / 10:.1f}, but from {min(known) / 10:.1f} "
