@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -139,21 +137,12 @@ def run(
     if exclusive:
         content["accuracy"] = right
     if json:
-        with _written(json):
-            write_json(json, content | more, indent=2)
+        write_json(json, content | more, indent=2)
+        print(f"written: {json}")
     if leaderboard:
-        with _written(leaderboard):
-            write_whole(leaderboard, table([row_of(predictions.stem, content, source)]))
+        write_whole(leaderboard, table([row_of(predictions.stem, content, source)]))
+        print(f"written: {leaderboard}")
     return 0
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"{path} can't be written: {error.strerror}") from error
-    print(f"written: {path}")
 
 
 def _print(full: FullReport, log: list[str]) -> None:

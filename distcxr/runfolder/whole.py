@@ -19,6 +19,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # such an error of a file that is open names none
+
 
 @contextmanager
 def being_written(path: Path) -> Iterator[Path]:
@@ -27,16 +29,20 @@ def being_written(path: Path) -> Iterator[Path]:
     After an error, what was there stays, and nothing is left beside it.
 
     Raises:
-        OSError: the file can't be written, flushed or renamed.
+        OSError: the file can't be written, flushed or renamed; it names the file, not the one beside it.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         flush(part)
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError):
+            name = error.filename
+            if error.errno in _OF_WRITING if name is None else os.fsdecode(name) == str(part):
+                error.filename = str(path)
         raise
     flush(path.parent)
 

@@ -31,6 +31,10 @@ def test_an_error_keeps_the_old_file_and_leaves_nothing_beside_it(tmp_path: Path
     with pytest.raises(KeyboardInterrupt), being_written(path) as part:
         part.write_text("half")
         raise KeyboardInterrupt
+    with pytest.raises(OSError, match=r"No space left on device: '.*/figures\.json'$"), being_written(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(FileNotFoundError, match=r"/gone/figures\.json'"):
+        write_json(tmp_path / "gone" / "figures.json", {})
     assert json.loads(path.read_text()) == {"auroc": 0.5}
     assert list(tmp_path.iterdir()) == [path]
 
