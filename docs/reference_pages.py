@@ -31,6 +31,7 @@ codes: [Several machines](cluster.md#several-machines-without-slurm).
 `distcxr --install-completion` makes your shell complete verbs, options and recipes.
 """
 OR = "\\|"  # in a cell of a table
+_PAGE = re.compile(r"\bdocs/(\w+\.md)\b")
 _TYPE = re.compile(r" <[\w\[\]]+>$")  # of Python, behind a name that means more to users
 _FILES = """# The run folder
 
@@ -153,7 +154,8 @@ def _values(one: dict[str, Any]) -> str:
     if kind == "object":
         return f"a value for each name: {_values(one.get('additionalProperties') or {})}"
     if one.get("pattern") and "examples" in one:
-        return f"duration: {', '.join(f'`{example}`' for example in one['examples'])}"
+        what = "function" if ":" in one["pattern"] else "duration"
+        return f"{what}: {', '.join(f'`{example}`' for example in one['examples'])}"
     words = {
         "integer": "whole number",
         "number": "number",
@@ -180,7 +182,7 @@ def _value(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()).replace("|", OR)
+    return _PAGE.sub(r"[\1](\1)", " ".join(text.split()).replace("|", OR))
 
 
 def _verb(name: str, command: Any) -> str:

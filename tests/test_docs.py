@@ -230,6 +230,12 @@ def test_links_lead_somewhere() -> None:
     assert failures((f"{name}: {link}", problem(name, link)) for name, link in links if "://" not in link) == []
 
 
+def test_keys_link_to_their_pages_and_say_what_they_take() -> None:
+    assert re.findall(r"(?<!\[)\bdocs/\w+\.md", MADE["docs/keys.md"]) == []
+    described = MADE["docs/keys.md"].partition("#### loss.function ")[2].split("\n")[2]
+    assert described.startswith("function: `mine:function`")
+
+
 def test_files_and_targets_named_are_there() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     missing = []
