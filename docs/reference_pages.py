@@ -24,6 +24,7 @@ there are: [Recipes](recipes.md). Any key can be given on the command line: `opt
 Keys marked *may change on resume* decide nothing of what is learnt from which image: a run resumes with another value.
 With another value of any other key it does not.
 """
+_PAGE = re.compile(r"\bdocs/(\w+\.md)\b")
 _VERBS = """# Verbs
 
 All commands of `distcxr`, as `--help` has them. What to use when: [All tasks, one line each](howto.md). Exit
@@ -31,7 +32,6 @@ codes: [Several machines](cluster.md#several-machines-without-slurm).
 `distcxr --install-completion` makes your shell complete verbs, options and recipes.
 """
 OR = "\\|"  # in a cell of a table
-_PAGE = re.compile(r"\bdocs/(\w+\.md)\b")
 _TYPE = re.compile(r" <[\w\[\]]+>$")  # of Python, behind a name that means more to users
 _FILES = """# The run folder
 
@@ -67,7 +67,8 @@ def keys() -> str:
     """Every key of a recipe under a heading of its own, so that a search finds it and a link can name it."""
     schema = json_schema()
     shown: dict[str, str] = {}
-    return _KEYS + "".join(_section(schema["properties"], "", schema["$defs"], shown))
+    text = "".join(_section(schema["properties"], "", schema["$defs"], shown))
+    return _KEYS + _PAGE.sub(r"[\1](\1)", text)
 
 
 def verbs() -> str:
@@ -154,8 +155,7 @@ def _values(one: dict[str, Any]) -> str:
     if kind == "object":
         return f"a value for each name: {_values(one.get('additionalProperties') or {})}"
     if one.get("pattern") and "examples" in one:
-        what = "function" if ":" in one["pattern"] else "duration"
-        return f"{what}: {', '.join(f'`{example}`' for example in one['examples'])}"
+        return f"duration: {', '.join(f'`{example}`' for example in one['examples'])}"
     words = {
         "integer": "whole number",
         "number": "number",
@@ -182,7 +182,7 @@ def _value(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    return _PAGE.sub(r"[\1](\1)", " ".join(text.split()).replace("|", OR))
+    return " ".join(text.split()).replace("|", OR)
 
 
 def _verb(name: str, command: Any) -> str:
