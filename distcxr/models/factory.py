@@ -312,6 +312,6 @@ def _unknown(name: str, library: str, known: list[str]) -> ValueError:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"nearest: {', '.join(near)}" if near else "no name is similar"
     return ValueError(
-        f"model.name={name}: no such classifier in {library} ({hint}); `distcxr models '*resnet*'` lists those with a "
-        "name like that"
+        f"model.name={name}: no such classifier in {library} ({hint}); `distcxr models` lists all of "
+        "them, and with '*resnet*' behind it those of such names"
     )
