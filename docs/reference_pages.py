@@ -24,6 +24,7 @@ there are: [Recipes](recipes.md). Any key can be given on the command line: `opt
 Keys marked *may change on resume* decide nothing of what is learnt from which image: a run resumes with another value.
 With another value of any other key it does not.
 """
+_PAGE = re.compile(r"\bdocs/(\w+\.md)\b")
 _VERBS = """# Verbs
 
 All commands of `distcxr`, as `--help` has them. What to use when: [All tasks, one line each](howto.md). Exit
@@ -66,7 +67,8 @@ def keys() -> str:
     """Every key of a recipe under a heading of its own, so that a search finds it and a link can name it."""
     schema = json_schema()
     shown: dict[str, str] = {}
-    return _KEYS + "".join(_section(schema["properties"], "", schema["$defs"], shown))
+    text = "".join(_section(schema["properties"], "", schema["$defs"], shown))
+    return _KEYS + _PAGE.sub(r"[\1](\1)", text)
 
 
 def verbs() -> str:

@@ -230,6 +230,11 @@ def test_links_lead_somewhere() -> None:
     assert failures((f"{name}: {link}", problem(name, link)) for name, link in links if "://" not in link) == []
 
 
+def test_keys_link_to_the_pages_they_name() -> None:
+    assert "([own_parts.md](own_parts.md))" in MADE["docs/keys.md"]
+    assert re.findall(r"\bdocs/\w+\.md", MADE["docs/keys.md"]) == []
+
+
 def test_files_and_targets_named_are_there() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     missing = []

@@ -231,6 +231,19 @@ def test_a_rank_that_stops_when_the_others_have_left_does_not_hold_the_launcher(
     assert error.startswith("warning: rank 1 (process ") and "stopped (T)) has not ended 1 s after the run had" in error
 
 
+def test_a_run_under_nohup_outlives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """nohup has its program ignore SIGHUP, which a terminal sends when it is closed."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP, *launcher._ENDING)}
+    hangs_up = f"import os, signal; os.kill({os.getpid()}, signal.SIGHUP)"
+    monkeypatch.setattr(launcher, "_start", lambda *_: subprocess.Popen([sys.executable, "-c", hangs_up]))
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        assert launcher.launch(["tiny.yaml"], 2) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def test_without_gpus_there_are_two_processes_where_there_are_two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     for cores, expected in (([0], 1), ([0, 1], 2), (list(range(16)), 2)):

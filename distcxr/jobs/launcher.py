@@ -83,7 +83,8 @@ def launch(words: Sequence[str], processes: int) -> int:
 
     signal.signal(signal.SIGINT, hand_on)
     for ending in _ENDING:
-        signal.signal(ending, lambda number, _: ended_by.append(number))
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # nohup's, of SIGHUP: the run outlives the terminal
+            signal.signal(ending, lambda number, _: ended_by.append(number))
     with tempfile.TemporaryDirectory(prefix="distcxr-ranks-") as place, socket.create_server(("127.0.0.1", 0)) as store:
         files = [Path(place) / str(rank) / "error.json" for rank in range(processes)]
         try:

@@ -177,10 +177,7 @@ def _check_torchvision_name(name: str) -> None:
 
     known = torchvision.models.list_models(module=torchvision.models)  # classifiers; not detection or video
     if name not in known:
-        raise _unknown(
-            name, "torchvision", [n for n in known if n not in REFUSED],
-            "import torchvision.models as m; print(m.list_models(module=m))",
-        )  # fmt: skip
+        raise _unknown(name, "torchvision", [n for n in known if n not in REFUSED])
 
 
 def _check_timm_name(name: str) -> None:
@@ -190,13 +187,10 @@ def _check_timm_name(name: str) -> None:
         return
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        raise _unknown(
-            name, "timm", [*timm.list_models(), *VARIANTS], "import timm; print(timm.list_models('*resnet*'))"
-        )
+        raise _unknown(name, "timm", [*timm.list_models(), *VARIANTS])
     tagged = timm.list_models(f"{architecture}.*", pretrained=True)
     if tag and name not in tagged:
-        listing = f"import timm; print(timm.list_models('{architecture}.*', pretrained=True))"
-        raise _unknown(name, "timm", tagged, listing)
+        raise _unknown(name, "timm", tagged)
 
 
 def _build_torchvision(
@@ -314,9 +308,10 @@ def _wrong_multiple(name: str, side: int, multiple: int) -> ValueError:
     )
 
 
-def _unknown(name: str, library: str, known: list[str], listing: str) -> ValueError:
+def _unknown(name: str, library: str, known: list[str]) -> ValueError:
     near = difflib.get_close_matches(name, known, n=3)
     hint = f"nearest: {', '.join(near)}" if near else "no name is similar"
     return ValueError(
-        f'model.name={name}: no such classifier in {library} ({hint}); list them all with: python -c "{listing}"'
+        f"model.name={name}: no such classifier in {library} ({hint}); `distcxr models` lists all of "
+        "them, and with '*resnet*' behind it those of such names"
     )

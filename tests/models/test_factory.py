@@ -133,10 +133,10 @@ def test_drop_rate_replaces_the_network_s_own() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"name": "resnet81"}, "no such classifier in torchvision.*nearest: resnet18.*list_models"),
+        ({"name": "resnet81"}, "no such classifier in torchvision.*nearest: resnet18.*distcxr models"),
         ({"name": "fasterrcnn_resnet50_fpn"}, "no such classifier in torchvision"),
         ({"name": "zzzzzz"}, "no name is similar"),
-        ({"name": "resnet10", "library": "timm"}, "no such classifier in timm.*nearest: .*resnet10t.*list_models"),
+        ({"name": "resnet10", "library": "timm"}, "no such classifier in timm.*nearest: .*resnet10t.*distcxr models"),
         ({"name": "resnet10t.none", "library": "timm"}, r"no such classifier in timm.*resnet10t\.c3_in1k"),
         ({"name": "hf-hub:someone/model", "library": "timm"}, "no such classifier in timm"),
         ({"name": "inception_v3"}, "auxiliary logits.*timm"),
