@@ -81,4 +81,4 @@ def test_the_lock_file_holds_a_version_of_each_that_is_allowed() -> None:
         if not wanted.specifier.contains(pinned.get(wanted.name.lower(), "0")):
             wrong.append(f"{line}: {pinned.get(wanted.name.lower())}")
     assert not wrong, "make requirements/lock.txt again, see its head"
-    assert set(extras) == {*config["options.extras_require"]} - {"trackers", "lora", "docs", "dev"}
+    assert set(extras) == {*config["options.extras_require"]} - {"trackers", "docs", "dev"}
