@@ -6,6 +6,7 @@ import ast
 import configparser
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def declared(*, development: bool) -> dict[str, set[str]]:
     return {key: found for key, found in names.items() if (key in OF_DEVELOPMENT) == development}
 
 
+@cache
 def imported() -> dict[str, str]:
     """Distributions that a file of the package imports, with one such file each."""
     found = {}
