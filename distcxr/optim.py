@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ def build_optimizer(
     momentum: float = 0.9,
     nesterov: bool = False,
     decay_all: bool = False,
+    undecayed: Collection[str] = (),
     layer_decay: float = 1.0,
     depths: Mapping[str, int] | None = None,
 ) -> torch.optim.Optimizer:
@@ -37,7 +38,8 @@ def build_optimizer(
         lr: the peak; `set_lr` changes it from step to step.
         weight_decay: decoupled for AdamW; added to the gradient (L2) for Adam and SGD, as torch does.
         betas: of Adam and AdamW; `momentum` and `nesterov` are SGD's.
-        decay_all: all parameters are in `decay`.
+        decay_all: all parameters are in `decay`, but those of `undecayed`.
+        undecayed: names of parameters that are in `no_decay`, whatever their shape.
         layer_decay: above 0, at most 1 (Clark et al., ICLR 2020; Bao et al., ICLR 2022).
         depths: of each parameter by name: blocks between it and the head, which has 0; None is 0 for all.
 
@@ -46,7 +48,8 @@ def build_optimizer(
     members: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for parameter_name, parameter in params:
         if parameter.requires_grad:
-            plain = not decay_all and (parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias")
+            small = parameter.ndim <= 1 or parameter_name.rpartition(".")[2] == "bias"
+            plain = parameter_name in undecayed or (small and not decay_all)
             depth = depths[parameter_name] if depths is not None else 0
             members.setdefault((depth, plain), []).append(parameter)
     if not members:

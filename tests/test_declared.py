@@ -6,6 +6,7 @@ import ast
 import configparser
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def declared(*, development: bool) -> dict[str, set[str]]:
     return {key: found for key, found in names.items() if (key in OF_DEVELOPMENT) == development}
 
 
+@cache
 def imported() -> dict[str, str]:
     """Distributions that a file of the package imports, with one such file each."""
     found = {}
@@ -81,4 +83,4 @@ def test_the_lock_file_holds_a_version_of_each_that_is_allowed() -> None:
         if not wanted.specifier.contains(pinned.get(wanted.name.lower(), "0")):
             wrong.append(f"{line}: {pinned.get(wanted.name.lower())}")
     assert not wrong, "make requirements/lock.txt again, see its head"
-    assert set(extras) == {*config["options.extras_require"]} - {"trackers", "lora", "docs", "dev"}
+    assert set(extras) == {*config["options.extras_require"]} - {"trackers", "docs", "dev"}

@@ -80,7 +80,7 @@ def show_training_images(run: Run, batch: Batch) -> None:
     images = transform(batch.pixels[:end].cpu(), batch.augment[:end])[:num, 0].numpy()
     tiles = [overlay(image, side_px=_TRAIN_PX) for image in images]
     mixed = transform.with_mixed_labels(batch)
-    shares_BC = (mixed.targets * mixed.mask)[:num].tolist()
+    shares_BC = (mixed.targets * mixed.mask)[:num].float().round(decimals=2).tolist()  # many of mixup's are next to 0
     captions = [_of_training(index, shares) or "none" for shares in shares_BC]
     sheet = contact_sheet(tiles, captions)
     run.tracker.image("train/images", sheet, run.state.step)

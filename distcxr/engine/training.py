@@ -15,7 +15,7 @@ from distcxr.engine.setup import Setup
 from distcxr.engine.stages import Stage
 from distcxr.loss_building import build_loss
 from distcxr.losses import LossFunction
-from distcxr.models.depth import layer_depths
+from distcxr.models.depth import embedding_names, layer_depths
 from distcxr.models.fewer_kernels import BatchCounts
 from distcxr.models.freeze import set_trainable, training_mode
 from distcxr.optim import build_optimizer
@@ -69,6 +69,7 @@ class Training:
             optim.name, setup.module.named_parameters(), lr=stage.base_lr, weight_decay=optim.weight_decay,
             betas=optim.betas, momentum=optim.momentum, nesterov=optim.nesterov,
             decay_all=optim.decay_all, layer_decay=optim.layer_decay or 1.0,
+            undecayed=() if optim.decay_embeddings else embedding_names(setup.module),
             depths=None if optim.layer_decay is None else layer_depths(setup.module),
         )  # fmt: skip
         for group in optimizer.param_groups:

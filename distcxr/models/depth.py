@@ -1,8 +1,10 @@
-"""The depth of each parameter, counted in blocks from the head, for layer-wise learning rates."""
+"""What an optimiser wants to know of parameters: their depth, counted in blocks from the head, for layer-wise learning
+rates; and which are embeddings, for weight decay."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import nn
 from distcxr.models.heads import BACKBONE, Headed, head_parameter_names
 
 _BESIDE_THE_HEAD = "-"
+_OF_TORCHVISION = ("*class_token", "*pos_embedding", "*relative_position_bias_table")
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -27,6 +30,17 @@ def layer_depths(module: nn.Module) -> dict[str, int]:
     head = dict.fromkeys(head_parameter_names(module), 0) | {name: 0 for name, at in below.items() if at == beside}
     ranks = {group: rank for rank, group in enumerate(sorted({below[name] for name in below if name not in head}))}
     return {name: len(ranks) - ranks[group] for name, group in below.items() if name not in head} | head
+
+
+def embedding_names(module: nn.Module) -> frozenset[str]:
+    """Names of class tokens, position embeddings and tables of relative positions: of timm's networks what they leave
+    out of weight decay (`no_weight_decay`), of others what torchvision's training script does."""
+    network, prefix = (module.backbone, BACKBONE) if isinstance(module, Headed) else (module, "")
+    named: Any = getattr(network, "no_weight_decay", lambda: _OF_TORCHVISION)
+    patterns = named()
+    return frozenset(
+        f"{prefix}{name}" for name, _ in network.named_parameters() if any(fnmatch(name, one) for one in patterns)
+    )
 
 
 def block_names(module: nn.Module) -> list[str]:

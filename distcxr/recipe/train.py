@@ -23,6 +23,9 @@ class Optim(Section):
     """Not applied to biases and normalisation parameters, unless `decay_all`."""
     decay_all: bool = False
     """Weight decay on every parameter, as PyTorch's optimisers have it where nobody makes groups."""
+    decay_embeddings: bool = True
+    """False: none on class tokens, position embeddings and tables of relative positions, which is what ViT's, MAE's,
+    EVA's and Swin's own scripts do."""
     betas: tuple[BelowOne, BelowOne] = (0.9, 0.999)
     """Of Adam and AdamW."""
     momentum: BelowOne = 0.9

@@ -47,9 +47,10 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return dict(load_file(checkpoint / "model.safetensors"))
 
 
-def test_each_stage_holds_what_the_recipe_says(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tiny.phantom(tmp_path)
-    run = tiny.build(tmp_path, STAGES, *CHEAP, f"output={tmp_path / 'run'}")
+def test_each_stage_holds_what_the_recipe_says(
+    straight: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tiny.build(straight.parent, STAGES, *CHEAP, f"output={tmp_path / 'run'}")
     num_train = len(run.setup.splits.train)
     assert trained(run) == {"layer3", "layer4", "fc"} and run.lr == pytest.approx(1e-4 / 2)
     assert run.training.loss.spec.name == "bce" and run.training.transform.spec.flip == 0.5
@@ -69,6 +70,29 @@ def test_each_stage_holds_what_the_recipe_says(tmp_path: Path, caplog: pytest.Lo
     begin_next_stage(run)
     assert [name for name, p in run.setup.module.named_parameters() if p.requires_grad] == ["fc.weight"]
     assert run.stage.base_lr == run.setup.recipe.optim.lr == 1e-3
+
+
+def test_each_stage_changes_and_mixes_images_as_it_says(straight: Path, tmp_path: Path) -> None:
+    """Of the recipe's RandAugment, a stage at half the size with mixup, one with CutMix and erasing, one of neither."""
+    run = tiny.build(
+        straight.parent, "augment={flip: 0, rand_augment: m9, normalize: half}", *CHEAP, f"output={tmp_path / 'run'}",
+        "train.stages=[{epochs: 1, augment: {train_size: 16, mixup: 1}}, {epochs: 1, optimizer: carry, "
+        "augment: {rand_augment: null, cutmix: 1, erase: 1}}, {epochs: 1, augment: {rand_augment: null}}]",
+    )  # fmt: skip
+    sides, mixed, operating, plain, erased = [], [], [], [], []
+    for number in range(3):
+        if number:
+            begin_next_stage(run)
+        (batch,) = next(updates(run))
+        transform = run.training.transform
+        images, untouched = transform(batch.pixels, batch.augment), batch.pixels.float() / 255 * 2 - 1
+        sides.append(images.shape[-1])
+        mixed.append(bool((transform.with_mixed_labels(batch).targets % 1 > 0).any()))
+        operating.append(transform.spec.operations is not None)
+        plain.append(images.shape == untouched.shape and torch.allclose(images, untouched, atol=1e-6))
+        erased.append(bool(((images == 0).flatten(1).sum(1) > 9).all()))
+    assert (sides, mixed, operating) == ([16, 32, 32], [True, True, False], [True, False, False])
+    assert (plain, erased) == ([False, False, True], [False, True, False])
 
 
 def test_only_what_a_stage_trains_changes(tmp_path: Path) -> None:
@@ -292,15 +316,18 @@ def test_layer_decay_reaches_the_optimizer(tmp_path: Path) -> None:
             ("model.name=test_vit", "train.stages=[{epochs: 1, augment: {train_size: 32}}]"),
             r"train_size=32 of stage 1 of 1: this network takes images of one size only",
         ),
+        (
+            ("train.stages.1.augment={cutmix: 1}", "train.per_device_batch_size=1"),
+            r"stage 2 of 3 \(top\): augment.cutmix=1 mixes pairs of images on one device, which holds 1, an odd",
+        ),
         (("train.stages.1.sampling={cap_per_label: 1}",), r"stage 2 of 3 .*cap_per_label=1 leaves 9 of 59 "),
     ],
 )  # fmt: skip
 def test_stages_that_can_not_be_are_refused_at_the_start(
-    tmp_path: Path, overrides: tuple[str, ...], message: str
+    straight: Path, tmp_path: Path, overrides: tuple[str, ...], message: str
 ) -> None:
-    tiny.phantom(tmp_path)
     with pytest.raises(ValueError, match=message):
-        tiny.build(tmp_path, STAGES, *overrides, f"output={tmp_path / 'run'}")
+        tiny.build(straight.parent, STAGES, *overrides, f"output={tmp_path / 'run'}")
 
 
 @pytest.mark.parametrize(
@@ -317,6 +344,10 @@ def test_stages_that_can_not_be_are_refused_at_the_start(
             "train.stages.1.augment.normalize differs from augment.normalize",
         ),
         ("train.stages.1.augment.train_size=999", "train.stages.1.augment.train_size=999 is larger than the"),
+        (
+            "train.stages.1={augment: {mixup: 1}, epochs: 1, loss: {name: auc_margin}}",
+            "train.stages.1.augment.mixup does not go with train.stages.1.loss.name=auc_margin",
+        ),
         ("train.stages.1.epoch=3", "unknown key 'train.stages.1.epoch'"),
         ("train.stages.3.lr=1", "train.stages has no entry 3; its entries are 0 to 2"),
     ],

@@ -6,11 +6,12 @@ import pytest
 import timm
 import torch
 import torchvision
-from timm.optim import param_groups_layer_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from distcxr.models.depth import layer_depths
+from distcxr.models.depth import embedding_names, layer_depths
 from distcxr.models.factory import build_model
+from distcxr.optim import build_optimizer
 from distcxr.recipe.model import Head
 
 
@@ -70,6 +71,28 @@ def test_depths_are_those_of_timm(name: str) -> None:
     assert {name: 0.5 ** ours[name] for name, _ in built.named_parameters()} == {
         name: theirs[id(parameter)] for name, parameter in built.named_parameters()
     }
+
+
+@pytest.mark.parametrize("name", ["test_vit", "swinv2_tiny_window8_256", "eva02_tiny_patch14_224"])
+def test_embeddings_are_what_timm_decays_not(name: str) -> None:
+    with torch.device("meta"):
+        built = timm.create_model(name, num_classes=3)
+    _, decay = param_groups_weight_decay(built, no_weight_decay_list=built.no_weight_decay())
+    named = dict(built.named_parameters())
+    ours = build_optimizer("adamw", named.items(), lr=1, weight_decay=1, undecayed=embedding_names(built))
+    assert {id(one) for one in ours.param_groups[0]["params"]} == {id(one) for one in decay["params"]}
+    assert any(named[one].ndim > 1 for one in embedding_names(built)), "else this tests nothing"
+
+
+def test_embeddings_of_torchvision_s_and_behind_another_head() -> None:
+    with torch.device("meta"):
+        vit, swin = (torchvision.models.get_model(name, weights=None) for name in ("vit_b_16", "swin_t"))
+    assert embedding_names(vit) == {"class_token", "encoder.pos_embedding"}
+    assert len(found := embedding_names(swin)) == 12 and "features.1.0.attn.relative_position_bias_table" in found
+    head = Head(kind="mlp", hidden=[8])
+    headed = build_model("test_vit", library="timm", num_classes=3, in_chans=1, head=head)
+    assert embedding_names(headed) == {"backbone.cls_token", "backbone.pos_embed"}
+    assert not embedding_names(build_model("test_resnet", library="timm", num_classes=3, in_chans=1))
 
 
 def test_every_part_of_another_head_has_depth_0() -> None:

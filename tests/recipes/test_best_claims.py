@@ -25,15 +25,17 @@ class Claim(NamedTuple):
     drop_path: float
     parts: tuple[str, ...]
     is_rand: bool
+    undecayed: frozenset[str]  # of more than one dimension
 
 
 BOTH = ("bce", "asymmetric")
+TOKENS, TABLES = frozenset({"cls_token", "pos_embed"}), frozenset({"relative_position_bias_table"})
 CLAIMS = {
-    "densenet121_320": Claim("test_resnet", 320, 128, 2e-4, 15, None, 0.0, BOTH, False),
-    "swin_base_384": Claim("swin_tiny_patch4_window7_224", 384, 64, 1e-4, 12, 0.8, 0.2, BOTH, False),
-    "vit_small_mae": Claim("test_vit", 224, 1024, 1e-3, 75, 0.55, 0.2, (), True),
-    "vit_base_eva_x": Claim("eva_x_tiny_patch16_224", 224, 512, 1e-3, 10, 0.55, 0.2, (), True),
-    "rad_dino_518": Claim("test_vit", 518, 64, 2e-4, 10, 0.65, 0.2, (), True),
+    "densenet121_320": Claim("test_resnet", 320, 128, 2e-4, 15, None, 0.0, BOTH, False, frozenset()),
+    "swin_base_384": Claim("swin_tiny_patch4_window7_224", 384, 64, 1e-4, 12, 0.8, 0.2, BOTH, False, TABLES),
+    "vit_small_mae": Claim("test_vit", 224, 1024, 1e-3, 75, 0.55, 0.2, (), True, TOKENS),
+    "vit_base_eva_x": Claim("eva_x_tiny_patch16_224", 224, 512, 1e-3, 10, 0.55, 0.2, (), True, TOKENS),
+    "rad_dino_518": Claim("test_vit", 518, 64, 2e-4, 10, 0.65, 0.2, (), True, TOKENS),
 }
 SCORED = ("eval.splits=[test]", "data.max_val_samples=16", "data.max_test_samples=16")
 SMALL = ("data.image_size=56", "train.max_steps=1", "train.global_batch_size=4", "augment.normalize=half")
@@ -65,6 +67,12 @@ def test_it_trains_as_its_file_says(name: str, tmp_path: Path, nih: Path) -> Non
     scales = sorted({group["lr_scale"] for group in run.training.optimizer.param_groups}, reverse=True)
     decay = claim.layer_decay
     assert scales == [1] if decay is None else scales[:3] == pytest.approx([1, decay, decay**2])
+    named = run.setup.module.named_parameters()
+    undecayed = {
+        id(p) for group in run.training.optimizer.param_groups if not group["weight_decay"] for p in group["params"]
+    }
+    embeddings = {one.rpartition(".")[2] for one, p in named if p.ndim > 1 and id(p) in undecayed}
+    assert embeddings == claim.undecayed
     (update,) = watched.train(run)
     assert update.trained == {name for name, _ in run.setup.module.named_parameters()} == update.stepped
     assert (tmp_path / "run" / "metrics_test.json").is_file()
