@@ -94,12 +94,12 @@ def files_described() -> Iterator[tuple[str, list[str], str]]:
             written = ast.literal_eval(node.value)
             text = ast.literal_eval(after.value) if isinstance(after, ast.Expr) else ""
             constant = ast.unparse(node.targets[0]).strip("()").partition(",")[0]
-            yield constant, list(written) if isinstance(written, tuple) else [written], _line(text)
+            yield constant, list(written) if isinstance(written, tuple) else [written], _cell(text)
         elif isinstance(node, ast.FunctionDef):
             blanks = [f"<{argument.arg}>" for argument in node.args.args]
             needed = blanks[: len(blanks) - len(node.args.defaults)]
             text = (ast.get_docstring(node) or "").partition("\n\n")[0]
-            yield node.name, [getattr(filenames, node.name)(*needed)], _line(text)
+            yield node.name, [getattr(filenames, node.name)(*needed)], _cell(text)
 
 
 def _section(properties: dict[str, Any], path: str, defs: dict[str, Any], shown: dict[str, str]) -> Iterator[str]:
@@ -155,7 +155,8 @@ def _values(one: dict[str, Any]) -> str:
     if kind == "object":
         return f"a value for each name: {_values(one.get('additionalProperties') or {})}"
     if one.get("pattern") and "examples" in one:
-        return f"duration: {', '.join(f'`{example}`' for example in one['examples'])}"
+        named = "duration" if len(one["examples"]) > 1 else "for example"
+        return f"{named}: {', '.join(f'`{example}`' for example in one['examples'])}"
     words = {
         "integer": "whole number",
         "number": "number",
@@ -182,7 +183,11 @@ def _value(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()).replace("|", OR)
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _line(text).replace("|", OR)
 
 
 def _verb(name: str, command: Any) -> str:
@@ -190,6 +195,8 @@ def _verb(name: str, command: Any) -> str:
     usage = " ".join(command.get_usage(context).removeprefix("Usage: ").split())
     texts = "\n\n".join(_line(part) for part in (command.help or "").split("\n\n"))
     records = [parameter.get_help_record(context) for parameter in command.params]
-    shown = [(_TYPE.sub("", name).replace("|", OR), _line(text)) for name, text in filter(None, records)]
+    shown = [
+        (_cell(_TYPE.sub("", name)), _cell(text).replace("*", "\\*")) for name, text in filter(None, records)
+    ]  # `*` is a pattern's, no emphasis
     rows = "".join(f"| `{name}` | {text} |\n" for name, text in shown)
     return f"\n## distcxr {name} {{ #{name} }}\n\n```text\n{usage}\n```\n\n{texts}\n\n| | |\n|---|---|\n{rows}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 _WIDTH_PX = 1500
-_TABS = {"custom_scalars": 450, "images&tagFilter=val_images": 560}
+_TABS = {"custom_scalars&_smoothingWeight=0": 450, "images&tagFilter=val_images": 560}
 """What follows # in the address, and the height that is kept."""
 
 

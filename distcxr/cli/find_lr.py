@@ -101,13 +101,15 @@ def _write(found: Found, path: Path) -> None:
     bound = max(found.smoothed)
     losses = [(at, min(loss, bound)) for at, loss in zip(x, found.losses, strict=True) if isfinite(loss)]
     smoothed = list(zip(x, found.smoothed, strict=True))
-    read = [rate for rate in (found.steepest, found.tenth) if rate is not None]
-    dots = [Dot(log10(rate), _at(log10(rate), smoothed), 4.5, "ring") for rate in read]
+    read = {"falls fastest": found.steepest, "a tenth of the rate at its lowest": found.tenth}
+    named = {name: rate for name, rate in read.items() if rate is not None}
+    dots = [Dot(log10(rate), _at(log10(rate), smoothed), 4.5, "ring") for rate in named.values()]
     lines = [Line(losses, "curve thin", "loss"), Line(smoothed, "curve other", "mean of neighbours")]
-    drawn = over_time(lines, "log10 of the learning rate", dots, title="Loss over the learning rate")
-    caption = f"rings: {' and '.join(f'{rate:.2g}' for rate in read)}" if read else "it never fell"
+    drawn = over_time(lines, "learning rate", dots, log_x=True, title="Loss over the learning rate")
+    caption = "; ".join(f"{name}, {rate:.2g}" for name, rate in named.items())
     chart = path.with_suffix(".svg")
-    chart.write_text(chart_file([Chart("Loss", (Part(caption),), drawn)]), encoding="utf-8")
+    drawn_file = chart_file([Chart("Loss", (Part(f"rings: {caption}" if named else "it never fell"),), drawn)])
+    chart.write_text(drawn_file, encoding="utf-8")
     print(f"written: {path}, {chart}")
 
 

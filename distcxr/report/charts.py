@@ -93,11 +93,12 @@ def panel(
 
 def over_time(
     lines: Sequence[Line], x_label: str, dots: Sequence[Dot] = (), marks: Sequence[tuple[float, str]] = (), *,
-    from_zero: bool = False, title: str = "",
+    from_zero: bool = False, log_x: bool = False, title: str = "",
 ) -> str:  # fmt: skip
     """Curves over steps or epochs; the y axis spans the values, from 0 on request.
 
     Args:
+        log_x: x are powers of ten, and the axis names the numbers.
         marks: where a part of training begins, in rising order, and its name: upright lines. Where there is little
             room the name's last word stands for it.
     """
@@ -120,7 +121,8 @@ def over_time(
         drawn += [line("grid", left, y, right, y), text(left - 6, y + 4, label, "tick", "end")]
     for tick in _ticks(x_first, x_last, 6):
         if x_first <= tick <= x_last and tick == int(tick):
-            drawn.append(text(place(tick, y_first)[0], _TIME_H - 20, f"{tick:,g}", "tick", "middle"))
+            label = f"1e{tick:g}" if log_x else f"{tick:,g}"
+            drawn.append(text(place(tick, y_first)[0], _TIME_H - 20, label, "tick", "middle"))
     drawn.append(text(left + inner_w / 2, _TIME_H - 4, x_label, "axis", "middle"))
     begins = [min(max(place(x, y_first)[0], left), right) for x, _ in marks]
     for x, following, (_, name) in zip(begins, [*begins[1:], float(_TIME_W)], marks, strict=False):

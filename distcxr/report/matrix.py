@@ -84,8 +84,8 @@ def _page(values: dict[str, Any]) -> Page:
 
 def _matrix(content: Content, values: dict[str, Any]) -> Iterator[Block]:
     runs, width = values["runs"], len(values["data"])
-    columns = [("trained on", blocks.column(run["trained_on"] for run in runs))]
-    columns.append(("run", blocks.column(run["name"] for run in runs)))
+    names = [Cell((Part(run["name"]),), aside=(Part(f"trained on {run['trained_on']}"),)) for run in runs]
+    columns = [("run", names)]  # one column, which stays in sight where a narrow screen scrolls the others
     for at, data in enumerate(values["data"]):
         cells = [_figure(content, row * width + at) for row in range(len(runs))]
         columns.append((f"tested on {data['name']}", cells))
@@ -100,8 +100,8 @@ def _figure(content: Content, at: int) -> Cell:
     if cell["auroc"] is None:
         return Cell((Part(DASH),), is_number=True, note=note)
     interval = content.interval("cells", at, "auroc", form=".4f").parts if cell["auroc_low"] is not None else ()
-    of = Part(f"{', ' if interval else ''}{_of(cell)}", href=f"{cell['folder']}/{filenames.REPORT}")
-    return Cell((content.figure("cells", at, "auroc", form=".4f"),), is_number=True, aside=(*interval, of), note=note)
+    below = (*interval, Part("\n" if interval else ""), Part(_of(cell), href=f"{cell['folder']}/{filenames.REPORT}"))
+    return Cell((content.figure("cells", at, "auroc", form=".4f"),), is_number=True, aside=below, note=note)
 
 
 def _findings(content: Content, values: dict[str, Any]) -> Iterator[Block]:
@@ -113,7 +113,8 @@ def _findings(content: Content, values: dict[str, Any]) -> Iterator[Block]:
             continue
         theirs = {name: its for row in rows for name, its in values["cells"][row * width + at]["shared"].items()}
         columns = [("finding", blocks.column(map(blocks.readable, names)))]
-        columns.append((f"in {data['name']}", blocks.column(blocks.readable(theirs[name]) for name in names)))
+        if any(theirs[name] != name for name in names):
+            columns.append((f"in {data['name']}", blocks.column(blocks.readable(theirs[name]) for name in names)))
         for row in rows:
             base = ("cells", row * width + at, "findings")
             found = values["cells"][row * width + at]["findings"]

@@ -40,7 +40,8 @@ def test_the_verb_shows_and_writes_and_leaves_runs_alone(
     assert "the loss diverged up to lr" in shown and "optim.lr=" in shown and "the recipe has 0.001" in shown
     rows = tiny.rows(tmp_path / "lr.csv")
     assert [float(row["lr"]) for row in rows] == pytest.approx(rising(1e-5, 1e4, 30)[: len(rows)]) and len(rows) < 30
-    assert "log10 of the learning rate" in (tmp_path / "lr.svg").read_text()
+    chart = (tmp_path / "lr.svg").read_text()
+    assert ">learning rate<" in chart and ">1e-4<" in chart and "rings: falls fastest, " in chart
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lr.csv", "lr.svg"]
     assert files() == before
 
