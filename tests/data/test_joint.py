@@ -13,6 +13,7 @@ import pytest
 from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, RSNA_IMAGES, chexpert, rsna, vindr, write_nih
 
 from distcxr.data.dataset import Dataset, open_dataset
+from distcxr.data.labels import common_name
 from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
 from distcxr.engine.compatible import check_unseen, shared_patients
@@ -194,6 +195,15 @@ def test_refused(roots: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             opened(members(roots, "nih", "chexpert"), findings)
+
+
+def test_conditions(roots: Path) -> None:
+    """One that spells a finding otherwise adds no second column of it to `all`; none takes a whole member out."""
+    two = members(roots, "nih", "chexpert")
+    found = opened(two, "all", where={"without": ["pneumothorax"]}).index.findings
+    assert "pneumothorax" in found and len(found) == len({common_name(name) for name in found})
+    with pytest.raises(ValueError, match=r"none of the 43 images of chexpert \(findings \['Mass'\]\)\. What"):
+        opened(two, where={"findings": ["Mass"]})
 
 
 def test_recipes_refused(roots: Path) -> None:
