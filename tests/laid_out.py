@@ -135,7 +135,7 @@ PADCHEST_ROWS = [  # ImageID, ImageDir, PatientID, birth, sex, projection, label
     ("2_a.png", "9", "2", "2052.0", "M", "AP_horizontal", "['subcutaneous emphysema', ' NSG tube', '']"),
     ("3_a.png", "9", "3", "", "", "AP", '["normal"]'),
     ("4_a.png", "9", "4", "1960.0", "M", "PA", ""),
-    ("5_a.png", "9", "5", "1960.0", "M", "PA", "['exclude', 'nodule']"),
+    ("5_a.png", "9", "5", "1960.0", "M", "PA", "['nodule', ' exclude']"),
     ("6_a.png", "9", "6", "1960.0", "O", "COSTAL", "['rib fracture']"),
     (PADCHEST_CUT, "9", "7", "1960.0", "M", "PA", "['normal']"),
 ]

@@ -197,8 +197,11 @@ def _columns_by_name(part: Part) -> dict[str, list[int]]:
 def _findings(data: Data, parts: Sequence[Part], columns: Sequence[dict[str, list[int]]]) -> tuple[str, ...]:
     """The findings that are learnt, then others that `data.where` names, as the recipe spells them."""
     offered = list(dict.fromkeys(name for by_name in columns for name in by_name))
+    where = [*(data.where.findings or ()), *(data.where.without or ())]
     if data.findings == "all":
-        learnt: tuple[str, ...] = tuple(sorted(offered))
+        # Spelled as `where` likes: a second column of the same finding would be learnt, too.
+        spelled_by_where = {common_name(name): name for name in where}
+        learnt: tuple[str, ...] = tuple(sorted(spelled_by_where.get(name, name) for name in offered))
     else:
         # Spelled as the recipe likes: chexpert5 has Pleural Effusion, which NIH calls Effusion.
         spelled = [*CHEXPERT14, *(data.findings if isinstance(data.findings, list) else ())]
@@ -216,7 +219,6 @@ def _findings(data: Data, parts: Sequence[Part], columns: Sequence[dict[str, lis
                 f"from both: it labels {has}, the others {', '.join(sorted(rest)) or 'none of them'}. Its label file "
                 f"has {', '.join(part.index.findings)}: name in `map` what they are called elsewhere, or leave it out"
             )
-    where = [*(data.where.findings or ()), *(data.where.without or ())]
     return tuple(dict.fromkeys([*learnt, *(name for name in where if common_name(name) in offered)]))
 
 

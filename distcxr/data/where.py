@@ -31,11 +31,12 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
         findings: those that are learnt.
 
     Raises ValueError: a quarantine file that can't be read or names a whole split; a condition that names a finding the
-    label file lacks; conditions that no image of a split meets; a finding that training images show in the split but
-    not in what is left.
+    label file lacks; conditions that no image of a split meets, or of a member of a joint data set; a finding that
+    training images show in the split but not in what is left.
     """
     splits = _without_quarantined(data, labels, splits)
     met = _conditions(data.where, labels)
+    _check_members_kept(data.where, labels, splits, met)
     limits = {"train": data.max_train_samples, "val": data.max_val_samples, "test": data.max_test_samples}
     rows: dict[str, NDArray[np.int64]] = {}
     notes = []
@@ -95,13 +96,27 @@ def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_
     return met
 
 
-def _nothing_known(where: Where, labels: SampleIndex) -> str:
-    """A hint for the message where conditions ask for an attribute that the label file has of no image."""
+def _nothing_known(where: Where, labels: SampleIndex, rows: NDArray[np.int64] | slice = slice(None)) -> str:
+    """A hint for the message where conditions ask for an attribute that the label file has of none of `rows`."""
     known = {"view": labels.view != "", "sex": labels.sex != "", "age": np.isfinite(labels.age)}
-    unknown = [key for key, known_N in known.items() if getattr(where, key) is not None and not known_N.any()]
+    unknown = [key for key, known_N in known.items() if getattr(where, key) is not None and not known_N[rows].any()]
     columns = ", ".join(f"data.columns.{key}" for key in unknown)
     hint = f". The label file has no {' and '.join(unknown)} of any image (data.dataset: csv needs {columns})"
     return hint if unknown else ""
+
+
+def _check_members_kept(where: Where, labels: SampleIndex, splits: Splits, met: dict[str, NDArray[np.bool_]]) -> None:
+    """Refuse conditions that take a whole data set out of a joint one: RSNA's views, for one, are unknown."""
+    rows = np.concatenate([splits.rows(name) for name in NAMES])
+    left_N = np.all([member[rows] for member in met.values()], axis=0) if met else np.ones(len(rows), dtype=np.bool_)
+    for number, member in enumerate(labels.members):
+        its_N = labels.member_of(rows) == number
+        if its_N.any() and not left_N[its_N].any():
+            raise ValueError(
+                f"data.where leaves none of the {its_N.sum():,} images of {member.name} "
+                f"({', '.join(met)}){_nothing_known(where, labels, rows[its_N])}. What is unknown meets no condition: "
+                f"change data.where, or leave {member.name} out of data.members"
+            )
 
 
 def _columns(key: str, names: list[str], labels: SampleIndex) -> list[int]:

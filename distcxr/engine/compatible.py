@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset
+from distcxr.data.index import JointMember
 from distcxr.data.people import same_images
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
+from distcxr.recipe.data import Data, Member, Where
 from distcxr.recipe.keys import IDENTITY_FREE
 from distcxr.runfolder.diverged import newest_end
 from distcxr.runfolder.layout import is_end_of_stage, run_folder_of
@@ -255,17 +257,28 @@ def shared_patients(
     checkpoint: Checkpoint, dataset: Dataset, theirs: tuple[str, ...], ours: str
 ) -> NDArray[np.int64] | None:
     """Patients of the checkpoint's splits `theirs` that are in `ours`, too; None where its labels were others. Where
-    either data set is a joint one, the member with the labels of the other counts."""
+    either data set is a joint one, or both are, members with the same labels count."""
     hashes, data, index = checkpoint.meta["hashes"], checkpoint.recipe.data, dataset.index
-    member = next((one for one in index.members if one.label_hash == hashes["labels"]), None)
-    if hashes["labels"] != index.label_hash and member is None:
-        of = [one for one in data.members if hashes.get(f"{one.title}: labels") == index.label_hash]
-        if not of:
+    common: list[tuple[Data, JointMember | None]] = [(data, None)]
+    if hashes["labels"] != index.label_hash:
+        trained = {hashes.get(f"{one.title}: labels"): _whole_member(data, one) for one in data.members}
+        trained = trained or {hashes["labels"]: data}
+        tested: dict[str, JointMember | None] = {one.label_hash: one for one in index.members}
+        tested = tested or {index.label_hash: None}
+        common = [(trained[labels], member) for labels, member in tested.items() if labels in trained]
+        if not common:
             return None
-        data = data.of_member(of[0])
     open_parts(checkpoint.recipe.own_functions(), checkpoint.recipe.sources, only="data.function")
-    patients = dataset.patients_of(data, theirs, member)
+    patients = np.concatenate([dataset.patients_of(section, theirs, member) for section, member in common])
     return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
+
+
+def _whole_member(data: Data, member: Member) -> Data:
+    """The section of a joint data set's member without what leaves images out: limits choose among the images of all
+    members, conditions name findings as all of them do. So patients count as seen who were left out."""
+    view = data.where.view if member.dataset == "padchest" else None  # which of PadChest's images are read
+    limits = {"max_train_samples": None, "max_val_samples": None, "max_test_samples": None, "quarantine": None}
+    return data.of_member(member).model_copy(update={"where": Where(view=view), **limits})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -88,8 +88,12 @@ def test_images_of_the_same_name_go_by_their_paths(tmp_path: Path) -> None:
     assert index.file_names([0, 1]) == ["a/1.png", "b/1.png"] and index.file_name(1) == "b/1.png"
 
 
-def test_a_findings_column_must_hold_labels_only(tmp_path: Path) -> None:
-    """Left to itself such a column is no finding; asked for by name, or in a filter, it is a mistake."""
+def test_a_findings_column_must_hold_labels_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Left to itself such a column is no finding, with a warning where most of it is labels: of a joint data set's
+    member nothing is asked by name. Asked for by name, or in a filter, it is a mistake."""
+    mostly = "image,Mass,Edema\na/1.png,1,1\na/2.png,0,x\nb/3.jpg,1,0\n"
+    assert read(tmp_path, mostly, {}).findings == ("Mass",)
+    assert "labels.csv, line 3: column Edema is left out, though most of its cells are labels: 'x'" in caplog.text
     text = WIDE.replace("p1,63,Male,AP,train,first,1,0", "p1,63,Male,AP,train,first,1,maybe")
     assert read(tmp_path, text).findings == ("Mass",)
     for asked in ({"findings": ["Edema"]}, {"where": {"without": ["Edema"]}}):

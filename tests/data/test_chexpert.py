@@ -44,9 +44,11 @@ def test_uncertain_labels(tmp_path: Path, uncertain: str, target: int, known: in
 
 
 def test_with_a_test_table_the_valid_one_validates(tmp_path: Path) -> None:
-    test = CHEXPERT_VALID.replace("valid/patient64541", "test/patient64741")
+    """A frontal image stays one whatever AP/PA has: 17 of CheXpert's have LL or RL there."""
+    test = CHEXPERT_VALID.replace("valid/patient64541", "test/patient64741").replace("Frontal,AP", "Frontal,LL")
     index = read(chexpert(tmp_path, train=CHEXPERT_TRAIN, valid=CHEXPERT_VALID, test=test))
     assert index.split.tolist() == ["train"] * 3 + ["val", "test"]
+    assert index.view.tolist() == ["AP", "LATERAL", "PA", "AP", ""]
 
 
 def test_chexpert_refused(tmp_path: Path) -> None:

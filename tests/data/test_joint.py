@@ -13,6 +13,7 @@ import pytest
 from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, RSNA_IMAGES, chexpert, rsna, vindr, write_nih
 
 from distcxr.data.dataset import Dataset, open_dataset
+from distcxr.data.labels import common_name
 from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
 from distcxr.engine.compatible import check_unseen, shared_patients
@@ -196,6 +197,15 @@ def test_refused(roots: Path, tmp_path: Path) -> None:
             opened(members(roots, "nih", "chexpert"), findings)
 
 
+def test_conditions(roots: Path) -> None:
+    """One that spells a finding otherwise adds no second column of it to `all`; none takes a whole member out."""
+    two = members(roots, "nih", "chexpert")
+    found = opened(two, "all", where={"without": ["pneumothorax"]}).index.findings
+    assert "pneumothorax" in found and len(found) == len({common_name(name) for name in found})
+    with pytest.raises(ValueError, match=r"none of the 43 images of chexpert \(findings \['Mass'\]\)\. What"):
+        opened(two, where={"findings": ["Mass"]})
+
+
 def test_recipes_refused(roots: Path) -> None:
     two = members(roots, "nih", "chexpert")
     for message, keys in {
@@ -244,6 +254,23 @@ def test_a_run_on_all_has_seen_the_patients_of_one(roots: Path) -> None:
     assert both is not None and both.tolist() == np.unique(trained[trained > 75]).tolist() != []
     expected = other.index.patient_id[other.splits.test]
     assert seen is not None and seen.tolist() == np.unique(expected[expected <= 75]).tolist() != []
+
+
+def test_who_was_seen_by_a_run_on_a_part_of_several(roots: Path) -> None:
+    """What limits and conditions leave of all members' images is not what they leave of one: nobody whom the run has
+    seen is missed. A joint data set is held against another by the members that both have."""
+    part = {"max_train_samples": 60, "max_val_samples": 20, "where": {"without": ["Effusion"]}}
+    asked = recipe(members(roots, "chexpert", "nih"), **part)
+    joint = open_dataset(asked)
+    run: Any = SimpleNamespace(meta={"hashes": joint.hashes}, recipe=asked)
+    rows = np.concatenate([joint.splits.train, joint.splits.val])
+    seen = joint.index.patient_id[rows[joint.index.member_of(rows) == 1]] - 10**18  # NIH's own numbers
+    moved: dict[str, Any] = {"split": "by_patient", "ratios": [0.2, 0.2, 0.6]}
+    alone = open_dataset(Recipe.model_validate({"data": {"root": roots / "nih", "findings": ["Edema"], **moved}}))
+    another = opened(members(roots, "nih", "vindr", nih=moved), ["Edema"])
+    for other in (alone, another):
+        found, test = shared_patients(run, other, ("train", "val"), "test"), other.index.patient_id[other.splits.test]
+        assert found is not None and np.isin(test, seen).any() and np.isin(test[np.isin(test, seen)], found).all()
 
 
 def test_three_members_and_no_patients_in_one(roots: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -112,6 +112,13 @@ def _label_columns(table: Table, data: Data) -> tuple[tuple[str, ...], NDArray[n
             findings.append(name)
         else:
             ignored.append(f"{name} ({', '.join(map(repr, sorted(found - valid.keys())[:1])) or 'empty'})")
+            cells = table.cells(name)
+            wrong = [row for row, cell in enumerate(cells) if cell not in valid]
+            if 2 * len(wrong) < len(cells) - cells.count(""):
+                logger.warning(
+                    f"{table.where(wrong[0])}: column {name} is left out, though most of its cells are labels: "
+                    f"{cells[wrong[0]]!r} is none. If it is a finding, mend that cell; if not, nothing is lost"
+                )
     if ignored:
         logger.info(f"{table.path}: columns left out, not labels of 0, 1, -1 or empty: {'; '.join(ignored)}")
     if not findings:

@@ -26,8 +26,8 @@ from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
 from distcxr.data.sources.image_paths import Lister, checked_paths, first_few, with_files
 from distcxr.data.sources.label_columns import (
+    FRONTAL_VIEWS,
     SEXES,
-    VIEWS,
     ages,
     categories,
     label_codes,
@@ -39,6 +39,7 @@ from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
 _FILES = ("train.csv", "valid.csv", "test.csv")
+_VIEWS = {**FRONTAL_VIEWS, "LATERAL": "LATERAL"}  # not AP/PA's LL and RL: the 17 images that have them are frontal
 _PATIENT = re.compile(r"patient(\d{1,18})")
 _LAYOUT = """\
 Get CheXpert from https://stanfordaimi.azurewebsites.net and leave the files as they are; data.root is the folder
@@ -64,7 +65,7 @@ def read_chexpert(root: Path, data: Data, lister: Lister) -> SampleIndex:
         label_hash=hashlib.sha256("".join(table.content_hash for table in tables).encode()).hexdigest(),
         age=np.concatenate([ages(table.path, optional_cells(table, "Age")) for table in tables]),
         sex=np.concatenate([categories(table.path, "Sex", optional_cells(table, "Sex"), SEXES) for table in tables]),
-        view=np.concatenate([categories(table.path, "AP/PA", _views(table), VIEWS) for table in tables]),
+        view=np.concatenate([categories(table.path, "AP/PA", _views(table), _VIEWS) for table in tables]),
         split=np.repeat([splits[table.path.name] for table in tables], [len(table) for table in tables]),
         named_by_path=True,
     )

@@ -88,7 +88,7 @@ _COLUMNS = (
 )  # fmt: skip
 _QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _REST = re.compile(r"\[[\s,]*\]")
-_EXCLUDED = "exclude"
+_EXCLUDED = re.compile(r"['\"]\s*exclude\s*['\"]", re.IGNORECASE)  # other labels have spaces within their quotes, too
 _TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 _LAYOUT = f"""\
 Get PadChest from https://bimcv.cipf.es/bimcv-projects/padchest (its research use agreement; 1 TB) and leave the files
@@ -131,13 +131,12 @@ def _find(root: Path) -> Path:
 
 def _chosen(table: Table, wanted: set[str]) -> list[int]:
     """Rows of the images that take part, with a line in the log of why others do not."""
-    images, projections = table.cells("ImageID"), table.cells("Projection")
-    labels = table.cells("Labels")
+    images, projections, labels = (table.cells(name) for name in ("ImageID", "Projection", "Labels"))
     rows, num_views, num_excluded, num_broken = list[int](), 0, 0, 0
     for row, (image, projection) in enumerate(zip(images, projections, strict=True)):
         if _VIEWS.get(projection.upper()) not in wanted:
             num_views += 1
-        elif f"'{_EXCLUDED}'" in labels[row]:
+        elif _EXCLUDED.search(labels[row]):
             num_excluded += 1
         elif image in BROKEN:
             num_broken += 1
@@ -145,7 +144,7 @@ def _chosen(table: Table, wanted: set[str]) -> list[int]:
             rows.append(row)
     logger.info(
         f"PadChest: {len(rows):,} of {len(table):,} images take part; left out: {num_views:,} of other views than "
-        f"{', '.join(sorted(wanted))} (data.where.view), {num_excluded:,} labelled {_EXCLUDED!r}, {num_broken:,} known "
+        f"{', '.join(sorted(wanted))} (data.where.view), {num_excluded:,} labelled 'exclude', {num_broken:,} known "
         "to be broken"
     )
     if not rows:
