@@ -50,20 +50,21 @@ def use_arithmetic(recipe: Recipe) -> None:
 @contextmanager
 def arithmetic_of(recipe: Recipe) -> Iterator[None]:
     """What `start_runtime` sets for the whole process, for the time of the block: float32 products as the recipe has
-    them, and cuDNN's trials."""
+    them, and cuDNN's trials. An autocast of the program around it has no effect within."""
     cudnn = torch.backends.cudnn
-    try:
-        precision = torch.get_float32_matmul_precision()
-    except RuntimeError:  # set through PyTorch's newer names, which can't be read back through this one: left alone
-        yield
-        return
-    before = cudnn.allow_tf32, cudnn.benchmark
-    use_arithmetic(recipe)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        cudnn.allow_tf32, cudnn.benchmark = before
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        try:
+            precision = torch.get_float32_matmul_precision()
+        except RuntimeError:  # set through PyTorch's newer names, which can't be read back through this one: left alone
+            yield
+            return
+        before = cudnn.allow_tf32, cudnn.benchmark
+        use_arithmetic(recipe)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+            cudnn.allow_tf32, cudnn.benchmark = before
 
 
 def keep_freed_memory() -> None:

@@ -95,7 +95,7 @@ def run(
             print(f"note: the run's images are not at hand: {reason}")
         _print_check(about["check"])
     else:
-        about = write_weights(checkpoints[0], out, plain=format_ == "torchvision")
+        about = write_weights(checkpoints[0], known, out, plain=format_ == "torchvision")
     about = {"file": out.name, "format": format_, **about, **origin(checkpoints)}
     about |= chosen_by_validation(known)
     facts = CardFacts(about, "\n".join(about["load"]), NOT_CLINICAL)

@@ -127,8 +127,12 @@ def _use(format_: Format, name: str, size: int, num_columns: int) -> list[str]:
     ]
 
 
-def write_weights(checkpoint: Checkpoint, out: Path, *, plain: bool) -> dict[str, Any]:
-    """Write a state dict; returns its description. Raises ValueError: `plain`, and the head is not the library's."""
+def write_weights(checkpoint: Checkpoint, known: Validated, out: Path, *, plain: bool) -> dict[str, Any]:
+    """Write a state dict; returns its description. Raises ValueError: `plain`, and the head is not the library's.
+
+    Args:
+        known: what the run kept of validation.
+    """
     meta, recipe, findings = checkpoint.meta, checkpoint.recipe, checkpoint.meta["findings"]
     side = input_side(recipe.data.image_size, recipe.augment)
     state, about = export_weights(load_network(checkpoint), recipe, findings, side, plain=plain)
@@ -139,6 +143,11 @@ def write_weights(checkpoint: Checkpoint, out: Path, *, plain: bool) -> dict[str
         read = ["from safetensors.torch import load_file", f"state = load_file({out.name!r})"]
     mean, std = ([*meta[key], *meta[key] * 2][: about["in_chans"]] for key in ("mean", "std"))
     softmax = recipe.loss.name == "cross_entropy"
+    if known.rules and known.tta:
+        about["notes"].append(
+            "temperatures and thresholds are of the mean of the logits of the image as it is and of eval.tta="
+            f"[{', '.join(known.tta)}]: of its logits alone they do not hold"
+        )
     with being_written(out) as part:
         torch.save(state, part) if plain else save_file(state, part, metadata={"format": "pt"})
     return (

@@ -39,6 +39,9 @@ from distcxr.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
+_ITS_OWN = "run's own val"
+"""What chose checkpoint and thresholds: no split of the other data, though one may be called val, too."""
+
 
 def score_elsewhere(
     recipe: Recipe, paths: Sequence[Path], others: Mapping[str, Recipe], split: str, runtime: Runtime
@@ -138,14 +141,14 @@ def _score(
     plan = evaluation_plan(own, on_run)
     with arithmetic_of(own), closing(build_setup(own, checkpoint, on_run, aligned, plan)) as setup:
         scores = evaluate(setup, split, own.eval.tta)
-        weights = Weights(checkpoint.step, "val" if is_best(checkpoint.path) else None)
+        weights = Weights(checkpoint.step, _ITS_OWN if is_best(checkpoint.path) else None)
         data = {
             "name": name, "dataset": dataset.data.dataset, "split": split, "hashes": dataset.hashes,
             "findings": pair.shared, "in_distribution": pair.is_own,
         }  # fmt: skip
         full = write_scores(
-            setup, folder, split, scores, weights, known.operating, notes, loss=None, data=data,
-            trained_with=trained_with(checkpoint.recipe),
+            setup, folder, split, scores, weights, known.operating, notes, chosen_on=_ITS_OWN, loss=None,
+            data=data, trained_with=trained_with(checkpoint.recipe),
         )  # fmt: skip
     if full is None:
         return {}

@@ -140,11 +140,12 @@ def trained_with(recipe: Recipe) -> dict[str, Any]:
 
 def write_scores(
     setup: Setup, folder: Path, split: str, scores: Scores, weights: Weights, operating: Operating | None,
-    notes: Sequence[str] = (), **entries: Any,
+    notes: Sequence[str] = (), *, chosen_on: str = "val", **entries: Any,
 ) -> FullReport | None:  # fmt: skip
     """Write `predictions_<split>.csv` and `metrics_<split>.json`; on rank 0 alone.
 
     Args:
+        chosen_on: the split behind `operating`.
         notes: sentences that belong beside the figures.
         entries: more of the JSON's top level, beside the weights' step, the loss, and for classes that exclude each
             other the accuracy: the share of samples for which the likeliest class is right.
@@ -170,7 +171,7 @@ def write_scores(
         entries["accuracy"] = scores.accuracy
     if index.members:
         notes.append(_JOINT)
-    operating_from = None if operating is None else FROM_ITSELF if split == "val" else "val"
+    operating_from = None if operating is None else FROM_ITSELF if split == chosen_on else chosen_on
     full = full_report(
         split, scores.scored, sex=index.sex[rows], age=index.age[rows], view=index.view[rows],
         member=index.member_names(rows), macro_findings=wanted.macro_findings,

@@ -188,12 +188,11 @@ def trained_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and std per channel of the input that `model.weights` were trained with, of pixels in [0, 1].
 
-    Known of weights by name, of ImageNet's (what timm has for the network) and of runs of distcxr.
+    Known of weights by name, of ImageNet's (what the library has for the network) and of runs of distcxr.
     Raises ValueError: they are not.
     """
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    mean, std = _IMAGENET
     if weights in FOUNDATIONS:
         mean, std = FOUNDATIONS[weights].mean, FOUNDATIONS[weights].std
     elif weights == "imagenet" and library == "timm":
@@ -201,7 +200,12 @@ def trained_statistics(
 
         cfg = timm.get_pretrained_cfg(of_timm(name)[0])
         mean, std = cfg.mean, cfg.std
-    elif weights != "imagenet":
+    elif weights == "imagenet":
+        import torchvision
+
+        shown = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # EfficientNetV2-L's are not ImageNet's
+        mean, std = tuple(shown.mean), tuple(shown.std)
+    else:
         try:
             path = Path(weights).expanduser()
             meta = read_meta(find_checkpoint(path.parent if path.is_file() else path))

@@ -73,7 +73,7 @@ def test_a_run_on_three_data_sets(
     # thresholds are validation's, and what was trained on shows what the run itself reported
     chosen = json.loads((finished / "operating.json").read_text())["operating"]["findings"]
     points = elsewhere["findings"]["Cardiomegaly"]["operating_points"]
-    assert elsewhere["operating_points_from"] == "val"
+    assert elsewhere["operating_points_from"] == "run's own val"
     assert points["youden"]["threshold_logit"] == chosen["Cardiomegaly"]["thresholds"]["youden"]["value"]
     assert same["in_distribution"] and of(run / "external" / "nih")["macro"] == of(finished)["macro"]
     ours, theirs = (
@@ -96,6 +96,15 @@ def test_a_run_on_three_data_sets(
     assert of(beside)["num_samples"] == 5 and of(beside)["operating_points_from"] is None
     assert any("nothing is called positive" in line for line in of(beside)["warnings"])
     assert (run / "external" / "matrix.html").exists()
+
+
+def test_the_other_data_s_validation_chose_nothing(run: Path, chexpert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(external, "write_page", lambda _: None)
+    score([run], {"chexpert": load_recipe(chexpert)}, "val")
+    found = json.loads((run / "external" / "chexpert" / "metrics_val.json").read_text())
+    assert found["operating_points_from"] == found["checkpoint_from"] == "run's own val"
+    assert not any("every figure here is optimistic" in line for line in found["warnings"])
+    assert not any("chosen on the val split itself" in line for line in found["warnings"])
 
 
 @tiny.worlds(2)

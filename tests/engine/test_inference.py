@@ -26,8 +26,9 @@ import distcxr
 from distcxr.api import NOT_CLINICAL, Predictor
 from distcxr.cli import main
 from distcxr.data.sources.image_files import find_images
+from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.evaluate import predict
-from distcxr.engine.inference import devices_of, member_heat, member_logits
+from distcxr.engine.inference import devices_of, member_heat, member_logits, open_member
 from distcxr.engine.saving import save_best
 from distcxr.metrics.calibration import probabilities
 from distcxr.runfolder.manifest import read_meta, write_meta
@@ -131,6 +132,23 @@ def test_arithmetic_is_the_recipes_while_it_runs(predictor: Predictor, files: li
         hook.remove()
         torch.set_float32_matmul_precision("high")  # as the run's own start has left it
     assert seen == ["high", "highest"]
+
+
+def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files: list[str]) -> None:
+    """Of a run in float32."""
+    member = open_member(open_checkpoint(finished), torch.device("cpu"), (), "no")
+    index = find_images(files[:2]).index(tuple(member.checkpoint.meta["findings"]))
+
+    def made() -> list[Any]:
+        logits = member_logits(member, index, files[:2], [torch.device("cpu")], 2, lambda _: None)[0].values_NK
+        heat = [maps[0] for _, maps in member_heat(member, index, files[:2], [[0], [0]], torch.device("cpu"))]
+        return [logits, *heat]
+
+    alone = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        around = made()
+        assert torch.is_autocast_enabled("cpu")
+    assert all(map(np.array_equal, alone, around))
 
 
 def test_the_bare_network_and_its_transform(predictor: Predictor, files: list[str]) -> None:

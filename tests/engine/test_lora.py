@@ -10,6 +10,7 @@ import builtins
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import distcxr
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.export_file import write_weights
 from distcxr.engine.fit import fit
+from distcxr.engine.validated import validated
 from distcxr.models.adapters import add_adapters, has_adapters, is_adapter, merge_adapters
 from distcxr.models.depth import layer_depths
 from distcxr.models.importers import read_weights
@@ -188,7 +190,10 @@ def test_whoever_uses_the_run_sees_a_plain_network(place: Path, tmp_path: Path) 
     for column, finding in enumerate(kept.findings):
         shown = table.loc[table["finding"] == finding, "logit"].to_numpy()
         np.testing.assert_allclose(shown, kept.logits_NC[:, column], atol=1e-5)
-    about = write_weights(open_checkpoint(place / "run"), tmp_path / "plain.pth", plain=True)
+    checkpoint = open_checkpoint(place / "run")
+    known = replace(validated(checkpoint), tta=("flip",))
+    about = write_weights(checkpoint, known, tmp_path / "plain.pth", plain=True)
+    assert "are of the mean of the logits of the image as it is and of eval.tta=[flip]" in about["notes"][0]
     state = torch.load(tmp_path / "plain.pth", weights_only=True)
     best = load_file(place / "run" / "checkpoints" / "best" / "model.safetensors")
     assert not any("lora" in name or "base_layer" in name for name in state) and about["model"] == "test_vit"

@@ -377,6 +377,7 @@ def test_statistics_of_the_weights(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert known("rad_dino", "timm", "vit_base_patch14_dinov2", in_chans=3) == ((0.5307,) * 3, (0.2583,) * 3)
     assert known("imagenet", "timm", "vit_small_patch16_224", in_chans=1) == ((0.5,), (0.5,))
     assert known("imagenet", "torchvision", "resnet50", in_chans=3)[0] == (0.485, 0.456, 0.406)
+    assert known("imagenet", "torchvision", "efficientnet_v2_l", in_chans=3) == ((0.5,) * 3, (0.5,) * 3)
     with pytest.raises(
         ValueError, match=r"augment\.normalize=weights: what model.weights=none were trained with is not"
     ):
