@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -20,15 +22,24 @@ import torch
 
 WORLD_TIMEOUT_S = 240
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(
+_FORKSERVER.set_forkserver_preload(  # what ranks import, which costs each of them more than it computes
     [
         "torch",
         "torch.distributed",
+        "torch.utils.tensorboard",
         "torchvision",
         "accelerate",
         "timm",
+        "pandas",
+        "jinja2",
+        "pytest",
+        "distcxr.cli",
         "distcxr.data.readers.torch_reader",
         "distcxr.data.pixels.kernels",
+        "distcxr.engine.build",
+        "distcxr.engine.fit",
+        "distcxr.phantom.writing",
+        "distcxr.report.page",
     ]
 )
 
@@ -37,6 +48,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "world_size(n): run the test's body in n processes joined by gloo")
     config.addinivalue_line("markers", "gpu: needs a CUDA device")
     config.addinivalue_line("markers", "slow: takes more than about 10 s")
+    if "DISTCXR_TESTS_PHANTOMS" not in os.environ:  # xdist's workers and the ranks inherit tiny.py's folder
+        os.environ["DISTCXR_TESTS_PHANTOMS"] = folder = tempfile.mkdtemp(prefix="distcxr-phantoms-")
+        config.add_cleanup(lambda: shutil.rmtree(folder))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

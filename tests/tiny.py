@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from distcxr.phantom.writing import write_phantom
 from distcxr.recipe import Recipe, load_recipe
 from distcxr.runtime import Runtime, start_runtime
 
+SHARED = "DISTCXR_TESTS_PHANTOMS"  # a folder, which conftest.py makes
 RECIPE = """
 data: {image_size: 32, loader: torch, num_workers: 0, val_fraction: 0.25}
 augment: {flip: 0.5, rotate_deg: 5, scale: [0.9, 1.1], brightness: 0.1, contrast: 0.1, normalize: half}
@@ -35,10 +39,24 @@ logging: {every: 2st, images: 0, val_images: 0}
 
 
 def phantom(folder: Path, images: int = 96, size: int = 64) -> Path:
-    """The data; written once, for later calls and other ranks."""
+    """The data; written once, for later calls and other ranks. Tests may spoil it: it is a copy, 20 times as cheap."""
     data = folder / "phantom"
-    write_phantom(data, images=images, size=size, workers=1)
+    if SHARED in os.environ and not data.exists():
+        shutil.copytree(_drawn(Path(os.environ[SHARED]), images, size), data)
+    else:
+        write_phantom(data, images=images, size=size, workers=1)
     return data
+
+
+def _drawn(shared: Path, images: int, size: int) -> Path:
+    """Images that all tests of a session copy; whichever process is first with them draws them."""
+    whole = shared / f"{images}-{size}"
+    if not whole.exists():
+        part = Path(tempfile.mkdtemp(dir=shared))
+        write_phantom(part, images=images, size=size, workers=1)
+        with contextlib.suppress(OSError):  # another process was first
+            part.rename(whole)
+    return whole
 
 
 def recipe(folder: Path, *overrides: str) -> Recipe:

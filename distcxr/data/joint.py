@@ -31,7 +31,8 @@ from distcxr.data.people import people_of, same_images
 from distcxr.data.sources.image_paths import as_bytes, first_few
 from distcxr.data.sources.rsna import MAPPING
 from distcxr.data.splits import NAMES, Splits, whole_splits
-from distcxr.recipe.data import Data, Member
+from distcxr.recipe.data import Data
+from distcxr.recipe.members import Member
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import lost_findings
 from distcxr.data.order import BatchPlan, TrainOrder, hash64
-from distcxr.recipe.data import Sampling
+from distcxr.recipe.selection import Sampling
 
 NONE = "none of these"
 

@@ -17,7 +17,8 @@ from distcxr.data.labels import check_findings, lost_findings
 from distcxr.data.order import hash64
 from distcxr.data.quarantine import read_quarantine
 from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
-from distcxr.recipe.data import Data, Where
+from distcxr.recipe.data import Data
+from distcxr.recipe.selection import Where
 
 _STREAM = 0x3A3  # keeps this choice apart from other hashes of the same seed
 

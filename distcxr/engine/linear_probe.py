@@ -32,7 +32,7 @@ from distcxr.losses import binary_logits
 from distcxr.metrics.summary import area_text
 from distcxr.models.heads import find_head
 from distcxr.recipe import Recipe
-from distcxr.recipe.data import Sampling
+from distcxr.recipe.selection import Sampling
 from distcxr.recipe.train import Schedule, Train
 from distcxr.runfolder import filenames
 from distcxr.runfolder.history import append_steps

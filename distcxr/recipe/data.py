@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from distcxr.recipe.members import MAX_MEMBERS, Columns, Member
 from distcxr.recipe.section import Fraction, FunctionName, NonNegative, Positive, PositiveInt, Section
-
-MAX_MEMBERS = 9
-"""Of a joint data set: so many fit into a patient's number."""
-
-
-class SplitLists(Section):
-    """Text files with one image name a line; relative to `data.root` unless absolute."""
-
-    train: Path
-    """Images to train on."""
-    val: Path | None = None
-    """Images to validate on; without it, `data.val_fraction` of the training patients."""
-    test: Path
-    """Images to test on."""
+from distcxr.recipe.selection import Sampling, SplitLists, Where
 
 
 class Cache(Section):
@@ -55,113 +43,6 @@ class Gpu(Section):
     wave: PositiveInt | None = None
     """Images decoded at once, of several batches if need be. null takes 256, or 64 where the CPU inflates. An X-ray of
     1024 px takes 1.5 MB of GPU memory, and where that is short the wave is made smaller."""
-
-
-class Columns(Section):
-    """Which columns of a label table mean what, for `data.dataset: csv` and `python`."""
-
-    table: Path = Path("labels.csv")
-    """The CSV file; relative to `data.root` unless absolute."""
-    image: str = "image"
-    """Image file, relative to `data.root`."""
-    label: str | None = None
-    """One column that names what the image shows, several names joined by `|`. Without it there is a column per
-    finding: 1, 0, -1 (uncertain) or empty (unknown). Those are findings that `data.findings` or `data.where` name, and
-    all others that have no other meaning and hold nothing else."""
-    patient: str | None = None
-    """Identifies the patient. Without it every image counts as a patient of its own, and the log warns of leaks."""
-    split: str | None = None
-    """`train`, `val` or `test`, for `data.split: official`."""
-    age: str | None = None
-    """In years."""
-    sex: str | None = None
-    """`M`, `F`, `Male` or `Female`; anything else is unknown."""
-    view: str | None = None
-    """`PA`, `AP`, `LATERAL` (`LL`, `RL`); anything else is unknown."""
-
-
-class Where(Section):
-    """Which images take part, in all splits. Conditions are joined by "and"; what is unknown meets none. Patients stay
-    in the split they are in without them."""
-
-    findings: list[str] | None = None
-    """Only images that show at least one of these. Any label of the label file, learnt (`data.findings`) or not."""
-    without: list[str] | None = None
-    """Only images that are known to show none of these, for example [No Finding]."""
-    view: list[Literal["PA", "AP", "LATERAL"]] | None = None
-    """Only these views."""
-    sex: Literal["M", "F"] | None = None
-    """Only patients of this sex."""
-    age: tuple[NonNegative, NonNegative] | None = None
-    """Only patients of this age in years, both ends included."""
-
-    @field_validator("findings", "without", "view")
-    @classmethod
-    def _some(cls, names: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        if names is not None and not names:
-            raise ValueError(f"data.where.{info.field_name} is an empty list: name at least one, or leave the key out")
-        return names
-
-
-class Sampling(Section):
-    """Which training images an epoch has, and how often."""
-
-    cap_per_label: PositiveInt | None = None
-    """Training images that may show one finding; those that show none count as a finding, too. A finding with no more
-    than this keeps every image. The others are thinned at random, by `seed`, the rarest first; one of them is above the
-    cap only by images that a finding with no more must keep."""
-    redraw: Literal["stage", "epoch"] = "stage"
-    """When the cap chooses its images anew: once for every stage, or for every epoch. Epochs keep the length of the
-    first."""
-    balance: Literal["none", "class", "sqrt"] = "none"
-    """`none` takes every image once an epoch. `class` samples with replacement, as many as there are images: a finding
-    (or none) first, each equally often, then any image that shows it; `sqrt` takes findings in proportion to the square
-    root of how many images show them. Findings that come along with others are met more often. After the cap."""
-
-    @model_validator(mode="after")
-    def _has_what_to_draw(self) -> Sampling:
-        if self.redraw == "epoch" and (self.cap_per_label is None or self.balance != "none"):
-            raise ValueError("redraw=epoch is about cap_per_label, and takes balance=none")
-        return self
-
-
-class Member(Section):
-    """A data set of `data.dataset: joint`. What it has no key for, or null, is as in `data`."""
-
-    dataset: Literal["nih", "csv", "folders", "chexpert", "mimic", "padchest", "vindr", "rsna"]
-    """As `data.dataset`."""
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] | None = None
-    """What its images, its figures and its part of the log are called by; null takes `dataset`."""
-    root: Path | None = None
-    """As `data.root`."""
-    map: dict[str, str | None] = {}
-    """What a finding of this data set is called in the others: `{Lung Lesion: Mass}`; null leaves the finding out.
-    Several of the same name become one, which any of them shows. Names that mean the same need no entry: Pleural
-    Effusion is Effusion (docs/datasets.md)."""
-    weight: Positive = 1.0
-    """How often one of its training images is drawn, beside those of the other members. Equal weights take every image
-    once an epoch; others draw with replacement, as many as there are images."""
-    splits: list[Literal["train", "val", "test"]] = ["train", "val", "test"]
-    """Which of its splits take part."""
-    split: Literal["official", "by_patient", "lists"] | None = None
-    """As `data.split`."""
-    lists: SplitLists | None = None
-    """As `data.lists`."""
-    ratios: tuple[NonNegative, NonNegative, NonNegative] | None = None
-    """As `data.ratios`."""
-    val_fraction: Fraction | None = None
-    """As `data.val_fraction`."""
-    columns: Columns | None = None
-    """As `data.columns`."""
-    patient_pattern: str | None = None
-    """As `data.patient_pattern`."""
-    uncertain: Literal["mask", "zero", "one"] | None = None
-    """As `data.uncertain`."""
-
-    @property
-    def title(self) -> str:
-        """Its `name`, or what stands in for it."""
-        return self.name or self.dataset
 
 
 class Data(Section):

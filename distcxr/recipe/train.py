@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from distcxr.recipe.augmentation import Augment
-from distcxr.recipe.data import Sampling
 from distcxr.recipe.loss import Loss
 from distcxr.recipe.section import BelowOne, Duration, NonNegative, Positive, PositiveInt, Section
+from distcxr.recipe.selection import Sampling
 
 
 class Optim(Section):

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import tiny
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("data.image_size=32", "data.num_workers=0")
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "benchmarks/epoch.py", "recipes/quickstart.yaml", *SMALL, *map(str, arguments)]
-    environment = {name: value for name, value in os.environ.items() if name != "DISTCXR_NIH_ROOT"}
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+@pytest.fixture
+def epoch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
+    """The benchmark, in this process, with its arguments set."""
+    monkeypatch.delenv("DISTCXR_NIH_ROOT", raising=False)
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import epoch as module
+
+    def given(*arguments: object) -> ModuleType:
+        monkeypatch.setattr(
+            sys, "argv", ["epoch.py", str(ROOT / "recipes" / "quickstart.yaml"), *SMALL, *map(str, arguments)]
+        )
+        monkeypatch.setattr(module, "start_runtime", tiny.runtime)
+        return module
+
+    return given
 
 
 @pytest.mark.slow
-def test_epochs_are_timed_and_extrapolated(tmp_path: Path) -> None:
+def test_epochs_are_timed_and_extrapolated(
+    epoch: Callable[..., ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, loader = tmp_path / "row.json", "cache"
     # Of 400 images 6 batches of 48 train: the steps are of two epochs, the first two of each left out.
-    done = run(f"data.loader={loader}", "train.global_batch_size=48", "--steps", 5, "--json", file)
-    assert done.returncode == 0, done.stderr
+    epoch(f"data.loader={loader}", "train.global_batch_size=48", "--steps", 5, "--json", file).main()
+    printed = capsys.readouterr().out
     (row,) = json.loads(file.read_text())
     assert (row["loader"], row["batch"], row["steps"], row["phantom"]) == (loader, 48, 5, True)
     assert row["reader"] == "CacheReader"
@@ -34,7 +48,7 @@ def test_epochs_are_timed_and_extrapolated(tmp_path: Path) -> None:
     assert row["images_of_epoch"] == 77_766
     seconds = 10 * (77_766 / row["img_per_s"] + row["epoch_start_s"])
     assert row["minutes_10_epochs"] == pytest.approx(seconds / 60, abs=0.01)
-    assert "synthetic ones of 32 px stand in for them" in done.stdout and f"| {loader} | 48 |" in done.stdout
+    assert "synthetic ones of 32 px stand in for them" in printed and f"| {loader} | 48 |" in printed
 
 
 @pytest.mark.parametrize(
@@ -46,12 +60,11 @@ def test_epochs_are_timed_and_extrapolated(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: str
+    epoch: Callable[..., ModuleType],
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    expected: str,
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import epoch
-
-    monkeypatch.setattr(sys, "argv", ["epoch.py", str(ROOT / "recipes" / "quickstart.yaml"), *SMALL, *arguments])
     with pytest.raises(SystemExit) as stop:
-        epoch.main()
+        epoch(*arguments).main()
     assert stop.value.code == 2 and expected in capsys.readouterr().err

@@ -63,6 +63,13 @@ def test_two_ranks_are_measured_taken_apart_and_predicted(tmp_path: Path) -> Non
         (("--from", "nowhere.json"), "--from nowhere.json: can't be read"),
     ],
 )
-def test_a_wrong_question_is_refused(arguments: tuple[object, ...], message: str) -> None:
-    done = run(*arguments)
-    assert done.returncode == 2 and message in done.stderr, done.stderr
+def test_a_wrong_question_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: tuple[object, ...], message: str
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import scaling
+
+    monkeypatch.setattr(sys, "argv", ["scaling.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        scaling.main()
+    assert stop.value.code == 2 and message in capsys.readouterr().err

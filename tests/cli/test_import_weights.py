@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from distcxr.cli import main
 from distcxr.models.unpickle import import_weights
 
 MODEL = """
@@ -97,8 +98,8 @@ def test_bad_destinations_are_named(tmp_path: Path) -> None:
             import_weights(tmp_path / "w.pth", tmp_path / name, trust=False)
 
 
-def test_the_verb(tmp_path: Path) -> None:
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"a.weight": torch.ones(2)}, tmp_path / "w.pth")
-    command = [sys.executable, "-m", "distcxr.cli", "import", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert said.returncode == 0 and f"model.weights={tmp_path / 'w.safetensors'}" in said.stdout, said.stderr
+    command = ["distcxr", "import", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]
+    monkeypatch.setattr(sys, "argv", command)
+    assert main() == 0 and f"model.weights={tmp_path / 'w.safetensors'}" in capsys.readouterr().out

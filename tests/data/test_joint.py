@@ -18,7 +18,7 @@ from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
 from distcxr.engine.compatible import check_unseen, shared_patients
 from distcxr.recipe import Recipe
-from distcxr.recipe.data import Sampling
+from distcxr.recipe.selection import Sampling
 
 MORE = "".join(
     f"CheXpert-v1.0-small/train/patient{number:05d}/study1/view1_frontal.jpg,Male,50,Frontal,PA,0.0"

@@ -14,7 +14,7 @@ from pictures import index_of
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan, TrainOrder
 from distcxr.data.sampling import NONE, capped, label_weights, labels_of, train_order
-from distcxr.recipe.data import Sampling
+from distcxr.recipe.selection import Sampling
 
 PLAN = BatchPlan(4, 4)
 SHARES = np.array([0.45, 0.3, 0.2, 0.1, 0.03, 0.01])

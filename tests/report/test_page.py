@@ -17,8 +17,8 @@ from run_folders import ROOT, write_run
 
 from distcxr.data.labels import NIH14
 from distcxr.data.sources.nih import KNOWN_HASHES
-from distcxr.recipe.data import Sampling
 from distcxr.recipe.loss import Loss
+from distcxr.recipe.selection import Sampling
 from distcxr.report.checklists import _CLAIM, _TRIPOD
 from distcxr.report.leaderboard import LABELS as OFFICIAL_LABELS
 from distcxr.report.leaderboard import TEST_IMAGES as OFFICIAL_TEST_IMAGES

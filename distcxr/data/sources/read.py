@@ -20,7 +20,8 @@ from distcxr.data.sources.padchest import read_padchest
 from distcxr.data.sources.rsna import read_rsna
 from distcxr.data.sources.vindr import read_vindr
 from distcxr.data.store.pack_format import pack_lister
-from distcxr.recipe.data import Data, Member
+from distcxr.recipe.data import Data
+from distcxr.recipe.members import Member
 
 logger = logging.getLogger(__name__)
 
