@@ -16,8 +16,10 @@ from distcxr.data.people import same_images
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.own_parts import ALLOW_VARIABLE, HOW_TO_ALLOW, changed_source, is_change_allowed, open_parts
 from distcxr.recipe import Recipe
-from distcxr.recipe.data import Data, Member, Where
+from distcxr.recipe.data import Data
 from distcxr.recipe.keys import IDENTITY_FREE
+from distcxr.recipe.members import Member
+from distcxr.recipe.selection import Where
 from distcxr.runfolder.diverged import newest_end
 from distcxr.runfolder.layout import is_end_of_stage, run_folder_of
 
