@@ -45,7 +45,8 @@ def root_of(data: Data) -> Path:
     if data.dataset == "nih":
         raise ValueError(
             f"the recipe has no data.root and {ROOT_VARIABLE} is not set: add data.root=PATH to the command, where "
-            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/; `distcxr phantom PATH` writes synthetic ones"
+            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/. `distcxr phantom PATH` draws synthetic "
+            "images"
         )
     raise ValueError(
         f"the recipe has no data.root: add data.root=PATH to the command, where the {data.dataset} data is"
