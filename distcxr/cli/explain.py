@@ -109,12 +109,12 @@ def run(
 
 def _listed_boxes(file: Path | None, recipe: Recipe, run: Path) -> BoxList:
     """Before data and network are loaded. Raises ValueError: there is no such file, or as `read_boxes`."""
-    from distcxr.data.dataset import data_root
     from distcxr.data.index import MissingDataError
     from distcxr.data.sources.nih_boxes import FILE_NAME, read_boxes
+    from distcxr.data.sources.read import nih_root
 
     try:
-        return read_boxes(file or data_root(recipe) / FILE_NAME)
+        return read_boxes(file or nih_root(recipe.data) / FILE_NAME)
     except MissingDataError as error:
         other = f"distcxr predict {run} IMAGE ... --explain FOLDER"
         raise ValueError(f"{error}. To see heat maps over images that have no boxes: {other}") from None

@@ -30,6 +30,7 @@ class JointMember:
     weight: float  # of its training images, beside those of others
     label_hash: str
     list_hashes: Mapping[str, str]  # of the list files of its splits, by name
+    renamed: Mapping[str, str | None]  # findings of its label file by their names there; None is left out
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,8 +111,10 @@ def join(data: Data, root: Path, parts: Sequence[Part]) -> SampleIndex:
 
 def _as_member(part: Part, splits: Splits) -> JointMember:
     lists = {name: digest for name, digest in splits.list_hashes.items() if name not in NAMES}
-    index = part.index
-    return JointMember(part.title, part.data.dataset, index.root, part.member.weight, index.label_hash, lists)
+    index, member = part.index, part.member
+    return JointMember(
+        part.title, part.data.dataset, index.root, member.weight, index.label_hash, lists, renamed=member.map
+    )
 
 
 def _named(parts: Sequence[Part], paths: Sequence[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from distcxr.data.sources.nih_boxes import FILE_NAME, InputBoxes, place_boxes, read_boxes
+from distcxr.data.sources.read import nih_root
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.setup import Setup
 from distcxr.explain.against_boxes import Localisation, localise
@@ -143,11 +144,11 @@ def write_localisation(setup: Setup, folder: Path, split: str, scores: Scores) -
     path.unlink(missing_ok=True)  # of other weights
     if not setup.recipe.eval.localise:
         return
-    index, recipe = setup.index, setup.recipe
-    if not (index.root / FILE_NAME).is_file():
-        logger.info(f"heat maps are not compared with boxes: {index.root} has no {FILE_NAME}")
+    index, recipe, root = setup.index, setup.recipe, nih_root(setup.recipe.data)
+    if not (root / FILE_NAME).is_file():
+        logger.info(f"heat maps are not compared with boxes: {root} has no {FILE_NAME}")
         return
-    boxes = place_boxes(read_boxes(index.root), index, recipe.data.image_size, recipe.augment)
+    boxes = place_boxes(read_boxes(root), index, recipe.data.image_size, recipe.augment)
     rows = np.intersect1d(scores.rows, boxes.rows)
     if not len(rows):
         logger.info(f"heat maps are not compared with boxes: no image of {split} has one")

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch.overrides import TorchFunctionMode
 
-from distcxr.models.factory import REFUSED, Library
 from distcxr.models.foundation import FOUNDATIONS, find_foundations
+from distcxr.models.libraries import REFUSED, Library
 from distcxr.models.variants import VARIANTS, of_timm
 
 _DRAWN = {

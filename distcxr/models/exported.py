@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from distcxr.models.factory import torchvision_size
 from distcxr.models.heads import Headed
+from distcxr.models.libraries import torchvision_size
 from distcxr.models.variants import of_timm
 from distcxr.models.weights import first_conv
 from distcxr.recipe import Recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from distcxr.data.augment import DeviceTransform, identity_parameters, input_side
-from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
 from distcxr.data.sources.nih_boxes import BoxList, evaluation_window, place_boxes, read_boxes
 from distcxr.recipe.augmentation import Augment
@@ -146,6 +147,30 @@ def test_what_the_crop_loses_is_counted() -> None:
     assert placed.num_lost == Counter(Mass=1)
     assert placed.num_absent == Counter(Mass=1) and placed.unused == Counter(Hernia=1)
     assert placed.rows.tolist() == [0, 1]
+
+
+def test_in_a_joint_data_set_they_are_the_nih_member_s() -> None:
+    """Another member's image of the same name has none; findings are called as in the joint one."""
+    alone = index("a.png", "b.png", "a.png", findings=("Pleural Effusion", "Opacity", "Mass"))
+    renamed: dict[str, str | None] = {"Nodule": "Opacity", "Mass": None}
+    joint = replace(
+        alone, named_by_path=True,
+        path=np.array([b"chex/images/a.png", b"theirs/images/b.png", b"theirs/images/a.png"]),
+        members=(
+            JointMember("chex", "chexpert", Path("/chex"), 1, "", {}, {}),
+            JointMember("theirs", "nih", Path("/nih"), 1, "", {}, renamed),
+        ),
+    )  # fmt: skip
+    corners = (0, 0, 512, 512)
+    listed = boxes(*((file, name, corners) for file, name in (
+        ("a.png", "Effusion"), ("b.png", "Nodule"), ("b.png", "Mass"), ("c.png", "Nodule")
+    )))  # fmt: skip
+    placed = place_boxes(listed, joint, 256, Augment())
+    assert {key: found.tolist() for key, found in placed.corners.items()} == {
+        (2, 0): [[0, 0, 128, 128]], (1, 1): [[0, 0, 128, 128]],
+    }  # fmt: skip
+    assert placed.num_boxes == {"Pleural Effusion": 1, "Opacity": 1}
+    assert placed.num_absent == {"Opacity": 1} and placed.unused == {"Mass": 1}
 
 
 def test_no_boxes_for_these_images() -> None:

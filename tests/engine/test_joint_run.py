@@ -17,9 +17,13 @@ from distcxr.phantom.writing import write_phantom
 LIST = "[{dataset: nih, root: %s}, {dataset: chexpert, root: %s, weight: 2.0}]"
 
 
-def test_a_joint_run(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_joint_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_phantom(tmp_path / "chexpert", layout="chexpert", images=40, size=48, seed=1, workers=1)
-    members = LIST % (finished.parent / "phantom", tmp_path / "chexpert")
+    nih = tiny.phantom(tmp_path)
+    boxed = (nih / "test_list.txt").read_text().split()[:2]
+    rows = [f"{name},Infiltrate,100,200,300,400" for name in boxed]
+    (nih / "BBox_List_2017.csv").write_text("\n".join(["Image Index,Finding Label,Bbox [x,y,w,h]", *rows]))
+    members = LIST % (nih, tmp_path / "chexpert")
     overrides = [
         "data.dataset=joint", f"data.root={tmp_path}", f"data.members={members}", "data.findings=nih14",
         "data.loader=cache", "train.epochs=1", "eval.replicates=2", "eval.pictures=0", f"output={tmp_path / 'run'}",
@@ -41,6 +45,8 @@ def test_a_joint_run(finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFi
         assert sum(one["num_samples"] for one in groups.values()) == metrics["num_samples"]
         assert not {"Nodule", "Hernia"} & set(groups["chexpert"]["macro"]["findings"] or ())  # CheXpert has neither
         assert "Several data sets at once" in metrics["warnings"][0]
+    located = json.loads((tmp_path / "run/localisation_test.json").read_text())
+    assert located["num_images"] == located["findings"]["Infiltration"]["num"] == 2
     page = json.loads((tmp_path / "run/report.json").read_text())
     assert "nih: Labels of ChestX-ray14" in page["reference_standard"]
     assert "chexpert: Labels of CheXpert" in page["reference_standard"]

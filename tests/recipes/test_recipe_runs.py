@@ -37,7 +37,7 @@ SLOW = {"study/densenet169", "study/resnet101"}
 )
 def test_it_trains_and_scores(recipe: str, tmp_path: Path, nih: Path, heart: Path) -> None:
     data, more = (heart, (HEART,)) if on_heart(recipe) else (nih, ())
-    size = ("train.global_batch_size=4", "train.max_steps=1", "data.max_val_samples=16", "data.max_test_samples=16")
+    size = ("train.global_batch_size=4", "train.max_steps=1", "data.max_val_samples=6", "data.max_test_samples=6")
     run = watched.build(recipe, tmp_path / "run", data, *more, *size, *TINY.get(recipe, ()), "eval.splits=[test]")
     (update,) = watched.train(run)
     assert update.trained == update.stepped and len(update.samples) == 4

@@ -3,6 +3,8 @@
 Source: Wang et al., "ChestX-ray8", CVPR 2017. The file spells Infiltration `Infiltrate`, and its header takes the four
 numbers of a box for one column with commas in its name.
 
+In a joint data set they are those of the member that is NIH's.
+
 Shapes: N boxes of the file, K boxes of one finding on one image. A box is (x0, y0, x1, y1), half-open: a point is in
 it if x0 <= x < x1 and y0 <= y < y1, where pixel i covers i to i + 1.
 """
@@ -22,7 +24,7 @@ from numpy.typing import NDArray
 from distcxr.data.augment import COLUMNS, identity_parameters
 from distcxr.data.augment.geometry import center_crop, crop
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.labels import NIH14, check_findings
+from distcxr.data.labels import NIH14, check_findings, common_name
 from distcxr.recipe.augmentation import Augment
 from distcxr.tables import read_table
 
@@ -99,12 +101,14 @@ def read_boxes(path: Path) -> BoxList:
 
 
 def place_boxes(boxes: BoxList, index: SampleIndex, image_size: int, spec: Augment) -> InputBoxes:
-    """The boxes in pixels of the network's input: scaled with the image, then cropped as evaluation crops."""
+    """The boxes in pixels of the network's input: scaled with the image, then cropped as evaluation crops.
+
+    A joint data set may call the findings something else; counts but `unused` are by its names.
+    """
     start, side = evaluation_window(image_size, spec)
     scaled = boxes.corners * (image_size / SOURCE_PX) - start
     clipped = scaled.clip(0, side)
-    sample_of = {name: row for row, name in enumerate(index.file_names(range(len(index))))}
-    column_of = {name: column for column, name in enumerate(index.findings)}
+    sample_of, column_of = _samples_by_file(index), _columns_by_finding(index)
     found: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     counts: dict[str, Counter[str]] = {
         name: Counter() for name in ("num_boxes", "num_clipped", "num_lost", "num_absent", "unused")
@@ -112,15 +116,42 @@ def place_boxes(boxes: BoxList, index: SampleIndex, image_size: int, spec: Augme
     for file, finding, wanted, kept in zip(boxes.files, boxes.findings, scaled, clipped, strict=True):
         if finding not in column_of:
             counts["unused"][finding] += 1
-        elif file not in sample_of:
-            counts["num_absent"][finding] += 1
+            continue
+        column = column_of[finding]
+        name = index.findings[column]
+        if file not in sample_of:
+            counts["num_absent"][name] += 1
         elif kept[0] >= kept[2] or kept[1] >= kept[3]:
-            counts["num_lost"][finding] += 1
+            counts["num_lost"][name] += 1
         else:
-            found.setdefault((sample_of[file], column_of[finding]), []).append(kept)
-            counts["num_boxes"][finding] += 1
-            counts["num_clipped"][finding] += bool((wanted != kept).any())
+            found.setdefault((sample_of[file], column), []).append(kept)
+            counts["num_boxes"][name] += 1
+            counts["num_clipped"][name] += bool((wanted != kept).any())
     return InputBoxes({key: np.stack(corners) for key, corners in found.items()}, side, **counts)
+
+
+def _nih_member(index: SampleIndex) -> int | None:
+    return next((number for number, member in enumerate(index.members) if member.dataset == "nih"), None)
+
+
+def _samples_by_file(index: SampleIndex) -> dict[str, int]:
+    """Samples by what NIH calls their images."""
+    rows, number = np.arange(len(index)), _nih_member(index)
+    if number is None:
+        return dict(zip(index.file_names(rows), rows.tolist(), strict=True))
+    rows = rows[index.member_of(rows) == number]
+    return {path.rsplit("/", 1)[-1]: row for path, row in zip(index.file_names(rows), rows.tolist(), strict=True)}
+
+
+def _columns_by_finding(index: SampleIndex) -> dict[str, int]:
+    """Columns of the labels by what NIH calls the findings."""
+    number = _nih_member(index)
+    if number is None:
+        return {name: column for column, name in enumerate(index.findings)}
+    columns = {common_name(name): column for column, name in enumerate(index.findings)}
+    renamed = index.members[number].renamed
+    ours = {name: renamed.get(name, name) for name in NIH14}
+    return {name: columns[common_name(its)] for name, its in ours.items() if its and common_name(its) in columns}
 
 
 def evaluation_window(image_size: int, spec: Augment) -> tuple[int, int]:

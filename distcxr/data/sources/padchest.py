@@ -10,6 +10,9 @@ in small letters. There is no official split.
 Left out: views but PA and AP, unless `data.where.view` asks for LATERAL; rib views (COSTAL) and those that PadChest
 itself excludes; images that are cut short in the archives (`BROKEN`). Images without labels have no known one.
 
+Pixels are scaled by 65535 (`decode_png` keeps the high byte), never by an image's own range: so does torchxrayvision
+(`PC_Dataset`, `maxval=65535`), and its weights expect that.
+
 Source: Bustos et al., "PadChest", Medical Image Analysis 2020, https://bimcv.cipf.es/bimcv-projects/padchest/
 
 Shapes: N images, C findings, L labels.

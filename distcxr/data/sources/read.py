@@ -45,12 +45,20 @@ def root_of(data: Data) -> Path:
     if data.dataset == "nih":
         raise ValueError(
             f"the recipe has no data.root and {ROOT_VARIABLE} is not set: add data.root=PATH to the command, where "
-            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/. `distcxr phantom PATH` draws synthetic "
-            "images"
+            "PATH holds Data_Entry_2017_v2020.csv, the two lists and images/; `distcxr phantom PATH` writes synthetic "
+            "ones"
         )
     raise ValueError(
         f"the recipe has no data.root: add data.root=PATH to the command, where the {data.dataset} data is"
     )
+
+
+def nih_root(data: Data) -> Path:
+    """`root_of` NIH's images: of the member of a joint data set that is NIH's, if there is one."""
+    members = (member for member in data.members if member.dataset == "nih")
+    if member := next(members, None):
+        return _member_root(data.of_member(member), member.title)
+    return root_of(data)
 
 
 def read_index(data: Data, root: Path, lister: Lister | None = None) -> SampleIndex:
