@@ -37,7 +37,7 @@ from distcxr.recipe.members import Member
 logger = logging.getLogger(__name__)
 
 _PEOPLE = 10**18  # patients' numbers are below it, and nine times as many fit into int64
-_NIH_IMAGE = re.compile(rb"\d{8}_\d{3}\.png")
+_NIH_IMAGE = re.compile(rb"(\d{8}_\d{3})\.\w+")  # whatever it was converted to
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _named(parts: Sequence[Part], paths: Sequence[NDArray[np.bytes_]]) -> NDArra
 
 
 def _check_different(parts: Sequence[Part]) -> None:
-    """Refuse a data set that is there twice, whatever it is called, and NIH's images under another name."""
+    """Refuse a data set that is there twice, whatever it is called, and images that a table shares with another."""
     for one, other in combinations(parts, 2):
         both = f"data.members: {one.title} and {other.title}"
         if one.index.label_hash == other.index.label_hash:
@@ -134,17 +134,38 @@ def _check_different(parts: Sequence[Part]) -> None:
                 f"into {kinds['rsna'].index.root}, so that it is known which patients they are of, and NIH's two lists "
                 "beside it, so that both have its official split; or leave one of them out"
             )
-        nih, stranger = kinds.pop("nih", None), next(iter(kinds.values()), None)
-        if nih is None or stranger is None or stranger.data.dataset not in ("csv", "folders"):
-            continue
-        names = {path.rsplit(b"/", 1)[-1] for path in nih.index.path.tolist()}
-        shared = [path for path in stranger.index.path.tolist() if path.rsplit(b"/", 1)[-1] in names]
-        shared = [path for path in shared if _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])]
-        if shared:
-            raise ValueError(
-                f"{both}: {len(shared):,} images of {stranger.title} have names of NIH's, such as "
-                f"{os.fsdecode(shared[0])}: leave them out of its table, or take {nih.title} out of data.members"
-            )
+        for stranger, known in ((one, other), (other, one)):
+            if stranger.data.dataset not in ("csv", "folders") or one.people == other.people:
+                continue
+            for what, shared in (("have names", _of_nih(stranger, known)), ("are files", _same_files(stranger, known))):
+                if shared:
+                    raise ValueError(
+                        f"{both}: {len(shared):,} images of {stranger.title} {what} of {known.title}'s, such as "
+                        f"{shared[0]}: leave them out of its table, or take {known.title} out of data.members"
+                    )
+
+
+def _of_nih(stranger: Part, known: Part) -> list[str]:
+    """The stranger's images that are called as NIH's are, of any format, where the known one is NIH's data set."""
+    if known.data.dataset != "nih":
+        return []
+    theirs = {_nih_name(path) for part in (known.index.path, known.index.skipped) for path in part.tolist()} - {b""}
+    return [os.fsdecode(path) for path in stranger.index.path.tolist() if _nih_name(path) in theirs]
+
+
+def _nih_name(path: bytes) -> bytes:
+    found = _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])
+    return found[1] if found else b""
+
+
+def _same_files(stranger: Part, known: Part) -> list[str]:
+    """The stranger's images that the known one lists, too; only where the root of one is within that of the other."""
+    roots = [part.index.root.resolve() for part in (stranger, known)]
+    if not roots[0].is_relative_to(roots[1]) and not roots[1].is_relative_to(roots[0]):
+        return []
+    below = [os.fsencode(root) + b"/" for root in roots]
+    theirs = {below[1] + path for path in known.index.path.tolist()}
+    return [os.fsdecode(path) for path in stranger.index.path.tolist() if below[0] + path in theirs]
 
 
 def _splits_of(part: Part) -> Splits:
