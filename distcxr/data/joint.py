@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -186,20 +186,21 @@ def _check_patients(parts: Sequence[Part], splits: Sequence[Splits]) -> None:
     for (one, first), (other, second) in combinations(zip(parts, splits, strict=True), 2):
         if one.people != other.people:
             continue
-        patients = [
-            {name: np.unique(part.index.patient_id[its.rows(name)]) for name in part.member.splits}
-            for part, its in ((one, first), (other, second))
-        ]
-        for here, ours in patients[0].items():
-            for there, theirs in patients[1].items():
-                both = np.intersect1d(ours, theirs, assume_unique=True)
-                if here != there and len(both):
+        for what in ("patient_id", "path"):  # of two tables of the same files, one may not name patients
+            found = [
+                {name: np.unique(getattr(part.index, what)[its.rows(name)]) for name in part.member.splits}
+                for part, its in ((one, first), (other, second))
+            ]
+            for (here, ours), (there, theirs) in product(found[0].items(), found[1].items()):
+                both = np.intersect1d(ours, theirs, assume_unique=True).tolist()
+                if here != there and both:
+                    kind = "patients" if what == "patient_id" else "images"
                     raise ValueError(
-                        f"data.members: {one.title} and {other.title} are of the same people, and {len(both):,} "
-                        f"patients are in {here} of {one.title} and in {there} of {other.title}: "
-                        f"{first_few(list(map(str, both.tolist())))}. Give both the same "
-                        "official lists, or split: by_patient with the same ratios: that puts a patient into the same "
-                        "split of both"
+                        f"data.members: {one.title} and {other.title} are of the same people, and {len(both):,} {kind} "
+                        f"are in {here} of {one.title} and in {there} of {other.title}: "
+                        f"{first_few([os.fsdecode(each) if kind == 'images' else str(each) for each in both])}. Give "
+                        "both the same official lists, or split: by_patient with the same ratios and, of a csv, "
+                        "columns.patient: that puts a patient into the same split of both"
                     )
         logger.info(f"data.members: {one.title} and {other.title} are of the same people, each in one split of both")
 
