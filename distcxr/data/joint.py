@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ from distcxr.recipe.members import Member
 logger = logging.getLogger(__name__)
 
 _PEOPLE = 10**18  # patients' numbers are below it, and nine times as many fit into int64
-_NIH_IMAGE = re.compile(rb"\d{8}_\d{3}\.png")
+_NIH_IMAGE = re.compile(rb"(\d{8}_\d{3})\.\w+")  # whatever it was converted to
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def _named(parts: Sequence[Part], paths: Sequence[NDArray[np.bytes_]]) -> NDArra
 
 
 def _check_different(parts: Sequence[Part]) -> None:
-    """Refuse a data set that is there twice, whatever it is called, and NIH's images under another name."""
+    """Refuse a data set that is there twice, whatever it is called, and images that a table shares with another."""
     for one, other in combinations(parts, 2):
         both = f"data.members: {one.title} and {other.title}"
         if one.index.label_hash == other.index.label_hash:
@@ -136,17 +136,38 @@ def _check_different(parts: Sequence[Part]) -> None:
                 f"into {kinds['rsna'].index.root}, so that it is known which patients they are of, and NIH's two lists "
                 "beside it, so that both have its official split; or leave one of them out"
             )
-        nih, stranger = kinds.pop("nih", None), next(iter(kinds.values()), None)
-        if nih is None or stranger is None or stranger.data.dataset not in ("csv", "folders"):
-            continue
-        names = {path.rsplit(b"/", 1)[-1] for path in nih.index.path.tolist()}
-        shared = [path for path in stranger.index.path.tolist() if path.rsplit(b"/", 1)[-1] in names]
-        shared = [path for path in shared if _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])]
-        if shared:
-            raise ValueError(
-                f"{both}: {len(shared):,} images of {stranger.title} have names of NIH's, such as "
-                f"{os.fsdecode(shared[0])}: leave them out of its table, or take {nih.title} out of data.members"
-            )
+        for stranger, known in ((one, other), (other, one)):
+            if stranger.data.dataset not in ("csv", "folders") or one.people == other.people:
+                continue
+            for what, shared in (("have names", _of_nih(stranger, known)), ("are files", _same_files(stranger, known))):
+                if shared:
+                    raise ValueError(
+                        f"{both}: {len(shared):,} images of {stranger.title} {what} of {known.title}'s, such as "
+                        f"{shared[0]}: leave them out of its table, or take {known.title} out of data.members"
+                    )
+
+
+def _of_nih(stranger: Part, known: Part) -> list[str]:
+    """The stranger's images that are called as NIH's are, of any format, where the known one is NIH's data set."""
+    if known.data.dataset != "nih":
+        return []
+    theirs = {_nih_name(path) for part in (known.index.path, known.index.skipped) for path in part.tolist()} - {b""}
+    return [os.fsdecode(path) for path in stranger.index.path.tolist() if _nih_name(path) in theirs]
+
+
+def _nih_name(path: bytes) -> bytes:
+    found = _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])
+    return found[1] if found else b""
+
+
+def _same_files(stranger: Part, known: Part) -> list[str]:
+    """The stranger's images that the known one lists, too; only where the root of one is within that of the other."""
+    roots = [part.index.root.resolve() for part in (stranger, known)]
+    if not roots[0].is_relative_to(roots[1]) and not roots[1].is_relative_to(roots[0]):
+        return []
+    below = [os.fsencode(root) + b"/" for root in roots]
+    theirs = {below[1] + path for path in known.index.path.tolist()}
+    return [os.fsdecode(path) for path in stranger.index.path.tolist() if below[0] + path in theirs]
 
 
 def _splits_of(part: Part) -> Splits:
@@ -167,20 +188,21 @@ def _check_patients(parts: Sequence[Part], splits: Sequence[Splits]) -> None:
     for (one, first), (other, second) in combinations(zip(parts, splits, strict=True), 2):
         if one.people != other.people:
             continue
-        patients = [
-            {name: np.unique(part.index.patient_id[its.rows(name)]) for name in part.member.splits}
-            for part, its in ((one, first), (other, second))
-        ]
-        for here, ours in patients[0].items():
-            for there, theirs in patients[1].items():
-                both = np.intersect1d(ours, theirs, assume_unique=True)
-                if here != there and len(both):
+        for what in ("patient_id", "path"):  # of two tables of the same files, one may not name patients
+            found = [
+                {name: np.unique(getattr(part.index, what)[its.rows(name)]) for name in part.member.splits}
+                for part, its in ((one, first), (other, second))
+            ]
+            for (here, ours), (there, theirs) in product(found[0].items(), found[1].items()):
+                both = np.intersect1d(ours, theirs, assume_unique=True).tolist()
+                if here != there and both:
+                    kind = "patients" if what == "patient_id" else "images"
                     raise ValueError(
-                        f"data.members: {one.title} and {other.title} are of the same people, and {len(both):,} "
-                        f"patients are in {here} of {one.title} and in {there} of {other.title}: "
-                        f"{first_few(list(map(str, both.tolist())))}. Give both the same "
-                        "official lists, or split: by_patient with the same ratios: that puts a patient into the same "
-                        "split of both"
+                        f"data.members: {one.title} and {other.title} are of the same people, and {len(both):,} {kind} "
+                        f"are in {here} of {one.title} and in {there} of {other.title}: "
+                        f"{first_few([os.fsdecode(each) if kind == 'images' else str(each) for each in both])}. Give "
+                        "both the same official lists, or split: by_patient with the same ratios and, of a csv, "
+                        "columns.patient: that puts a patient into the same split of both"
                     )
         logger.info(f"data.members: {one.title} and {other.title} are of the same people, each in one split of both")
 

@@ -275,6 +275,15 @@ def shared_patients(
     return np.intersect1d(patients, dataset.index.patient_id[dataset.splits.rows(ours)])
 
 
+def read_alike(one: Data, other: Data) -> bool:
+    """Whether both make the same labels of the same label files: hashes are of the files alone."""
+
+    def reading(data: Data) -> list[Any]:
+        return [data.uncertain, data.radiologists, *((one.map, one.uncertain) for one in data.members)]
+
+    return reading(one) == reading(other)
+
+
 def _whole_member(data: Data, member: Member) -> Data:
     """The section of a joint data set's member without what leaves images out: limits choose among the images of all
     members, conditions name findings as all of them do. So patients count as seen who were left out."""

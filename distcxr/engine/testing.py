@@ -10,7 +10,14 @@ from typing import Any
 
 from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.engine.checkpoint import Checkpoint, open_checkpoint
-from distcxr.engine.compatible import as_trained, check_testable, check_together, check_unseen, shared_patients
+from distcxr.engine.compatible import (
+    as_trained,
+    check_testable,
+    check_together,
+    check_unseen,
+    read_alike,
+    shared_patients,
+)
 from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
 from distcxr.engine.final_scores import (
     Weights,
@@ -129,7 +136,7 @@ def _not_known(checkpoints: Sequence[Checkpoint], dataset: Dataset) -> list[str]
 def _apart(folder: Path, checkpoints: Sequence[Checkpoint], dataset: Dataset) -> Path:
     """A folder of its own within a run's, where the run had other labels or splits: its hashes are not the result's."""
     for one in checkpoints:
-        differ = any(
+        differ = not read_alike(one.recipe.data, dataset.data) or any(
             one.meta["hashes"].get(name) != dataset.hashes[name] for name in ("labels", "train", "val", "test")
         )
         if differ and _is_run_folder(folder, one):
@@ -142,9 +149,11 @@ def _is_run_folder(folder: Path, checkpoint: Checkpoint) -> bool:
 
 
 def _kept(setup: Setup, checkpoint: Checkpoint, weights: Weights) -> Operating | None:
-    """Thresholds that the checkpoint's run chose with the same weights."""
+    """Thresholds that the checkpoint's run chose with the same weights and labels."""
     folder = run_folder_of(checkpoint.path)
-    return None if folder is None else stored_operating(setup, folder, weights)
+    if folder is None or not read_alike(checkpoint.recipe.data, setup.recipe.data):
+        return None
+    return stored_operating(setup, folder, weights)
 
 
 def _may_choose(checkpoint: Checkpoint, dataset: Dataset) -> bool:

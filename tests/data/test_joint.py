@@ -165,14 +165,25 @@ def test_refused(roots: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"chexpert and again are of the same people, and \d+ patients are in"):
         opened([*twice[:2], twice[2] | {"split": "by_patient"}])
-    table = "image,Mass,Edema\nimages/00000001_000.png,1,0\nb.png,0,1\n"
+    table = "image,Mass,Edema\nimages/00000001_000.jpg,1,0\nb.png,0,1\n"
     (tmp_path / "labels.csv").write_text(table)
     (tmp_path / "images").mkdir()
-    for name in ("images/00000001_000.png", "b.png"):
+    for name in ("images/00000001_000.jpg", "b.png"):
         (tmp_path / name).touch()
     mine = {"dataset": "csv", "root": tmp_path, "split": "by_patient"}
-    with pytest.raises(ValueError, match="nih and csv: 1 images of csv have names of NIH's, such as images/00000001"):
+    with pytest.raises(ValueError, match="nih and csv: 1 images of csv have names of nih's, such as images/00000001"):
         opened([*members(roots, "nih"), mine])
+    (tmp_path / "labels.csv").write_text("image,Edema\nb.png,0\ncopy/train/patient00009/study9/view1_frontal.jpg,1\n")
+    with pytest.raises(ValueError, match="again and csv: 1 images of csv are files of again's, such as copy/train/pa"):
+        opened([twice[2], mine])
+    (tmp_path / "anonymous.csv").write_text("image,Edema\n" + "".join(f"{number}.png,0\n" for number in range(40)))
+    rows = "".join(f"{number}.png,{number // 2},{number % 2}\n" for number in range(40))
+    (tmp_path / "labels.csv").write_text(f"image,patient,Edema\n{rows}")
+    for number in range(40):
+        (tmp_path / f"{number}.png").touch()
+    anonymous = {**mine, "name": "anonymous", "columns": {"table": "anonymous.csv"}}
+    with pytest.raises(ValueError, match=r"same people, and \d+ images are in train of csv and in test of anon"):
+        opened([{**mine, "columns": {"patient": "patient"}}, anonymous], ["Edema"])
     cases: dict[str, dict[str, Any]] = {
         "data.members, chexpert: map: unknown finding 'Lung Leison', did you mean 'Lung Lesion'": {
             "chexpert": {"map": {"Lung Leison": "Mass"}}

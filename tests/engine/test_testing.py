@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ import tiny
 from PIL import Image
 
 import distcxr
+from distcxr.data.dataset import open_dataset
 from distcxr.engine import testing
-from distcxr.engine.checkpoint import CheckpointError
+from distcxr.engine.checkpoint import CheckpointError, open_checkpoint
 from distcxr.engine.evaluate import Outputs, average
+from distcxr.engine.final_scores import Weights
 from distcxr.runfolder.layout import best_folder
 from distcxr.runfolder.manifest import read_meta, write_meta
 from distcxr.runfolder.predictions import read_predictions
@@ -180,6 +183,17 @@ def test_other_images_leave_the_runs_own_results_alone(finished: Path, tmp_path:
     )
     score(finished, [tmp_path / "run"], tmp_path / "run", "data.split=lists", lists)
     assert metrics(tmp_path / "run") == metrics(finished)
+
+
+def test_labels_read_in_another_way_are_other_labels(finished: Path) -> None:
+    """Of the same files: the run keeps its own figures, and lends no thresholds."""
+    checkpoint = open_checkpoint(best_folder(finished))
+    for override, alike in (("data.uncertain=mask", True), ("data.uncertain=one", False)):
+        recipe = tiny.recipe(finished.parent, tiny.BF16, override)
+        dataset = open_dataset(recipe)
+        assert (testing._apart(finished, [checkpoint], dataset) == finished) is alike
+        setup: Any = SimpleNamespace(recipe=recipe, hashes=dataset.hashes, index=dataset.index)
+        assert (testing._kept(setup, checkpoint, Weights(checkpoint.step, "val")) is not None) is alike
 
 
 def test_the_report_says_when_seen_patients_could_not_be_looked_for(finished: Path, tmp_path: Path) -> None:
