@@ -30,11 +30,12 @@ from distcxr.data.pixels.own_reader import grey_reader
 from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.engine.build import build_run
 from distcxr.engine.checkpoint import CheckpointError, open_checkpoint
-from distcxr.engine.compatible import check_recipe
+from distcxr.engine.compatible import as_trained, check_recipe
 from distcxr.engine.fit import fit
 from distcxr.engine.main import run
 from distcxr.engine.opening import build_network
 from distcxr.engine.own_functions import check_functions, with_same_sources, with_sources
+from distcxr.engine.testing import score_test_split
 from distcxr.explain.gradcam import gradcam
 from distcxr.jobs.grid import Planned
 from distcxr.own_parts import ALLOW_VARIABLE, PartError, blamed, open_parts
@@ -135,6 +136,19 @@ def test_predict_reads_as_test_did(trained: Path, capsys: pytest.CaptureFixture[
     found = predictor.predict([f"phantom/images/{row['file']}" for row in rows])
     expected = [float(row[f"logit:{name}"]) for row in rows for name in predictor.findings]
     assert np.array_equal(found["logit"], np.float32(expected))
+
+
+def test_another_recipe_s_test_reads_as_the_run_did(trained: Path) -> None:
+    """Alone it is refused; in an ensemble each run's images are read as its own."""
+    plain = own_recipe("data.reader=null", "output=plain")
+    with pytest.raises(ValueError, match=r"- data\.reader: '\w+:read' in the checkpoint, None in the recipe"):
+        score_test_split(plain, [trained], tiny.runtime(plain))
+    checkpoint = open_checkpoint(trained)
+    both = as_trained(plain, checkpoint)
+    assert both.data.reader == checkpoint.recipe.data.reader and both.data.loader == "torch"
+    assert both.sources["data.reader"] == checkpoint.recipe.sources["data.reader"]
+    with pytest.raises(ValueError, match=r"own data\.reader=\w+:read, and here is data\.source=npz"):
+        as_trained(plain.model_copy(update={"data": plain.data.model_copy(update={"source": "npz"})}), checkpoint)
 
 
 def test_workers_find_a_reader_and_its_mistakes_are_named(place: Path) -> None:

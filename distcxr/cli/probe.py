@@ -56,8 +56,8 @@ def run(network: _Network, overrides: _Overrides = None, l2: _Penalties = None) 
         folder = run_folder_of(checkpoint)
         assert folder is not None, "it has a recipe"
         name = f"{folder.absolute().parent.name}-probe"
-        own = [f"model.weights={checkpoint}", "model.new_head=true", "model.lora=null", "output=null"]
-        given = [*own, "model.head={kind: linear, metadata: []}", *given]
+        own = [f"model.weights={checkpoint}", "model.new_head=true", "augment.normalize=weights"]
+        given = [*own, "model.lora=null", "model.head={kind: linear, metadata: []}", "output=null", *given]
     recipe, console = as_probe(load_recipe(path, given)), Console(stderr=True)
     start_logging(console)
     runtime = start_runtime(recipe)

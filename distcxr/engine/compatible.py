@@ -44,12 +44,31 @@ def as_tested(
 
 
 def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
-    """The recipe with the network, image size, crop and normalisation that a checkpoint was trained with."""
+    """The recipe with the network, image size, crop, normalisation and reader that a checkpoint was trained with."""
     theirs = checkpoint.recipe
-    data = recipe.data.model_copy(update={"image_size": theirs.data.image_size})
-    sources = {key: sha256 for key, sha256 in theirs.sources.items() if key == "model.name"}
+    sources = {key: sha256 for key, sha256 in theirs.sources.items() if key in ("model.name", "data.reader")}
+    data = as_read(recipe.data, checkpoint)
     update = {"model": theirs.model, "augment": theirs.augment, "data": data, "sources": recipe.sources | sources}
     return recipe.model_copy(update=update)
+
+
+def as_read(data: Data, checkpoint: Checkpoint) -> Data:
+    """The images of a data set, read as those that a checkpoint was trained on: at their size, by the run's own reader
+    if it has one.
+
+    Raises:
+        ValueError: it has one, which reads files, and the data set is none of files.
+    """
+    theirs = checkpoint.recipe.data
+    update: dict[str, Any] = {"image_size": theirs.image_size}
+    if theirs.reader is not None:
+        if data.source != "png":
+            raise CheckpointError(
+                f"{checkpoint.path} reads image files with its own data.reader={theirs.reader}, and here is "
+                f"data.source={data.source}"
+            )
+        update |= {"reader": theirs.reader, "loader": "torch"}
+    return data.model_copy(update=update)
 
 
 def check_recipe(checkpoint: Checkpoint, recipe: Recipe) -> None:
@@ -165,6 +184,9 @@ def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
     losses = [values.get("loss.name") for values in (theirs, ours)]
     if losses.count("cross_entropy") == 1:  # any other's logits are of findings one by one
         lines.append(f"  - loss.name: {losses[0]!r} in the checkpoint, {losses[1]!r} in the recipe")
+    if checkpoint.recipe.data.reader not in (None, recipe.data.reader):  # one alone is for files of another kind
+        names = [values["data.reader"] for values in (theirs, ours)]
+        lines.append(f"  - data.reader: {names[0]!r} in the checkpoint, {names[1]!r} in the recipe")
     if lines:
         raise CheckpointError(f"{checkpoint.path} was trained differently:\n" + "\n".join(lines))
     for shown in ("model.", "data.reader"):

@@ -20,6 +20,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.shared_findings import with_columns
 from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import open_checkpoint
+from distcxr.engine.compatible import as_read
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.external_pairs import Pair, Tested, pair_of
 from distcxr.engine.final_scores import Weights, trained_with, write_page, write_scores
@@ -168,10 +169,7 @@ def _score(
 def _as_the_run(run: Tested, dataset: Dataset, other: Recipe, pair: Pair, recipe: Recipe, runtime: Runtime) -> Recipe:
     """The run's recipe with the data of another: images are shown as its own validation's were."""
     theirs, known = run.checkpoint.recipe, run.known
-    data: dict[str, Any] = {"image_size": theirs.data.image_size}
-    if theirs.data.reader:
-        data |= {"reader": theirs.data.reader, "loader": "torch"}
-    sources = {key: sha256 for key, sha256 in theirs.sources.items() if key.startswith(("model.", *data))}
+    sources = {key: sha256 for key, sha256 in theirs.sources.items() if key in ("model.name", "data.reader")}
     sources |= {key: sha256 for key, sha256 in other.sources.items() if key.startswith("data.") and key not in sources}
     views = theirs.eval.tta if known.tta is None else list(known.tta)
     wanted = theirs.eval.macro_findings
@@ -180,7 +178,7 @@ def _as_the_run(run: Tested, dataset: Dataset, other: Recipe, pair: Pair, recipe
     size = recipe.train.per_device_batch_size or theirs.train.per_device_batch_size
     update = {
         "output": None,
-        "data": dataset.data.model_copy(update=data),
+        "data": as_read(dataset.data, run.checkpoint),
         "sources": sources,
         "loss": Loss(name="cross_entropy") if theirs.loss.name == "cross_entropy" else Loss(),  # for its softmax alone
         "eval": theirs.eval.model_copy(update={"tta": views, "macro_findings": averaged}),

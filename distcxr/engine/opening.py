@@ -121,6 +121,7 @@ def build_setup(
     import_module("numba")  # in the block ranks go one after the other
     with runtime.main_of_machine_first():  # one process of a machine compiles
         load_kernels()
+    open_parts(recipe.own_functions(), recipe.sources, only="data.reader")
     reader = runtime.done_by_all(
         lambda: choose_reader(
             recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size, device=runtime.device,

@@ -14,6 +14,7 @@ from distcxr.cli import main
 from distcxr.engine.linear_probe import as_probe
 from distcxr.engine.testing import score_test_split
 from distcxr.recipe import load_recipe
+from distcxr.runfolder.manifest import read_meta
 from distcxr.runfolder.verify import check_run
 
 
@@ -41,6 +42,10 @@ def test_a_probe_is_a_run_with_the_best_of_its_heads(
     assert any("Linear probe" in note for note in metrics["warnings"]) and not (out / "metrics_test.json").exists()
     before, after = (load_file(run / "checkpoints" / "best" / "model.safetensors") for run in (finished, out))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"fc.weight", "fc.bias"}
+    # and it is shown images as it was trained on them, whatever the mean of those that the probe has
+    assert load_recipe(out / "recipe.yaml").augment.normalize == "weights"
+    means = [read_meta(run / "checkpoints" / "best")["mean"] for run in (finished, out)]
+    assert means[0] == means[1]
     checked = check_run(out)
     assert not checked.problems and "It is finished, at step 1." in checked.worth
     with pytest.raises(ValueError, match=r"probe holds a run, which a probe would overwrite"):
