@@ -15,7 +15,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import NO_FINDING
 from distcxr.data.metadata import check_metadata
-from distcxr.data.people import people_of, same_images
+from distcxr.data.people import nih_patient, people_of, same_images
 from distcxr.data.shared_findings import shared_findings, with_columns
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
 from distcxr.engine.compatible import shared_patients
@@ -56,7 +56,8 @@ class Ancestor:
         """Whether it was trained on this data set, in whichever split; and the patients of `split` that it was trained
         or chosen on, None where that is not known.
 
-        They go by the label file where that is the same, else by patients' numbers where these compare, and by files.
+        They go by the label file where that is the same, else by patients' numbers where these compare, by files, and
+        by names of NIH's images, which a copy of them has.
         """
         index, own = dataset.index, self.own
         seen = shared_patients(self.checkpoint, dataset, ("train", "val"), split)
@@ -66,13 +67,16 @@ class Ancestor:
             return False, None if _may_share(self.checkpoint.recipe.data, dataset) else np.empty(0, dtype=np.int64)
         rows, files = np.concatenate([own.splits.train, own.splits.val]), _files(index)
         seen_files = {self.files[row] for row in rows.tolist()}
-        was_seen = np.array([file in seen_files for file in files], dtype=np.bool_)
+        ours, theirs = ([nih_patient(os.path.basename(file)) for file in each] for each in (self.files, files))
+        seen_names = {ours[row] for row in rows.tolist()} - {""}
+        both = zip(files, theirs, strict=True)
+        was_seen = np.array([file in seen_files or name in seen_names for file, name in both], dtype=np.bool_)
         one, other = own.data.dataset, dataset.data.dataset
         numbered_alike = not {one, other} & {*_NUMBERED_ANEW, "joint"}
         same_people = numbered_alike and people_of(one, own.index.root) == people_of(other, index.root)
         if same_people:
             was_seen |= np.isin(index.patient_id, own.index.patient_id[rows])
-        is_own = same_people or not set(self.files).isdisjoint(files)
+        is_own = same_people or not {*self.files, *ours}.isdisjoint({*files, *theirs} - {""})
         if not is_own and _may_share(own.data, dataset):
             return False, None
         return is_own, np.intersect1d(index.patient_id[was_seen], index.patient_id[dataset.splits.rows(split)])

@@ -142,6 +142,10 @@ def test_what_can_not_be_scored(finished: Path, run: Path, chexpert: Path, tmp_p
     table.write_text("\n".join(["image,patient,split,Mass", *rows]))
     with pytest.raises(ValueError, match=r"run on mine: leak: the run was trained or chosen on .* of this test split"):
         score([run], {"mine": csv_recipe})
+    (tmp_path / "images").unlink()  # a copy, whose files are no others' but by their names
+    shutil.copytree(images, tmp_path / "images")
+    with pytest.raises(ValueError, match=r"run on mine: leak: the run was trained or chosen on .* of this test split"):
+        score([run], {"mine": csv_recipe})
     table.write_text("\n".join(["image,patient,split,Mass", *(row[:-1] if "test" in row else row for row in rows)]))
     with pytest.raises(ValueError, match=r"mine: none of the .* images of its test split has a known label of Mass"):
         score([run], {"mine": csv_recipe})
