@@ -37,21 +37,24 @@ from distcxr.exit_codes import ENVIRONMENT, USER
 from distcxr.own_parts import blamed
 from distcxr.runfolder.storage import StorageError
 
+_ABOUT = """Train and test chest X-ray classifiers.
+
+Begin with distcxr phantom FOLDER and distcxr train quickstart data.root=FOLDER. RECIPE is a YAML file or the name of
+one that comes with distcxr, key=value changes one of its keys, RUN is the folder that a training leaves.
+"""
+
 app = typer.Typer(
-    name="distcxr", help="Training, and tools beside it.", no_args_is_help=True, pretty_exceptions_enable=False,
+    name="distcxr", help=_ABOUT, no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )  # fmt: skip
+_CLASSES = {"env": env.FileMayBeLeftOut, "sweep": sweep.NumberMayBeLeftOut}
 for _name, _verb in {
-    "train": start_training, "test": test_split, "check": checking, "cache": cache, "embed": embed,
-    "explain": explain, "export": export, "find-lr": find_lr, "import": import_weights, "models": list_models,
-    "pack": pack, "phantom": phantom, "predict": predict, "probe": probe, "replay": replay, "report": report,
-    "schema": schema,
-    "score": score, "status": status, "ui": ui,
+    "check": checking, "train": start_training, "test": test_split, "predict": predict, "report": report, "ui": ui,
+    "sweep": sweep, "submit": submit, "status": status, "find-lr": find_lr, "probe": probe, "replay": replay,
+    "score": score, "explain": explain, "embed": embed, "export": export, "import": import_weights,
+    "models": list_models, "cache": cache, "pack": pack, "phantom": phantom, "schema": schema, "env": env,
 }.items():  # fmt: skip
-    app.command(_name, cls=SeveralWords)(_verb.run)
-app.command("env", cls=env.FileMayBeLeftOut)(env.run)
-app.command("submit", cls=SeveralWords)(submit.run)
-app.command("sweep", cls=sweep.NumberMayBeLeftOut)(sweep.run)
+    app.command(_name, cls=_CLASSES.get(_name, SeveralWords))(_verb.run)
 
 
 def main() -> int:

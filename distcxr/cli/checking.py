@@ -25,13 +25,18 @@ _QUARANTINE = Path("quarantine.csv")
 
 
 def run(what: _What, overrides: Overrides = None, processes: Processes = None, quick: _Quick = False) -> int:
-    """Check a run folder to the last bit, or a recipe before it is trained.
+    """Check a recipe before it is trained, or a run folder afterwards.
 
-    A run folder: every checkpoint, its tables and results, and what the run is worth; a second a gigabyte, and nothing
-    is changed. A recipe: labels and splits, every image decoded, batches, memory, speed, disk and duration, by a few
-    real updates; images that can't be read go into quarantine.csv. The exit code is 0 where all is well, 2 otherwise.
+    A recipe: labels and splits, every image decoded, batches, memory, speed, disk and duration, by a few real updates;
+    images that can't be read go into quarantine.csv. A run folder, to the last bit: every checkpoint, its tables and
+    results, and what the run is worth; a second a gigabyte, and nothing is changed. The exit code is 0 where all is
+    well, 2 otherwise.
     """
-    return _check_run(what) if what.is_dir() else _check_recipe(what, overrides or (), processes, quick=quick)
+    if not what.is_dir():
+        return _check_recipe(what, overrides or (), processes, quick=quick)
+    if overrides or quick or processes is not None:
+        raise ValueError(f"{what} is a run folder: keys, --quick and --processes are about a recipe")
+    return _check_run(what)
 
 
 def _check_run(folder: Path) -> int:

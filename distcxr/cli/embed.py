@@ -1,4 +1,4 @@
-"""`distcxr embed CHECKPOINT [RECIPE]`: what a network makes of images before its head, as an npz file."""
+"""`distcxr embed RUN [RECIPE] --out FILE.npz`: what a network makes of images before its head, as an npz file."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _Maps = Annotated[
 def run(
     path: Checkpoint, out: _Out, words: CheckpointsRecipe = None, splits: _Splits = None, maps: _Maps = False
 ) -> int:
-    """Write a checkpoint's pooled features of images.
+    """Write what a run's network makes of images, before its head.
 
-    Writes what the network makes of every image before its head: one row each, with file, patient, split and labels,
-    for numpy.load. On several GPUs: accelerate launch -m distcxr.cli embed ...
+    Pooled features, a row for each image, with file, patient, split and labels, for numpy.load. On several GPUs:
+    accelerate launch -m distcxr.cli embed ...
     """
     splits = splits or list(Split)
     check_writable(out, ".npz")

@@ -27,9 +27,10 @@ class FileMayBeLeftOut(TyperCommand):
 
 
 def run(json: _Json = None) -> int:
-    """Show versions, GPUs and settings of this machine, and what is missing with what would install it.
+    """Show versions, GPUs, settings, and what is not installed.
 
-    Paste it into a bug report: it names no user and no secret, only the environment variables that change a run.
+    With what would install it. Paste it into a bug report: it names no user and no secret, only the environment
+    variables that change a run.
     """
     from distcxr.jobs.machine import describe_machine
     from distcxr.runfolder.whole import write_json

@@ -1,4 +1,4 @@
-"""`distcxr explain CHECKPOINT [RECIPE]`: a checkpoint's heat maps against NIH's boxes."""
+"""`distcxr explain RUN [RECIPE]`: a run's heat maps against NIH's boxes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,24 @@ class HeatMap(StrEnum):
 
 _Boxes = Annotated[
     Path | None,
-    typer.Option("--boxes", show_default=False, help="the boxes' file (default: BBox_List_2017.csv in data.root)"),
+    typer.Option(
+        "--boxes", metavar="FILE", show_default=False, help="the boxes' file (default: BBox_List_2017.csv in data.root)"
+    ),
 ]
 _Split = Annotated[Split, typer.Option(help="images of this split")]
 _Layer = Annotated[
     str | None,
-    typer.Option(show_default=False, help="the module that outputs the map (default: the last before pooling)"),
+    typer.Option(
+        metavar="MODULE", show_default=False, help="the module that outputs the map (default: the last before pooling)"
+    ),
 ]
 _Map = Annotated[
     HeatMap, typer.Option(help="relative: evidence above the image's own mean; plain: above 0, Grad-CAM as published")
 ]
-_Threshold = Annotated[float, typer.Option(help="of the IoU, share of the maximum")]
-_Tolerance = Annotated[float, typer.Option(help="pixels around a box that still hit")]
+_Threshold = Annotated[
+    float, typer.Option(metavar="SHARE", help="of the map's maximum, from which on it counts for the IoU")
+]
+_Tolerance = Annotated[float, typer.Option(metavar="PIXELS", help="around a box, in which the maximum still hits")]
 _Pictures = Annotated[
     Path | None, typer.Option(metavar="FOLDER", show_default=False, help="write pictures, 4 of each finding")
 ]
@@ -54,11 +60,12 @@ def run(
     threshold: _Threshold = 0.5,
     tolerance: _Tolerance = 0.0,
 ) -> int:
-    """Compare a checkpoint's Grad-CAM heat maps with NIH's boxes.
+    """Compare a run's Grad-CAM heat maps with NIH's boxes.
 
     Makes a heat map for every finding that NIH drew a box of on an image of the split, and reports how often its
     maximum is in a box (pointing), how well the two overlap (IoU) and how much of the heat lies in the boxes
-    (coverage), beside what chance would give. Published figures of Grad-CAM compare with `--map plain` alone.
+    (coverage), beside what chance would give. Published figures of Grad-CAM compare with --map plain alone. Heat maps
+    over any images, without boxes: distcxr predict RUN IMAGE ... --explain FOLDER
     """
     import numpy as np
     from PIL import Image

@@ -20,7 +20,7 @@ Format = Literal["torchvision", "safetensors", "onnx", "torch-export"]
 _Runs = Annotated[
     list[Path],
     typer.Argument(
-        metavar="RUN...", show_default=False,
+        metavar="RUN", show_default=False,
         help="run folders or checkpoints; several are averaged, as predict does, for onnx and torch-export",
     ),
 ]  # fmt: skip
@@ -55,7 +55,7 @@ _HUB_CARD = "README.md"
 def run(
     runs: _Runs, out: _Out, format_: _Format = None, push: _Push = None, force: Force = False
 ) -> int:  # fmt: skip
-    """Write a checkpoint's network for others to run.
+    """Write a run's network for others to run.
 
     As ONNX or by torch.export: with normalisation and validation's temperatures inside, compared with the run on
     images before it is kept. Or its weights alone, with the names that torchvision or timm give them. Beside the file

@@ -14,9 +14,11 @@ from distcxr.cli.options import Overrides, Recipe, check_writable
 if TYPE_CHECKING:
     from distcxr.engine.lr_search import Found
 
-_From = Annotated[float, typer.Option("--from", help="the first update's rate")]
-_To = Annotated[float, typer.Option("--to", help="the last update's rate, if the loss has not diverged before")]
-_Steps = Annotated[int, typer.Option(help="updates", min=10)]
+_From = Annotated[float, typer.Option("--from", metavar="LR", help="the first update's rate")]
+_To = Annotated[
+    float, typer.Option("--to", metavar="LR", help="the last update's rate, if the loss has not diverged before")
+]
+_Steps = Annotated[int, typer.Option(metavar="N", help="updates", min=10)]
 _Out = Annotated[
     Path | None,
     typer.Option(metavar="FILE.csv", show_default=False, help="write rates and losses, and a chart beside: FILE.svg"),
@@ -28,11 +30,11 @@ def run(
     recipe_path: Recipe, overrides: Overrides = None, lowest: _From = 1e-7, highest: _To = 10.0, steps: _Steps = 100,
     out: _Out = None,
 ) -> int:  # fmt: skip
-    """Find a learning rate for a recipe, by training briefly with rates that rise from update to update.
+    """Find a learning rate for a recipe by training briefly.
 
-    The data, augmentation, batches and precision are the recipe's; the network begins as a run would, and is thrown
-    away. The test ends where the loss is above its first and four times its lowest. On several GPUs: accelerate launch
-    -m distcxr.cli find-lr ...
+    The rate rises from update to update, until the loss does. The data, augmentation, batches and precision are the
+    recipe's; the network begins as a run would, and is thrown away. The test ends where the loss is above its first and
+    four times its lowest. On several GPUs: accelerate launch -m distcxr.cli find-lr ...
     """
     if not 0 < lowest < highest:
         raise ValueError(f"--from {lowest:g} --to {highest:g}: give two rates above 0, the lower one first")

@@ -22,7 +22,7 @@ _Trust = Annotated[
 
 
 def run(source: _Source, destination: _Destination, trust: _Trust = False) -> int:
-    """Turn somebody's weights into a safetensors file for model.weights.
+    """Turn others' weights into a file that model.weights takes.
 
     Takes the weights out of a PyTorch file (.pth, .pt, .tar, .ckpt) and writes them as safetensors, by the names they
     have. State dicts need no import: model.weights reads them as they are. Whole pickled models (torchxrayvision's

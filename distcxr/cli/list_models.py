@@ -9,12 +9,12 @@ import typer
 _MOST_COUNTED = 40
 
 _Pattern = Annotated[
-    str, typer.Argument(metavar="[PATTERN]", show_default=False, help="part of a name, or a pattern: 'swin*base*'")
+    str, typer.Argument(metavar="PATTERN", show_default=False, help="part of a name, or a pattern: 'swin*base*'")
 ]
 
 
 def run(pattern: _Pattern = "*") -> int:
-    """List the networks of torchvision and timm, and which weights there are.
+    """List networks of torchvision and timm, and their weights.
 
     A line for each name that model.name takes, with model.library, parameters, the size of the images that its weights
     were trained with and what model.weights=imagenet loads; then one for each name of X-ray weights that model.weights

@@ -42,23 +42,28 @@ Overrides = Annotated[
 Checkpoint = Annotated[
     Path,
     typer.Argument(
-        metavar="CHECKPOINT", show_default=False, help="folder, for example runs/NAME/checkpoints/best, or a run folder"
+        metavar="RUN",
+        show_default=False,
+        help="run folder, for its best weights: runs/NAME/TIME; or a checkpoint: runs/NAME/TIME/checkpoints/best",
     ),
 ]
 CheckpointsRecipe = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="RECIPE|key=value", show_default=False, autocompletion=complete_recipe,
-        help="a recipe that names the images (default: that of the checkpoint's run), and keys that differ",
+        help="a recipe that names the images (default: that of the run), and keys that differ",
     ),
 ]  # fmt: skip
-Workers = Annotated[int | None, typer.Option(help="threads or processes (default: one per core)", show_default=False)]
+Workers = Annotated[
+    int | None,
+    typer.Option(metavar="N", show_default=False, help="images at a time, each on a core (default: one per core)"),
+]
 Processes = Annotated[
     int | None,
     typer.Option(metavar="N", show_default=False, help="processes of a run (default: one per GPU, two on a CPU)"),
 ]
 Json = Annotated[Path | None, typer.Option(metavar="FILE", show_default=False, help="write everything as JSON")]
-Seed = Annotated[int, typer.Option(help="of random numbers")]
+Seed = Annotated[int, typer.Option(metavar="N", help="of random numbers")]
 Force = Annotated[bool, typer.Option("--force", help="replace files that are there")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, show what would run and stop")]
 

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = None) -> int:
-    """Put a recipe's images into a few large files that GPUs can decode, or bring such a pack up to date.
+    """Put a recipe's images into a few large files, lossless.
 
-    Writes all images of a recipe at full size, lossless (HTJ2K), into files of about 1,024 images. Run again, it
-    resumes where it was stopped, or checks every image and makes again what has changed or is damaged.
+    GPUs can decode them, and file systems like them better than many small ones. Writes all images of a recipe at full
+    size, lossless (HTJ2K), into files of about 1,024 images. Run again, it resumes where it was stopped, or checks
+    every image and makes again what has changed or is damaged.
     """
     from distcxr.data.dataset import data_root
     from distcxr.data.sources.read import read_index

@@ -12,7 +12,7 @@ from distcxr.cli.options import check_writable
 _Words = Annotated[
     list[str],
     typer.Argument(
-        metavar="RUN... IMAGE|FOLDER|CSV...", show_default=False,
+        metavar="RUN|IMAGE|FOLDER|CSV", show_default=False,
         help="run folders or checkpoints, several are averaged; then images (PNG, JPEG, DICOM), folders of them, "
         "tables with a column of paths",
     ),
@@ -31,15 +31,21 @@ _Explain = Annotated[
     ),
 ]  # fmt: skip
 _Rule = Annotated[
-    str, typer.Option(help="which of validation's thresholds decides: youden, max_f1, recall_90, specificity_90, ...")
+    str,
+    typer.Option(
+        metavar="RULE", help="which of validation's thresholds decides: youden, max_f1, recall_90, specificity_90, ..."
+    ),
 ]
 _Batch = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, show_default=False, help="images at once (default: as many as `test` takes)"),
 ]
-_Column = Annotated[str | None, typer.Option(show_default=False, help="of the tables: the one that holds the paths")]
+_Column = Annotated[
+    str | None, typer.Option(metavar="NAME", show_default=False, help="of the tables: the one that holds the paths")
+]
 _Device = Annotated[
-    str | None, typer.Option(show_default=False, help="cpu, cuda or cuda:1 (default: every GPU, or the CPU)")
+    str | None,
+    typer.Option(metavar="DEVICE", show_default=False, help="cpu, cuda or cuda:1 (default: every GPU, or the CPU)"),
 ]
 
 

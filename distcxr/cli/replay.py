@@ -20,10 +20,11 @@ _NUM_SHOWN = 10
 
 
 def run(path: _File, overrides: Overrides = None, json: Json = None) -> int:
-    """Make a training step again that was not finite, and show where its numbers stop being so.
+    """Replay a training step that was not finite, to find the cause.
 
-    The run left a file with the step's images and their augmentation. They go forward and backward through the
-    network, with the weights of the newest checkpoint before that step, or with the initial ones.
+    Shows where its numbers stop being finite, and which images are behind it. The run left a file with the step's
+    images and their augmentation. They go forward and backward through the network, with the weights of the newest
+    checkpoint before that step, or with the initial ones.
     """
     check_writable(json)
 

@@ -14,7 +14,7 @@ _Folder = Annotated[
 
 
 def run(folder: _Folder) -> int:
-    """Make a run's report page again, or compare the runs of an array or a sweep.
+    """Make a run's report again, or compare the runs of a sweep.
 
     Writes report.html (one page that needs no network), report.md and report.json into a run folder, from the files
     that are in it. A run makes them itself when it ends. Of the folder of an array or a sweep it makes sweep.html, .md,

@@ -6,7 +6,10 @@ import json
 
 
 def run() -> int:
-    """Print the JSON schema of recipes."""
+    """Print the JSON schema of recipes.
+
+    With it editors complete and check recipes; recipes/recipe.schema.json holds the same.
+    """
     from distcxr.recipe.keys import json_schema
 
     print(json.dumps(json_schema(), indent=1))

@@ -15,7 +15,13 @@ if TYPE_CHECKING:
 
 _NUM_DIFFERENCES_SHOWN = 12
 
-_Predictions = Annotated[Path, typer.Argument(metavar="PREDICTIONS.csv", show_default=False)]
+_Predictions = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PREDICTIONS.csv", show_default=False,
+        help="the image file in the first column, then a column of scores for each finding",
+    ),
+]  # fmt: skip
 _Labels = Annotated[
     Path | None,
     typer.Option(
@@ -84,8 +90,8 @@ def run(
 ) -> int:
     """Score anyone's predictions, with patient-level intervals.
 
-    Scores a CSV of predictions: the first column is the image file, then there is a column per finding. distcxr's own
-    predictions files are read as they are.
+    AUROC, average precision, thresholds, calibration and subgroups, as a run's own report has them, and the difference
+    to another model. The predictions files of a run folder are read as they are.
     """
     from distcxr.cli.compared_models import compare
     from distcxr.cli.scored_files import calibrate, read_other, read_scored

@@ -14,7 +14,8 @@ _Print = Annotated[bool, typer.Option("--print", help="show the resolved recipe 
 def run(recipe_path: Recipe, overrides: Overrides = None, processes: Processes = None, print_: _Print = False) -> int:
     """Train a recipe with one process per GPU, or two on a CPU.
 
-    The same command resumes a run that was stopped. For several machines use accelerate launch or distcxr submit.
+    The same command resumes a run that was stopped; distcxr check RECIPE finds before what would stop it. For several
+    machines use accelerate launch or distcxr submit.
     """
     from distcxr.jobs.launcher import launch, num_processes
     from distcxr.recipe import load_recipe

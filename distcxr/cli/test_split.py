@@ -32,7 +32,7 @@ _WITH_ON = ("output", "train.per_device_batch_size")
 
 
 def run(words: _Words, on: _On = None, split: _Split = None, processes: Processes = None) -> int:
-    """Score the test split with the weights of a run, or with the mean of several.
+    """Score the test split with a run's weights, or several runs' mean.
 
     The files go to the run's folder; of several runs to output=FOLDER. With --on every run is scored on every data set
     that is named, on the findings that both have, with its own thresholds: files in external/NAME of the run's folder,

@@ -12,19 +12,21 @@ from typing import Annotated
 import typer
 
 _Runs = Annotated[
-    list[Path], typer.Argument(metavar="RUN...", show_default=False, help="run folders or checkpoints, one or several")
+    list[Path], typer.Argument(metavar="RUN", show_default=False, help="run folders or checkpoints, one or several")
 ]
-_Port = Annotated[int, typer.Option(min=1, max=65535, help="of this machine")]
+_Port = Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="of this machine")]
 _Device = Annotated[
-    str | None, typer.Option(show_default=False, help="cpu, cuda or cuda:1 (default: the first GPU, or the CPU)")
+    str | None,
+    typer.Option(metavar="DEVICE", show_default=False, help="cpu, cuda or cuda:1 (default: the first GPU, or the CPU)"),
 ]
 
 
 def run(runs: _Runs, port: _Port = 7860, device: _Device = None) -> int:
-    """Open a page that shows what runs make of an X-ray, their worst errors, and two runs side by side.
+    """Look at runs in a browser.
 
-    It is for this machine alone (127.0.0.1), sends nothing elsewhere, and ends with Ctrl-C. On a remote machine forward
-    the port: ssh -L 7860:127.0.0.1:7860 HOST
+    The page shows what runs make of an X-ray, their worst errors, and two runs side by side. It is for this machine
+    alone (127.0.0.1), sends nothing elsewhere, and ends with Ctrl-C. On a remote machine forward the port: ssh -L
+    7860:127.0.0.1:7860 HOST
     """
     if find_spec("nicegui") is None:
         raise ValueError("distcxr ui needs NiceGUI: pip install 'distcxr[ui]'")

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 
-from distcxr.cli import main
+from distcxr.cli import app, main
 from distcxr.cli.options import complete_recipe, repeat_options
 from distcxr.recipe import load_recipe
 from distcxr.recipe.load import to_yaml
@@ -36,6 +37,20 @@ def test_a_mistake_has_exit_code_two_and_one_sentence(
 def test_schema(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "schema") == 0
     assert "global_batch_size" in json.dumps(json.loads(capsys.readouterr().out))
+
+
+def test_every_verb_has_a_summary_that_fits_and_every_word_of_it_a_meaning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(monkeypatch, "--help") == 0
+    verbs = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(verbs) == len(commands) and not [line for line in verbs if line.endswith("...")]
+    unexplained = [(verb, one.name) for verb, command in commands.items() for one in command.params if not one.help]
+    assert not unexplained
+    assert call(monkeypatch, "check", str(Path(__file__).parent), "seed=1") == 2
+    assert "is a run folder: keys, --quick and --processes are about a recipe" in capsys.readouterr().err
 
 
 def test_overrides_may_follow_an_option(

@@ -77,7 +77,7 @@ def test_a_command_without_a_recipe_gets_just_that_message(
         ("pack", "RECIPE"),
         ("cache", "RECIPE"),
         ("submit", "RECIPE"),
-        ("explain", "CHECKPOINT"),
+        ("explain", "RUN"),
     ):
         monkeypatch.setattr("sys.argv", ["distcxr", verb])
         assert main() == 2
