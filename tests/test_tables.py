@@ -133,5 +133,5 @@ def test_compressed_and_absent_files(tmp_path: Path) -> None:
 
 
 def test_pandas_waits_until_a_table_is_read() -> None:
-    code = "import sys, distcxr.data.sources.read, distcxr.metrics.foreign; sys.exit('pandas' in sys.modules)"
+    code = "import sys, distcxr.data.read, distcxr.metrics.foreign; sys.exit('pandas' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -117,8 +117,8 @@ def run(
 def _listed_boxes(file: Path | None, recipe: Recipe, run: Path) -> BoxList:
     """Before data and network are loaded. Raises ValueError: there is no such file, or as `read_boxes`."""
     from distcxr.data.index import MissingDataError
+    from distcxr.data.read import nih_root
     from distcxr.data.sources.nih_boxes import FILE_NAME, read_boxes
-    from distcxr.data.sources.read import nih_root
 
     try:
         return read_boxes(file or nih_root(recipe.data) / FILE_NAME)

@@ -22,7 +22,7 @@ def run(recipe_path: Recipe, overrides: Overrides = None, workers: Workers = Non
     every image and makes again what has changed or is damaged.
     """
     from distcxr.data.dataset import data_root
-    from distcxr.data.sources.read import read_index
+    from distcxr.data.read import read_index
     from distcxr.data.store.pack_building import build_pack
     from distcxr.data.store.pack_format import pack_and_files, pack_folder
     from distcxr.data.store.store_files import shown_size

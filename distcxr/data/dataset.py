@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from distcxr.data.cohort import describe_cohort, describe_members
 from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
-from distcxr.data.sources.read import read_index, root_of
+from distcxr.data.read import read_index, root_of
 from distcxr.data.splits import (
     NAMES,
     Splits,

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distcxr.data.read import nih_root
 from distcxr.data.sources.nih_boxes import FILE_NAME, InputBoxes, place_boxes, read_boxes
-from distcxr.data.sources.read import nih_root
 from distcxr.engine.evaluate import Scores
 from distcxr.engine.setup import Setup
 from distcxr.explain.against_boxes import Localisation, localise

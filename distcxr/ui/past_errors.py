@@ -11,8 +11,8 @@ import numpy as np
 from distcxr.api import Predictor
 from distcxr.data.dataset import data_root
 from distcxr.data.index import SampleIndex
+from distcxr.data.read import read_index
 from distcxr.data.sources.image_files import ImageFiles
-from distcxr.data.sources.read import read_index
 from distcxr.engine.pictures import worst_cases
 from distcxr.engine.validated import scored_folder
 from distcxr.runfolder import filenames

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.recipe.data import Data
 
 WIDE = """\

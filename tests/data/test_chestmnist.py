@@ -16,10 +16,10 @@ from PIL import Image
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH15
 from distcxr.data.loader import PixelReader
+from distcxr.data.read import read_index
 from distcxr.data.readers.array_reader import ArrayReader
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.sources.chestmnist import array_rows
-from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
 COUNTS = {"train": 9, "val": 3, "test": 4}

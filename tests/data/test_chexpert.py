@@ -11,7 +11,7 @@ from laid_out import CHEXPERT_HEADER, CHEXPERT_TRAIN, CHEXPERT_VALID, chexpert
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.recipe.data import Data
 
 OPACITY = CHEXPERT14.index("Lung Opacity")

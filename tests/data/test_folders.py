@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.recipe.data import Data
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distcxr.data.labels import NIH15
+from distcxr.data.read import read_index
 from distcxr.data.sources.label_table import read_labels
-from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
 NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position\n"

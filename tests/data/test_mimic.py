@@ -10,7 +10,7 @@ import pytest
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.recipe.data import Data
 
 SPLIT = """\

@@ -17,9 +17,9 @@ import pytest
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, NIH15
+from distcxr.data.read import read_index
 from distcxr.data.sources import nih
 from distcxr.data.sources.label_columns import parse_age
-from distcxr.data.sources.read import read_index
 from distcxr.recipe.data import Data
 
 HEADER = (
@@ -257,7 +257,7 @@ root, missing = Path(sys.argv[1]), sys.argv[2]
 {listing}
 from distcxr.recipe.data import Data
 bare_mb, start_s = peak_mb(), time.process_time()
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 index = read_index(Data(missing=missing), root)
 print(len(index), len(index.skipped), time.process_time() - start_s, peak_mb() - bare_mb)
 """

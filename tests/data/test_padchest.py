@@ -10,8 +10,8 @@ import pytest
 from laid_out import PADCHEST_ROWS, padchest
 
 from distcxr.data.index import MissingDataError, SampleIndex
+from distcxr.data.read import read_index
 from distcxr.data.sources.padchest import COMMON
-from distcxr.data.sources.read import read_index
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data
 

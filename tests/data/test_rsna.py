@@ -10,7 +10,7 @@ from laid_out import NORMAL, OPAQUE, OTHER, RSNA_CLASSES, RSNA_LABELS, rsna
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.pixels.decode import decode_grey
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.data.sources.rsna import MAPPING
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data

@@ -14,8 +14,8 @@ import pytest
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
+from distcxr.data.read import read_index
 from distcxr.data.sources import nih
-from distcxr.data.sources.read import read_index
 from distcxr.data.splits import (
     NAMES,
     Splits,

@@ -10,7 +10,7 @@ import pytest
 from laid_out import IMAGE_A, VINDR_TRAIN, vindr
 
 from distcxr.data.index import MissingDataError, SampleIndex
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data
 

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from distcxr.data.labels import NIH14
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.engine.evaluate import evaluate
 from distcxr.engine.fit import fit
 from distcxr.recipe.data import Data

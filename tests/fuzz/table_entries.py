@@ -23,10 +23,10 @@ from fuzz.places import Place, spoiling
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import CHEXPERT14, NIH14, NIH15
+from distcxr.data.read import read_index
 from distcxr.data.sources.chestmnist import array_rows, read_array
 from distcxr.data.sources.label_table import read_labels
 from distcxr.data.sources.nih_boxes import read_boxes
-from distcxr.data.sources.read import read_index
 from distcxr.data.splits import read_list
 from distcxr.metrics.foreign import read_foreign
 from distcxr.metrics.scored import Scored

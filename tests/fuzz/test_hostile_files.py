@@ -31,8 +31,8 @@ from run_folders import write_run
 
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import SIGNATURE, Part, UnreadableImage, read_file
+from distcxr.data.read import read_index
 from distcxr.data.sources.image_paths import checked_path
-from distcxr.data.sources.read import read_index
 from distcxr.data.splits import read_list
 from distcxr.data.store.cache_building import UnfinishedCache
 from distcxr.data.store.cache_format import DecodedCache

@@ -15,10 +15,10 @@ import torch
 from nih_files import real_xrays
 
 from distcxr.data.index import SampleIndex
+from distcxr.data.read import read_index
 from distcxr.data.readers.choose import choose_reader
 from distcxr.data.readers.dali_decode import DaliDecoder
 from distcxr.data.readers.make import PackReader
-from distcxr.data.sources.read import read_index
 from distcxr.data.store.pack_building import build_pack
 from distcxr.data.store.pack_format import open_pack
 from distcxr.recipe.data import Data

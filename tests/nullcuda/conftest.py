@@ -13,7 +13,7 @@ import tiny
 from nullcuda import build
 from nullcuda.scenario import Found, found
 
-from distcxr.data.sources.read import read_index
+from distcxr.data.read import read_index
 from distcxr.data.store.cache_building import build_cache
 from distcxr.data.store.cache_format import cache_folder
 

@@ -16,8 +16,8 @@ import pytest
 from distcxr.data.dataset import open_dataset
 from distcxr.data.index import SampleIndex
 from distcxr.data.pixels.image_bytes import Part, UnreadableImage, read_file
+from distcxr.data.read import read_index
 from distcxr.data.sources.image_paths import FileListing, Listing
-from distcxr.data.sources.read import read_index
 from distcxr.data.store import opened_store
 from distcxr.data.store.pack_format import Both, Pack, PackListing, open_pack, pack_and_files, pack_folder
 from distcxr.data.store.store_files import StoreError, read_json, write_json
