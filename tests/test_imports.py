@@ -143,8 +143,9 @@ def test_heavy_libraries_are_imported_where_they_are_used(path: Path) -> None:
             )
 
 
-def test_no_module_imports_itself_through_others() -> None:
-    """Imports within functions and for type checking alone count, too."""
+@pytest.fixture(scope="module")
+def imported() -> dict[str, set[str]]:
+    """What each module imports of the package. Imports within functions and for type checking alone count, too."""
     names = {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in modules()
     }
@@ -152,12 +153,37 @@ def test_no_module_imports_itself_through_others() -> None:
     for name, path in names.items():
         found = imports(ast.parse(path.read_text()))
         # `from package import module` names a module, `from package.module import name` something in one.
-        imported = {one if one in names else one.rpartition(".")[0] for one in found}
-        within[name] = imported & names.keys()
+        within[name] = {one if one in names else one.rpartition(".")[0] for one in found} & names.keys()
+    return within
+
+
+def check_layered(within: dict[str, set[str]]) -> None:
     try:
         TopologicalSorter(within).prepare()
     except CycleError as error:
         pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+def test_no_module_imports_itself_through_others(imported: dict[str, set[str]]) -> None:
+    check_layered(imported)
+
+
+def test_no_folder_imports_itself_through_others(imported: dict[str, set[str]]) -> None:
+    """What lies in a folder, its own folders as one each, has an order in which to read it."""
+    for folder in sorted({name.rpartition(".")[0] for name in imported} - {""}):
+        within: dict[str, set[str]] = {}
+        for name, others in imported.items():
+            if name.startswith(f"{folder}."):
+                own = part_of(name, folder)
+                within.setdefault(own, set()).update(
+                    {part_of(one, folder) for one in others if one.startswith(f"{folder}.")} - {own}
+                )
+        check_layered(within)
+
+
+def part_of(name: str, folder: str) -> str:
+    """The file or folder in `folder` that a module is or lies in."""
+    return f"{folder}." + name.removeprefix(f"{folder}.").partition(".")[0]
 
 
 def test_a_base_name_means_one_file() -> None:

@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from distcxr.data.augment import DeviceTransform, without_augmentation
+from distcxr.data.augment import DeviceTransform, evaluation_window, without_augmentation
 from distcxr.data.index import SampleIndex
 from distcxr.data.order import BatchPlan
 from distcxr.data.pixels.own_reader import OwnReader, ReadGrey, grey_reader
 from distcxr.data.readers.budget import thread_budget
 from distcxr.data.readers.file_reader import FileReader
-from distcxr.data.sources.nih_boxes import evaluation_window
 from distcxr.data.splits import Splits
 from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import Checkpoint

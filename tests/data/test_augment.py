@@ -13,6 +13,7 @@ from distcxr.data.augment import (
     COLUMNS,
     DeviceTransform,
     draw_parameters,
+    evaluation_window,
     identity_parameters,
     input_side,
     without_augmentation,
@@ -191,3 +192,10 @@ def test_percent_centre_crop() -> None:
     out = DeviceTransform(spec, (0.0,), (1 / 255,))(images(1), identity_parameters(1))
     assert out.shape[-1] == input_side(32, spec) == 24
     assert torch.equal(out, images(1)[..., 4:28, 4:28].float())
+
+
+def test_the_window_is_the_centre() -> None:
+    assert evaluation_window(256, Augment()) == (0, 256)
+    assert evaluation_window(256, Augment(crop=224)) == (16, 224)
+    assert evaluation_window(256, Augment(center_crop=0.5)) == (64, 128)
+    assert evaluation_window(256, Augment(center_crop=0.5, crop=64)) == (32 + 64, 64)

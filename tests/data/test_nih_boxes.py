@@ -14,7 +14,7 @@ import torch
 from distcxr.data.augment import DeviceTransform, identity_parameters, input_side
 from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14
-from distcxr.data.sources.nih_boxes import BoxList, evaluation_window, place_boxes, read_boxes
+from distcxr.data.sources.nih_boxes import BoxList, place_boxes, read_boxes
 from distcxr.recipe.augmentation import Augment
 
 HEADER = "Image Index,Finding Label,Bbox [x,y,w,h],,,\n"
@@ -116,13 +116,6 @@ def test_a_box_is_where_the_network_sees_what_it_holds(image_size: int, center_c
     np.testing.assert_allclose(placed.corners[0, NIH14.index("Mass")], [[int(edge) for edge in bright]], atol=1e-9)
     cut = (len(rows) < (right - left) * (bottom - top)) if crop or center_crop < 1 else False
     assert placed.num_clipped["Mass"] == int(cut)
-
-
-def test_the_window_is_the_centre() -> None:
-    assert evaluation_window(256, Augment()) == (0, 256)
-    assert evaluation_window(256, Augment(crop=224)) == (16, 224)
-    assert evaluation_window(256, Augment(center_crop=0.5)) == (64, 128)
-    assert evaluation_window(256, Augment(center_crop=0.5, crop=64)) == (32 + 64, 64)
 
 
 def test_what_the_crop_loses_is_counted() -> None:

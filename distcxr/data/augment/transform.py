@@ -182,3 +182,15 @@ class DeviceTransform:
 def input_side(image_size: int, spec: Augment) -> int:
     """Side of what the model sees, in pixels; in training, where `train_size` is given, it is that."""
     return spec.crop if spec.crop is not None else round(image_size * spec.center_crop)
+
+
+def evaluation_window(image_size: int, spec: Augment) -> tuple[int, int]:
+    """What evaluation leaves of a loaded image: (first pixel, side), the same on both axes."""
+    # Columns that carry their own number go through the crops themselves, so this can't drift away from them.
+    numbers = torch.arange(image_size).expand(1, 1, image_size, image_size)
+    if spec.center_crop < 1:
+        numbers = center_crop(numbers, round(image_size * spec.center_crop))
+    if spec.crop is not None:
+        at = identity_parameters(1)[:, COLUMNS.index("crop_x")]  # crop_y is the same
+        numbers = crop(numbers, at, at, spec.crop)
+    return int(numbers[0, 0, 0, 0]), numbers.shape[-1]

@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from distcxr.data.augment import COLUMNS, identity_parameters
-from distcxr.data.augment.geometry import center_crop, crop
+from distcxr.data.augment import evaluation_window
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.labels import NIH14, check_findings, common_name
 from distcxr.recipe.augmentation import Augment
@@ -152,18 +150,6 @@ def _columns_by_finding(index: SampleIndex) -> dict[str, int]:
     renamed = index.members[number].renamed
     ours = {name: renamed.get(name, name) for name in NIH14}
     return {name: columns[common_name(its)] for name, its in ours.items() if its and common_name(its) in columns}
-
-
-def evaluation_window(image_size: int, spec: Augment) -> tuple[int, int]:
-    """What evaluation leaves of a loaded image: (first pixel, side), the same on both axes."""
-    # Columns that carry their own number go through the crops themselves, so this can't drift away from them.
-    numbers = torch.arange(image_size).expand(1, 1, image_size, image_size)
-    if spec.center_crop < 1:
-        numbers = center_crop(numbers, round(image_size * spec.center_crop))
-    if spec.crop is not None:
-        at = identity_parameters(1)[:, COLUMNS.index("crop_x")]  # crop_y is the same
-        numbers = crop(numbers, at, at, spec.crop)
-    return int(numbers[0, 0, 0, 0]), numbers.shape[-1]
 
 
 def _trimmed(cells: Sequence[str]) -> list[str]:
