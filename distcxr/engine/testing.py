@@ -125,7 +125,7 @@ def _output(recipe: Recipe, checkpoints: Sequence[Checkpoint]) -> Path:
 
 def _not_known(checkpoints: Sequence[Checkpoint], dataset: Dataset) -> list[str]:
     """What `check_unseen` could not check, for the readers of the report."""
-    others = [one.path for one in checkpoints if one.meta["hashes"]["labels"] != dataset.index.label_hash]
+    others = [one.path for one in checkpoints if shared_patients(one, dataset, ("train",), "test") is None]
     return [
         f"{path} was trained with another label file: whether it saw patients of this split is not known, and the "
         "figures may be flattered."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from laid_out import IMAGE_A, VINDR_TRAIN, vindr
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.read import read_index
+from distcxr.data.sources.image_paths import file_of_stems
 from distcxr.data.splits import whole_splits
 from distcxr.recipe.data import Data
 
@@ -43,6 +45,10 @@ def test_vindr_converted_to_png(tmp_path: Path) -> None:
     """Patients, and so the split, stay."""
     there = read(vindr(tmp_path / "png", suffix=".png"))
     assert there.file_name(0) == f"{IMAGE_A}.png"
+    names = ["a.png", "a.jpg", "b.jpg", "b.dicom"]
+    for listed in (names, names[::-1]):  # a file system lists them in any order
+        listing: Any = SimpleNamespace(names=lambda _, listed=listed: listed)
+        assert file_of_stems(listing, "train", ["a", "b"], ".dicom") == {"a": "a.jpg", "b": "b.dicom"}
     assert there.patient_id.tolist() == read(vindr(tmp_path / "dicom")).patient_id.tolist()
 
 

@@ -12,7 +12,10 @@ import tiny
 from distcxr.data.dataset import open_dataset
 from distcxr.data.store.cache_building import build_cache
 from distcxr.data.store.cache_format import cache_folder
+from distcxr.engine import testing
+from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.phantom.writing import write_phantom
+from distcxr.runfolder.layout import best_folder
 
 LIST = "[{dataset: nih, root: %s}, {dataset: chexpert, root: %s, weight: 2.0}]"
 
@@ -54,3 +57,6 @@ def test_a_joint_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert of["split train"] == of["split train, of nih"] + of["split train, of chexpert"]
     members_of = json.loads((tmp_path / "run/environment.json").read_text())["cohort"]["members"]
     assert members_of["chexpert"]["train"]["findings"]["Hernia"]["num_known"] == 0
+    # Tested on one of them it is known whom it saw: the report does not state the contrary.
+    joint = open_checkpoint(best_folder(tmp_path / "run"))
+    assert testing._not_known([joint], open_dataset(tiny.recipe(tmp_path))) == []

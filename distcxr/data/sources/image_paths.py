@@ -98,9 +98,10 @@ def check_unique(table: Table, images: Sequence[str]) -> None:
 
 def file_of_stems(listing: Listing, folder: str, stems: Iterable[str], suffix: str) -> dict[str, str]:
     """The file in a folder that holds the image of each stem: with an image's suffix, where there is one, whichever it
-    is (converted images have others than those that came), and otherwise with `suffix`."""
+    is (converted images have others than those that came), and otherwise with `suffix`. Of several that with `suffix`,
+    or the first by name: a file system lists them in any order."""
     there: dict[str, str] = {}
-    for name in sorted(listing.names(folder), key=lambda name: not name.endswith(suffix)):
+    for name in sorted(listing.names(folder), key=lambda name: (not name.endswith(suffix), name)):
         stem, dot, ending = name.rpartition(".")
         if dot + ending.lower() in IMAGE_SUFFIXES:
             there.setdefault(stem, name)
