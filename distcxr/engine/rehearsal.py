@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 
+from distcxr.data.augment import input_side
 from distcxr.data.dataset import Dataset
 from distcxr.data.readers.make import PackReader
 from distcxr.data.readers.torch_reader import TorchReader
@@ -53,7 +55,7 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
 
     Args:
         recipe: `train.per_device_batch_size` is what one device holds.
-        stages: of the whole run; the first is what is tried.
+        stages: of the whole run; the one with the largest images, of these with the most parameters, is what is tried.
 
     Raises:
         ValueError: what a run would stop at before its first step.
@@ -63,7 +65,7 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
     train = recipe.train.model_copy(update={"global_batch_size": batch_size, "sync_bn": False})
     recipe = recipe.model_copy(update={"train": train})
     with closing(build_setup(recipe, None, runtime, dataset, batch_plan(recipe, runtime), trains=True)) as setup:
-        training = Training(setup, name_parameters(stages, setup.module)[0])
+        training = Training(setup, _largest(recipe, name_parameters(stages, setup.module)))
         times = [_update_s(setup, training) for _ in range(_UPDATES)]
         weights = list(setup.module.state_dict().values())
         state = [*weights, *(weights if recipe.train.ema is not None else ()), *_moments(training)]
@@ -79,6 +81,12 @@ def rehearse(recipe: Recipe, dataset: Dataset, stages: tuple[Stage, ...], runtim
             else _machine_bytes(),
             shared_memory_bytes=_shared_memory_bytes(setup),
         )
+
+
+def _largest(recipe: Recipe, stages: Sequence[Stage]) -> Stage:
+    """The stage that takes the most memory: what fits at 224 px need not at 512."""
+    side = input_side(recipe.data.image_size, recipe.augment)
+    return max(stages, key=lambda stage: (stage.augment.train_size or side, len(stage.parameters)))
 
 
 def _update_s(setup: Setup, training: Training) -> float:

@@ -37,7 +37,9 @@ def test_a_recipe_that_would_run(tmp_path: Path) -> None:
 
 def test_the_ranks_share_the_batch(tmp_path: Path) -> None:
     tiny.phantom(tmp_path)
-    found = check(tmp_path, "train.per_device_batch_size=4", processes=2, sample=10)
+    stages = "train.stages=[{trainable: [fc], epochs: 1, augment: {train_size: 24}}, {epochs: 1}]"
+    found = check(tmp_path, "train.per_device_batch_size=4", stages, processes=2, sample=10)
+    assert float(found["disk"].message.split()[2]) > 20  # MB, with moments of all weights: the largest stage is tried
     assert found["files"].message == "10 of 96 images decoded"
     assert "= 4 per device x 2 accumulation x 2 ranks" in found["batches"].message
     refused = check(tmp_path, processes=3)
