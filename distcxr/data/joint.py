@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import CHEXPERT14, check_findings, common_name, resolve_findings
-from distcxr.data.people import people_of, same_images
+from distcxr.data.people import nih_patient, people_of, same_images
 from distcxr.data.sources.image_paths import as_bytes, first_few
 from distcxr.data.sources.rsna import MAPPING
 from distcxr.data.splits import NAMES, Splits, whole_splits
@@ -37,7 +36,6 @@ from distcxr.recipe.members import Member
 logger = logging.getLogger(__name__)
 
 _PEOPLE = 10**18  # patients' numbers are below it, and nine times as many fit into int64
-_NIH_IMAGE = re.compile(rb"(\d{8}_\d{3})\.\w+")  # whatever it was converted to
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,10 @@ def _check_different(parts: Sequence[Part]) -> None:
         for stranger, known in ((one, other), (other, one)):
             if stranger.data.dataset not in ("csv", "folders") or one.people == other.people:
                 continue
-            for what, shared in (("have names", _of_nih(stranger, known)), ("are files", _same_files(stranger, known))):
+            for what, shared in (
+                ("show patients", _of_nih(stranger, known)),
+                ("are files", _same_files(stranger, known)),
+            ):
                 if shared:
                     raise ValueError(
                         f"{both}: {len(shared):,} images of {stranger.title} {what} of {known.title}'s, such as "
@@ -148,16 +149,13 @@ def _check_different(parts: Sequence[Part]) -> None:
 
 
 def _of_nih(stranger: Part, known: Part) -> list[str]:
-    """The stranger's images that are called as NIH's are, of any format, where the known one is NIH's data set."""
-    if known.data.dataset != "nih":
+    """The stranger's images that are called as NIH's are, of patients whom the known one has, too."""
+    if known.people != "nih":
         return []
-    theirs = {_nih_name(path) for part in (known.index.path, known.index.skipped) for path in part.tolist()} - {b""}
-    return [os.fsdecode(path) for path in stranger.index.path.tolist() if _nih_name(path) in theirs]
-
-
-def _nih_name(path: bytes) -> bytes:
-    found = _NIH_IMAGE.fullmatch(path.rsplit(b"/", 1)[-1])
-    return found[1] if found else b""
+    patients = set(known.index.patient_id.tolist())
+    paths = [os.fsdecode(path) for path in stranger.index.path.tolist()]
+    named = ((path, nih_patient(path.rpartition("/")[2])) for path in paths)
+    return [path for path, patient in named if patient and int(patient) in patients]
 
 
 def _same_files(stranger: Part, known: Part) -> list[str]:

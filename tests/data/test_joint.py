@@ -165,13 +165,15 @@ def test_refused(roots: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"chexpert and again are of the same people, and \d+ patients are in"):
         opened([*twice[:2], twice[2] | {"split": "by_patient"}])
-    table = "image,Mass,Edema\nimages/00000001_000.jpg,1,0\nb.png,0,1\n"
+    table = "image,Mass,Edema\nimages/00000001_900.jpg,1,0\nb.png,0,1\n"
     (tmp_path / "labels.csv").write_text(table)
     (tmp_path / "images").mkdir()
-    for name in ("images/00000001_000.jpg", "b.png"):
+    for name in ("images/00000001_900.jpg", "b.png"):
         (tmp_path / name).touch()
     mine = {"dataset": "csv", "root": tmp_path, "split": "by_patient"}
-    with pytest.raises(ValueError, match="nih and csv: 1 images of csv have names of nih's, such as images/00000001"):
+    with pytest.raises(
+        ValueError, match="nih and csv: 1 images of csv show patients of nih's, such as images/00000001"
+    ):
         opened([*members(roots, "nih"), mine])
     (tmp_path / "labels.csv").write_text("image,Edema\nb.png,0\ncopy/train/patient00009/study9/view1_frontal.jpg,1\n")
     with pytest.raises(ValueError, match="again and csv: 1 images of csv are files of again's, such as copy/train/pa"):
