@@ -47,7 +47,7 @@ app = typer.Typer(
     name="distcxr", help=_ABOUT, no_args_is_help=True, pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )  # fmt: skip
-_CLASSES = {"env": env.FileMayBeLeftOut, "sweep": sweep.NumberMayBeLeftOut}
+_CLASSES = {"env": env.FileMayBeLeftOut, "export": export.FileComesLast, "sweep": sweep.NumberMayBeLeftOut}
 for _name, _verb in {
     "check": checking, "train": start_training, "test": test_split, "predict": predict, "report": report, "ui": ui,
     "sweep": sweep, "submit": submit, "status": status, "find-lr": find_lr, "probe": probe, "replay": replay,

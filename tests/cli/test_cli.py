@@ -115,10 +115,17 @@ def test_a_mistake_in_the_recipe_starts_no_process(
     monkeypatch.setattr("distcxr.jobs.launcher.launch", lambda *_: pytest.fail("started"))
     assert call(monkeypatch, "train", "quickstart", "train.epoch=3") == 2
     assert "did you mean 'epochs'?" in capsys.readouterr().err
-    assert call(monkeypatch, "test", "quickstart", "seed=1") == 2
-    assert "name a run folder or a checkpoint" in capsys.readouterr().err
-    assert call(monkeypatch, "test", "runs/nothing") == 2
-    assert "runs/nothing does not exist" in capsys.readouterr().err
+    for words, problem in (
+        (("test", "quickstart", "seed=1"), "name a run folder or a checkpoint"),
+        (("test", "runs/nothing"), "runs/nothing does not exist"),
+        (
+            ("export", "nowhere"),
+            "Missing argument 'RUN'. The last word is the file to write: distcxr export RUN model.onnx",
+        ),
+        (("replay", "nowhere"), "nowhere can't be read: No such file or directory"),
+    ):
+        assert call(monkeypatch, *words) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_test_takes_the_recipe_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
