@@ -12,6 +12,7 @@ from distcxr.cli import app, main
 from distcxr.cli.options import complete_recipe, repeat_options
 from distcxr.recipe import load_recipe
 from distcxr.recipe.load import to_yaml
+from distcxr.version import __version__
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -43,8 +44,10 @@ def test_every_verb_has_a_summary_that_fits_and_every_word_of_it_a_meaning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert call(monkeypatch, "--help") == 0
-    verbs = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert call(monkeypatch, "--version") == 0 and capsys.readouterr().out == f"{__version__}\n"
+    assert call(monkeypatch, "-h") == 0 and call(monkeypatch) == 0
+    _, *both = capsys.readouterr().out.split("Commands:\n")
+    verbs = both[1].splitlines()
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert len(verbs) == len(commands) and not [line for line in verbs if line.endswith("...")]
     unexplained = [(verb, one.name) for verb, command in commands.items() for one in command.params if not one.help]
