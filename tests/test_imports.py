@@ -58,7 +58,7 @@ ALLOWED = {
     },
     "cli": {
         "recipe", "runfolder", "data", "models", "losses", "metrics", "tracking", "explain", "report", "engine",
-        "runtime", "logs", "jobs", "phantom", "exit_codes", "api", "own_parts", "ui",
+        "runtime", "logs", "jobs", "phantom", "exit_codes", "api", "own_parts", "ui", "version",
     },
     "launch": {"recipe", "engine", "runtime", "error_file", "interrupt", "processes", "stall"},
 }  # fmt: skip

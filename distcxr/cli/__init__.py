@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
@@ -36,6 +37,7 @@ from distcxr.cli.options import SeveralWords
 from distcxr.exit_codes import ENVIRONMENT, USER
 from distcxr.own_parts import blamed
 from distcxr.runfolder.storage import StorageError
+from distcxr.version import __version__
 
 _ABOUT = """Train and test chest X-ray classifiers.
 
@@ -44,10 +46,10 @@ one that comes with distcxr, key=value changes one of its keys, RUN is the folde
 """
 
 app = typer.Typer(
-    name="distcxr", help=_ABOUT, no_args_is_help=True, pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    name="distcxr", help=_ABOUT, pretty_exceptions_enable=False,
+    rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-_CLASSES = {"env": env.FileMayBeLeftOut, "sweep": sweep.NumberMayBeLeftOut}
+_CLASSES = {"env": env.FileMayBeLeftOut, "export": export.FileComesLast, "sweep": sweep.NumberMayBeLeftOut}
 for _name, _verb in {
     "check": checking, "train": start_training, "test": test_split, "predict": predict, "report": report, "ui": ui,
     "sweep": sweep, "submit": submit, "status": status, "find-lr": find_lr, "probe": probe, "replay": replay,
@@ -57,10 +59,24 @@ for _name, _verb in {
     app.command(_name, cls=_CLASSES.get(_name, SeveralWords))(_verb.run)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _distcxr(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
 def main() -> int:
     """Run one verb and return its exit code, see `exit_codes`; a user's mistake is reported in one sentence."""
     try:
-        return int(app(prog_name="distcxr", standalone_mode=False) or 0)
+        return int(app(sys.argv[1:] or ["--help"], prog_name="distcxr", standalone_mode=False) or 0)
     except typer.TyperException as error:  # of the command line itself
         message = " ".join(error.format_message().split()).rstrip(".")
         context = getattr(error, "ctx", None)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from distcxr.cli.options import Force, check_writable
+from distcxr.cli.options import Force, SeveralWords, check_writable
 
 if TYPE_CHECKING:
     from distcxr.engine.checkpoint import Checkpoint
@@ -50,6 +50,19 @@ _Push = Annotated[
 
 _ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch-export", ".safetensors": "safetensors"}
 _HUB_CARD = "README.md"
+
+
+class FileComesLast(SeveralWords):
+    """The verb that takes its last word for the file: of one word alone it is the run that would be missed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Add that to the error."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            if getattr(getattr(error, "param", None), "name", None) == "runs":
+                error.message = "The last word is the file to write: distcxr export RUN model.onnx"
+            raise
 
 
 def run(

@@ -38,9 +38,9 @@ def run(path: _File, overrides: Overrides = None, json: Json = None) -> int:
     from distcxr.runfolder.whole import write_json
     from distcxr.tracking.terminal import table_text
 
-    start_logging(Console(stderr=True))
     path = find_diverged(path)
     content = read_diverged(path)
+    start_logging(Console(stderr=True))
     found = replay(content, path.parent, recipe_to_replay(content, overrides or []))
     step, between = content["step"], content["step"] - 1 - found.weights_step
     norm = "not known" if content["grad_norm"] is None else content["grad_norm"]

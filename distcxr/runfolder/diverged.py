@@ -57,7 +57,7 @@ def read_diverged(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path} can't be read: {error}") from None
+        raise ValueError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__} where an object should be")
     _check(path, content, _KEYS, "")

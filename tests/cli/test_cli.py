@@ -12,6 +12,7 @@ from distcxr.cli import app, main
 from distcxr.cli.options import complete_recipe, repeat_options
 from distcxr.recipe import load_recipe
 from distcxr.recipe.load import to_yaml
+from distcxr.version import __version__
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -43,8 +44,10 @@ def test_every_verb_has_a_summary_that_fits_and_every_word_of_it_a_meaning(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert call(monkeypatch, "--help") == 0
-    verbs = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert call(monkeypatch, "--version") == 0 and capsys.readouterr().out == f"{__version__}\n"
+    assert call(monkeypatch, "-h") == 0 and call(monkeypatch) == 0
+    _, *both = capsys.readouterr().out.split("Commands:\n")
+    verbs = both[1].splitlines()
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     assert len(verbs) == len(commands) and not [line for line in verbs if line.endswith("...")]
     unexplained = [(verb, one.name) for verb, command in commands.items() for one in command.params if not one.help]
@@ -115,10 +118,17 @@ def test_a_mistake_in_the_recipe_starts_no_process(
     monkeypatch.setattr("distcxr.jobs.launcher.launch", lambda *_: pytest.fail("started"))
     assert call(monkeypatch, "train", "quickstart", "train.epoch=3") == 2
     assert "did you mean 'epochs'?" in capsys.readouterr().err
-    assert call(monkeypatch, "test", "quickstart", "seed=1") == 2
-    assert "name a run folder or a checkpoint" in capsys.readouterr().err
-    assert call(monkeypatch, "test", "runs/nothing") == 2
-    assert "runs/nothing does not exist" in capsys.readouterr().err
+    for words, problem in (
+        (("test", "quickstart", "seed=1"), "name a run folder or a checkpoint"),
+        (("test", "runs/nothing"), "runs/nothing does not exist"),
+        (
+            ("export", "nowhere"),
+            "Missing argument 'RUN'. The last word is the file to write: distcxr export RUN model.onnx",
+        ),
+        (("replay", "nowhere"), "nowhere can't be read: No such file or directory"),
+    ):
+        assert call(monkeypatch, *words) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_test_takes_the_recipe_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
