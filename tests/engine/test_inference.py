@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ import distcxr
 from distcxr.api import NOT_CLINICAL, Predictor
 from distcxr.cli import main
 from distcxr.data.sources.image_files import find_images
+from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.evaluate import predict
 from distcxr.engine.inference import devices_of, member_heat, member_logits, open_member
@@ -134,9 +136,31 @@ def test_arithmetic_is_the_recipes_while_it_runs(predictor: Predictor, files: li
     assert seen == ["high", "highest"]
 
 
-def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files: list[str]) -> None:
+def test_threads_that_predict_at_once_leave_the_program_s_arithmetic(finished: Path) -> None:
+    recipe, entered, left = open_checkpoint(finished).recipe, threading.Event(), threading.Event()
+
+    def another() -> None:
+        with arithmetic_of(recipe):
+            entered.set()
+            left.wait(5)
+
+    torch.set_float32_matmul_precision("highest")
+    try:
+        thread = threading.Thread(target=another)
+        with arithmetic_of(recipe):
+            thread.start()
+            entered.wait(0.1)
+        left.set()
+        thread.join()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("high")
+
+
+def test_autocast_and_device_of_the_program_around_it_change_nothing(finished: Path, files: list[str]) -> None:
     """Of a run in float32."""
-    member = open_member(open_checkpoint(finished), torch.device("cpu"), (), "no")
+    with torch.device("meta"):
+        member = open_member(open_checkpoint(finished), torch.device("cpu"), (), "no")
     index = find_images(files[:2]).index(tuple(member.checkpoint.meta["findings"]))
 
     def made() -> list[Any]:
@@ -145,9 +169,9 @@ def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files
         return [logits, *heat]
 
     alone = made()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
         around = made()
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu") and torch.get_default_device().type == "meta"
     assert all(map(np.array_equal, alone, around))
 
 
