@@ -132,10 +132,6 @@ def recipe_of(checkpoint: Path, words: list[str]) -> tuple[Path, list[str]]:
     if named:
         return Path(named[0]), overrides
     folder = run_folder_of(checkpoint)
-    if not checkpoint.exists():
-        raise ValueError(
-            f"{checkpoint} does not exist: name a run folder, `distcxr status` lists them, or a checkpoint"
-        )
     if folder is None or not (kept := folder / filenames.RECIPE).is_file():
         raise ValueError(f"{checkpoint} is not in a run folder that has a {filenames.RECIPE}: name a recipe, too")
     recipe, given = load_recipe(kept, overrides), {override.partition("=")[0] for override in overrides}
