@@ -183,9 +183,9 @@ class Predictor:
         if progress is not None:
             progress(total // len(self._members), len(images))
         mean = average(outputs, self._members[0].recipe.loss.name)
-        taken = {name for member in self._members for name in member.recipe.model.head.metadata}
+        taken = {name for member in self._members for name in member.recipe.metadata}
         for row in range(len(images)) if taken else ():
-            if unknown := sorted(name for name in taken if not images.about[name][row]):
+            if unknown := sorted(name for name in taken if name == "lateral" or not images.about[name][row]):
                 remarks.setdefault(row, []).append(f"{', '.join(unknown)} unknown, which the network takes beside it")
         return prediction_table(images, self._known, rule, mean, remarks)
 

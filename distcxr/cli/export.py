@@ -101,6 +101,11 @@ def run(
         check_onnx_installed()
     checkpoints, each, known = opened_together(runs)
     files = _card_files(checkpoints)
+    if paired := next((one for one in checkpoints if one.recipe.data.lateral != "none"), None):
+        raise ValueError(
+            f"{paired.path} takes a lateral view beside each frontal image (data.lateral), and an export has one image "
+            "as its input: there is no export of such a run"
+        )
     hub = open_repository(push, [out.name, beside.name, _HUB_CARD], force=force) if push else None
     if format_ == "onnx" or format_ == "torch-export":
         about, reason = write_network(checkpoints, each, known, out, format_)

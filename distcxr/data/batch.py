@@ -18,7 +18,7 @@ _TENSORS = ("pixels", "targets", "mask", "sample_id", "augment", "metadata")
 class Batch:
     """One micro-batch."""
 
-    pixels: Tensor  # uint8 [B, 1, S, S], grey
+    pixels: Tensor  # uint8 [B, 1, S, S], grey; [B, 2, S, S] with lateral views, see `distcxr.data.laterals`
     targets: Tensor  # uint8 [B, C], 1 = finding present
     mask: Tensor  # uint8 [B, C], 1 = label known; all 0 for a sample with an unreadable file
     sample_id: Tensor  # int64 [B], the sample's row in the index

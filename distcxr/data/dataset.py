@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distcxr.data.cohort import describe_cohort, describe_members
 from distcxr.data.index import JointMember, MissingDataError, SampleIndex
 from distcxr.data.labels import resolve_findings
+from distcxr.data.laterals import describe_pairs, pair_hash, pair_laterals
 from distcxr.data.read import read_index, root_of
 from distcxr.data.splits import (
     NAMES,
@@ -47,6 +48,8 @@ class Dataset:
     def describe(self) -> list[str]:
         """Lines for the log: labels and lists by their hashes, images of each split, findings that can't be learnt."""
         lines = describe_hashes(self.data, self.index, self.splits) + describe_members(self.index, self.splits)
+        if self.index.lateral is not None:
+            lines.append(describe_pairs(self.index, [(name, self.splits.rows(name)) for name in NAMES]))
         absent = findings_without_positives(self.index, self.splits.train)
         if absent:
             lines.append(f"no training image shows {', '.join(absent)}: the model can't learn them")
@@ -67,8 +70,12 @@ class Dataset:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """sha256 by name: `labels`, each list file and each split."""
-        return {"labels": self.index.label_hash, **self.splits.list_hashes}
+        """sha256 by name: `labels`, each list file and each split; `laterals` where they are beside frontal images."""
+        found = {"labels": self.index.label_hash, **self.splits.list_hashes}
+        if self.index.lateral is not None:
+            rows = np.concatenate([self.splits.rows(name) for name in NAMES])
+            found["laterals"] = pair_hash(self.index, rows)
+        return found
 
     def patients_of(self, other: Data, splits: Iterable[str], member: JointMember | None = None) -> NDArray[np.int64]:
         """Patients of this index with images in `splits` of another recipe's `data` section over the same label file,
@@ -117,6 +124,8 @@ def open_dataset(recipe: Recipe) -> Dataset:
                 f"{error}\nA pack is in {pack_folder(data, root)}: data.source=pack reads that, without image files"
             ) from error
         raise
+    if data.lateral != "none":
+        labels = pair_laterals(data, labels)
     findings = resolve_findings(data.findings, labels.findings)
     strangers = [name for name in recipe.eval.macro_findings or () if name not in findings]
     if strangers:

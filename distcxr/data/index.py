@@ -55,6 +55,8 @@ class SampleIndex:
     num_listed_patients: int | None = None  # of the whole label file where some are `skipped`; None without these
     named_by_path: bool = False  # images are called by their `path`: the dataset uses a file name more than once
     members: tuple[JointMember, ...] = ()  # of a joint data set
+    study: NDArray[np.int64] | None = None  # [N], images of a patient with one number were taken together; -1 = unknown
+    lateral: NDArray[np.int64] | None = None  # [N], with `data.lateral` the row of each one's lateral view; -1 = none
 
     def __post_init__(self) -> None:
         num = len(self.path)
@@ -112,7 +114,8 @@ class SampleIndex:
         """The index of `rows` alone, in their order; sample ids count anew. Make splits before, not after."""
         chosen = _as_rows(rows)
         columns: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _PER_SAMPLE}
-        return replace(self, **columns)
+        study = None if self.study is None else self.study[chosen]
+        return replace(self, **columns, study=study, lateral=None)
 
     def with_findings(self, names: Sequence[str]) -> SampleIndex:
         """The same samples with the columns of `names` alone, in that order; each must be one of `findings`."""
@@ -122,7 +125,8 @@ class SampleIndex:
 
 
 _WHOLE = ("root", "findings", "label_hash", "skipped", "num_listed_patients", "named_by_path", "members")
-_PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE)
+_OPTIONAL = ("study", "lateral")
+_PER_SAMPLE = tuple(field.name for field in fields(SampleIndex) if field.name not in _WHOLE + _OPTIONAL)
 
 
 def _as_rows(rows: Iterable[int] | NDArray[np.int64]) -> NDArray[np.int64]:

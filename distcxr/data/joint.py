@@ -104,6 +104,7 @@ def join(data: Data, root: Path, parts: Sequence[Part]) -> SampleIndex:
         ),
         named_by_path=True,
         members=tuple(_as_member(part, its) for part, its in zip(parts, splits, strict=True)),
+        study=_studies(indices),
     )
 
 
@@ -113,6 +114,16 @@ def _as_member(part: Part, splits: Splits) -> JointMember:
     return JointMember(
         part.title, part.data.dataset, index.root, member.weight, index.label_hash, lists, renamed=member.map
     )
+
+
+def _studies(indices: Sequence[SampleIndex]) -> NDArray[np.int64] | None:
+    """Numbers of the studies of all members, each member's above those of the one before."""
+    found, first = [], 0
+    for index in indices:
+        own = np.full(len(index), -1) if index.study is None else index.study
+        found.append(np.where(own < 0, -1, own + first))
+        first = max(first, int(found[-1].max(initial=-1)) + 1)
+    return np.concatenate(found) if first else None
 
 
 def _named(parts: Sequence[Part], paths: Sequence[NDArray[np.bytes_]]) -> NDArray[np.bytes_]:

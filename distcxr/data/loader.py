@@ -24,6 +24,7 @@ from torch import Tensor
 
 from distcxr.data.batch import Batch
 from distcxr.data.index import SampleIndex
+from distcxr.data.laterals import side_by_side, with_laterals
 from distcxr.data.metadata import metadata_of
 from distcxr.data.order import EvalOrder, TrainOrder
 
@@ -92,20 +93,35 @@ class Loader:
                 for _, sample_id in block:
                     ahead.append((sample_id, parameters[done : done + len(sample_id)]))
                     done += len(sample_id)
-                    yield sample_id
+                    yield request(self.index, sample_id, self.metadata)
 
         with closing(self.reader.read(requests())) as answers:
-            for pixels, bad in answers:
+            for answer in answers:
                 sample_id, augment = ahead.popleft()
-                mask = self.index.mask_NC[sample_id]
-                if bad:
-                    mask[[position for position, _ in bad]] = 0
-                yield Batch(
-                    pixels=pixels,
-                    targets=torch.from_numpy(self.index.targets_NC[sample_id]),
-                    mask=torch.from_numpy(mask),
-                    sample_id=torch.from_numpy(sample_id),
-                    augment=augment,
-                    metadata=metadata_of(self.index, sample_id, self.metadata),
-                    unreadable=tuple((int(sample_id[position]), reason) for position, reason in bad),
-                )
+                yield make_batch(self.index, sample_id, answer, augment, self.metadata)
+
+
+def request(index: SampleIndex, sample_id: NDArray[np.int64], metadata: tuple[str, ...]) -> Request:
+    """What a reader is asked for, for `make_batch`."""
+    return with_laterals(index, sample_id) if "lateral" in metadata else sample_id
+
+
+def make_batch(
+    index: SampleIndex, sample_id: NDArray[np.int64], answer: Pixels, augment: Tensor, metadata: tuple[str, ...]
+) -> Batch:
+    """What a reader made of a request, with labels, parameters and metadata; no label is known of a bad file."""
+    pixels, bad = answer
+    if "lateral" in metadata:
+        pixels, bad = side_by_side(index, sample_id, pixels, bad)
+    mask = index.mask_NC[sample_id]
+    if bad:
+        mask[[position for position, _ in bad]] = 0
+    return Batch(
+        pixels=pixels,
+        targets=torch.from_numpy(index.targets_NC[sample_id]),
+        mask=torch.from_numpy(mask),
+        sample_id=torch.from_numpy(sample_id),
+        augment=augment,
+        metadata=metadata_of(index, sample_id, metadata),
+        unreadable=tuple((int(sample_id[position]), reason) for position, reason in bad),
+    )

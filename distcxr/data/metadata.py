@@ -5,6 +5,7 @@
 | `age` | age in hundreds of years, cut to 0 to 1.2; 1 if the age is known |
 | `sex` | 1 for M; 1 for F |
 | `view` | 1 for PA; 1 for AP; 1 for LATERAL |
+| `lateral` | 1 if the lateral view beside the image is there (`data.lateral`) |
 
 What is unknown is 0 in all columns of its name, and nothing known is: a newborn has the second column of `age`. So a
 missing value is an input of its own, and no image has to be left out for it.
@@ -25,7 +26,7 @@ from distcxr.data.index import SampleIndex
 
 _VALUES = {"sex": ("M", "F"), "view": ("PA", "AP", "LATERAL")}
 _OLDEST_YEARS = 120
-_WIDTH = {"age": 2} | {name: len(values) for name, values in _VALUES.items()}
+_WIDTH = {"age": 2, "lateral": 1} | {name: len(values) for name, values in _VALUES.items()}
 
 
 def metadata_width(names: Sequence[str]) -> int:
@@ -49,6 +50,8 @@ def metadata_of(index: SampleIndex, rows: NDArray[np.int64], names: Sequence[str
             known = np.isfinite(index.age[rows])
             metadata_BM[known, start] = np.clip(index.age[rows][known], 0, _OLDEST_YEARS) / 100
             metadata_BM[:, start + 1] = known
+        elif name == "lateral":
+            metadata_BM[:, start] = index.lateral is not None and index.lateral[rows] >= 0
         else:
             found = getattr(index, name)[rows]
             for offset, value in enumerate(_VALUES[name]):

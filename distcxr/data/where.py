@@ -1,4 +1,5 @@
-"""Leaves images out of the splits: by `data.quarantine`, the conditions of `data.where`, and `data.max_*_samples`.
+"""Leaves images out of the splits: by `data.quarantine`, `data.lateral`, the conditions of `data.where`, and
+`data.max_*_samples`.
 
 Patients stay in the split they were in. What is unknown meets no condition.
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import SampleIndex
 from distcxr.data.labels import check_findings, lost_findings
+from distcxr.data.laterals import is_frontal
 from distcxr.data.order import hash64
 from distcxr.data.quarantine import read_quarantine
 from distcxr.data.splits import NAMES, NOT_COMPARABLE, Splits, fewer
@@ -24,8 +26,8 @@ _STREAM = 0x3A3  # keeps this choice apart from other hashes of the same seed
 
 
 def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str, ...]) -> Splits:
-    """The splits without the images that `data.quarantine` and `data.where` leave out, and then with `max_*_samples`
-    of each at most.
+    """The splits without the images that `data.quarantine`, `data.lateral` and `data.where` leave out, and then with
+    `max_*_samples` of each at most.
 
     Args:
         labels: the index with every finding of the label file, which conditions may name.
@@ -35,7 +37,7 @@ def narrow(data: Data, labels: SampleIndex, splits: Splits, findings: tuple[str,
     label file lacks; conditions that no image of a split meets, or of a member of a joint data set; a finding that
     training images show in the split but not in what is left.
     """
-    splits = _without_quarantined(data, labels, splits)
+    splits = _frontal(data, labels, _without_quarantined(data, labels, splits))
     met = _conditions(data.where, labels)
     _check_members_kept(data.where, labels, splits, met)
     limits = {"train": data.max_train_samples, "val": data.max_val_samples, "test": data.max_test_samples}
@@ -75,6 +77,18 @@ def _without_quarantined(data: Data, labels: SampleIndex, splits: Splits) -> Spl
         raise ValueError(f"data.quarantine: {data.quarantine} names every {empty[0]} image")
     counts = ", ".join(f"{len(splits.rows(name)) - len(rows[name]):,} {name}" for name in NAMES)
     return fewer(labels, splits, rows, [f"data.quarantine: images left out that can't be read: {counts}"])
+
+
+def _frontal(data: Data, labels: SampleIndex, splits: Splits) -> Splits:
+    """With `data.lateral`, the frontal images alone."""
+    if data.lateral == "none":
+        return splits
+    kept = is_frontal(labels)
+    rows = {name: splits.rows(name)[kept[splits.rows(name)]] for name in NAMES}
+    if empty := [name for name in NAMES if not len(rows[name])]:
+        raise ValueError(f"data.lateral: {data.lateral}: no {empty[0]} image is frontal (PA or AP)")
+    counts = ", ".join(f"{len(rows[name]):,} of {len(splits.rows(name)):,} {name}" for name in NAMES)
+    return fewer(labels, splits, rows, [f"data.lateral: frontal images alone are samples: {counts}"])
 
 
 def _conditions(where: Where, labels: SampleIndex) -> dict[str, NDArray[np.bool_]]:

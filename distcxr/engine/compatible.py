@@ -54,13 +54,18 @@ def as_trained(recipe: Recipe, checkpoint: Checkpoint) -> Recipe:
 
 def as_read(data: Data, checkpoint: Checkpoint) -> Data:
     """The images of a data set, read as those that a checkpoint was trained on: at their size, by the run's own reader
-    if it has one.
+    if it has one, with lateral views beside them if it has those.
 
     Raises:
-        ValueError: it has one, which reads files, and the data set is none of files.
+        ValueError: it has one, which reads files, and the data set is none of files; or has no lateral views.
     """
     theirs = checkpoint.recipe.data
-    update: dict[str, Any] = {"image_size": theirs.image_size}
+    update: dict[str, Any] = {"image_size": theirs.image_size, "lateral": theirs.lateral}
+    if theirs.lateral != "none" and data.lateral == "none":
+        raise CheckpointError(
+            f"{checkpoint.path} takes a lateral view beside each frontal image, and here is data.lateral=none: give "
+            f"the recipe data.lateral={theirs.lateral}"
+        )
     if theirs.reader is not None:
         if data.source != "png":
             raise CheckpointError(
@@ -174,7 +179,7 @@ def check_testable(checkpoint: Checkpoint, recipe: Recipe) -> None:
     theirs, ours = (_flat(one.model_dump(mode="json")) for one in (checkpoint.recipe, recipe))
     keys = (
         "model.name", "model.library", "model.in_chans", "model.head.kind", "model.head.hidden", "model.head.metadata",
-        "data.image_size", "augment.center_crop", "augment.crop",
+        "data.image_size", "data.lateral", "augment.center_crop", "augment.crop",
     )  # fmt: skip
     lines = [
         f"  - {key}: {theirs.get(key)!r} in the checkpoint, {ours.get(key)!r} in the recipe"
@@ -198,7 +203,8 @@ def check_data(checkpoint: Checkpoint, hashes: dict[str, str]) -> None:
     trained on could come to validate.
     """
     theirs = checkpoint.meta["hashes"]
-    changed = [name for name in ("labels", "train", "val", "test") if theirs.get(name) != hashes[name]]
+    names = ("labels", "train", "val", "test", "laterals")
+    changed = [name for name in names if theirs.get(name) != hashes.get(name)]
     if changed:
         raise CheckpointError(
             f"{checkpoint.path} was trained on other data: {', '.join(changed)} changed since, "

@@ -179,6 +179,11 @@ def _why_not(checkpoint: Checkpoint, name: str, dataset: Dataset, split: str, sh
         return f"they have no finding in common: the run has {', '.join(ours)}; {name} has {has}"
     if theirs.data.reader and source != "png":
         return f"the run reads image files with its own data.reader, and {name} is data.source={source}"
+    if theirs.data.lateral != "none" and dataset.index.lateral is None:
+        return (
+            "the run takes a lateral view beside each frontal image: give the data set's recipe "
+            f"data.lateral={theirs.data.lateral}"
+        )
     try:
         check_metadata(dataset.index, dataset.splits.train, theirs.model.head.metadata)
         if theirs.loss.name == "cross_entropy":

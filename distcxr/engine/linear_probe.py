@@ -74,6 +74,8 @@ def as_probe(recipe: Recipe) -> Recipe:
             "model.head: a probe is a linear layer on the network's features: set model.head.kind=linear "
             "model.head.metadata=[], or train other heads with train.trainable=[head]"
         )
+    if recipe.data.lateral != "none":
+        raise ValueError("data.lateral: a probe's network sees one image: set data.lateral=none")
     if recipe.model.lora is not None:
         raise ValueError("model.lora: a probe leaves the network as it is: set model.lora=null")
     if recipe.output is not None and holds_checkpoints(recipe.output):

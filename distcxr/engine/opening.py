@@ -94,8 +94,8 @@ def build_network(recipe: Recipe, findings: Sequence[str], weights: str = "none"
     return build_model(
         model.name, library=model.library, num_classes=len(findings), in_chans=model.in_chans,
         image_size=input_side(recipe.data.image_size, recipe.augment), weights=weights, drop_rate=model.drop_rate,
-        drop_path=model.drop_path, head=model.head, num_metadata=metadata_width(model.head.metadata),
-        new_head=model.new_head, findings=findings,
+        drop_path=model.drop_path, head=model.head, num_metadata=metadata_width(recipe.metadata),
+        num_views=recipe.data.num_views, new_head=model.new_head, findings=findings,
     )  # fmt: skip
 
 
@@ -124,8 +124,8 @@ def build_setup(
     open_parts(recipe.own_functions(), recipe.sources, only="data.reader")
     reader = runtime.done_by_all(
         lambda: choose_reader(
-            recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size, device=runtime.device,
-            local_world_size=runtime.local_world_size, first_rows=dataset.splits.train,
+            recipe.data, dataset.index, max_batch_size=plan.per_device_batch_size * recipe.data.num_views,
+            device=runtime.device, local_world_size=runtime.local_world_size, first_rows=dataset.splits.train,
             decided_by_main=runtime.decided_by_main,
         )
     )  # fmt: skip
@@ -137,7 +137,8 @@ def build_setup(
         module = build_network(recipe, index.findings, "none" if checkpoint else recipe.model.weights)
     if trains and recipe.model.lora is not None:
         add_adapters(
-            module, recipe.model.lora, network=recipe.model.name, in_chans=recipe.model.in_chans,
+            module, recipe.model.lora, network=recipe.model.name,
+            in_chans=recipe.model.in_chans * recipe.data.num_views,
             side=input_side(recipe.data.image_size, recipe.augment), seed=recipe.seed,
         )  # fmt: skip
     if checkpoint:

@@ -13,6 +13,7 @@ import torch
 
 from distcxr.data.augment import input_side
 from distcxr.data.dataset import Dataset
+from distcxr.data.loader import request
 from distcxr.data.readers.make import PackReader
 from distcxr.data.readers.torch_reader import TorchReader
 from distcxr.engine.opening import batch_plan, build_setup
@@ -109,7 +110,8 @@ def _moments(training: Training) -> list[torch.Tensor]:
 def _read_img_per_s(setup: Setup) -> float:
     """Measured on the first training images, which the system may have cached, once the reader's workers run."""
     rows, size = setup.splits.train[:_MEASURED_IMAGES], setup.plan.per_device_batch_size
-    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    starts, names = range(0, len(rows), size), setup.recipe.metadata
+    parts = [request(setup.index, rows[start : start + size], names) for start in starts]
     for _ in setup.reader.read(parts[:1]):
         pass
     started_s = time.perf_counter()
@@ -120,7 +122,8 @@ def _read_img_per_s(setup: Setup) -> float:
 
 def _shared_memory_bytes(setup: Setup) -> int:
     reader = setup.reader.inner if isinstance(setup.reader, PackReader) else setup.reader
-    return reader.shared_memory_bytes(setup.plan.per_device_batch_size) if isinstance(reader, TorchReader) else 0
+    size = setup.plan.per_device_batch_size * setup.recipe.data.num_views
+    return reader.shared_memory_bytes(size) if isinstance(reader, TorchReader) else 0
 
 
 def _process_bytes() -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distcxr.data.batch import Batch
 from distcxr.data.dataset import Dataset, open_dataset
-from distcxr.data.metadata import metadata_of
+from distcxr.data.loader import make_batch, request
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, load_trained_weights, open_checkpoint
 from distcxr.engine.opening import batch_plan, build_setup
 from distcxr.engine.own_functions import with_sources
@@ -197,16 +197,10 @@ def _batches(
         for rank, rows in zip(content["ranks"], rows_by_rank, strict=True)
         for start in range(0, len(rows), size)
     ]  # fmt: skip
-    with closing(setup.reader.read(rows for _, _, rows, _ in parts)) as answers:
-        for (rank, micro_step, rows, augment), (pixels, bad) in zip(parts, answers, strict=True):
-            mask = index.mask_NC[rows]
-            mask[[position for position, _ in bad]] = 0
-            batch = Batch(
-                pixels=pixels, targets=torch.from_numpy(index.targets_NC[rows]), mask=torch.from_numpy(mask),
-                sample_id=torch.from_numpy(rows), augment=augment,
-                metadata=metadata_of(index, rows, tuple(setup.recipe.model.head.metadata)),
-                unreadable=tuple((int(rows[position]), reason) for position, reason in bad),
-            )  # fmt: skip
+    names = setup.recipe.metadata
+    with closing(setup.reader.read(request(index, rows, names) for _, _, rows, _ in parts)) as answers:
+        for (rank, micro_step, rows, augment), answer in zip(parts, answers, strict=True):
+            batch = make_batch(index, rows, answer, augment, names)
             yield rank, micro_step, batch.to(setup.runtime.device)
 
 

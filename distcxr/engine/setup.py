@@ -97,8 +97,7 @@ class Setup:
         """Plain images of the index rows `rows`, in this order: this rank's share of them, or `alone` all of them."""
         size = self.plan.per_device_batch_size
         plan = BatchPlan(global_batch_size=size, per_device_batch_size=size) if alone else self.plan
-        metadata = tuple(self.recipe.model.head.metadata)
-        loader = Loader(self.index, EvalOrder(rows, plan), self.reader, _plain, metadata)
+        loader = Loader(self.index, EvalOrder(rows, plan), self.reader, _plain, self.recipe.metadata)
         return loader.epoch(0)
 
     def inputs(
@@ -108,7 +107,7 @@ class Setup:
         transform: DeviceTransform | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """The network's input, `dtype` [B, C, T, T], for a batch that is on the device.
+        """The network's input, `dtype` [B, C, T, T], for a batch that is on the device; [B, 2C, T, T] with laterals.
 
         Args:
             view: a name of `eval.tta`, for a batch with the identity's parameters.
@@ -147,7 +146,7 @@ class Setup:
 
     def call(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:
         """Float32 logits [B, C] for images that `inputs` made, in the precision that surrounds the call."""
-        logits: Tensor = model(images, batch.metadata) if self.recipe.model.head.metadata else model(images)
+        logits: Tensor = model(images, batch.metadata) if self.recipe.metadata else model(images)
         return logits.float()
 
     def _call_compiled(self, model: nn.Module, images: Tensor, batch: Batch) -> Tensor:

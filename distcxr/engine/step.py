@@ -175,9 +175,10 @@ def made_up_batch(setup: Setup) -> Batch:
     size, side, device = setup.plan.per_device_batch_size, setup.recipe.data.image_size, setup.runtime.device
     known = torch.ones(size, len(setup.index.findings), dtype=torch.uint8, device=device)
     positive = torch.arange(1, size + 1, device=device).remainder(2).byte()[:, None]
+    pixels = torch.arange(size * side * side, device=device).view(size, 1, side, side).remainder(251).byte()
     return Batch(
-        pixels=torch.arange(size * side * side, device=device).view(size, 1, side, side).remainder(251).byte(),
+        pixels=pixels.repeat(1, setup.recipe.data.num_views, 1, 1),
         targets=known * positive, mask=known, sample_id=torch.arange(size, device=device),
         augment=identity_parameters(size).to(device),
-        metadata=torch.zeros(size, metadata_width(setup.recipe.model.head.metadata), device=device),
+        metadata=torch.zeros(size, metadata_width(setup.recipe.metadata), device=device),
     )  # fmt: skip

@@ -82,8 +82,7 @@ class Training:
         # After requires_grad is set: DDP reduces only what requires a gradient when it wraps.
         self.model, self.optimizer = setup.runtime.accelerator.prepare(setup.module, optimizer)
         self.transform = DeviceTransform(stage.augment, setup.transform.mean, setup.transform.std)
-        metadata = tuple(recipe.model.head.metadata)
-        self.loader = Loader(setup.index, stage.order, setup.reader, self._draw_parameters, metadata)
+        self.loader = Loader(setup.index, stage.order, setup.reader, self._draw_parameters, recipe.metadata)
         self.loss = setup.loss
         if stage.loss != recipe.loss:
             train = setup.splits.train

@@ -55,7 +55,8 @@ def gradcam(
 
     Args:
         module: torchvision's or timm's, or any other with `layer`; without DDP.
-        images: float32 [B, in_chans, H, W], normalised.
+        images: float32 [B, in_chans, H, W], normalised; of two views [B, 2 in_chans, H, W], and the maps are the
+            first one's.
         columns: the C findings' columns of the logits, each at most once; all of them by default.
         metadata: float32 [B, M], of a network that takes it beside the images; what it adds to a finding is not in the
             maps.
@@ -82,7 +83,7 @@ def gradcam(
             chosen = range(logits_BC.shape[1]) if columns is None else columns
             prefix = 0 if where == _WEIGHED else _prefix_tokens(_network(module))
             arrange = _arrangement(leaf, images, prefix, where)
-            heat = _heat(leaf, logits_BC, chosen, arrange)
+            heat = _heat(leaf, logits_BC, chosen, arrange)[: len(images)]
             if relative:
                 heat -= heat.mean((2, 3), keepdim=True)
             heat.relu_()
@@ -126,14 +127,15 @@ def _forward(
     if layer is None:
         halves = hasattr(network, "forward_features") and hasattr(network, "forward_head")
         if halves and getattr(network, "global_pool", None) != "token":
-            features = network.forward_features(images)
+            features = network.forward_features(module.apart(images) if isinstance(module, Headed) else images)
             if not isinstance(features, Tensor):
                 raise _unknown(network)
             leaf, passed_on = _cut(features)
             with torch.enable_grad():
                 answer = network.forward_head(passed_on)
-                logits_BC = module.head(answer.flatten(1), metadata) if isinstance(module, Headed) else answer
-                return "forward_features", leaf, logits_BC
+                if isinstance(module, Headed):
+                    answer = module.head(module.joined(answer.flatten(1)), metadata)
+                return "forward_features", leaf, answer
         layer = _known_layer(network, halves)
 
     name = type(network).__name__

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from distcxr.data.dataset import Dataset, open_dataset
+from distcxr.data.laterals import with_laterals
 from distcxr.data.order import BatchPlan, shuffled
 from distcxr.data.pixels.decode import decode_grey
 from distcxr.data.pixels.image_bytes import Locate, UnreadableImage, read_file
@@ -249,7 +250,8 @@ def _looks(dataset: Dataset, size: int) -> Iterator[Line]:
 
 
 def _in_splits(dataset: Dataset) -> NDArray[np.int64]:
-    return np.concatenate([dataset.splits.rows(name) for name in NAMES])
+    rows = np.concatenate([dataset.splits.rows(name) for name in NAMES])
+    return rows if dataset.index.lateral is None else np.unique(with_laterals(dataset.index, rows))
 
 
 def _why(error: Exception, plan: BatchPlan) -> str:

@@ -32,13 +32,14 @@ def build_model(
     drop_path: float | None = None,
     head: Head | None = None,
     num_metadata: int = 0,
+    num_views: int = 1,
     new_head: bool = False,
     findings: Sequence[str] | None = None,
 ) -> nn.Module:
     """Build a classifier: float32 [B, in_chans, H, W] to logits [B, num_classes]; on the CPU, training mode.
 
-    With metadata it is called as `model(images, metadata_BM)`. Its own names are the library's; with another head than
-    the network's own those of `heads.Headed`.
+    With metadata it is called as `model(images, metadata_BM)`; images of two views are [B, 2 in_chans, H, W]. Its own
+    names are the library's; with another head than the network's own those of `heads.Headed`.
 
     Args:
         name: as the library spells it; timm's may carry a tag (`resnet50.a1_in1k`). Of `python` a function of a
@@ -54,6 +55,7 @@ def build_model(
         drop_path: stochastic depth of the last block, the blocks before it have less; None keeps the network's own.
         head: the recipe's `model.head`; None is the network's own last layer.
         num_metadata: columns M of the metadata that the head takes beside the image; 0 for none.
+        num_views: 2 for `heads.TwoViewHead`, to which the last of these columns belongs.
         new_head: whatever head a local file has, take a new one.
         findings: the logits' findings, compared with those that a checkpoint was trained for.
 
@@ -76,8 +78,9 @@ def build_model(
 
     def headed() -> nn.Module:
         return with_head(
-            model, head or Head(), num_classes=num_classes, num_metadata=num_metadata, drop_rate=drop_rate, side=side
-        )
+            model, head or Head(), num_classes=num_classes, num_metadata=num_metadata, num_views=num_views,
+            drop_rate=drop_rate, side=side,
+        )  # fmt: skip
 
     if file is None:
         return headed()

@@ -4,6 +4,8 @@
                    └──────► map_BNK ──────┼──► a weight per position and finding ─►  AttentionHead
     metadata_BM ──► a small layer ────────┘
 
+With two views of a study, `TwoViewHead`, both go through the one backbone, and the head takes the features of both.
+
 A `Headed` network's state dict has the network's own names behind `backbone.`, without its last layer (for attention
 without all that follows the map), and beside them
 
@@ -12,6 +14,7 @@ without all that follows the map), and beside them
 | `head.metadata.{weight,bias}` | [32, M], [32] | where the recipe has metadata |
 | `head.hidden.<i>.{weight,bias}` | [width, width before], [width] | `mlp` |
 | `head.attention.weight` | [C, K] | `attention` |
+| `head.missing` | [D] | two views: in the place of the second one's features |
 | `head.out.{weight,bias}` | [C, width before], [C] | |
 
 Shapes: B batch, C findings, D pooled features, K channels and N positions of the map, M columns of metadata.
@@ -146,6 +149,29 @@ class PooledHead(nn.Module):
         return self.out(features_BD)  # type: ignore[no-any-return]
 
 
+class TwoViewHead(PooledHead):
+    """Logits of the pooled features of two views of a study, side by side; learnt ones stand in for a missing second.
+
+    They begin at zero. The last column of the metadata is 1 where the second view is there.
+    """
+
+    def __init__(
+        self, width: int, num_classes: int, hidden: Sequence[int], drop_rate: float, num_metadata: int
+    ) -> None:
+        super().__init__(2 * width, num_classes, hidden, drop_rate, num_metadata - 1)
+        self.missing = nn.Parameter(torch.zeros(width))
+
+    def forward(self, features_BD: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of [B, 2 D]."""
+        if metadata_BM is None:
+            raise ValueError(
+                "this network takes two views, and metadata with a last column of 1 where the second is there"
+            )
+        first_BD, second_BD = features_BD.chunk(2, dim=1)
+        second_BD = torch.where(metadata_BM[:, -1:] > 0, second_BD, self.missing.to(second_BD.dtype))
+        return super().forward(torch.cat([first_BD, second_BD], dim=1), metadata_BM[:, :-1])
+
+
 class AttentionHead(nn.Module):
     """Logits of a map of features, pooled for each finding with weights of its own that sum to 1 over the positions.
 
@@ -183,27 +209,41 @@ class Headed(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, images: Tensor, metadata_BM: Tensor | None = None) -> Tensor:
-        """Logits [B, C] of images [B, in_chans, H, W]; `metadata_BM` where the recipe has metadata.
+        """Logits [B, C] of images [B, in_chans, H, W], of two views [B, 2 in_chans, H, W]; `metadata_BM` where the
+        recipe has metadata.
 
         Raises ValueError: metadata is missing, or of another width than the network was built for.
         """
         return self.head(self.features(images), metadata_BM)  # type: ignore[no-any-return]
 
     def features(self, images: Tensor) -> Tensor:
-        """The head's input: pooled [B, D], or for attention the map [B, N, K]."""
+        """The head's input: pooled [B, D], of two views [B, 2 D], or for attention the map [B, N, K]."""
         if isinstance(self.head, AttentionHead):
             return feature_map(self.backbone, images)
-        return self.backbone(images).flatten(1)  # type: ignore[no-any-return]
+        return self.joined(self.backbone(self.apart(images)).flatten(1))
+
+    def apart(self, images: Tensor) -> Tensor:
+        """The backbone's input: of two views the first of all samples, then the second, [2 B, in_chans, H, W].
+
+        One pass for both: DDP and BatchNorm expect a layer once a step.
+        """
+        return torch.cat(images.chunk(2, dim=1)) if isinstance(self.head, TwoViewHead) else images
+
+    def joined(self, features_BD: Tensor) -> Tensor:
+        """The head's input of what the backbone made of `apart`."""
+        return torch.cat(features_BD.chunk(2), dim=1) if isinstance(self.head, TwoViewHead) else features_BD
 
 
 def with_head(
-    network: nn.Module, head: Head, *, num_classes: int, num_metadata: int, drop_rate: float | None, side: int
-) -> nn.Module:
+    network: nn.Module, head: Head, *, num_classes: int, num_metadata: int, num_views: int = 1,
+    drop_rate: float | None, side: int,
+) -> nn.Module:  # fmt: skip
     """The network with the head that a recipe's `model.head` describes; itself where that is its own.
 
     Args:
         network: with a linear head of its own, which is taken out of it.
         num_metadata: columns M of the metadata; 0 for none.
+        num_views: 1, or 2 for `TwoViewHead`, which no attention goes with.
         drop_rate: dropout before the head, in place of the network's own; None keeps that.
         side: of the images, in pixels.
 
@@ -221,7 +261,8 @@ def with_head(
     network.set_submodule(name, nn.Dropout(last.drop_rate) if isinstance(last, DropoutLinear) else nn.Identity())
     width = last.in_features if isinstance(last, nn.Linear) else last.in_channels
     hidden = head.hidden if head.kind == "mlp" else []
-    return Headed(network, PooledHead(width, num_classes, hidden, head.drop_rate, num_metadata))
+    kind = TwoViewHead if num_views == 2 else PooledHead
+    return Headed(network, kind(width, num_classes, hidden, head.drop_rate, num_metadata))
 
 
 def head_name(model: nn.Module) -> str:
@@ -256,8 +297,11 @@ def pooled_features(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def last_map(model: nn.Module, images: Tensor) -> Tensor:
-    """The network's last feature map before pooling, [B, N, K]: N positions, row by row. Errors as `feature_map`'s."""
-    return feature_map(model.backbone if isinstance(model, Headed) else model, images)
+    """The network's last feature map before pooling, [B, N, K]: N positions, row by row; of two views the first's.
+    Errors as `feature_map`'s."""
+    if not isinstance(model, Headed):
+        return feature_map(model, images)
+    return feature_map(model.backbone, model.apart(images)[: len(images)])
 
 
 def _embedded(layer: nn.Linear, metadata_BM: Tensor | None) -> Tensor:

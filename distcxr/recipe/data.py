@@ -84,6 +84,10 @@ class Data(Section):
     Finding and others among them) or a list of names."""
     where: Where = Where()
     """Which images take part."""
+    lateral: Literal["none", "second_input"] = "none"
+    """`none` takes every image for itself, whichever view it is. `second_input` makes samples of the frontal images (PA
+    and AP) alone, and shows the network the lateral view of the same study beside each; where there is none, something
+    learnt stands in (docs/lateral.md). For CheXpert, MIMIC, PadChest, and tables with `columns.view` and `.study`."""
     sampling: Sampling = Sampling()
     """Which training images an epoch has, and how often."""
     max_train_samples: PositiveInt | None = None
@@ -184,6 +188,11 @@ class Data(Section):
                 ) from None
         return self
 
+    @property
+    def num_views(self) -> int:
+        """Images of a sample that the network sees."""
+        return 1 if self.lateral == "none" else 2
+
     def of_member(self, member: Member) -> Data:
         """The section as if a member were all there is; its findings are all that it labels."""
         own = {"split", "lists", "ratios", "val_fraction", "columns", "patient_pattern", "uncertain"}
@@ -191,6 +200,8 @@ class Data(Section):
         whole = {key: getattr(self, key) for key in type(self).model_fields}
         findings = "nih15" if member.dataset == "nih" else "all"  # of NIH's, those that no image shows are known, too
         alone: dict[str, Any] = {"members": [], "dataset": member.dataset, "root": member.root, "findings": findings}
+        if not _has_studies(member.dataset, member.columns or self.columns):
+            alone["lateral"] = "none"
         return Data(**{**whole, **alone, **given})
 
     @model_validator(mode="after")
@@ -220,6 +231,24 @@ class Data(Section):
             raise ValueError("data.lists and data.split: lists belong together: give both or neither")
         if abs(sum(self.ratios) - 1) > 1e-6:
             raise ValueError(f"data.ratios must sum to 1, not {sum(self.ratios):g}")
+        if self.lateral != "none":
+            if not _has_studies(self.dataset, self.columns):
+                raise ValueError(
+                    f"data.lateral: {self.lateral} needs to know which images are of one study, and data.dataset: "
+                    f"{self.dataset} does not: chexpert, mimic and padchest do, and a csv with data.columns.study and "
+                    "data.columns.view"
+                )
+            if "LATERAL" in (self.where.view or ()):
+                raise ValueError(
+                    f"data.where.view is about the frontal images with data.lateral: {self.lateral}, which shows "
+                    "lateral views beside them: leave LATERAL out of it"
+                )
         if self.where.age is not None and self.where.age[0] > self.where.age[1]:
             raise ValueError(f"data.where.age must be [low, high], not {list(self.where.age)}")
         return self
+
+
+def _has_studies(dataset: str, columns: Columns) -> bool:
+    """Whether a data set can name the study of an image; of a joint one any member may."""
+    by_columns = dataset in ("csv", "python") and columns.has_studies
+    return by_columns or dataset in ("chexpert", "mimic", "padchest", "joint")

@@ -154,6 +154,8 @@ class Recipe(Section):
                 "train.deterministic=true with data.loader=auto: it takes the loader that it measures as fastest, and "
                 "pixels of two loaders may be a grey level apart. Set data.loader to torch, dali, cache or gpu"
             )
+        if self.data.lateral != "none":
+            self._check_lateral([one.augment or self.augment for one in self.train.stages] or [self.augment])
         if not self.train.stages:
             _check_mixed("", self.loss, self.augment)
         for number, stage in enumerate(self.train.stages, start=1):
@@ -181,6 +183,26 @@ class Recipe(Section):
                     "have to be two or, better, a hundred"
                 )
         return self
+
+    def _check_lateral(self, augments: list[Augment]) -> None:
+        """Refuse what does not go with a second view."""
+        key = f"data.lateral={self.data.lateral}"
+        if self.model.library == "python":
+            raise ValueError(
+                f"{key}: a network of your own, {self.model.name}, takes one image: use timm's or torchvision's"
+            )
+        if self.model.head.kind == "attention":
+            raise ValueError(f"{key} joins the pooled features of two views: take model.head.kind=linear or mlp")
+        if mixed := next((one.mixes for one in augments if one.mixes), None):
+            raise ValueError(
+                f"{key}: augment.{mixed} would mix an image that has a lateral view with one that has none: set it to 0"
+            )
+
+    @property
+    def metadata(self) -> tuple[str, ...]:
+        """What is known of a sample and given to the network beside its pixels, as `data.metadata` names it: of
+        `model.head.metadata`, then whether there is a lateral view, where `data.lateral` asks for it."""
+        return (*self.model.head.metadata, *(("lateral",) if self.data.lateral != "none" else ()))
 
     def losses(self) -> dict[str, Loss]:
         """All losses by their keys: `loss`, and that of each stage with one of its own."""

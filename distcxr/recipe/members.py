@@ -35,6 +35,13 @@ class Columns(Section):
     """`M`, `F`, `Male` or `Female`; anything else is unknown."""
     view: str | None = None
     """`PA`, `AP`, `LATERAL` (`LL`, `RL`); anything else is unknown."""
+    study: str | None = None
+    """Identifies the study, for `data.lateral`: images of a patient that were taken together. Empty is unknown."""
+
+    @property
+    def has_studies(self) -> bool:
+        """Whether lateral views can be found."""
+        return self.study is not None and self.view is not None
 
 
 class Member(Section):

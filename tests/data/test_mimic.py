@@ -58,6 +58,7 @@ def test_mimic(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert index.file_name(3) == "e084de3b-be89b11e.jpg"
     assert index.patient_id.tolist() == [10000032, 10000032, 10000764, 10000898]
     assert index.split.tolist() == ["train", "train", "val", "test"]
+    assert index.study is not None and index.study.tolist() == [50414267, 50414267, 53189527, 53911762]
     assert index.view.tolist() == ["PA", "LATERAL", "LATERAL", "AP"]
     assert index.targets_NC[:, 0].tolist() == [1, 1, 0, 0]  # No Finding, of the study that both images are of
     assert index.mask_NC.sum(axis=1).tolist() == [14, 14, 0, 13] and index.mask_NC[3, EDEMA] == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import two_views
 from saved import tensors
 
 from distcxr.engine.checkpoint import open_checkpoint
@@ -21,6 +22,7 @@ RUN = (
     "logging.every=1st",
 )  # fmt: skip
 NO_BATCH_NORM = ("model.name=test_convnext", "augment.rand_augment=m6-mstd0.5-inc1", "augment.mixup=0.4")
+TWO_VIEWS = ("model.name=test_convnext", "augment.rand_augment=m6-mstd0.5-inc1", *two_views.KEYS)
 MICRO_BATCHES = (  # of one size on any number of ranks
     "model.name=test_efficientnet", "model.drop_rate=0.3", "model.drop_path=0.3", "train.per_device_batch_size=4",
     "train.bn_averages=global", "train.gradient_checkpointing=true",
@@ -36,14 +38,14 @@ def launch(folder: str, overrides: list[str]) -> None:
     ("model", "worlds"),
     [
         pytest.param(NO_BATCH_NORM, (4, 2), id="no BatchNorm, 4 to 2 ranks"),
-        pytest.param(NO_BATCH_NORM, (2, 1), id="no BatchNorm, 2 to 1 rank"),
+        pytest.param(TWO_VIEWS, (2, 1), id="lateral views, 2 to 1 rank"),
         pytest.param(MICRO_BATCHES, (1, 4), id="BatchNorm and dropout, 1 to 4 ranks"),
     ],
 )
 def test_a_run_continues_on_another_number_of_ranks(
     tmp_path: Path, in_world: Callable[..., None], model: tuple[str, ...], worlds: tuple[int, int]
 ) -> None:
-    tiny.phantom(tmp_path)
+    (two_views.studies if model == TWO_VIEWS else tiny.phantom)(tmp_path)
     straight, changed = tmp_path / "straight", tmp_path / "changed"
 
     tiny.train(tmp_path, *RUN, *model, f"output={straight}", f"train.max_steps={STEPS}")

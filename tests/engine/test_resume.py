@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+import two_views
 from saved import tensors
 
 from distcxr.engine.checkpoint import newest_checkpoint
@@ -33,7 +34,8 @@ RECOMPUTED = "train.gradient_checkpointing=true"
 PICTURES = ("logging.val_images=2", "logging.val_images_every=1")
 
 MODELS = {
-    "batchnorm": ("model.name=test_resnet",),
+    # BatchNorm, and lateral views beside frontal images.
+    "two views": ("model.name=test_resnet", *two_views.KEYS),
     # Dropout in the head, BatchNorm and stochastic depth in the trunk, and what augmentation has numbers of its own.
     "dropout": (
         "model.name=test_efficientnet",
@@ -53,7 +55,7 @@ MODELS = {
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_resumed_equals_straight(tmp_path: Path, world_size: int, model: str) -> None:
     if tiny.on_main(world_size):
-        tiny.phantom(tmp_path)
+        (two_views.studies if model == "two views" else tiny.phantom)(tmp_path)
     torch.distributed.barrier()
     common = (*MODELS[model], "train.per_device_batch_size=2", "train.precision=bf16", "eval.splits=[val]")
     straight, stopped = tmp_path / "straight", tmp_path / "stopped"

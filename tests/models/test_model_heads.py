@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from distcxr.models.factory import build_model, sync_batchnorm
 from distcxr.models.freeze import set_trainable, training_mode
-from distcxr.models.heads import AttentionHead, Headed, PooledHead, head_parameter_names, pooled_features
+from distcxr.models.heads import (
+    AttentionHead,
+    Headed,
+    PooledHead,
+    TwoViewHead,
+    head_parameter_names,
+    last_map,
+    pooled_features,
+)  # fmt: skip
 from distcxr.models.maps import feature_map
 from distcxr.recipe.model import Head
 
@@ -228,3 +236,37 @@ def test_channels_last_and_bf16_make_no_difference_but_rounding() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             rounded = there(turned, METADATA)
     torch.testing.assert_close(rounded.float(), plain, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(("name", "library"), [("resnet18", "torchvision"), ("test_vit", "timm")])
+def test_two_views_go_through_one_backbone(name: str, library: str) -> None:
+    def built(**head: Any) -> Headed:
+        model = networks.build(
+            name, library, head=Head(**head), num_metadata=2, num_views=2, num_classes=3, image_size=64
+        )
+        assert isinstance(model, Headed)
+        return model
+
+    model, there = built(kind="mlp", hidden=[8]).eval(), torch.tensor([[0.5, 1.0], [0.1, 0.0]])
+    frontal, lateral = images(), images().flip(-1)
+    both = torch.cat([frontal, lateral], dim=1)
+    with torch.no_grad():
+        missing = model.get_parameter("head.missing")
+        width = len(missing)
+        features = pooled_features(model, both)
+        assert features.shape == (2, 2 * width)
+        turned = pooled_features(model, torch.cat([lateral, frontal], dim=1))
+        torch.testing.assert_close(features.roll(width, 1), turned)
+        assert last_map(model, both).shape[0] == 2
+        logits = model(both, there)
+        blank = model(torch.cat([frontal, frontal], dim=1), there)
+        assert not torch.equal(logits[0], blank[0]), "it looks at the lateral view that is there"
+        torch.testing.assert_close(logits[1], blank[1])  # and not at what is in the place of a missing one
+        missing.fill_(1.0)
+        assert not torch.equal(model(both, there)[1], logits[1])
+    linear = built()
+    assert isinstance(linear.head, TwoViewHead) and linear.head.out.in_features == 2 * width + 32
+    linear(both, there).square().sum().backward()
+    assert [key for key, one in linear.named_parameters() if one.grad is None] == []
+    with pytest.raises(ValueError, match="takes two views, and metadata with a last column"):
+        linear(both)

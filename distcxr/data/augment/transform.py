@@ -134,13 +134,16 @@ class DeviceTransform:
     ) -> Tensor:
         """
         Args:
-            pixels: uint8 [B, 1, S, S].
+            pixels: uint8 [B, 1, S, S]; or [B, 2, S, S], of which both images are changed alike.
             parameters: float32 [B, P]; of the identity's, RandAugment, erasing, mixing and a function of the user's
                 own do nothing: these parameters have no columns for them.
             dtype: of the result, to which it is rounded once, at the end.
 
-        Returns `dtype` [B, C, T, T], normalised.
+        Returns `dtype` [B, C, T, T], normalised; of two images the channels of one after those of the other.
         """
+        if pixels.shape[1] > 1:
+            views = [self(view, parameters, dtype, memory_format) for view in pixels.chunk(pixels.shape[1], dim=1)]
+            return torch.cat(views, dim=1)
         spec, parts = self.spec, parts_of(self.spec, parameters)
         column = dict(zip(COLUMNS, parts["shape"].unbind(1), strict=True))
         grey = pixels.float()

@@ -28,6 +28,7 @@ from distcxr.data.sources.label_columns import (
     make_index,
     patient_numbers,
     splits,
+    study_numbers,
 )
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
@@ -71,6 +72,7 @@ def index_table(table: Table, root: Path, data: Data, lister: Lister) -> SampleI
         codes_NC,
         patient_id=_patients(table, cells["patient"]) if "patient" in cells else each_its_own(images),
         label_hash=table.content_hash,
+        study=study_numbers(cells["study"]) if "study" in cells else None,
         split=splits(table, data.columns.split, _SPLITS) if data.columns.split is not None else None,
         named_by_path=len({image.rpartition("/")[2] for image in images}) < len(images),
         **attributes(path, cells),

@@ -34,6 +34,7 @@ from distcxr.data.sources.label_columns import (
     make_index,
     optional_cells,
     patient_numbers,
+    study_numbers,
 )
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
@@ -66,6 +67,7 @@ def read_chexpert(root: Path, data: Data, lister: Lister) -> SampleIndex:
         age=np.concatenate([ages(table.path, optional_cells(table, "Age")) for table in tables]),
         sex=np.concatenate([categories(table.path, "Sex", optional_cells(table, "Sex"), SEXES) for table in tables]),
         view=np.concatenate([categories(table.path, "AP/PA", _views(table), _VIEWS) for table in tables]),
+        study=study_numbers([path.rpartition("/")[0] for path in paths]),
         split=np.repeat([splits[table.path.name] for table in tables], [len(table) for table in tables]),
         named_by_path=True,
     )

@@ -81,6 +81,12 @@ def _warn_of_unknown(path: Path, what: str, texts: Sequence[str]) -> None:
         logger.warning(f"{path}: {len(texts):,} {what} count as unknown: {first_few(list(dict.fromkeys(texts)))}")
 
 
+def study_numbers(names: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each study that is named, int64 [N]; -1 where the name is empty."""
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))} | {"": -1}
+    return np.array([number_of[name] for name in names], dtype=np.int64)
+
+
 def splits(table: Table, column: str, names: Mapping[str, str]) -> NDArray[np.str_]:
     """The column's cells as the index's splits, [N], by `names`; ValueError, with line and column, for other cells."""
     table.cells(column)  # raises where it is missing
@@ -169,6 +175,7 @@ def make_index(
     sex: NDArray[np.str_] | None = None,
     view: NDArray[np.str_] | None = None,
     split: NDArray[np.str_] | None = None,
+    study: NDArray[np.int64] | None = None,
     named_by_path: bool = False,
 ) -> SampleIndex:
     """An index of labels as `label_codes` gives them; other arguments as `SampleIndex`. What is None is unknown."""
@@ -186,5 +193,6 @@ def make_index(
         split=unknown if split is None else split,
         label_hash=label_hash,
         skipped=as_bytes(()),
+        study=study,
         named_by_path=named_by_path,
     )

@@ -61,6 +61,7 @@ def read_mimic(root: Path, data: Data, lister: Lister) -> SampleIndex:
         patient_id=subjects,
         label_hash=hashlib.sha256((labels.content_hash + split.content_hash).encode()).hexdigest(),
         view=_views(split, metadata),
+        study=studies,
         split=splits(split, "split", _SPLITS),
     )
     return with_files(index, data, lister, table=split.path, layout=_LAYOUT)

@@ -7,8 +7,9 @@
 Findings are those of `COMMON`, which several of PadChest's labels make up, and every other label as PadChest spells it,
 in small letters. There is no official split.
 
-Left out: views but PA and AP, unless `data.where.view` asks for LATERAL; rib views (COSTAL) and those that PadChest
-itself excludes; images that are cut short in the archives (`BROKEN`). Images without labels have no known one.
+Left out: views but PA and AP, unless `data.where.view` or `data.lateral` asks for LATERAL; rib views (COSTAL) and those
+that PadChest itself excludes; images that are cut short in the archives (`BROKEN`). Images without labels have no known
+one.
 
 Pixels are scaled by 65535 (`decode_png` keeps the high byte), never by an image's own range: so does torchxrayvision
 (`PC_Dataset`, `maxval=65535`), and its weights expect that.
@@ -31,7 +32,15 @@ from numpy.typing import NDArray
 
 from distcxr.data.index import MissingDataError, SampleIndex
 from distcxr.data.sources.image_paths import Lister, Listing, as_bytes, check_unique, checked_path, with_files
-from distcxr.data.sources.label_columns import SEXES, UNKNOWN, ages, categories, make_index, patient_numbers
+from distcxr.data.sources.label_columns import (
+    SEXES,
+    UNKNOWN,
+    ages,
+    categories,
+    make_index,
+    patient_numbers,
+    study_numbers,
+)
 from distcxr.recipe.data import Data
 from distcxr.tables import Table, read_table
 
@@ -102,8 +111,9 @@ as they are:
 
 def read_padchest(root: Path, data: Data, lister: Lister) -> SampleIndex:
     """Index the images of PadChest's table that are chest X-rays of the views asked for; 4 s of a core for all."""
-    table = read_table(_find(root), only=_COLUMNS)
-    wanted: set[str] = set(data.where.view or ("PA", "AP"))
+    paired = data.lateral != "none"
+    table = read_table(_find(root), only=(*_COLUMNS, "StudyID") if paired else _COLUMNS)
+    wanted: set[str] = {*(data.where.view or ("PA", "AP")), *(("LATERAL",) if paired else ())}
     rows = _chosen(table, wanted)
     cells = {name: [column[row] for row in rows] for name in _COLUMNS for column in (table.cells(name),)}
     findings, codes_NC = _labels(table, rows)
@@ -119,6 +129,7 @@ def read_padchest(root: Path, data: Data, lister: Lister) -> SampleIndex:
         age=ages(table.path, list(map(_years, cells["StudyDate_DICOM"], cells["PatientBirth"]))),
         sex=categories(table.path, "PatientSex_DICOM", cells["PatientSex_DICOM"], SEXES),
         view=categories(table.path, "Projection", cells["Projection"], _VIEWS),
+        study=study_numbers([table.cells("StudyID")[row] for row in rows]) if paired else None,
     )
     folders = _folders(lister(root), cells["ImageDir"])
     paths = [folder + image for folder, image in zip(folders, images, strict=True)]
