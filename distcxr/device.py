@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,12 +48,16 @@ def use_arithmetic(recipe: Recipe) -> None:
     torch.backends.cudnn.benchmark = not recipe.train.deterministic
 
 
+_turns = threading.RLock()
+"""The settings are the process's: of two threads the second would take the first one's for the program's own."""
+
+
 @contextmanager
 def arithmetic_of(recipe: Recipe) -> Iterator[None]:
     """What `start_runtime` sets for the whole process, for the time of the block: float32 products as the recipe has
-    them, and cuDNN's trials. An autocast of the program around it has no effect within."""
+    them, and cuDNN's trials. An autocast of the program around it has no effect within. Threads take turns."""
     cudnn = torch.backends.cudnn
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+    with _turns, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         try:
             precision = torch.get_float32_matmul_precision()
         except RuntimeError:  # set through PyTorch's newer names, which can't be read back through this one: left alone

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ import distcxr
 from distcxr.api import NOT_CLINICAL, Predictor
 from distcxr.cli import main
 from distcxr.data.sources.image_files import find_images
+from distcxr.device import arithmetic_of
 from distcxr.engine.checkpoint import open_checkpoint
 from distcxr.engine.evaluate import predict
 from distcxr.engine.inference import devices_of, member_heat, member_logits, open_member
@@ -132,6 +134,27 @@ def test_arithmetic_is_the_recipes_while_it_runs(predictor: Predictor, files: li
         hook.remove()
         torch.set_float32_matmul_precision("high")  # as the run's own start has left it
     assert seen == ["high", "highest"]
+
+
+def test_threads_that_predict_at_once_leave_the_program_s_arithmetic(finished: Path) -> None:
+    recipe, entered, left = open_checkpoint(finished).recipe, threading.Event(), threading.Event()
+
+    def another() -> None:
+        with arithmetic_of(recipe):
+            entered.set()
+            left.wait(5)
+
+    torch.set_float32_matmul_precision("highest")
+    try:
+        thread = threading.Thread(target=another)
+        with arithmetic_of(recipe):
+            thread.start()
+            entered.wait(0.1)
+        left.set()
+        thread.join()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision("high")
 
 
 def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files: list[str]) -> None:
