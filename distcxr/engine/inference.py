@@ -120,7 +120,8 @@ def open_member(
         }
     )
     open_parts(recipe.own_functions(), recipe.sources, only="data.reader")
-    with torch.random.fork_rng([]):  # layers begin with random weights, and the program's own numbers are not ours
+    # Layers begin with random weights, and the program's own numbers are not ours, nor is its default device.
+    with torch.random.fork_rng([]), torch.device("cpu"):
         module = load_network(checkpoint)
     module = module.eval().to(device).to(memory_format=memory_format(recipe))  # type: ignore[call-overload]
     mean, std = tuple(checkpoint.meta["mean"]), tuple(checkpoint.meta["std"])

@@ -157,9 +157,10 @@ def test_threads_that_predict_at_once_leave_the_program_s_arithmetic(finished: P
         torch.set_float32_matmul_precision("high")
 
 
-def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files: list[str]) -> None:
+def test_autocast_and_device_of_the_program_around_it_change_nothing(finished: Path, files: list[str]) -> None:
     """Of a run in float32."""
-    member = open_member(open_checkpoint(finished), torch.device("cpu"), (), "no")
+    with torch.device("meta"):
+        member = open_member(open_checkpoint(finished), torch.device("cpu"), (), "no")
     index = find_images(files[:2]).index(tuple(member.checkpoint.meta["findings"]))
 
     def made() -> list[Any]:
@@ -168,9 +169,9 @@ def test_autocast_of_the_program_around_it_changes_nothing(finished: Path, files
         return [logits, *heat]
 
     alone = made()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), torch.device("meta"):
         around = made()
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu") and torch.get_default_device().type == "meta"
     assert all(map(np.array_equal, alone, around))
 
 

@@ -187,7 +187,7 @@ def input_side(image_size: int, spec: Augment) -> int:
 def evaluation_window(image_size: int, spec: Augment) -> tuple[int, int]:
     """What evaluation leaves of a loaded image: (first pixel, side), the same on both axes."""
     # Columns that carry their own number go through the crops themselves, so this can't drift away from them.
-    numbers = torch.arange(image_size).expand(1, 1, image_size, image_size)
+    numbers = torch.arange(image_size, device="cpu").expand(1, 1, image_size, image_size)
     if spec.center_crop < 1:
         numbers = center_crop(numbers, round(image_size * spec.center_crop))
     if spec.crop is not None:

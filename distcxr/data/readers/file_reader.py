@@ -55,7 +55,7 @@ class FileReader(PrefetchingReader[_Made, tuple[Request, list[_Made]]]):
     def _collect(self, launched: tuple[Request, list[_Made]]) -> list[Pixels]:
         request, made = launched
         shape = (len(request), 1, self._image_size, self._image_size)
-        pixels = torch.zeros(shape, dtype=torch.uint8, pin_memory=self._pin_memory)
+        pixels = torch.zeros(shape, dtype=torch.uint8, device="cpu", pin_memory=self._pin_memory)
         unreadable = []
         for position, (row, (image_SS, texts)) in enumerate(zip(request.tolist(), made, strict=True)):
             if image_SS is None:
