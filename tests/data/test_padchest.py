@@ -38,6 +38,19 @@ def test_padchest(tmp_path: Path, layout: str) -> None:
     assert set(index.split.tolist()) == {""}
 
 
+def test_padchest_no_changes_are_not_no_findings(tmp_path: Path) -> None:
+    first = PADCHEST_ROWS[0]
+    labels = ("['unchanged']", "['unchanged', 'suboptimal study']", "['unchanged', 'nodule']")
+    index = read(
+        padchest(tmp_path, [(f"{name}.png", *first[1:6], text) for name, text in zip("abc", labels, strict=True)])
+    )
+    silent = [index.findings.index(name) for name in ("unchanged", "suboptimal study")]
+    assert (
+        index.mask_NC[0].nonzero()[0].tolist() == silent[:1] and index.mask_NC[1].nonzero()[0].tolist() == silent[::-1]
+    )
+    assert index.mask_NC[2].all() and index.targets_NC[2, index.findings.index("Nodule")]
+
+
 def test_padchest_lateral_views_on_demand(tmp_path: Path) -> None:
     index = read(padchest(tmp_path), where={"view": ["LATERAL"]})
     assert index.file_names(range(len(index))) == ["1_b.png"] and index.view.tolist() == ["LATERAL"]

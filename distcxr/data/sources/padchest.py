@@ -9,7 +9,7 @@ in small letters. There is no official split.
 
 Left out: views but PA and AP, unless `data.where.view` or `data.lateral` asks for LATERAL; rib views (COSTAL) and those
 that PadChest itself excludes; images that are cut short in the archives (`BROKEN`). Images without labels have no known
-one.
+one, and those with no other than `SILENT` no other known one: a report of "no changes" is not one of no findings.
 
 Pixels are scaled by 65535 (`decode_png` keeps the high byte), never by an image's own range: so does torchxrayvision
 (`PC_Dataset`, `maxval=65535`), and its weights expect that.
@@ -75,6 +75,9 @@ COMMON: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Labels of PadChest of which any makes a finding that other data sets have, too: narrower terms count as the wider.
 `Infiltration` is what torchxrayvision makes of it, so that figures compare."""
+
+SILENT = frozenset({"unchanged", "suboptimal study"})
+"""Labels of what a report compares with or complains of, not of what the image shows."""
 
 BROKEN = frozenset(
     f"2168401113669640{name}.png"
@@ -198,8 +201,9 @@ def _labels(table: Table, rows: Sequence[int]) -> tuple[tuple[str, ...], NDArray
     own = sorted(set().union(*parsed.values()) - {name for names in COMMON.values() for name in names})
     parts = [set(names) for names in COMMON.values()] + [{name} for name in own]
     code_of = {
-        text: np.array([bool(names & shown) for names in parts] if shown else [UNKNOWN] * len(parts), dtype=np.int8)
+        text: np.array([1 if names & shown else absent for names in parts], dtype=np.int8)
         for text, shown in parsed.items()
+        for absent in (UNKNOWN if shown <= SILENT else 0,)
     }
     return (*COMMON, *own), np.stack([code_of[texts[row]] for row in rows])
 
