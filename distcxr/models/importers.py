@@ -3,6 +3,7 @@
 | in the file | what is done |
 |---|---|
 | a state dict in a checkpoint (`state_dict`, `model`, ...: Lightning, timm, most scripts) | it is taken out |
+| a moving average beside it (`state_dict_ema`, `model_ema`: timm) | it is taken instead, as timm does |
 | names behind a prefix (`module.`, `model.`, `net.`, arnoweng's `module.densenet121.`) | it is taken off |
 | `denselayer3.norm.1`, of old DenseNets | becomes `denselayer3.norm1` |
 | `classifier.0`, a head in a Sequential (arnoweng, zoogzog) | becomes `classifier` |
@@ -42,10 +43,11 @@ XRAYVISION = "torchxrayvision"
 _XRAYVISION_SCALE = 1024.0  # its images go from -1024 to 1024; those of augment.normalize: half from -1 to 1
 _XRAYVISION_EXTRA = "op_threshs"
 _CONTAINERS = (
-    "teacher", "state_dict", "model_state_dict", "model_state", "model", "module", "net", "network", "weights",
-    "params",
+    "state_dict_ema", "model_ema", "teacher", "state_dict", "model_state_dict", "model_state", "model", "module", "net",
+    "network", "weights", "params",
 )  # fmt: skip
-"""Ark's files hold the student as `state_dict` beside the teacher, which is what its authors publish."""
+"""The first that is there counts. Ark's files hold the student as `state_dict` beside the teacher, which is what its
+authors publish."""
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))  # how files of PyTorch before 1.6 begin
 _IMAGENET_CLASSES = (1000, 1001, 11821, 21841, 21843)  # of ImageNet-1k, TensorFlow's, timm's in12k, in21k and in22k
 _ROW_A_FINDING = ("weight", "bias", "out.weight", "out.bias", "attention.weight")

@@ -127,10 +127,12 @@ def test_names_behind_a_prefix(prefix: str, suffix: str, tmp_path: Path) -> None
         lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()},
                        "pytorch-lightning_version": "2.5.0", "hyper_parameters": {"lr": 1e-4}, "epoch": 3},
         lambda state: {"epoch": 3, "arch": "test_resnet", "state_dict": state, "metric": 0.8},
+        lambda state: {"state_dict": {key: torch.zeros_like(value) for key, value in state.items()},
+                       "state_dict_ema": state, "arch": "test_resnet"},
         lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}},
         lambda state: {"epoch": 3, "model_state_dict": state, "loss": torch.tensor(0.1)},
     ],
-    ids=["lightning", "timm", "model", "model_state_dict"],
+    ids=["lightning", "timm", "timm with a moving average", "model", "model_state_dict"],
 )  # fmt: skip
 def test_state_dicts_in_a_checkpoint(around: Any, tmp_path: Path) -> None:
     theirs = source()
