@@ -2,6 +2,7 @@
 
     python benchmarks/ingredients.py --work DIR --json ingredients.json           all; the same command continues
     python benchmarks/ingredients.py --work DIR --only base ema mixup             some
+    python benchmarks/ingredients.py --work DIR --json long.json --epochs 16      whether longer training changes it
     python benchmarks/ingredients.py --work DIR --json ingredients.json --table   no training: the table of what is done
 
 Draws 20,000 phantoms (`distcxr phantom`) into DIR and trains recipes/quickstart.yaml at 64 px on 4,000 of them for four
@@ -31,10 +32,11 @@ Row = dict[str, Any]
 IMAGES, SIZE, SEEDS = 20_000, 64, (0, 1, 2)
 ELSEWHERE_SEED = 1  # of the phantoms that are labelled elsewhere; those of the task have 0
 NONE_SEEN = "no difference seen"
+EPOCHS = 4
 BASE = (
-    "data.image_size=64", "data.max_train_samples=4000", "data.num_workers=0", "train.epochs=4",
-    "train.global_batch_size=64", "eval.every=4ep", "eval.weights=last", "eval.splits=[test]", "eval.pictures=0",
-    "eval.replicates=2", "eval.localise=false", "checkpoint.every=4ep", "logging.images=0",
+    "data.image_size=64", "data.max_train_samples=4000", "data.num_workers=0", "train.global_batch_size=64",
+    "eval.weights=last", "eval.splits=[test]", "eval.pictures=0", "eval.replicates=2", "eval.localise=false",
+    "logging.images=0",
 )  # fmt: skip
 PLAIN = (
     "augment.rotate_deg=0", "augment.translate=0", "augment.scale=[1,1]", "augment.brightness=0", "augment.contrast=0",
@@ -85,18 +87,21 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="of phantoms and runs; reused")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT",
                         help=", ".join(VARIANTS))  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=2, help="runs at once, a core each (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of every run (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write a row per run; rows there already stay")
     parser.add_argument("--table", action="store_true", help="train nothing")
     args = parser.parse_args()
     rows: list[Row] = json.loads(args.json.read_text()) if args.json and args.json.exists() else []
+    if strangers := {row["epochs"] for row in rows} - {args.epochs}:
+        parser.error(f"{args.json} has runs of {min(strangers)} epochs: take another file for {args.epochs}")
     done = {(row["variant"], row["seed"]) for row in rows}
     wanted = [(name, seed) for name in args.only for seed in SEEDS if (name, seed) not in done]
     if not args.table and wanted:
         work = args.work.resolve()
         draw(work, {name for name, _ in wanted})
         with ThreadPoolExecutor(args.jobs) as runs:
-            for row in runs.map(lambda one: trained(work, *one), wanted):
+            for row in runs.map(lambda one: trained(work, *one, args.epochs), wanted):
                 rows.append(row)
                 print(f"{row['variant']}, seed {row['seed']}: {row['auroc']:.4f}", flush=True)
                 if args.json:
@@ -133,17 +138,18 @@ def write_pretext(phantom: Path, folder: Path) -> None:
             writer.writerow([f"images/{row['Image Index']}", patient, split, *labels])
 
 
-def trained(work: Path, name: str, seed: int) -> Row:
+def trained(work: Path, name: str, seed: int, epochs: int) -> Row:
     """The row of a run, which is trained if it has no metrics yet; an interrupted one resumes."""
-    variant, folder = VARIANTS[name], work / "runs" / f"{name}-{seed}"
-    overrides = [*BASE, f"data.root={work / 'phantom'}", f"seed={seed}", *variant.overrides]
+    variant, folder = VARIANTS[name], work / "runs" / f"{name}-{seed}{f'-{epochs}ep' if epochs != EPOCHS else ''}"
+    fixed = [*BASE, f"train.epochs={epochs}", f"eval.every={epochs}ep", f"checkpoint.every={epochs}ep", f"seed={seed}"]
+    overrides = [*fixed, f"data.root={work / 'phantom'}", *variant.overrides]
     if variant.pretraining:
-        before = work / "runs" / f"{name}-{seed}-pretraining"
-        _run(before, [*BASE, f"seed={seed}", *(key.replace("{work}", str(work)) for key in variant.pretraining)])
+        before = folder.with_name(f"{folder.name}-pretraining")
+        _run(before, [*fixed, *(key.replace("{work}", str(work)) for key in variant.pretraining)])
         overrides.append(f"model.weights={before}")
     _run(folder, overrides)
     return {
-        "variant": name, "seed": seed, "auroc": auroc_of(folder), "overrides": overrides,
+        "variant": name, "seed": seed, "epochs": epochs, "auroc": auroc_of(folder), "overrides": overrides,
         "commit": commit_of(folder),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/ingredients.py", *sys.argv[1:]]),
@@ -154,7 +160,7 @@ def _run(folder: Path, overrides: Sequence[str]) -> None:
     if (folder / "metrics_test.json").exists():
         return
     command = [sys.executable, "-m", "distcxr.launch", "recipes/quickstart.yaml", *overrides, f"output={folder}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     ended = subprocess.run(["nice", "-n", "5", *command], cwd=ROOT, env=environment, capture_output=True, text=True)
     if ended.returncode:
         raise SystemExit(f"{folder} ended with {ended.returncode}:\n{(ended.stdout + ended.stderr)[-2000:]}")
