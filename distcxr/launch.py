@@ -42,7 +42,8 @@ def main(words: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
     if "OMP_WAIT_POLICY" not in os.environ:
         # A thread that waits for the others of its step spins for so many turns, then sleeps. By default they are
-        # 300,000, and two runs on the same two cores get 550 img/s together, not 1,200, where one gets 1,900.
+        # 300,000: two runs on the same two cores then get .29 of what one gets alone, with 1,000 .68; that costs a run
+        # alone 5 %, measured on the quickstart's network.
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         with watching(None if test else recipe.train.stall_s):

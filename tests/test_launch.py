@@ -22,7 +22,9 @@ from distcxr.engine import main as engine_main
 from distcxr.error_file import is_left_by_first_rank
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_"))}
+ENVIRONMENT = {
+    key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "DISTCXR_", "OMP_"))
+}
 
 
 def command(*arguments: str, processes: int = 2, flags: Sequence[str] = ()) -> list[str]:
@@ -88,8 +90,10 @@ def test_train_kill_resume_test(place: Path) -> None:
     one, other = load_file(output / name), load_file(place / "straight" / name)
     assert all(torch.equal(one[key], other[key]) for key in one | other)
 
-    tested = run("tiny.yaml", data, "train.epochs=300", "--test", str(output), cwd=place, processes=1)
+    words = ("tiny.yaml", data, "train.epochs=300", "--test", str(output))
+    tested = run(*words, cwd=place, processes=1, OMP_DISPLAY_ENV="VERBOSE")
     assert tested.returncode == 0, tested.stderr
+    assert "GOMP_SPINCOUNT = '1000'" in tested.stderr  # known before PyTorch is loaded, which reads it once
     assert json.loads((output / "metrics_test.json").read_text())["split"] == "test"
 
 
