@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distcxr.error_file import is_full_memory, leave_full_memory, write_error_file
 from distcxr.interrupt import without_traceback
-from distcxr.processes import collector_paused, end_with_launcher
+from distcxr.processes import collector_paused, end_with_launcher, set_before_torch
 from distcxr.recipe import RecipeError, load_recipe
 from distcxr.recipe.command import read_command
 from distcxr.recipe.idle import idle_overrides
@@ -39,12 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(to_yaml(recipe), end="")
         return 0
     test = command.test or [Path(run) for run in recipe.eval.ensemble]
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else ranks that outlive rank 0 print stacks of its store
-    if "OMP_WAIT_POLICY" not in os.environ:
-        # A thread that waits for the others of its step spins for so many turns, then sleeps. By default they are
-        # 300,000: two runs on the same two cores then get .29 of what one gets alone, with 1,000 .68; that costs a run
-        # alone 5 %, measured on the quickstart's network.
-        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    set_before_torch()
     try:
         with watching(None if test else recipe.train.stall_s):
             if is_main and sys.stderr.isatty():  # somebody waits

@@ -13,7 +13,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.order import BatchPlan
 from distcxr.engine import checkpoint as checkpoints
 from distcxr.engine.checkpoint import Best, Checkpoint
-from distcxr.engine.compatible import begins_again, check_beginnings, check_data, log_after_divergence
+from distcxr.engine.compatible import begins_again, check_data, log_after_divergence
 from distcxr.engine.conditions import log_changed
 from distcxr.engine.folder import choose_folder, describe
 from distcxr.engine.opening import batch_plan, build_setup, log_start
@@ -27,6 +27,7 @@ from distcxr.engine.state import Run, StepLog, TrainState
 from distcxr.engine.step import warm_up
 from distcxr.engine.training import Training
 from distcxr.engine.tuning import check_mode, choose_mode, set_mode
+from distcxr.engine.unseen import check_beginnings
 from distcxr.logs import log_to_file
 from distcxr.models.ema import Ema
 from distcxr.models.factory import check_named, sync_batchnorm

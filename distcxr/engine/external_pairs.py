@@ -18,8 +18,8 @@ from distcxr.data.metadata import check_metadata
 from distcxr.data.people import nih_patient, people_of, same_images
 from distcxr.data.shared_findings import shared_findings, with_columns
 from distcxr.engine.checkpoint import Checkpoint, CheckpointError, begun_from
-from distcxr.engine.compatible import shared_patients
 from distcxr.engine.folder import folder_for
+from distcxr.engine.unseen import shared_patients
 from distcxr.engine.validated import Validated, scored_folder
 from distcxr.loss_building import check_exclusive
 from distcxr.own_parts import open_parts

@@ -14,9 +14,7 @@ from distcxr.engine.compatible import (
     as_trained,
     check_testable,
     check_together,
-    check_unseen,
     read_alike,
-    shared_patients,
 )
 from distcxr.engine.evaluate import Outputs, Scores, average, log_unreadable, predict, score_predicted
 from distcxr.engine.final_scores import (
@@ -32,6 +30,7 @@ from distcxr.engine.final_scores import (
 from distcxr.engine.folder import describe, folder_for
 from distcxr.engine.opening import build_setup, evaluation_plan, log_start
 from distcxr.engine.setup import Setup
+from distcxr.engine.unseen import check_unseen, shared_patients
 from distcxr.metrics.operating import Operating
 from distcxr.recipe import Recipe
 from distcxr.runfolder import filenames

@@ -16,7 +16,7 @@ from distcxr.data.dataset import Dataset, open_dataset
 from distcxr.data.labels import common_name
 from distcxr.data.order import BatchPlan
 from distcxr.data.sampling import train_order
-from distcxr.engine.compatible import check_unseen, shared_patients
+from distcxr.engine.unseen import check_unseen, shared_patients
 from distcxr.recipe import Recipe
 from distcxr.recipe.selection import Sampling
 
